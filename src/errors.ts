@@ -1,0 +1,35 @@
+/** What went wrong, for programs. The message says it for people. */
+export type SlimViTErrorCode =
+  | "bad-model"
+  | "bad-input"
+  | "bad-option"
+  | "unsupported"
+  | "network"
+  | "integrity"
+  | "aborted"
+  | "disposed"
+  | "worker-lost"
+  | "device-lost"
+  | "out-of-memory";
+
+/** The one error class of this package. `cause` holds the underlying error where there is one. */
+export class SlimViTError extends Error {
+  override readonly name = "SlimViTError";
+
+  constructor(
+    readonly code: SlimViTErrorCode,
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
+  }
+}
+
+/** @throws SlimViTError `aborted` when `signal` has fired */
+export function throwIfAborted(signal?: AbortSignal): void {
+  if (signal?.aborted) throw new SlimViTError("aborted", "The caller aborted the operation.", { cause: signal.reason });
+}
+
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
