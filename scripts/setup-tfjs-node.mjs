@@ -32,17 +32,28 @@ const SMOKE_TEST = `
 
 function works() {
   const shims = "util=require('util');util.isNullOrUndefined??=(v)=>v==null;util.isArray??=Array.isArray;"; // gone in Node 24
-  const run = spawnSync(process.execPath, ["-e", shims + SMOKE_TEST], { cwd: dirname(require.resolve("./package.json")), encoding: "utf8" });
+  const run = spawnSync(process.execPath, ["-e", shims + SMOKE_TEST], {
+    cwd: dirname(require.resolve("./package.json")),
+    encoding: "utf8",
+  });
   return run.status === 0;
 }
 
 function stockInstall() {
-  const run = spawnSync(process.execPath, ["scripts/install.js"], { cwd: packageDir, stdio: "ignore", timeout: 300_000 });
+  const run = spawnSync(process.execPath, ["scripts/install.js"], {
+    cwd: packageDir,
+    stdio: "ignore",
+    timeout: 300_000,
+  });
   return run.status === 0 && works();
 }
 
 function buildFromWheel() {
-  const cache = join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "slimvit", `tensorflow-cpu-${TENSORFLOW}`);
+  const cache = join(
+    process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"),
+    "slimvit",
+    `tensorflow-cpu-${TENSORFLOW}`,
+  );
   if (!existsSync(cache)) unpackWheel(cache);
   const root = join(cache, "tensorflow");
 
@@ -53,32 +64,71 @@ function buildFromWheel() {
   // The addon is compiled once a cache; its rpath leads to deps/lib beside whichever copy of the package it is in.
   const addonDir = join(packageDir, "lib", "napi-v8");
   mkdirSync(addonDir, { recursive: true });
-  execFileSync("g++", [
-    "-std=c++17", "-O2", "-fPIC", "-shared", "-DNAPI_VERSION=8", "-w",
-    "-I", require("node-api-headers").include_dir,
-    "-I", join(root, "include"),
-    join(packageDir, "binding", "tfjs_backend.cc"), join(packageDir, "binding", "tfjs_binding.cc"),
-    join(root, "libtensorflow_cc.so.2"), join(root, "libtensorflow_framework.so.2"),
-    "-Wl,-rpath,$ORIGIN/../../deps/lib",
-    "-o", join(addonDir, "tfjs_binding.node"),
-  ], { stdio: ["ignore", "inherit", "inherit"] });
+  execFileSync(
+    "g++",
+    [
+      "-std=c++17",
+      "-O2",
+      "-fPIC",
+      "-shared",
+      "-DNAPI_VERSION=8",
+      "-w",
+      "-I",
+      require("node-api-headers").include_dir,
+      "-I",
+      join(root, "include"),
+      join(packageDir, "binding", "tfjs_backend.cc"),
+      join(packageDir, "binding", "tfjs_binding.cc"),
+      join(root, "libtensorflow_cc.so.2"),
+      join(root, "libtensorflow_framework.so.2"),
+      "-Wl,-rpath,$ORIGIN/../../deps/lib",
+      "-o",
+      join(addonDir, "tfjs_binding.node"),
+    ],
+    { stdio: ["ignore", "inherit", "inherit"] },
+  );
 }
 
 function unpackWheel(cache) {
   const temp = mkdtempSync(join(tmpdir(), "slimvit-"));
   try {
-    execFileSync("python3", [
-      "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:",
-      "--python-version", "3.11", "--platform", "manylinux2014_x86_64", `tensorflow-cpu==${TENSORFLOW}`, "-d", temp,
-    ], { stdio: ["ignore", "inherit", "inherit"] });
-    const wheel = join(temp, readdirSync(temp).find((name) => name.endsWith(".whl")));
+    execFileSync(
+      "python3",
+      [
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--python-version",
+        "3.11",
+        "--platform",
+        "manylinux2014_x86_64",
+        `tensorflow-cpu==${TENSORFLOW}`,
+        "-d",
+        temp,
+      ],
+      { stdio: ["ignore", "inherit", "inherit"] },
+    );
+    const wheel = join(
+      temp,
+      readdirSync(temp).find((name) => name.endsWith(".whl")),
+    );
     mkdirSync(dirname(cache), { recursive: true });
     const unpacked = mkdtempSync(`${cache}.part-`); // beside the cache, so that the rename is atomic
-    execFileSync("python3", ["-c", `
+    execFileSync("python3", [
+      "-c",
+      `
 import sys, zipfile
 wheel, out, parts = sys.argv[1], sys.argv[2], tuple(sys.argv[3:])
 with zipfile.ZipFile(wheel) as z:
-    z.extractall(out, [n for n in z.namelist() if n.startswith(parts)])`, wheel, unpacked, ...WHEEL_PARTS]);
+    z.extractall(out, [n for n in z.namelist() if n.startswith(parts)])`,
+      wheel,
+      unpacked,
+      ...WHEEL_PARTS,
+    ]);
     renameSync(unpacked, cache);
   } finally {
     rmSync(temp, { recursive: true, force: true });
@@ -91,7 +141,8 @@ function main() {
   if (stockInstall()) return;
   let reason = "the addon it built does not run";
   try {
-    if (process.platform !== "linux" || process.arch !== "x64") throw new Error("the wheel route covers Linux on x86-64 only");
+    if (process.platform !== "linux" || process.arch !== "x64")
+      throw new Error("the wheel route covers Linux on x86-64 only");
     buildFromWheel();
     if (works()) return console.error(`setup: tfjs-node is ready, on TensorFlow ${TENSORFLOW}`);
   } catch (error) {
@@ -99,7 +150,8 @@ function main() {
   }
   console.error(
     `setup: @tensorflow/tfjs-node cannot be brought up (${reason}). It needs either its download host, ` +
-    "or python3 with pip, g++ and a package registry; then run npm run setup again.");
+      "or python3 with pip, g++ and a package registry; then run npm run setup again.",
+  );
   process.exit(1);
 }
 

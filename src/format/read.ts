@@ -1,0 +1,250 @@
+/** A model folder's two files → a checked `Model`. What comes out of here is trusted by everything else. */
+import { messageOf, SlimViTError } from "../errors.ts";
+import { decodeFloat16 } from "./float16.ts";
+import {
+  type BlockShape,
+  denseTokens,
+  FORMAT,
+  type Manifest,
+  type Model,
+  type Tensor,
+  type Tensors,
+  tensorShapes,
+  type WeightsDtype,
+} from "./model.ts";
+import { readSafetensors } from "./safetensors.ts";
+
+/** Bounds on what a manifest may claim, so that a hostile one cannot make its reader allocate without end. */
+const LIMITS = {
+  imageSize: 4096,
+  patchSize: 256,
+  embedDim: 16384,
+  blocks: 1024,
+  tokens: 65_536,
+  classes: 1_000_000,
+  mlpHidden: 65_536,
+  heads: 1024,
+};
+
+/**
+ * @param name how messages call the file
+ * @throws SlimViTError `bad-model`, naming the file and the fault
+ */
+export function readManifest(text: string, name: string): Manifest {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    throw new SlimViTError("bad-model", `${name}: is not JSON (${messageOf(error)}).`);
+  }
+  const check = new Check(name);
+  const m = check.object(json, "the manifest");
+  if (m.format !== FORMAT) {
+    check.fail(
+      `has format ${show(m.format)}; this version reads "${FORMAT}". Export the model again with "slimvit export".`,
+    );
+  }
+  check.string(m.name, "name");
+  check.string(m.license, "license");
+  const [height, width] = check.pair(m.imageSize, "imageSize", LIMITS.imageSize);
+  const patchSize = check.integer(m.patchSize, "patchSize", 1, LIMITS.patchSize);
+  if (height % patchSize || width % patchSize)
+    check.fail(`imageSize ${height}×${width} is no multiple of patchSize ${patchSize}.`);
+  check.integer(m.embedDim, "embedDim", 1, LIMITS.embedDim);
+  check.integer(m.headDim, "headDim", 1, LIMITS.embedDim);
+  check.positive(m.layerNormEps, "layerNormEps");
+  check.integer(m.prefixTokens, "prefixTokens", 1, 2);
+  const manifest = m as unknown as Manifest;
+  const tokens = denseTokens(manifest);
+  if (tokens > LIMITS.tokens) check.fail(`has ${tokens} tokens; the limit is ${LIMITS.tokens}.`);
+  checkBlocks(check, manifest, tokens);
+  checkPreprocess(check, manifest);
+  checkLabels(check, manifest);
+  checkWeightsFiles(check, manifest);
+  manifest.provenance ??= {};
+  manifest.metrics ??= {};
+  return manifest;
+}
+
+/**
+ * @param bytes the weights file, whole; its integrity is the caller's business
+ * @throws SlimViTError `bad-model` for a missing, unknown, misshapen or mistyped tensor, and for NaN or Inf
+ */
+export function readModel(manifest: Manifest, dtype: WeightsDtype, bytes: Uint8Array, name: string): Model {
+  const fail = (fault: string): never => {
+    throw new SlimViTError("bad-model", `${name}: ${fault}`);
+  };
+  const stored = readSafetensors(bytes, name);
+  const tensors: Tensors = new Map();
+  for (const [key, shape] of tensorShapes(manifest, manifest.labels.length)) {
+    const tensor = stored.get(key);
+    if (!tensor) fail(`tensor "${key}" is missing.`);
+    const { dtype: type, shape: found, data } = tensor!;
+    if (!sameShape(found, shape))
+      fail(`tensor "${key}" has shape ${show(found)}; slimvit.json makes it ${show(shape)}.`);
+    if (type !== "F32" && type !== "F16" && type !== "I8")
+      fail(`tensor "${key}" has dtype ${type}; expected F32, F16 or I8.`);
+    tensors.set(key, { dtype: type, shape, data } as Tensor);
+    stored.delete(key);
+    if (type === "I8") {
+      const scaleKey = key.replace(/weight$/, "scale");
+      const scale = stored.get(scaleKey);
+      if (!key.endsWith(".weight") || !scale || scale.dtype !== "F32" || !sameShape(scale.shape, [shape[0]])) {
+        fail(`tensor "${key}" is I8 and needs "${scaleKey}" (F32, [${shape[0]}]).`);
+      }
+      tensors.set(scaleKey, scale as Tensor);
+      stored.delete(scaleKey);
+    }
+  }
+  const [unknown] = stored.keys();
+  if (unknown !== undefined) fail(`tensor "${unknown}" is unknown to this architecture.`);
+  for (const [key, tensor] of tensors) {
+    if (!isFinite32(tensor)) fail(`tensor "${key}" holds NaN or Inf.`);
+  }
+  return { manifest, dtype, tensors };
+}
+
+/** One tensor in f32, dequantised where it is int8; cached nowhere, so keep what you get. */
+export function float32(tensors: Tensors, key: string): Float32Array {
+  const tensor = tensors.get(key);
+  if (!tensor) throw new SlimViTError("bad-model", `tensor "${key}" is missing.`);
+  const { dtype, data, shape } = tensor;
+  if (dtype === "F32") return data as Float32Array;
+  if (dtype === "F16") return decodeFloat16(data as Uint16Array);
+  const scale = tensors.get(key.replace(/weight$/, "scale"))!.data as Float32Array;
+  const out = new Float32Array(data.length);
+  const rowLength = shape[0] ? data.length / shape[0] : 0;
+  for (let i = 0; i < data.length; i++) out[i] = data[i] * scale[Math.floor(i / rowLength)];
+  return out;
+}
+
+function checkBlocks(check: Check, manifest: Manifest, tokens: number): void {
+  const blocks = check.list(manifest.blocks, "blocks", 1, LIMITS.blocks) as BlockShape[];
+  let before: Set<number> | undefined;
+  blocks.forEach((block, i) => {
+    const at = `blocks[${i}]`;
+    check.object(block, at);
+    for (const width of check.list(block.headDims, `${at}.headDims`, 0, LIMITS.heads)) {
+      check.integer(width, `${at}.headDims`, 1, manifest.headDim);
+    }
+    check.integer(block.mlpHidden, `${at}.mlpHidden`, 0, LIMITS.mlpHidden);
+    const keepIdx = check.list(block.keepIdx, `${at}.keepIdx`, 1, tokens) as number[];
+    keepIdx.forEach((token, k) => {
+      check.integer(token, `${at}.keepIdx`, 0, tokens - 1);
+      if (k > 0 && token <= keepIdx[k - 1])
+        check.fail(`${at}.keepIdx is not ascending at ${keepIdx[k - 1]}, ${token}.`);
+      if (before && !before.has(token)) {
+        check.fail(
+          `block ${i} keeps token ${token}, which block ${i - 1} has already dropped. keepIdx must shrink from block to block.`,
+        );
+      }
+    });
+    for (let prefix = 0; prefix < manifest.prefixTokens; prefix++) {
+      if (keepIdx[prefix] !== prefix)
+        check.fail(`${at}.keepIdx lacks token ${prefix}: class and distillation tokens are always kept.`);
+    }
+    before = new Set(keepIdx);
+  });
+}
+
+function checkPreprocess(check: Check, { preprocess, imageSize }: Manifest): void {
+  check.object(preprocess, "preprocess");
+  const crop = check.pair(preprocess.crop, "preprocess.crop", LIMITS.imageSize);
+  if (!sameShape(crop, imageSize)) check.fail(`preprocess.crop ${show(crop)} is not imageSize ${show(imageSize)}.`);
+  check.integer(preprocess.resize, "preprocess.resize", Math.max(...crop), 4 * LIMITS.imageSize);
+  if (preprocess.interpolation !== "bicubic" && preprocess.interpolation !== "bilinear") {
+    check.fail(`preprocess.interpolation is ${show(preprocess.interpolation)}; expected "bicubic" or "bilinear".`);
+  }
+  for (const key of ["mean", "std"] as const) {
+    const values = check.list(preprocess[key], `preprocess.${key}`, 3, 3);
+    if (!values.every((v) => typeof v === "number" && Number.isFinite(v) && (key === "mean" || v > 0))) {
+      check.fail(`preprocess.${key} is ${show(values)}; expected three numbers${key === "std" ? " above 0" : ""}.`);
+    }
+  }
+}
+
+function checkLabels(check: Check, manifest: Manifest): void {
+  check.list(manifest.labels, "labels", 1, LIMITS.classes).forEach((label, i) => {
+    const { id, label: text } = check.object(label, `labels[${i}]`);
+    check.string(id, `labels[${i}].id`);
+    check.string(text, `labels[${i}].label`);
+  });
+}
+
+function checkWeightsFiles(check: Check, manifest: Manifest): void {
+  check.list(manifest.weights, "weights", 0, 8).forEach((entry, i) => {
+    const at = `weights[${i}]`;
+    const { dtype, file, bytes, sha256, selfTest } = check.object(entry, at);
+    if (dtype !== "f32" && dtype !== "f16" && dtype !== "int8")
+      check.fail(`${at}.dtype is ${show(dtype)}; expected "f32", "f16" or "int8".`);
+    if (typeof file !== "string" || !/^[\w][\w.-]*\.safetensors$/.test(file)) {
+      check.fail(
+        `${at}.file is ${show(file)}; expected the plain name of a .safetensors file in the model's own folder.`,
+      );
+    }
+    check.integer(bytes, `${at}.bytes`, 8, Number.MAX_SAFE_INTEGER);
+    if (typeof sha256 !== "string" || !/^[0-9a-f]{64}$/.test(sha256))
+      check.fail(`${at}.sha256 is ${show(sha256)}; expected 64 hex digits.`);
+    if (selfTest !== undefined) {
+      const test = check.object(selfTest, `${at}.selfTest`);
+      check.integer(test.seed, `${at}.selfTest.seed`, 0, 2 ** 32 - 1);
+      const logits = check.list(test.logits, `${at}.selfTest.logits`, manifest.labels.length, manifest.labels.length);
+      if (!logits.every(Number.isFinite)) check.fail(`${at}.selfTest.logits holds what is no number.`);
+    }
+  });
+}
+
+/** Each check returns the value it has checked, or throws one sentence that names the file. */
+class Check {
+  constructor(private readonly name: string) {}
+
+  fail(fault: string): never {
+    throw new SlimViTError("bad-model", `${this.name}: ${fault}`);
+  }
+  object(value: unknown, what: string): Record<string, unknown> {
+    if (typeof value !== "object" || value === null || Array.isArray(value))
+      this.fail(`${what} is ${show(value)}; expected an object.`);
+    return value as Record<string, unknown>;
+  }
+  string(value: unknown, what: string): string {
+    if (typeof value !== "string") this.fail(`${what} is ${show(value)}; expected a string.`);
+    return value as string;
+  }
+  integer(value: unknown, what: string, min: number, max: number): number {
+    if (!Number.isSafeInteger(value) || (value as number) < min || (value as number) > max) {
+      this.fail(`${what} is ${show(value)}; expected a whole number from ${min} to ${max}.`);
+    }
+    return value as number;
+  }
+  positive(value: unknown, what: string): number {
+    if (typeof value !== "number" || !(value > 0) || !Number.isFinite(value))
+      this.fail(`${what} is ${show(value)}; expected a number above 0.`);
+    return value as number;
+  }
+  list(value: unknown, what: string, min: number, max: number): unknown[] {
+    if (!Array.isArray(value)) this.fail(`${what} is ${show(value)}; expected a list.`);
+    const { length } = value as unknown[];
+    if (length < min || length > max)
+      this.fail(`${what} has ${length} entries; expected ${min === max ? min : `${min} to ${max}`}.`);
+    return value as unknown[];
+  }
+  pair(value: unknown, what: string, max: number): [number, number] {
+    const [first, second] = this.list(value, what, 2, 2);
+    return [this.integer(first, what, 1, max), this.integer(second, what, 1, max)];
+  }
+}
+
+function show(value: unknown): string {
+  const text = JSON.stringify(value) ?? String(value);
+  return text.length > 80 ? `${text.slice(0, 77)}…` : text;
+}
+
+function sameShape(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((size, i) => size === b[i]);
+}
+
+function isFinite32({ dtype, data }: Tensor): boolean {
+  if (dtype === "F32") return (data as Float32Array).every(Number.isFinite);
+  if (dtype === "F16") return (data as Uint16Array).every((half) => (half & 0x7c00) !== 0x7c00);
+  return true;
+}

@@ -1,0 +1,184 @@
+/**
+ * The safetensors container: u64 header length, JSON header, bytes.
+ * A file may come from anyone, so every claim of the header is checked before it is used.
+ * @see https://github.com/huggingface/safetensors#format
+ */
+import { messageOf, SlimViTError } from "../errors.ts";
+
+export type StoredArray =
+  | Float32Array
+  | Float64Array
+  | Uint16Array
+  | Int8Array
+  | Uint8Array
+  | Int16Array
+  | Int32Array
+  | BigInt64Array;
+
+export interface StoredTensor {
+  dtype: StoredDtype;
+  shape: number[];
+  /** a view into the file where alignment allows it, else a copy; F16 and BF16 as raw bits */
+  data: StoredArray;
+}
+
+const DTYPES = {
+  F64: Float64Array,
+  F32: Float32Array,
+  F16: Uint16Array,
+  BF16: Uint16Array,
+  I64: BigInt64Array,
+  I32: Int32Array,
+  I16: Int16Array,
+  I8: Int8Array,
+  U8: Uint8Array,
+  BOOL: Uint8Array,
+} as const;
+
+export type StoredDtype = keyof typeof DTYPES;
+
+/** The specification's own bound on the header. */
+const MAX_HEADER_BYTES = 100_000_000;
+
+/**
+ * @param file the whole file; tensors are views of it where they can be
+ * @param name how messages call the file
+ * @throws SlimViTError `bad-model`
+ */
+export function readSafetensors(file: Uint8Array, name: string): Map<string, StoredTensor> {
+  const fail = (fault: string): never => {
+    throw new SlimViTError("bad-model", `${name}: ${fault}`);
+  };
+  if (file.length < 8) fail(`is ${file.length} bytes long, too short for a safetensors file.`);
+  const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
+  const headerBytes = view.getUint32(0, true) + view.getUint32(4, true) * 2 ** 32;
+  if (headerBytes > MAX_HEADER_BYTES) {
+    fail(`claims a header of ${headerBytes} bytes; it is no safetensors file (the limit is ${MAX_HEADER_BYTES}).`);
+  }
+  if (8 + headerBytes > file.length) {
+    fail(`is cut off inside its header (${headerBytes} bytes claimed, ${file.length - 8} there).`);
+  }
+  const header = parseHeader(file.subarray(8, 8 + headerBytes), fail);
+  const body = file.subarray(8 + headerBytes);
+
+  const tensors = new Map<string, StoredTensor>();
+  const ranges: [number, number, string][] = [];
+  for (const [key, entry] of Object.entries(header)) {
+    if (key === "__metadata__") continue;
+    const { dtype, shape, begin, end } = checkEntry(key, entry, body.length, fail);
+    ranges.push([begin, end, key]);
+    tensors.set(key, { dtype, shape, data: viewOf(body, dtype, begin, end) });
+  }
+
+  // Sorted, the tensors must tile the body exactly: no overlap, no hole, no trailing bytes.
+  ranges.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+  let covered = 0;
+  for (const [begin, end, key] of ranges) {
+    if (begin < covered) fail(`tensor "${key}" overlaps the one before it (byte ${begin} of the data).`);
+    if (begin > covered) fail(`has a hole of ${begin - covered} bytes before tensor "${key}".`);
+    covered = end;
+  }
+  if (covered !== body.length) fail(`has ${body.length - covered} bytes after its last tensor.`);
+  return tensors;
+}
+
+function parseHeader(bytes: Uint8Array, fail: (fault: string) => never): Record<string, unknown> {
+  if (bytes[0] !== 0x7b) fail("has no JSON header; it is no safetensors file.");
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    return fail("has a header that is not UTF-8.");
+  }
+  let header: unknown;
+  try {
+    header = JSON.parse(text);
+  } catch (error) {
+    return fail(`has a header that is not JSON (${messageOf(error)}).`);
+  }
+  if (typeof header !== "object" || header === null || Array.isArray(header)) fail("has a header that is no object.");
+  const repeated = repeatedKey(text);
+  if (repeated !== undefined) fail(`names tensor "${repeated}" twice in its header.`);
+  return header as Record<string, unknown>;
+}
+
+/** JSON.parse keeps the last of two equal keys; a file that has two means to show readers different tensors. */
+function repeatedKey(text: string): string | undefined {
+  const seen = new Set<string>();
+  let depth = 0;
+  for (const token of text.matchAll(/"((?:[^"\\]|\\.)*)"(\s*:)?|[{}]/g)) {
+    if (token[0] === "{") depth++;
+    else if (token[0] === "}") depth--;
+    else if (depth === 1 && token[2] !== undefined) {
+      const key = JSON.parse(`"${token[1]}"`) as string;
+      if (seen.has(key)) return key;
+      seen.add(key);
+    }
+  }
+  return undefined;
+}
+
+function checkEntry(key: string, entry: unknown, bodyBytes: number, fail: (fault: string) => never) {
+  if (typeof entry !== "object" || entry === null) fail(`tensor "${key}" has no description.`);
+  const { dtype, shape, data_offsets: offsets } = entry as Record<string, unknown>;
+  if (typeof dtype !== "string" || !Object.hasOwn(DTYPES, dtype)) {
+    fail(`tensor "${key}" has dtype ${JSON.stringify(dtype)}; known are ${Object.keys(DTYPES).join(", ")}.`);
+  }
+  if (!isSizes(shape))
+    fail(`tensor "${key}" has shape ${JSON.stringify(shape)}; a shape is a list of whole numbers ≥ 0.`);
+  if (!isSizes(offsets) || offsets.length !== 2) {
+    fail(`tensor "${key}" has data_offsets ${JSON.stringify(offsets)}; expected two whole numbers.`);
+  }
+  const [begin, end] = offsets as number[];
+  if (begin > end) fail(`tensor "${key}" ends (${end}) before it begins (${begin}).`);
+  if (end > bodyBytes) fail(`is cut off: tensor "${key}" ends at byte ${end} of the data, ${bodyBytes} are there.`);
+  let bytes: number = DTYPES[dtype as StoredDtype].BYTES_PER_ELEMENT;
+  for (const size of shape as number[]) {
+    bytes *= size;
+    if (!Number.isSafeInteger(bytes)) fail(`tensor "${key}" has an impossible shape ${JSON.stringify(shape)}.`);
+  }
+  if (bytes !== end - begin) {
+    fail(`tensor "${key}" (${dtype} ${JSON.stringify(shape)}) needs ${bytes} bytes and has ${end - begin}.`);
+  }
+  return { dtype: dtype as StoredDtype, shape: shape as number[], begin, end };
+}
+
+function isSizes(value: unknown): value is number[] {
+  return Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && size >= 0);
+}
+
+function viewOf(body: Uint8Array, dtype: StoredDtype, begin: number, end: number): StoredArray {
+  const Type = DTYPES[dtype];
+  const length = (end - begin) / Type.BYTES_PER_ELEMENT;
+  const offset = body.byteOffset + begin;
+  if (offset % Type.BYTES_PER_ELEMENT === 0) return new Type(body.buffer as ArrayBuffer, offset, length);
+  return new Type(body.slice(begin, end).buffer as ArrayBuffer, 0, length);
+}
+
+/** Tensors in map order; the header is padded so that the data starts at a multiple of 8 bytes. */
+export function writeSafetensors(
+  tensors: Map<string, { dtype: StoredDtype; shape: number[]; data: StoredArray }>,
+  metadata?: Record<string, string>,
+): Uint8Array {
+  const header: Record<string, unknown> = metadata ? { __metadata__: metadata } : {};
+  // Wide types first, so that every tensor stays aligned to its own element size.
+  const ordered = [...tensors].sort(([, a], [, b]) => b.data.BYTES_PER_ELEMENT - a.data.BYTES_PER_ELEMENT);
+  let offset = 0;
+  for (const [name, { dtype, shape, data }] of ordered) {
+    header[name] = { dtype, shape, data_offsets: [offset, offset + data.byteLength] };
+    offset += data.byteLength;
+  }
+  let json = JSON.stringify(header);
+  let head = new TextEncoder().encode(json);
+  json += " ".repeat((8 - (head.length % 8)) % 8);
+  head = new TextEncoder().encode(json);
+  const file = new Uint8Array(8 + head.length + offset);
+  new DataView(file.buffer).setBigUint64(0, BigInt(head.length), true);
+  file.set(head, 8);
+  let at = 8 + head.length;
+  for (const [, { data }] of ordered) {
+    file.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), at);
+    at += data.byteLength;
+  }
+  return file;
+}

@@ -1,0 +1,109 @@
+/** The network's operations in plain loops and double sums: slow, obvious, and the judge of every engine. */
+
+/**
+ * y = x Wᵀ + b
+ * @param x [rows, inDim]
+ * @param weight [outDim, inDim]
+ * @param bias [outDim]
+ * @returns [rows, outDim]; with inDim 0, every row is the bias
+ */
+export function linear(x: Float32Array, weight: Float32Array, bias: Float32Array, rows: number): Float32Array {
+  const outDim = bias.length;
+  const inDim = outDim ? weight.length / outDim : 0;
+  const y = new Float32Array(rows * outDim);
+  for (let r = 0; r < rows; r++) {
+    for (let o = 0; o < outDim; o++) {
+      let sum = bias[o];
+      for (let i = 0; i < inDim; i++) sum += x[r * inDim + i] * weight[o * inDim + i];
+      y[r * outDim + o] = sum;
+    }
+  }
+  return y;
+}
+
+/**
+ * Normalises each row to mean 0 and (biased) variance 1, then scales and shifts.
+ * @param x [rows, dim], dim = weight.length
+ * @see Ba, Kiros, Hinton 2016 — https://arxiv.org/abs/1607.06450
+ */
+export function layerNorm(x: Float32Array, weight: Float32Array, bias: Float32Array, eps: number): Float32Array {
+  const dim = weight.length;
+  const y = new Float32Array(x.length);
+  for (let start = 0; start < x.length; start += dim) {
+    let mean = 0;
+    for (let i = 0; i < dim; i++) mean += x[start + i];
+    mean /= dim;
+    let variance = 0;
+    for (let i = 0; i < dim; i++) variance += (x[start + i] - mean) ** 2;
+    variance /= dim;
+    const inverse = 1 / Math.sqrt(variance + eps);
+    for (let i = 0; i < dim; i++) y[start + i] = (x[start + i] - mean) * inverse * weight[i] + bias[i];
+  }
+  return y;
+}
+
+/** x Φ(x), Φ the normal distribution's exact cumulative function, not the tanh form. */
+export function gelu(x: Float32Array): Float32Array {
+  return x.map((v) => 0.5 * v * (1 + erf(v * Math.SQRT1_2)));
+}
+
+/** The Taylor series near 0, a continued fraction for erfc beyond; both within 1e-14. */
+export function erf(x: number): number {
+  const a = Math.abs(x);
+  if (a < 2.5) {
+    let term = a;
+    let sum = a;
+    for (let n = 1; Math.abs(term) > 1e-17 * Math.abs(sum); n++) {
+      term *= (-a * a) / n;
+      sum += term / (2 * n + 1);
+    }
+    return Math.sign(x) * sum * (2 / Math.sqrt(Math.PI));
+  }
+  if (a > 6) return Math.sign(x);
+  let fraction = 0;
+  for (let n = 60; n > 0; n--) fraction = n / 2 / (a + fraction);
+  return Math.sign(x) * (1 - Math.exp(-a * a) / Math.sqrt(Math.PI) / (a + fraction));
+}
+
+/**
+ * Self-attention over heads that need not have the same width.
+ *
+ * @param qkv [tokens, 3 × inner]: all queries, then all keys, then all values
+ * @param headDims width of each surviving head; `inner` is their sum
+ * @param scale 1/√d of the dense head, not of the slimmed one: slimming removes channels, not temperature
+ * @param classAttention if given, receives the first token's attention [tokens], averaged over heads
+ * @returns [tokens, inner], to be mixed by `proj`
+ * @see Vaswani et al. 2017, eq. 1 — https://arxiv.org/abs/1706.03762
+ */
+export function attention(
+  qkv: Float32Array,
+  headDims: number[],
+  scale: number,
+  tokens: number,
+  classAttention?: Float32Array,
+): Float32Array {
+  const inner = headDims.reduce((a, b) => a + b, 0);
+  const out = new Float32Array(tokens * inner);
+  const scores = new Float64Array(tokens);
+  let first = 0; // of this head's channels
+  for (const width of headDims) {
+    for (let i = 0; i < tokens; i++) {
+      let max = -Infinity;
+      for (let j = 0; j < tokens; j++) {
+        let dot = 0;
+        for (let c = first; c < first + width; c++) dot += qkv[i * 3 * inner + c] * qkv[j * 3 * inner + inner + c];
+        scores[j] = dot * scale;
+        max = Math.max(max, scores[j]);
+      }
+      let total = 0;
+      for (let j = 0; j < tokens; j++) total += scores[j] = Math.exp(scores[j] - max);
+      for (let j = 0; j < tokens; j++) {
+        const p = scores[j] / total;
+        if (i === 0 && classAttention) classAttention[j] += p / headDims.length;
+        for (let c = first; c < first + width; c++) out[i * inner + c] += p * qkv[j * 3 * inner + 2 * inner + c];
+      }
+    }
+    first += width;
+  }
+  return out;
+}
