@@ -152,7 +152,8 @@ function viewOf(body: Uint8Array, dtype: StoredDtype, begin: number, end: number
   const length = (end - begin) / Type.BYTES_PER_ELEMENT;
   const offset = body.byteOffset + begin;
   if (offset % Type.BYTES_PER_ELEMENT === 0) return new Type(body.buffer as ArrayBuffer, offset, length);
-  return new Type(body.slice(begin, end).buffer as ArrayBuffer, 0, length);
+  // Not body.slice: a Node Buffer would share its pool there.
+  return new Type(new Uint8Array(body.subarray(begin, end)).buffer, 0, length);
 }
 
 /** Tensors in map order; the header is padded so that the data starts at a multiple of 8 bytes. */
