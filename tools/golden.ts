@@ -78,6 +78,9 @@ export function checkGolden(tf: TF, dir: string): GoldenRow[] {
   const labels = numbers(inputs.get("labels")!);
   const softTargets = tensorOf(tf, inputs.get("soft_targets")!);
 
+  const [dense] = Object.values(golden.modes as Record<string, GoldenMode>).flatMap((m) =>
+    m.dense_macs_params ? [m.dense_macs_params] : [],
+  );
   report("dense parameters", Math.abs(countParams(arch, classes) - dense[1]), TOLERANCE.exact);
   report("dense MACs", Math.abs(countMacs(arch, classes) - dense[0]), TOLERANCE.exact);
   checkThresholdIndices(golden.threshold_index_table, report);
