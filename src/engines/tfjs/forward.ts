@@ -2,9 +2,8 @@
  * The slim forward pass in TensorFlow.js ops, batched and differentiable. Training and the tfjs engine both run it, so
  * what is trained is what ships. The maths is that of src/reference/forward.ts.
  */
-import type * as tfjs from "@tensorflow/tfjs-core";
 import { type Architecture, type BlockShape, denseTokens, patchGrid } from "../../format/model.ts";
-import { gatherTokens, gelu, layerNorm, linear, type Tensor, type TF } from "./ops.ts";
+import { attend, erfGate, gatherTokens, layerNorm, linear, type Tensor, type TF } from "./ops.ts";
 
 /** Tensors by timm name, f32, shaped as `tensorShapes` says. */
 export type Weights = ReadonlyMap<string, Tensor>;
@@ -71,16 +70,14 @@ export function forward(
       options.scoreGates?.[i],
     );
     x = tf.add(x, branch(attn, options.branchGates?.[i].attn));
-    const units = gelu(
+    const half = (name: string) => tf.mul(w(name), Math.SQRT1_2); // see erfGate
+    const fc1 = linear(
       tf,
-      linear(
-        tf,
-        gate(norm(flat(x), `blocks.${i}.norm2`)),
-        w(`blocks.${i}.mlp.fc1.weight`),
-        w(`blocks.${i}.mlp.fc1.bias`),
-      ),
+      gate(norm(flat(x), `blocks.${i}.norm2`)),
+      half(`blocks.${i}.mlp.fc1.weight`),
+      half(`blocks.${i}.mlp.fc1.bias`),
     );
-    const mlp = linear(tf, units, w(`blocks.${i}.mlp.fc2.weight`), w(`blocks.${i}.mlp.fc2.bias`));
+    const mlp = linear(tf, erfGate(tf, fc1), half(`blocks.${i}.mlp.fc2.weight`), w(`blocks.${i}.mlp.fc2.bias`));
     x = tf.add(x, branch(mlp, options.branchGates?.[i].mlp));
     options.onBlock?.(x);
   });
@@ -159,15 +156,17 @@ function attention(
     width,
     0,
   );
-  // A key bias adds the same to all scores of a row, so softmax does not see it. Left out, its gradient is exactly 0;
-  // left in, it is rounding noise, which Adam would scale up to whole steps.
-  const noKeyBias = tf.tensor2d([1, 0, 1], [3, 1]);
-  const bias = tf.reshape(tf.mul(tf.reshape(qkvBias, [3, heads * width]), noKeyBias), [-1]);
-  const qkv = tf.reshape(linear(tf, x, qkvWeight, bias), [batch, tokens, 3, heads, width]);
+  // Per row: q carries the softmax scale. A key bias adds the same to all scores of a query, so softmax does not see it:
+  // left out, its gradient is exactly 0; left in, it is rounding noise, which Adam would scale up to whole steps.
+  const scale = 1 / Math.sqrt(headDim);
+  const rows = (factors: number[]) =>
+    tf.reshape(tf.mul(tf.tensor2d(factors, [3, 1]), tf.ones([1, heads * width])), [-1, 1]);
+  const scaledWeight = tf.mul(qkvWeight, rows([scale, 1, 1]));
+  const scaledBias = tf.mul(qkvBias, tf.reshape(rows([scale, 0, 1]), [-1]));
+  const qkv = tf.reshape(linear(tf, x, scaledWeight, scaledBias), [batch, tokens, 3, heads, width]);
   const [q, k, v] = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]));
-  const scores = tf.matMul(tf.mul(q, 1 / Math.sqrt(headDim)), k, false, true);
-  const probabilities = scoreGate ? gatedSoftmax(tf, scores, scoreGate) : tf.softmax(scores);
-  const mixed = tf.reshape(tf.transpose(tf.matMul(probabilities, v), [0, 2, 1, 3]), [batch * tokens, heads * width]);
+  const attended = tf.transpose(attend(tf, q, k, v, scoreGate), [0, 2, 1, 3]);
+  const mixed = tf.reshape(attended, [batch * tokens, heads * width]);
   return linear(tf, mixed, padHeads(tf, projWeight, block.headDims, width, 1), projBias);
 
   function padHeads(tf: TF, tensor: Tensor, widths: number[], width: number, axis: 0 | 1): Tensor {
@@ -178,27 +177,4 @@ function attention(
     });
     return axis === 1 ? tf.reshape(tf.concat(padded, 1), [embedDim, -1]) : tf.concat(padded, 0);
   }
-}
-
-/** p_ij = G_j e^(s_ij − m_i) / Σ_k G_k e^(s_ik − m_i), with the row's maximum m_i taken without gradient. */
-function gatedSoftmax(tf: TF, scores: Tensor, gate: Tensor): Tensor {
-  const op = tf.customGrad((scores, gate, save) => {
-    const s = scores as Tensor;
-    const g = gate as Tensor;
-    const exponentials = tf.exp(tf.sub(s, tf.max(s, -1, true)));
-    const weighted = tf.mul(exponentials, g);
-    const inverse = tf.reciprocal(tf.sum(weighted, -1, true));
-    const p = tf.mul(weighted, inverse);
-    // p over g, finite at g = 0: what a dropped token's probability would grow by
-    (save as unknown as (tensors: Tensor[]) => void)([p, tf.mul(exponentials, inverse)]);
-    return {
-      value: p,
-      gradFunc: (dy: Tensor, saved: Tensor[]) => {
-        const [p, slope] = saved;
-        const centred = tf.sub(dy, tf.sum(tf.mul(dy, p), -1, true));
-        return [tf.mul(p, centred), tf.sum(tf.mul(slope, centred), [0, 1, 2])];
-      },
-    };
-  });
-  return op(scores, gate as tfjs.Tensor);
 }

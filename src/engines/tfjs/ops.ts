@@ -8,10 +8,25 @@ import type * as tfjs from "@tensorflow/tfjs-core";
 export type TF = typeof tfjs;
 export type Tensor = tfjs.Tensor;
 
+type Save = (tensors: Tensor[]) => void;
+
 /** y = x Wᵀ + b for x [rows, in], W [out, in] */
 export function linear(tf: TF, x: Tensor, weight: Tensor, bias: Tensor): Tensor {
   if (weight.size === 0) return tf.add(tf.zeros([x.shape[0], bias.shape[0]!]), bias); // nothing left to multiply
-  return tf.add(tf.matMul(x as tfjs.Tensor2D, weight as tfjs.Tensor2D, false, true), bias);
+  const op = tf.customGrad((x, weight, bias, save) => {
+    const [xt, wt] = [x, weight] as tfjs.Tensor2D[];
+    (save as unknown as Save)([xt, wt]);
+    return {
+      value: tf.add(tf.matMul(xt, wt, false, true), bias as Tensor),
+      gradFunc: (dy: Tensor, saved: Tensor[]) => {
+        const [xt, wt] = saved as tfjs.Tensor2D[];
+        const d = dy as tfjs.Tensor2D;
+        const ones = tf.ones([1, d.shape[0]]) as tfjs.Tensor2D; // column sums are faster as a product than as a reduction
+        return [tf.matMul(d, wt), tf.matMul(d, xt, true, false), tf.reshape(tf.matMul(ones, d), [d.shape[1]])];
+      },
+    };
+  });
+  return op(x, weight, bias);
 }
 
 /** Over the last axis of x [rows, dim], biased variance. */
@@ -21,7 +36,7 @@ export function layerNorm(tf: TF, x: Tensor, weight: Tensor, bias: Tensor, eps: 
     const centred = tf.sub(xt, tf.mean(xt, -1, true));
     const inverse = tf.rsqrt(tf.add(tf.mean(tf.square(centred), -1, true), eps));
     const normal = tf.mul(centred, inverse);
-    (save as unknown as (tensors: Tensor[]) => void)([normal, inverse, wt]);
+    (save as unknown as Save)([normal, inverse, wt]);
     return {
       value: tf.add(tf.mul(normal, wt), bt),
       gradFunc: (dy: Tensor, saved: Tensor[]) => {
@@ -41,22 +56,65 @@ export function layerNorm(tf: TF, x: Tensor, weight: Tensor, bias: Tensor, eps: 
   return op(x, weight, bias);
 }
 
-/** x Φ(x), exact. */
-export function gelu(tf: TF, x: Tensor): Tensor {
-  const op = tf.customGrad((x, save) => {
-    const xt = x as Tensor;
-    const cdf = tf.mul(tf.add(tf.erf(tf.mul(xt, Math.SQRT1_2)), 1), 0.5);
-    (save as unknown as (tensors: Tensor[]) => void)([xt, cdf]);
+/**
+ * u (1 + erf u), which is √2 · GELU(√2 u), exact. With √½ in the weights of the linears around it, as `forward` puts
+ * it, this is GELU in the fewest passes over the widest activation.
+ */
+export function erfGate(tf: TF, u: Tensor): Tensor {
+  const op = tf.customGrad((u, save) => {
+    const ut = u as Tensor;
+    const gate = tf.add(tf.erf(ut), 1);
+    (save as unknown as Save)([ut, gate]);
     return {
-      value: tf.mul(xt, cdf),
+      value: tf.mul(ut, gate),
       gradFunc: (dy: Tensor, saved: Tensor[]) => {
-        const [xt, cdf] = saved;
-        const density = tf.exp(tf.sub(tf.mul(tf.square(xt), -0.5), 0.5 * Math.log(2 * Math.PI)));
-        return tf.mul(dy, tf.add(cdf, tf.mul(xt, density)));
+        const [ut, gate] = saved;
+        const slope = tf.exp(tf.sub(Math.log(2 / Math.sqrt(Math.PI)), tf.square(ut))); // 2/√π e^(−u²)
+        return tf.mul(dy, tf.add(gate, tf.mul(ut, slope)));
       },
     };
   });
-  return op(x);
+  return op(u);
+}
+
+/**
+ * softmax(q kᵀ) v, with an optional factor G ≥ 0 for each key's exponential: p_ij = G_j e^(s_ij − m_i) / Σ_k G_k e^(s_ik − m_i),
+ * the row's maximum m_i taken without gradient.
+ * @param q [batch, heads, tokens, width], already scaled; k and v alike
+ * @param keyGate [tokens]
+ */
+export function attend(tf: TF, q: Tensor, k: Tensor, v: Tensor, keyGate?: Tensor): Tensor {
+  const op = tf.customGrad((...inputs) => {
+    const [q, k, v, gate] = inputs as unknown as Tensor[];
+    const save = inputs.at(-1) as unknown as Save;
+    const scores = tf.matMul(q, k, false, true);
+    let p: Tensor;
+    let slope: Tensor | undefined;
+    if (keyGate) {
+      const exponentials = tf.exp(tf.sub(scores, tf.max(scores, -1, true)));
+      const weighted = tf.mul(exponentials, gate);
+      const inverse = tf.reciprocal(tf.sum(weighted, -1, true));
+      p = tf.mul(weighted, inverse);
+      slope = tf.mul(exponentials, inverse); // p over G, finite at G = 0: what a dropped key's share would grow by
+    } else {
+      p = tf.softmax(scores);
+    }
+    const out = tf.matMul(p, v);
+    save([q, k, v, p, out, ...(slope ? [slope] : [])]);
+    return {
+      value: out,
+      gradFunc: (dy: Tensor, saved: Tensor[]) => {
+        const [q, k, v, p, out, slope] = saved;
+        const dp = tf.matMul(dy, v, false, true);
+        // Σ_j p_ij dp_ij, taken over the narrow head instead of over all keys
+        const centred = tf.sub(dp, tf.sum(tf.mul(dy, out), -1, true));
+        const ds = tf.mul(p, centred);
+        const gradients = [tf.matMul(ds, k), tf.matMul(ds, q, true, false), tf.matMul(p, dy, true, false)];
+        return slope ? [...gradients, tf.sum(tf.mul(slope, centred), [0, 1, 2])] : gradients;
+      },
+    };
+  });
+  return keyGate ? op(q, k, v, keyGate) : op(q, k, v);
 }
 
 /**

@@ -1,0 +1,140 @@
+/**
+ * slimvit compress SEARCH -o MODEL --attn B --mlp B --patch B: a physically slim model from searched masks.
+ * ζ is folded into the weights once; heads, channels, units and tokens below their family's threshold are gone.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { SlimViTError } from "../src/errors.ts";
+import { countMacs, countParams, innerDim, type Model, type Tensors } from "../src/format/model.ts";
+import { float32 } from "../src/format/read.ts";
+import { readSafetensors } from "../src/format/safetensors.ts";
+import { selfTestPixels } from "../src/format/write.ts";
+import { forward } from "../src/reference/forward.ts";
+import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
+import {
+  type BlockMask,
+  type BlockZeta,
+  type Budgets,
+  blockZetas,
+  cutTensors,
+  hardenMasks,
+  MASK_MODES,
+  type MaskMode,
+  slimArchitecture,
+  type TokenRule,
+  zetaShapes,
+} from "./lib/masks.ts";
+import { percent, say, si } from "./lib/terminal.ts";
+import { ZETA_FILE } from "./search.ts";
+
+export interface CompressOptions extends Budgets {
+  out: string;
+  tokens: TokenRule;
+  absolute?: boolean;
+  name?: string;
+  force?: boolean;
+}
+
+export interface CompressReport {
+  params: number;
+  macs: number;
+  /** share of the dense model's */
+  macsShare: number;
+  /** largest logit difference between the slim model and the same weights with the cut parts multiplied by zero */
+  maxAbsDiff: number;
+}
+
+export function compress(source: string, options: CompressOptions): CompressReport {
+  claimOutput(options.out, options.force);
+  const searched = readModelFolder(source);
+  const arch = architectureOf(searched.manifest);
+  const { mode, zetas } = readZetas(source, searched);
+  const { blocks: masks } = hardenMasks(arch, zetas, options, {
+    mode,
+    rule: options.tokens,
+    absolute: options.absolute,
+  });
+  const folded = foldTensors(searched, zetas);
+  const slim = slimArchitecture(searched.manifest, masks);
+  const tensors = cutTensors(arch, folded, masks);
+
+  const classes = slim.labels.length;
+  const macs = countMacs(slim, classes);
+  const denseMacs = countMacs(arch, classes);
+  const maxAbsDiff = againstMasked(searched, folded, masks, { manifest: slim, dtype: "f32", tensors });
+  const { format: _, weights: __, ...draft } = slim;
+  const name = options.name ?? `${searched.manifest.name}-slim`;
+  const { attn, mlp, patch, tokens: rule, absolute } = options;
+  const provenance = withStep(slim.provenance, "compress", { attn, mlp, patch, rule, absolute: absolute ?? false });
+  writeModelFolder(options.out, { ...draft, name, provenance, metrics: {} }, tensors, ["f32"]);
+
+  const channels = sum(slim.blocks.map(innerDim));
+  const units = sum(slim.blocks.map((b) => b.mlpHidden));
+  const rows = sum(slim.blocks.map((b) => b.keepIdx.length));
+  const dense = arch.blocks;
+  say(
+    `compress: kept ${channels} of ${sum(dense.map(innerDim))} head channels, ${units} of ${sum(dense.map((b) => b.mlpHidden))} MLP units, ` +
+      `${rows} of ${sum(dense.map((b) => b.keepIdx.length))} tokens; ${si(macs)} MACs (${percent(macs / denseMacs)}), ` +
+      `${si(countParams(slim, classes))} parameters; logits within ${maxAbsDiff.toExponential(1)} of the masked model`,
+  );
+  return { params: countParams(slim, classes), macs, macsShare: macs / denseMacs, maxAbsDiff };
+}
+
+function readZetas(source: string, { manifest }: Model): { mode: MaskMode; zetas: BlockZeta[] } {
+  const path = join(source, ZETA_FILE);
+  if (!existsSync(path))
+    throw new SlimViTError(
+      "bad-model",
+      `${source}: has no ${ZETA_FILE}; compress needs the output of "slimvit search".`,
+    );
+  const stored = readSafetensors(readFileSync(path), path);
+  const fits = (mode: MaskMode) =>
+    [...zetaShapes(manifest, mode)].every(([name, shape]) => stored.get(name)?.shape.join() === shape.join());
+  const mode = MASK_MODES.find(fits);
+  if (!mode) throw new SlimViTError("bad-model", `${path}: its masks do not fit the model in slimvit.json.`);
+  return { mode, zetas: blockZetas(manifest, mode, (name) => stored.get(name)!.data as Float32Array) };
+}
+
+/** ζ into the rows of q, k, v and their biases, and into the columns of fc2: foldZeta of lib/masks.ts without a backend. */
+function foldTensors({ manifest, tensors }: Model, zetas: BlockZeta[]): Tensors {
+  const out: Tensors = new Map(tensors);
+  manifest.blocks.forEach((block, i) => {
+    const { attn, mlp } = zetas[i];
+    const inner = innerDim(block);
+    const scaled = (name: string, factor: (row: number, column: number) => number) => {
+      const { shape } = tensors.get(name)!;
+      const columns = shape[1] ?? 1;
+      const data = float32(tensors, name).map((v, k) => v * factor(Math.floor(k / columns), k % columns));
+      out.set(name, { dtype: "F32", shape, data });
+    };
+    scaled(`blocks.${i}.attn.qkv.weight`, (row) => attn[row % inner]);
+    scaled(`blocks.${i}.attn.qkv.bias`, (row) => attn[row % inner]);
+    scaled(`blocks.${i}.mlp.fc2.weight`, (_, column) => mlp[column]);
+  });
+  return out;
+}
+
+/** Cut channels and units against the same ones multiplied by zero; tokens are dropped in both, being no multiplication. */
+function againstMasked(searched: Model, folded: Tensors, masks: BlockMask[], slim: Model): number {
+  const masked: Tensors = new Map(folded);
+  const zeroed = (name: string, kept: (row: number, column: number) => boolean) => {
+    const { shape, data } = masked.get(name)!;
+    const columns = shape[1] ?? 1;
+    masked.set(name, {
+      dtype: "F32",
+      shape,
+      data: (data as Float32Array).map((v, k) => (kept(Math.floor(k / columns), k % columns) ? v : 0)),
+    });
+  };
+  masks.forEach(({ attn, mlp }, i) => {
+    for (const part of ["weight", "bias"]) zeroed(`blocks.${i}.attn.qkv.${part}`, (row) => attn[row % attn.length]);
+    zeroed(`blocks.${i}.mlp.fc2.weight`, (_, column) => mlp[column]);
+  });
+  const blocks = searched.manifest.blocks.map((block, i) => ({ ...block, keepIdx: slim.manifest.blocks[i].keepIdx }));
+  const pixels = selfTestPixels(slim.manifest, 1);
+  const a = forward(slim, pixels).logits;
+  const b = forward({ ...searched, manifest: { ...searched.manifest, blocks }, tensors: masked }, pixels).logits;
+  return a.reduce((worst, v, k) => Math.max(worst, Math.abs(v - b[k])), 0);
+}
+
+const sum = (values: number[]) => values.reduce((a, b) => a + b, 0);

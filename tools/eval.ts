@@ -1,0 +1,158 @@
+/** slimvit eval MODEL --data D: top-1 and top-5 through an engine of the runtime. slimvit run MODEL IMAGE...: one by one. */
+import { readFileSync } from "node:fs";
+import { basename, join } from "node:path";
+import type { Engine, EngineName } from "../src/engines/engine.ts";
+import { openEngine } from "../src/engines/open.ts";
+import { messageOf, SlimViTError } from "../src/errors.ts";
+import type { WeightsDtype } from "../src/format/model.ts";
+import { preprocess } from "../src/image.ts";
+import { type AccuracyRecord, cardText } from "./lib/card.ts";
+import { decode, evalPixels, labelIndices, openDataset, type Picture, type Split } from "./lib/data.ts";
+import { manifestText, readManifestFile, readModelFolder, writeFileAtomic } from "./lib/folders.ts";
+import { startProgress } from "./lib/progress.ts";
+import { percent, say } from "./lib/terminal.ts";
+
+export interface EvalOptions {
+  data: string[];
+  split: Split;
+  engine: EngineName | "auto";
+  dtype?: WeightsDtype;
+  threads: number;
+  limit?: number;
+  /** write the figures into the model's manifest and card */
+  record?: boolean;
+}
+
+export interface EvalReport {
+  top1: number;
+  top5: number;
+  n: number;
+  engine: EngineName;
+  dtype: WeightsDtype;
+}
+
+/** Pictures decoded while the engine runs. */
+const AHEAD = 4;
+
+export async function evaluate(source: string, options: EvalOptions): Promise<EvalReport> {
+  const model = readModelFolder(source, options.dtype);
+  const { pictures, classNames } = await openDataset(options.data, options.split);
+  const indices = labelIndices(classNames, model.manifest.labels);
+  const { engine } = await openEngine(options.engine, model, { threads: options.threads });
+  const chosen = options.limit ? spread(pictures, options.limit) : pictures;
+  const progress = startProgress("eval", chosen.length);
+  let [n, right1, right5] = [0, 0, 0];
+  try {
+    const queue: { picture: Picture; pixels: Promise<Float32Array> }[] = [];
+    const enqueue = (picture: Picture) => {
+      const pixels = evalPixels(picture, model.manifest.preprocess);
+      pixels.catch(() => {}); // awaited below, where it is reported
+      queue.push({ picture, pixels });
+    };
+    chosen.slice(0, AHEAD).forEach(enqueue);
+    for (let k = 0; queue.length; k++) {
+      const { picture, pixels } = queue.shift()!;
+      if (k + AHEAD < chosen.length) enqueue(chosen[k + AHEAD]);
+      const rank = await rankOf(engine, pixels, indices.get(picture.className)!);
+      if (rank === undefined) continue;
+      n++;
+      if (rank < 1) right1++;
+      if (rank < 5) right5++;
+      progress.update(k + 1, `top-1 ${percent(right1 / n)}`);
+    }
+  } finally {
+    progress.stop();
+    engine.dispose();
+  }
+  if (n === 0) throw new SlimViTError("bad-input", "No picture of the data can be read.");
+  const report: EvalReport = { top1: right1 / n, top5: right5 / n, n, engine: engine.name, dtype: model.dtype };
+  if (options.record)
+    record(source, { ...report, data: options.data.map((d) => basename(d)).join(" + "), split: options.split });
+  say(
+    `eval: top-1 ${percent(report.top1)}, top-5 ${percent(report.top5)}, ${n} pictures, ${engine.name}, ${model.dtype}`,
+  );
+  return report;
+}
+
+/** How many classes score above the right one; a picture that cannot be read is named and left out. */
+async function rankOf(engine: Engine, pixels: Promise<Float32Array>, right: number): Promise<number | undefined> {
+  let input: Float32Array;
+  try {
+    input = await pixels;
+  } catch (error) {
+    say(`skipped: ${messageOf(error)}`);
+    return undefined;
+  }
+  const { logits } = await engine.run(input);
+  return logits.reduce((above, v) => above + (v > logits[right] ? 1 : 0), 0);
+}
+
+/** `limit` pictures spread evenly over all, so that every class is seen. */
+function spread<T>(items: T[], limit: number): T[] {
+  if (limit >= items.length) return items;
+  return Array.from({ length: limit }, (_, k) => items[Math.floor((k * items.length) / limit)]);
+}
+
+/** The same data, split, engine and dtype measured again replace their old figures. */
+function record(source: string, entry: AccuracyRecord): void {
+  const manifest = readManifestFile(source);
+  const same = (a: AccuracyRecord) =>
+    a.data === entry.data && a.split === entry.split && a.engine === entry.engine && a.dtype === entry.dtype;
+  const before = ((manifest.metrics.accuracy ?? []) as AccuracyRecord[]).filter((a) => !same(a));
+  manifest.metrics = { ...manifest.metrics, accuracy: [...before, entry] };
+  writeFileAtomic(join(source, "slimvit.json"), manifestText(manifest));
+  writeFileAtomic(join(source, "card.md"), cardText(manifest));
+}
+
+export interface RunReport {
+  file: string;
+  classes: { id: string; label: string; index: number; score: number }[];
+  logits: number[];
+  latencyMs: { preprocess: number; inference: number; total: number };
+}
+
+export async function runFiles(
+  source: string,
+  files: string[],
+  options: { engine: EngineName | "auto"; dtype?: WeightsDtype; threads: number; topK: number },
+): Promise<RunReport[]> {
+  const model = readModelFolder(source, options.dtype);
+  const { labels, preprocess: how } = model.manifest;
+  const { engine } = await openEngine(options.engine, model, { threads: options.threads });
+  const reports: RunReport[] = [];
+  try {
+    for (const file of files) {
+      const start = performance.now();
+      const pixels = preprocess(await decode(readImageFile(file), file), how);
+      const middle = performance.now();
+      const { logits } = await engine.run(pixels);
+      const end = performance.now();
+      const scores = softmax(logits);
+      const best = [...scores.keys()].sort((a, b) => scores[b] - scores[a]).slice(0, options.topK);
+      reports.push({
+        file,
+        classes: best.map((index) => ({ ...labels[index], index, score: scores[index] })),
+        logits: Array.from(logits),
+        latencyMs: { preprocess: middle - start, inference: end - middle, total: end - start },
+      });
+    }
+  } finally {
+    engine.dispose();
+  }
+  return reports;
+}
+
+function readImageFile(file: string): Buffer {
+  try {
+    return readFileSync(file);
+  } catch (error) {
+    throw new SlimViTError("bad-input", `${file}: cannot be read (${messageOf(error)}).`);
+  }
+}
+
+function softmax(logits: Float32Array): number[] {
+  const max = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+  const exponentials = Array.from(logits, (v) => Math.exp(v - max));
+  const total = exponentials.reduce((a, b) => a + b, 0);
+  return exponentials.map((v) => v / total);
+}

@@ -1,0 +1,30 @@
+/** slimvit export MODEL -o DIR --dtype f32,f16,int8 [--onnx]: weights for shipping, and a standalone .onnx. */
+import { basename, resolve } from "node:path";
+import { writeOnnx } from "../src/engines/onnx/graph.ts";
+import type { WeightsDtype } from "../src/format/model.ts";
+import { cardText } from "./lib/card.ts";
+import { claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
+import { say } from "./lib/terminal.ts";
+
+export interface ExportOptions {
+  out: string;
+  dtype: WeightsDtype[];
+  onnx?: boolean;
+  name?: string;
+  force?: boolean;
+}
+
+export function exportModel(source: string, options: ExportOptions): { files: Record<string, number> } {
+  const model = readModelFolder(source);
+  claimOutput(options.out, options.force);
+  const { format: _, weights: __, ...draft } = model.manifest;
+  const name = options.name ?? basename(resolve(options.out));
+  const provenance = withStep(draft.provenance, "export", { dtype: options.dtype });
+  const extra: Record<string, string | Uint8Array> = { "card.md": cardText({ ...model.manifest, name, provenance }) };
+  if (options.onnx) extra["model.onnx"] = writeOnnx(model);
+  const manifest = writeModelFolder(options.out, { ...draft, name, provenance }, model.tensors, options.dtype, extra);
+  const files = Object.fromEntries(manifest.weights.map(({ file, bytes }) => [file, bytes]));
+  if (options.onnx) files["model.onnx"] = (extra["model.onnx"] as Uint8Array).length;
+  for (const [file, bytes] of Object.entries(files)) say(`export: ${file} ${(bytes / 1e6).toFixed(2)} MB`);
+  return { files };
+}

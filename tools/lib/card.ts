@@ -1,0 +1,114 @@
+/** A model's card, from what its manifest records; nothing in it is written by hand. */
+import {
+  type Architecture,
+  countMacs,
+  countParams,
+  denseTokens,
+  innerDim,
+  type Manifest,
+} from "../../src/format/model.ts";
+import { percent, si } from "./terminal.ts";
+
+type Step = Record<string, unknown> & { command: string };
+
+/** Accuracy as `slimvit eval --record` left it. */
+export interface AccuracyRecord {
+  data: string;
+  split: string;
+  top1: number;
+  top5: number;
+  n: number;
+  engine: string;
+  dtype: string;
+}
+
+export function cardText(manifest: Omit<Manifest, "weights">): string {
+  const { name, license, labels, imageSize, patchSize, embedDim, blocks, provenance, metrics } = manifest;
+  const classes = labels.length;
+  const dense = denseOf(manifest);
+  const share = (slim: number, whole: number) => `${slim} of ${whole} (${percent(slim / whole)})`;
+  const total = (arch: Architecture, of: (block: Architecture["blocks"][number]) => number) =>
+    arch.blocks.reduce((sum, b) => sum + of(b), 0);
+  const steps = (provenance.steps ?? []) as Step[];
+  const accuracy = (metrics.accuracy ?? []) as AccuracyRecord[];
+  const lines = [
+    `# ${name}`,
+    "",
+    `A vision transformer for ${classes} classes, ${imageSize[1]}×${imageSize[0]} px in patches of ${patchSize}, width ${embedDim}, ${blocks.length} blocks.`,
+    "",
+    "| | this model | of dense |",
+    "| --- | --- | --- |",
+    `| multiply-accumulates | ${si(countMacs(manifest, classes))} | ${percent(countMacs(manifest, classes) / countMacs(dense, classes))} |`,
+    `| parameters | ${si(countParams(manifest, classes))} | ${percent(countParams(manifest, classes) / countParams(dense, classes))} |`,
+    `| attention channels | ${share(total(manifest, innerDim), total(dense, innerDim)).replace(" (", " | ").replace(")", "")} |`,
+    `| MLP units | ${share(
+      total(manifest, (b) => b.mlpHidden),
+      total(dense, (b) => b.mlpHidden),
+    )
+      .replace(" (", " | ")
+      .replace(")", "")} |`,
+    `| tokens over all blocks | ${share(
+      total(manifest, (b) => b.keepIdx.length),
+      total(dense, (b) => b.keepIdx.length),
+    )
+      .replace(" (", " | ")
+      .replace(")", "")} |`,
+    "",
+    "## Accuracy",
+    "",
+    ...(accuracy.length
+      ? [
+          "| data | split | engine | weights | top-1 (95 % interval) | top-5 | n |",
+          "| --- | --- | --- | --- | --- | --- | --- |",
+          ...accuracy.map(
+            (a) =>
+              `| ${a.data} | ${a.split} | ${a.engine} | ${a.dtype} | ${percent(a.top1)} (${interval(a.top1, a.n)}) | ${percent(a.top5)} | ${a.n} |`,
+          ),
+        ]
+      : ["Not measured yet: `slimvit eval MODEL --data D --record`."]),
+    "",
+    "## Origin and licence",
+    "",
+    `Licence: ${license}. Source files (sha256):`,
+    ...Object.entries((provenance.source as { files?: Record<string, string> })?.files ?? {}).map(
+      ([file, hash]) => `- ${file} \`${hash}\``,
+    ),
+    "",
+    "## How it was made",
+    "",
+    ...steps.map(({ command, ...options }, k) => `${k + 1}. \`slimvit ${command}\` with ${sentence(options)}`),
+    "",
+  ];
+  return lines.join("\n");
+}
+
+/** Wilson's 95 % interval of a proportion. */
+function interval(p: number, n: number): string {
+  const z = 1.96;
+  const centre = (p + (z * z) / (2 * n)) / (1 + (z * z) / n);
+  const half = (z / (1 + (z * z) / n)) * Math.sqrt((p * (1 - p)) / n + (z * z) / (4 * n * n));
+  return `${percent(centre - half)}–${percent(centre + half)}`;
+}
+
+/** What the model was cut from, as far as its own manifest tells: all tokens, and the recorded dense widths. */
+function denseOf(manifest: Omit<Manifest, "weights">): Architecture {
+  const recorded = (manifest.provenance.dense ?? {}) as { heads?: number; mlpHidden?: number[] };
+  const keepIdx = Array.from({ length: denseTokens(manifest) }, (_, token) => token);
+  const heads = recorded.heads ?? Math.max(...manifest.blocks.map((b) => b.headDims.length));
+  const blocks = manifest.blocks.map((b, i) => ({
+    headDims: Array(heads).fill(manifest.headDim),
+    mlpHidden: recorded.mlpHidden?.[i] ?? b.mlpHidden,
+    keepIdx,
+  }));
+  return { ...manifest, blocks };
+}
+
+function sentence(options: Record<string, unknown>): string {
+  const parts = Object.entries(options)
+    .filter(([, value]) => value !== undefined && !(Array.isArray(value) && value.length === 0))
+    .map(
+      ([key, value]) =>
+        `${key} ${typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : Array.isArray(value) ? value.join(", ") : value}`,
+    );
+  return parts.join(", ");
+}

@@ -1,0 +1,156 @@
+/** Model folders on disk: read with every check, written beside and renamed when complete. */
+import { createHash, randomBytes } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { SlimViTError } from "../../src/errors.ts";
+import {
+  type Architecture,
+  FORMAT,
+  type Manifest,
+  type Model,
+  type Tensors,
+  type WeightsDtype,
+  type WeightsFile,
+} from "../../src/format/model.ts";
+import { readManifest, readModel } from "../../src/format/read.ts";
+import { encodeTensors, selfTestPixels, writeWeights } from "../../src/format/write.ts";
+import { forward } from "../../src/reference/forward.ts";
+import toolsPackage from "../package.json" with { type: "json" };
+
+const MANIFEST = "slimvit.json";
+const SELF_TEST_SEED = 1;
+
+/** @throws SlimViTError `bad-model` for a folder without slimvit.json, a missing weights file or a wrong hash */
+export function readModelFolder(dir: string, dtype?: WeightsDtype): Model {
+  const manifest = readManifestFile(dir);
+  const order: WeightsDtype[] = dtype ? [dtype] : ["f32", "f16", "int8"];
+  const entry = order.map((want) => manifest.weights.find((file) => file.dtype === want)).find(Boolean);
+  if (!entry) {
+    const has = manifest.weights.map((file) => file.dtype).join(", ") || "none";
+    throw new SlimViTError("bad-model", `${join(dir, MANIFEST)}: has no ${dtype ?? ""} weights (it has ${has}).`);
+  }
+  const path = join(dir, entry.file);
+  if (!existsSync(path)) throw new SlimViTError("bad-model", `${path}: is missing; slimvit.json names it.`);
+  const bytes = readFileSync(path);
+  if (bytes.length !== entry.bytes) {
+    throw new SlimViTError(
+      "bad-model",
+      `${path}: has ${bytes.length} bytes, slimvit.json says ${entry.bytes}; the file is cut off or another one.`,
+    );
+  }
+  if (sha256(bytes) !== entry.sha256)
+    throw new SlimViTError("integrity", `${path}: its sha256 is not the one in slimvit.json.`);
+  return readModel(manifest, entry.dtype, bytes, path);
+}
+
+export function readManifestFile(dir: string): Manifest {
+  const path = join(dir, MANIFEST);
+  if (!statSync(dir, { throwIfNoEntry: false })?.isDirectory())
+    throw new SlimViTError("bad-model", `${dir}: no such folder.`);
+  if (!existsSync(path))
+    throw new SlimViTError("bad-model", `${dir}: has no ${MANIFEST}; it is no SlimViT model folder.`);
+  return readManifest(readFileSync(path, "utf8"), path);
+}
+
+/** What a new folder says of itself; the weights entries are made when it is written. */
+export type ManifestDraft = Omit<Manifest, "format" | "weights">;
+
+/**
+ * @param tensors f32
+ * @param extra further files by name
+ * @returns the manifest as written
+ */
+export function writeModelFolder(
+  out: string,
+  draft: ManifestDraft,
+  tensors: Tensors,
+  dtypes: WeightsDtype[],
+  extra: Record<string, string | Uint8Array> = {},
+): Manifest {
+  const files: Record<string, string | Uint8Array> = { ...extra };
+  const manifest: Manifest = { format: FORMAT, ...draft, weights: [] };
+  for (const dtype of dtypes) {
+    const encoded = encodeTensors(tensors, dtype);
+    const bytes = writeWeights(encoded);
+    const file = `model.${dtype}.safetensors`;
+    files[file] = bytes;
+    manifest.weights.push({
+      dtype,
+      file,
+      bytes: bytes.length,
+      sha256: sha256(bytes),
+      selfTest: selfTest(manifest, dtype, encoded),
+    });
+  }
+  files[MANIFEST] = manifestText(manifest);
+  writeFolder(out, files);
+  return manifest;
+}
+
+function selfTest(manifest: Manifest, dtype: WeightsDtype, tensors: Tensors): WeightsFile["selfTest"] {
+  const { logits } = forward({ manifest, dtype, tensors }, selfTestPixels(manifest, SELF_TEST_SEED));
+  return { seed: SELF_TEST_SEED, logits: Array.from(logits, (v) => Number(v.toFixed(5))) };
+}
+
+/** Readable JSON whose lists of numbers stay on one line. */
+export function manifestText(manifest: unknown): string {
+  const text = JSON.stringify(manifest, null, 2);
+  return `${text.replace(/\[\s+(-?[\d.][^[\]{}"]*?)\s+\]/g, (_, list: string) => `[${list.replace(/\s+/g, " ")}]`)}\n`;
+}
+
+/**
+ * All files or none: written into a folder beside `out`, which is then renamed. A killed run leaves no half folder
+ * under the name that was asked for.
+ */
+export function writeFolder(out: string, files: Record<string, string | Uint8Array>): void {
+  const temporary = join(dirname(resolve(out)), `.${basename(resolve(out))}.part-${randomBytes(4).toString("hex")}`);
+  mkdirSync(temporary, { recursive: true });
+  try {
+    for (const [name, content] of Object.entries(files)) writeFileSync(join(temporary, name), content);
+    renameSync(temporary, resolve(out));
+  } catch (error) {
+    rmSync(temporary, { recursive: true, force: true });
+    throw error;
+  }
+}
+
+/** @throws SlimViTError `bad-option` when `out` exists and `force` is not given; with it, the old folder is removed */
+export function claimOutput(out: string, force = false): void {
+  if (!existsSync(out)) return;
+  if (!force)
+    throw new SlimViTError("bad-option", `${out}: exists already. Choose another -o, or give --force to replace it.`);
+  rmSync(out, { recursive: true });
+}
+
+/** A file is never seen half-written. */
+export function writeFileAtomic(path: string, content: string | Uint8Array): void {
+  mkdirSync(dirname(path), { recursive: true });
+  const temporary = `${path}.part`;
+  writeFileSync(temporary, content);
+  renameSync(temporary, path);
+}
+
+export const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
+
+/** One more entry in the list of commands that made a model. */
+export function withStep(
+  provenance: Record<string, unknown>,
+  command: string,
+  options: Record<string, unknown>,
+): Record<string, unknown> {
+  const steps = Array.isArray(provenance.steps) ? provenance.steps : [];
+  return { ...provenance, steps: [...steps, { command, tools: toolsPackage.version, ...options }] };
+}
+
+/** The architecture fields of a manifest, without the rest. */
+export function architectureOf({
+  imageSize,
+  patchSize,
+  embedDim,
+  headDim,
+  layerNormEps,
+  prefixTokens,
+  blocks,
+}: Architecture): Architecture {
+  return { imageSize, patchSize, embedDim, headDim, layerNormEps, prefixTokens, blocks };
+}

@@ -1,0 +1,145 @@
+/** The command-line options that search and retrain share, with their defaults; and the data they name. */
+import { type Command, InvalidArgumentError, Option } from "commander";
+import type { Manifest } from "../../src/format/model.ts";
+import { BACKENDS, type BackendName, type Precision } from "./backend.ts";
+import { type Dataset, labelIndices, openDataset, SPLITS, type Split, type TrainData } from "./data.ts";
+import { sha256 } from "./folders.ts";
+import type { Recipe } from "./train.ts";
+
+export interface TrainOptions extends Recipe {
+  data: string[];
+  split: Split;
+  unlabelled?: boolean;
+  teacher?: string;
+  out: string;
+  force?: boolean;
+  resume?: boolean;
+  backend?: BackendName;
+  precision: Precision;
+}
+
+export const RECIPE_DEFAULTS: Recipe = {
+  epochs: 5,
+  batch: 32,
+  lr: 1e-4,
+  warmup: 0.2,
+  schedule: "cosine",
+  weightDecay: 0.05,
+  smoothing: 0.1,
+  mixup: 0,
+  cutmix: 0,
+  dropPath: 0,
+  minScale: 0.35,
+  alpha: 0.9,
+  tau: 1,
+  distillation: "soft",
+  ema: 0,
+  seed: 0,
+};
+
+export const number = (text: string): number => {
+  const value = Number(text);
+  if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("expected a number.");
+  return value;
+};
+export const positive = (text: string): number => {
+  const value = number(text);
+  if (value <= 0) throw new InvalidArgumentError("expected a number above 0.");
+  return value;
+};
+export const fraction = (text: string): number => {
+  const value = number(text);
+  if (value < 0 || value > 1) throw new InvalidArgumentError("expected a number from 0 to 1.");
+  return value;
+};
+export const natural = (text: string): number => {
+  const value = number(text);
+  if (!Number.isSafeInteger(value) || value < 0) throw new InvalidArgumentError("expected a whole number ≥ 0.");
+  return value;
+};
+export const count = (text: string): number => {
+  const value = natural(text);
+  if (value === 0) throw new InvalidArgumentError("expected a whole number ≥ 1.");
+  return value;
+};
+
+export function addDataOptions(command: Command, split: Split): Command {
+  return command
+    .requiredOption(
+      "--data <source>",
+      "folder or zip with one subfolder a class; may be given more than once",
+      (value: string, all: string[] = []) => [...all, value],
+    )
+    .addOption(new Option("--split <split>", "which part of the data").choices(SPLITS).default(split));
+}
+
+export function addTrainOptions(command: Command, defaults: Recipe): Command {
+  const d = defaults;
+  return addDataOptions(command, "train")
+    .option("--unlabelled", "ignore class folders: distillation alone")
+    .option("--teacher <model>", "model folder whose logits are distilled")
+    .requiredOption("-o, --out <folder>", "output folder")
+    .option("--force", "replace the output folder")
+    .option("--resume", "go on from the checkpoint beside the output")
+    .option("--epochs <n>", "passes over the data; may be fractional", positive, d.epochs)
+    .option("--batch <n>", "pictures a step", count, d.batch)
+    .option("--lr <rate>", "AdamW's rate", positive, d.lr)
+    .option("--warmup <epochs>", "linear warm-up", number, d.warmup)
+    .addOption(
+      new Option("--schedule <kind>", "rate after the warm-up").choices(["cosine", "constant"]).default(d.schedule),
+    )
+    .option("--weight-decay <rate>", "decoupled, on matrices", number, d.weightDecay)
+    .option("--smoothing <share>", "label smoothing", fraction, d.smoothing)
+    .option("--mixup <alpha>", "Beta parameter; 0 is off", number, d.mixup)
+    .option("--cutmix <alpha>", "Beta parameter; 0 is off", number, d.cutmix)
+    .option("--drop-path <rate>", "stochastic depth of the last block", fraction, d.dropPath)
+    .option("--min-scale <share>", "smallest random crop, as a share of the picture", fraction, d.minScale)
+    .option("--alpha <share>", "share of distillation in the loss of labelled data", fraction, d.alpha)
+    .option("--tau <t>", "distillation temperature", positive, d.tau)
+    .addOption(
+      new Option("--distillation <kind>", "teacher's distribution or best class")
+        .choices(["soft", "hard"])
+        .default(d.distillation),
+    )
+    .option("--ema <decay>", "average the weights over time; 0 is off", fraction, d.ema)
+    .option("--seed <n>", "of order, crops and mixing", natural, d.seed)
+    .addOption(
+      new Option("--backend <name>", "TensorFlow.js backend; default the first that works").choices([...BACKENDS]),
+    )
+    .addOption(
+      new Option("--precision <p>", "rounding of matrix products on CPUs with bf16 units")
+        .choices(["f32", "bf16"])
+        .default("f32"),
+    );
+}
+
+export async function openTrainData(
+  options: TrainOptions,
+  manifest: Manifest,
+): Promise<{ dataset: Dataset; data: TrainData }> {
+  const dataset = await openDataset(options.data, options.split);
+  const indices = options.unlabelled ? undefined : labelIndices(dataset.classNames, manifest.labels);
+  const { preprocess } = manifest;
+  return {
+    dataset,
+    data: { pictures: dataset.pictures, indices, preprocess, augmentation: { minScale: options.minScale, flip: true } },
+  };
+}
+
+/** What must be equal for a checkpoint to be continued: the model, the pictures' names and every option of the recipe. */
+export function fingerprint(command: string, model: Manifest, dataset: Dataset, options: TrainOptions): string {
+  const { force: _f, resume: _r, backend: _b, ...recipe } = options;
+  return sha256(Buffer.from(JSON.stringify([command, model.weights, dataset.pictures.map((p) => p.name), recipe])));
+}
+
+/** The options that made a model, for its provenance: data by file name, not by where it lay. */
+export function recordedOptions(options: TrainOptions, dataset: Dataset): Record<string, unknown> {
+  const { out: _o, force: _f, resume: _r, data, teacher, ...rest } = options;
+  const base = (path: string) => path.replace(/\/+$/, "").split("/").at(-1);
+  return {
+    ...rest,
+    data: data.map(base),
+    pictures: dataset.pictures.length,
+    ...(teacher && { teacher: base(teacher) }),
+  };
+}

@@ -1,0 +1,63 @@
+/**
+ * slimvit retrain MODEL --data D --teacher DENSE -o OUT: trains the slim arithmetic itself, heads and tokens gone.
+ */
+import { basename, dirname, join } from "node:path";
+import { forward } from "../src/engines/tfjs/forward.ts";
+import { SlimViTError } from "../src/errors.ts";
+import type { Tensors } from "../src/format/model.ts";
+import { float32 } from "../src/format/read.ts";
+import { openBackend } from "./lib/backend.ts";
+import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
+import { fingerprint, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
+import { asFunction } from "./lib/teacher.ts";
+import { percent, say } from "./lib/terminal.ts";
+import { removeCheckpoint, type TrainReport, type TrainTask, train, variablesFrom } from "./lib/train.ts";
+
+export async function retrain(source: string, options: TrainOptions): Promise<TrainReport> {
+  claimOutput(options.out, options.force);
+  const model = readModelFolder(source);
+  const arch = architectureOf(model.manifest);
+  const { dataset, data } = await openTrainData(options, model.manifest);
+  const backend = await openBackend(options.backend, options.precision);
+  const { tf } = backend;
+  const variables = variablesFrom(
+    tf,
+    [...model.tensors].map(([name, { shape }]) => [name, { shape, data: float32(model.tensors, name) }]),
+  );
+  const teacher = options.teacher ? asFunction(tf, readModelFolder(options.teacher)) : undefined;
+  if (options.unlabelled && !teacher)
+    throw new SlimViTError("bad-option", "retrain: --unlabelled data needs a --teacher to learn from.");
+  const task: TrainTask = {
+    name: "retrain",
+    variables,
+    logits: (pixels, branchGates) => forward(tf, arch, variables, pixels, { branchGates }).logits,
+    teacher,
+    classes: model.manifest.labels.length,
+    depth: arch.blocks.length,
+    data,
+    checkpoint: {
+      path: join(dirname(options.out), `.${basename(options.out)}.checkpoint.safetensors`),
+      fingerprint: fingerprint("retrain", model.manifest, dataset, options),
+      resume: options.resume === true,
+    },
+  };
+  const report = await train(backend, task, options);
+  const tensors: Tensors = new Map();
+  for (const [name, v] of variables)
+    tensors.set(name, { dtype: "F32", shape: v.shape, data: v.dataSync() as Float32Array });
+  const { history, ...figures } = report;
+  const { format: _, weights: __, ...draft } = model.manifest;
+  const provenance = withStep(model.manifest.provenance, "retrain", {
+    ...recordedOptions(options, dataset),
+    ...figures,
+  });
+  writeModelFolder(options.out, { ...draft, provenance, metrics: {} }, tensors, ["f32"], {
+    "history.json": `${JSON.stringify(history)}\n`,
+  });
+  removeCheckpoint(task);
+  say(
+    `retrain: ${report.steps} steps at ${report.imagesPerSecond.toFixed(1)} images/s on ${backend.name} ` +
+      `(${percent(report.waitShare)} of the time waiting for pictures) → ${options.out}`,
+  );
+  return report;
+}

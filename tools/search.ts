@@ -1,0 +1,168 @@
+/**
+ * slimvit search MODEL --data D -o SEARCH: trains the three families of soft masks jointly with the weights.
+ * SEARCH holds the trained dense weights, the masks, and what is needed to compress them any number of times.
+ * @see Chavan et al. 2022, eq. 5 — https://arxiv.org/abs/2201.00814
+ */
+import { basename, dirname, join } from "node:path";
+import { forward } from "../src/engines/tfjs/forward.ts";
+import { SlimViTError } from "../src/errors.ts";
+import { denseTokens, type Model, type Tensors } from "../src/format/model.ts";
+import { float32 } from "../src/format/read.ts";
+import { writeSafetensors } from "../src/format/safetensors.ts";
+import { decaysByDefault } from "./lib/adamw.ts";
+import { openBackend } from "./lib/backend.ts";
+import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
+import { foldZeta, isZeta, type MaskMode, sparsity, tokenGates, ZETA_INIT, zetaShapes } from "./lib/masks.ts";
+import { fingerprint, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
+import { asFunction } from "./lib/teacher.ts";
+import { percent, say } from "./lib/terminal.ts";
+import {
+  removeCheckpoint,
+  type TrainReport,
+  type TrainTask,
+  train,
+  type Variables,
+  variablesFrom,
+} from "./lib/train.ts";
+
+export interface SearchOptions extends TrainOptions {
+  masks: MaskMode;
+  wAttn: number;
+  wMlp: number;
+  wPatch: number;
+  lrMask: number;
+  lrMaskPatch: number;
+  zetaDecay?: boolean;
+  masksOnly?: boolean;
+}
+
+/**
+ * The reference's loss weights for DeiT-S; a weight of 0 freezes its family. Patch masks start where tanh is flat (at 3) and
+ * have further to go, so they move faster.
+ */
+export const SEARCH_DEFAULTS = {
+  masks: "channel" as MaskMode,
+  wAttn: 2e-4,
+  wMlp: 5e-5,
+  wPatch: 1e-4,
+  lrMask: 2e-3,
+  lrMaskPatch: 1e-2,
+};
+
+export const ZETA_FILE = "zetas.safetensors";
+
+export async function search(source: string, options: SearchOptions): Promise<TrainReport> {
+  claimOutput(options.out, options.force);
+  const model = readModelFolder(source);
+  const arch = architectureOf(model.manifest);
+  requireDense(model, source);
+  const { dataset, data } = await openTrainData(options, model.manifest);
+  const backend = await openBackend(options.backend, options.precision);
+  const { tf } = backend;
+
+  const weights = variablesFrom(
+    tf,
+    [...model.tensors].map(([name, { shape }]) => [name, { shape, data: float32(model.tensors, name) }]),
+  );
+  const zetas = initialZetas(tf, model, options.masks);
+  const families = { attn: options.wAttn, mlp: options.wMlp, patch: options.wPatch };
+  const trained: Variables = new Map();
+  for (const [name, zeta] of zetas) if (families[familyOf(name)] > 0) trained.set(name, zeta);
+  for (const [name, weight] of weights) if (!options.masksOnly || /norm/.test(name)) trained.set(name, weight);
+
+  const teacher = options.teacher ? asFunction(tf, readModelFolder(options.teacher)) : undefined;
+  if (options.unlabelled && !teacher)
+    throw new SlimViTError("bad-option", "search: --unlabelled data needs a --teacher to learn from.");
+  const task: TrainTask = {
+    name: "search",
+    variables: trained,
+    logits: (pixels, branchGates) =>
+      forward(tf, arch, foldZeta(tf, arch, weights, zetas), pixels, {
+        tokenGates: tokenGates(tf, arch, zetas),
+        branchGates,
+      }).logits,
+    penalties: () => {
+      const l1 = sparsity(tf, arch, zetas);
+      return {
+        attn: tf.mul(l1.attn, families.attn),
+        mlp: tf.mul(l1.mlp, families.mlp),
+        patch: tf.mul(l1.patch, families.patch),
+      };
+    },
+    teacher,
+    classes: model.manifest.labels.length,
+    depth: arch.blocks.length,
+    rate: (name, lr) =>
+      (lr / options.lr) *
+      (isZeta(name) ? (familyOf(name) === "patch" ? options.lrMaskPatch : options.lrMask) : options.lr),
+    decays: (name, variable) => (isZeta(name) ? options.zetaDecay === true : decaysByDefault(name, variable)),
+    data,
+    checkpoint: {
+      path: join(dirname(options.out), `.${basename(options.out)}.checkpoint.safetensors`),
+      fingerprint: fingerprint("search", model.manifest, dataset, options),
+      resume: options.resume === true,
+    },
+  };
+  const report = await train(backend, task, options);
+  writeSearchFolder(model, weights, zetas, options, report, recordedOptions(options, dataset));
+  removeCheckpoint(task);
+  say(
+    `search: ${report.steps} steps at ${report.imagesPerSecond.toFixed(1)} images/s on ${backend.name} ` +
+      `(${percent(report.waitShare)} of the time waiting for pictures); masks and weights → ${options.out}`,
+  );
+  return report;
+}
+
+function requireDense({ manifest }: Model, source: string): void {
+  const { blocks, headDim } = manifest;
+  const heads = blocks[0].headDims.length;
+  const dense = blocks.every(
+    (b) =>
+      b.keepIdx.length === denseTokens(manifest) &&
+      b.headDims.length === heads &&
+      b.headDims.every((w) => w === headDim),
+  );
+  if (!dense) throw new SlimViTError("bad-input", `${source}: is already slim; search starts from a dense model.`);
+}
+
+type Family = "attn" | "mlp" | "patch";
+const familyOf = (zeta: string): Family =>
+  zeta.endsWith("patch_zeta") ? "patch" : zeta.includes(".mlp.") ? "mlp" : "attn";
+
+function initialZetas(tf: Parameters<typeof variablesFrom>[0], { manifest }: Model, mode: MaskMode): Variables {
+  return variablesFrom(
+    tf,
+    [...zetaShapes(manifest, mode)].map(([name, shape]) => {
+      const size = shape.reduce((a, b) => a * b, 1);
+      return [name, { shape, data: new Float32Array(size).fill(ZETA_INIT[familyOf(name)]) }];
+    }),
+  );
+}
+
+function writeSearchFolder(
+  model: Model,
+  weights: Variables,
+  zetas: Variables,
+  options: SearchOptions,
+  report: TrainReport,
+  recorded: Record<string, unknown>,
+): void {
+  const { manifest } = model;
+  const tensors: Tensors = new Map();
+  for (const [name, variable] of weights)
+    tensors.set(name, { dtype: "F32", shape: variable.shape, data: variable.dataSync() as Float32Array });
+  const masks = new Map(
+    [...zetas].map(([name, z]) => [
+      name,
+      { dtype: "F32" as const, shape: z.shape, data: z.dataSync() as Float32Array },
+    ]),
+  );
+  const { history, ...figures } = report;
+  const provenance = withStep(manifest.provenance, "search", { ...recorded, ...figures });
+  const { format: _, weights: __, ...draft } = manifest;
+  writeModelFolder(options.out, { ...draft, provenance }, tensors, ["f32"], {
+    [ZETA_FILE]: writeSafetensors(masks, { masks: options.masks }),
+    "history.json": `${JSON.stringify(history)}\n`,
+    "search.json": `${JSON.stringify({ masks: options.masks, wAttn: options.wAttn, wMlp: options.wMlp, wPatch: options.wPatch }, null, 2)}\n`,
+  });
+}
