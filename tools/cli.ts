@@ -122,7 +122,7 @@ addTrainOptions(
 
 command("export", "weights for shipping", [model])
   .requiredOption("-o, --out <folder>", "output folder")
-  .requiredOption("--dtype <list>", `of ${DTYPES.join(", ")}, separated by commas`, dtypes)
+  .requiredOption("--dtype <list>", `of ${DTYPES.join(", ")}, separated by commas`, list(DTYPES))
   .option("--onnx", "write a standalone model.onnx too")
   .option("--name <name>", "what the model is called; default the output folder's name")
   .option("--force", "replace the output folder")
@@ -166,6 +166,18 @@ withEngine(command("run", "classify pictures", [model, ["<images...>", "picture 
     finish(options, reports);
   });
 
+command("bench", "milliseconds an image in a real headless browser", [["<models...>", "model folders"]])
+  .option("--engine <list>", "separated by commas", list(ENGINES.slice(1) as EngineName[]), ["onnx-wasm"])
+  .option("--dtype <list>", "separated by commas", list(DTYPES), ["f32"])
+  .option("--threads <list>", "separated by commas", (text: string) => text.split(",").map(count), [1])
+  .option("--rounds <n>", "timed runs of each", count, 30)
+  .action(async (sources, options) => {
+    const { bench, benchTable } = await import("./bench.ts");
+    const rows = await bench(sources, options);
+    if (!options.json) process.stdout.write(`${benchTable(rows)}\n`);
+    finish(options, rows);
+  });
+
 function withEngine(sub: Command): Command {
   return sub
     .addOption(new Option("--engine <name>", "of the runtime").choices(ENGINES).default("auto"))
@@ -190,10 +202,13 @@ function triple(text: string): [number, number, number] {
   return values as [number, number, number];
 }
 
-function dtypes(text: string): WeightsDtype[] {
-  const list = text.split(",") as WeightsDtype[];
-  if (!list.every((dtype) => DTYPES.includes(dtype))) throw new InvalidArgumentError(`expected ${DTYPES.join(", ")}.`);
-  return list;
+function list<T extends string>(known: T[]): (text: string) => T[] {
+  return (text) => {
+    const items = text.split(",") as T[];
+    if (!items.every((item) => known.includes(item)))
+      throw new InvalidArgumentError(`expected ${known.join(", ")}, separated by commas.`);
+    return items;
+  };
 }
 
 async function main(): Promise<void> {

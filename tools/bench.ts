@@ -1,0 +1,206 @@
+/**
+ * slimvit bench MODEL... [--engine E,...] [--dtype T,...] [--threads N,...]: milliseconds an image in a real browser.
+ * Every combination is loaded into one page, its output is checked against the reference engine, and only then are all
+ * of them timed in turn, round by round, so that a drift of the machine's speed meets them alike.
+ */
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { EngineName } from "../src/engines/engine.ts";
+import { SlimViTError } from "../src/errors.ts";
+import { countMacs, type WeightsDtype } from "../src/format/model.ts";
+import { preprocess, type RawImage } from "../src/image.ts";
+import { forward } from "../src/reference/forward.ts";
+import { openPage } from "./lib/browser.ts";
+import { readManifestFile, readModelFolder } from "./lib/folders.ts";
+import { random } from "./lib/random.ts";
+import { say } from "./lib/terminal.ts";
+
+export interface BenchOptions {
+  engine: EngineName[];
+  dtype: WeightsDtype[];
+  threads: number[];
+  rounds: number;
+}
+
+export interface BenchRow {
+  model: string;
+  engine: EngineName;
+  dtype: WeightsDtype;
+  threads: number;
+  /** of inference, preprocessing left out */
+  msMedian: number;
+  msP10: number;
+  msP90: number;
+  loadMs: number;
+  /** against the reference engine on the f32 weights: largest difference of a log-probability */
+  maxAbsDiff: number;
+  gmacs: number;
+}
+
+const WARM_UP = 3;
+
+export async function bench(sources: string[], options: BenchOptions): Promise<BenchRow[]> {
+  const dist = fileURLToPath(new URL("../dist", import.meta.url));
+  if (!existsSync(join(dist, "index.js")))
+    throw new SlimViTError("unsupported", 'The package is not built: run "npm run build" first.');
+  const require = createRequire(import.meta.url);
+  const ort = dirname(require.resolve("onnxruntime-web"));
+  const mounts: Record<string, string> = { "/dist": dist, "/ort": ort };
+  sources.forEach((source, k) => {
+    readManifestFile(source);
+    mounts[`/model${k}`] = resolve(source);
+  });
+
+  const cases: Case[] = sources.flatMap((source, k) =>
+    options.engine.flatMap((engine) =>
+      options.dtype.flatMap((dtype) =>
+        options.threads.map((threads) => ({ source, url: `/model${k}/`, engine, dtype, threads })),
+      ),
+    ),
+  );
+  const image = testImage();
+  const expected = new Map(sources.map((source) => [source, referenceLogProbabilities(source, image)]));
+
+  const { page, close } = await openPage(mounts);
+  try {
+    const loaded = await page.evaluate(loadInPage, {
+      cases,
+      ort: "/ort/ort.wasm.min.mjs",
+      image: { ...image, data: Array.from(image.data) },
+    });
+    const samples: number[][] = cases.map(() => []);
+    for (let round = 0; round < WARM_UP + options.rounds; round++) {
+      const times = await page.evaluate(timeOneRound);
+      if (round >= WARM_UP) times.forEach((ms, k) => void samples[k].push(ms));
+    }
+    return cases.map((c, k) => {
+      const { manifest } = { manifest: readManifestFile(c.source) };
+      const wanted = expected.get(c.source)!;
+      return {
+        model: manifest.name,
+        engine: c.engine,
+        dtype: c.dtype,
+        threads: loaded[k].threads,
+        msMedian: quantile(samples[k], 0.5),
+        msP10: quantile(samples[k], 0.1),
+        msP90: quantile(samples[k], 0.9),
+        loadMs: loaded[k].loadMs,
+        maxAbsDiff: loaded[k].logProbabilities.reduce((worst, v, i) => Math.max(worst, Math.abs(v - wanted[i])), 0),
+        gmacs: countMacs(manifest, manifest.labels.length) / 1e9,
+      };
+    });
+  } catch (error) {
+    throw new SlimViTError("unsupported", `bench: the page failed: ${String((error as Error).message).split("\n")[0]}`);
+  } finally {
+    await close();
+  }
+}
+
+interface Case {
+  source: string;
+  url: string;
+  engine: EngineName;
+  dtype: WeightsDtype;
+  threads: number;
+}
+
+/** Runs in the page. */
+async function loadInPage({
+  cases,
+  ort,
+  image,
+}: {
+  cases: Case[];
+  ort: string;
+  image: { data: number[]; width: number; height: number };
+}) {
+  const url = "/dist/index.js";
+  const { SlimViT } = await import(/* @vite-ignore */ url);
+  const picture = { ...image, data: new Uint8ClampedArray(image.data) };
+  const all = [];
+  const results: { loadMs: number; threads: number; logProbabilities: number[] }[] = [];
+  for (const { url, engine, dtype, threads } of cases) {
+    const start = performance.now();
+    const vit = await SlimViT.load(url, {
+      engine,
+      dtype,
+      threads,
+      cache: false,
+      engineUrls: { "onnxruntime-web": new URL(ort, location.href).href },
+    });
+    const loadMs = performance.now() - start;
+    const { classes } = await vit.classify(picture, { topK: vit.info.labels.length });
+    const logProbabilities: number[] = [];
+    for (const { index, score } of classes) logProbabilities[index] = Math.log(Math.max(score, 1e-30));
+    all.push(vit);
+    results.push({ loadMs, threads: vit.info.threads, logProbabilities });
+  }
+  Object.assign(globalThis, { bench: { all, picture } });
+  return results;
+}
+
+/** Runs in the page: each case once, in turn. */
+async function timeOneRound(): Promise<number[]> {
+  const { all, picture } = (
+    globalThis as unknown as {
+      bench: { all: { classify(image: unknown): Promise<{ latencyMs: { inference: number } }> }[]; picture: unknown };
+    }
+  ).bench;
+  const times: number[] = [];
+  for (const vit of all) times.push((await vit.classify(picture)).latencyMs.inference);
+  return times;
+}
+
+/** Smooth random blobs: a picture of no class that still has edges and colours. */
+function testImage(): RawImage {
+  const [width, height] = [320, 256];
+  const rng = random(7);
+  const waves = Array.from({ length: 12 }, () => [rng() * 0.1, rng() * 0.1, rng() * 6.28, Math.floor(rng() * 3)]);
+  const data = new Uint8ClampedArray(width * height * 4).fill(255);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      for (let c = 0; c < 3; c++) {
+        let v = 128;
+        for (const [fx, fy, phase, channel] of waves) if (channel === c) v += 40 * Math.sin(fx * x + fy * y + phase);
+        data[(y * width + x) * 4 + c] = v;
+      }
+    }
+  }
+  return { data, width, height };
+}
+
+function referenceLogProbabilities(source: string, image: RawImage): number[] {
+  const model = readModelFolder(source);
+  const { logits } = forward(model, preprocess(image, model.manifest.preprocess));
+  const max = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+  const total = logits.reduce((sum, v) => sum + Math.exp(v - max), 0);
+  return Array.from(logits, (v) => v - max - Math.log(total));
+}
+
+function quantile(values: number[], q: number): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))];
+}
+
+export function benchTable(rows: BenchRow[]): string {
+  say("medians of interleaved rounds, inference only; outputs checked against the reference engine first");
+  const lines = rows.map((r) =>
+    [
+      r.model,
+      r.engine,
+      r.dtype,
+      r.threads,
+      `${r.msMedian.toFixed(1)} (${r.msP10.toFixed(1)}–${r.msP90.toFixed(1)})`,
+      ((r.gmacs / r.msMedian) * 1000).toFixed(1),
+      r.loadMs.toFixed(0),
+      r.maxAbsDiff.toExponential(1),
+    ].join(" | "),
+  );
+  return [
+    "| model | engine | weights | threads | ms, median (p10–p90) | GMAC/s | load ms | max log-probability error |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ...lines.map((line) => `| ${line} |`),
+  ].join("\n");
+}
