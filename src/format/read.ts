@@ -114,7 +114,9 @@ export function float32(tensors: Tensors, key: string): Float32Array {
   const scale = tensors.get(key.replace(/weight$/, "scale"))!.data as Float32Array;
   const out = new Float32Array(data.length);
   const rowLength = shape[0] ? data.length / shape[0] : 0;
-  for (let i = 0; i < data.length; i++) out[i] = data[i] * scale[Math.floor(i / rowLength)];
+  for (let row = 0, i = 0; row < scale.length; row++) {
+    for (const end = i + rowLength; i < end; i++) out[i] = data[i] * scale[row];
+  }
   return out;
 }
 

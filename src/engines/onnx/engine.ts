@@ -1,0 +1,113 @@
+/** The slim network on onnxruntime-web's WASM kernels. The package is an optional peer, loaded when this engine is asked for. */
+import type * as Ort from "onnxruntime-web/wasm";
+import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
+import type { Model } from "../../format/model.ts";
+import type { Engine, EngineOptions, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
+import { writeOnnx } from "./graph.ts";
+
+type Runtime = typeof Ort;
+
+const PACKAGE = "onnxruntime-web";
+
+/**
+ * @param options.threads taken by the first engine of a page or process: onnxruntime-web sets its threads up once, so
+ * later engines run with what the first one got, and `threads` says so
+ * @throws SlimViTError `unsupported` where onnxruntime-web is not installed or does not start, `out-of-memory`
+ */
+export const openOnnx: OpenEngine = async (model, options) => {
+  const runtime = await loadRuntime(options.engineUrls?.[PACKAGE]);
+  const threads = startedThreads.get(runtime) ?? setUp(runtime, options);
+  const session = await createSession(runtime, model);
+  startedThreads.set(runtime, threads);
+  return new OnnxEngine(runtime, session, model, threads);
+};
+
+/** How many threads a runtime has been started with: fixed once its first session is there. */
+const startedThreads = new WeakMap<Runtime, number>();
+
+async function loadRuntime(url?: string): Promise<Runtime> {
+  try {
+    if (url === undefined) return await import("onnxruntime-web/wasm");
+    const module = await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
+    return module.InferenceSession ? module : module.default;
+  } catch (error) {
+    const where = url === undefined ? "is not installed" : `did not load from ${url}`;
+    throw new SlimViTError(
+      "unsupported",
+      `Engine "onnx-wasm" needs the package ${PACKAGE}, which ${where} (${messageOf(error)}). ` +
+        `Run "npm install ${PACKAGE}", or pass engineUrls: { "${PACKAGE}": "URL of its ort.wasm.bundle.min.mjs" }.`,
+      { cause: error },
+    );
+  }
+}
+
+/** Before the first session, as nothing is heard of these settings after it. */
+function setUp({ env }: Runtime, { threads = 1, engineUrls }: EngineOptions): number {
+  const inNode = typeof process !== "undefined" && process.versions?.node !== undefined;
+  const shared = inNode || globalThis.crossOriginIsolated === true; // threads need SharedArrayBuffer
+  env.wasm.numThreads = shared ? Math.max(1, Math.floor(threads)) : 1;
+  env.wasm.proxy = false; // we are in a worker already
+  env.logLevel = "error";
+  const url = engineUrls?.[PACKAGE];
+  if (url !== undefined) env.wasm.wasmPaths = new URL("./", new URL(url, globalThis.location?.href)).href;
+  return env.wasm.numThreads;
+}
+
+async function createSession({ InferenceSession }: Runtime, model: Model): Promise<Ort.InferenceSession> {
+  const graph = writeOnnx(model);
+  try {
+    return await InferenceSession.create(graph, {
+      executionProviders: ["wasm"],
+      executionMode: "sequential",
+      graphOptimizationLevel: "all",
+      logSeverityLevel: 3, // errors
+    });
+  } catch (error) {
+    const full = /bad_alloc|out of memory|allocat/i.test(messageOf(error));
+    throw new SlimViTError(
+      full ? "out-of-memory" : "unsupported",
+      `${PACKAGE} could not open ${model.manifest.name} (${messageOf(error)}).`,
+      { cause: error },
+    );
+  }
+}
+
+class OnnxEngine implements Engine {
+  readonly name = "onnx-wasm";
+  private disposed = false;
+
+  constructor(
+    private readonly runtime: Runtime,
+    private readonly session: Ort.InferenceSession,
+    private readonly model: Model,
+    readonly threads: number,
+  ) {}
+
+  async run(pixels: Float32Array, options: RunOptions = {}): Promise<RunOutput> {
+    if (this.disposed) throw new SlimViTError("disposed", "This engine has been disposed of.");
+    for (const option of ["profile", "explain"] as const) {
+      if (options[option]) {
+        throw new SlimViTError(
+          "unsupported",
+          `Engine "onnx-wasm" cannot ${option}; use "simd", "tfjs-webgpu" or "reference".`,
+        );
+      }
+    }
+    throwIfAborted(options.signal);
+    const { imageSize } = this.model.manifest;
+    const input = new this.runtime.Tensor("float32", pixels, [1, 3, ...imageSize]);
+    const { logits, features } = await this.session.run({ pixels: input });
+    throwIfAborted(options.signal);
+    return { logits: await values(logits), features: await values(features) };
+  }
+
+  dispose(): void {
+    if (this.disposed) return;
+    this.disposed = true;
+    this.session.release().catch(() => {}); // nothing is left to be told
+  }
+}
+
+async function values(tensor: Ort.Tensor): Promise<Float32Array> {
+  return (await tensor.getData()) as Float32Array;
+}

@@ -1,0 +1,62 @@
+/** Opens engines by name. Each is imported when it is asked for: an application downloads none that it does not run. */
+import { messageOf, SlimViTError } from "../errors.ts";
+import type { Model } from "../format/model.ts";
+import type { Engine, EngineName, EngineOptions, OpenEngine } from "./engine.ts";
+
+export interface OpenedEngine {
+  engine: Engine;
+  /** the engines that "auto" would have liked better, and why each did not open */
+  tried: { engine: EngineName; reason: string }[];
+}
+
+/** Best first. */
+const AUTO: readonly EngineName[] = ["onnx-wasm", "reference"];
+
+const ENGINES: Record<EngineName, (() => Promise<OpenEngine>) | undefined> = {
+  reference: async () => (await import("./reference.ts")).openReference,
+  "onnx-wasm": async () => (await import("./onnx/engine.ts")).openOnnx,
+  simd: undefined,
+  "onnx-webgpu": undefined,
+  "tfjs-webgpu": undefined,
+};
+
+/**
+ * @param name "auto" takes the fastest that opens here
+ * @throws SlimViTError `bad-option` for a name that is none, `unsupported` for an engine that cannot run here; and what
+ * the engine itself throws
+ */
+export async function openEngine(
+  name: EngineName | "auto",
+  model: Model,
+  options: EngineOptions = {},
+): Promise<OpenedEngine> {
+  if (name !== "auto") return { engine: await open(name, model, options), tried: [] };
+  const tried: OpenedEngine["tried"] = [];
+  for (const candidate of AUTO) {
+    try {
+      return { engine: await open(candidate, model, options), tried };
+    } catch (error) {
+      if (isCallersFault(error)) throw error;
+      tried.push({ engine: candidate, reason: messageOf(error) });
+    }
+  }
+  throw new SlimViTError("unsupported", `No engine opens here. ${tried.map(({ reason }) => reason).join(" ")}`);
+}
+
+async function open(name: EngineName, model: Model, options: EngineOptions): Promise<Engine> {
+  if (!Object.hasOwn(ENGINES, name)) {
+    throw new SlimViTError(
+      "bad-option",
+      `engine is ${JSON.stringify(name)}; expected "auto" or one of ${Object.keys(ENGINES).join(", ")}.`,
+    );
+  }
+  const load = ENGINES[name];
+  if (!load)
+    throw new SlimViTError("unsupported", `Engine "${name}" is not in this version; use ${AUTO.join(" or ")}.`);
+  return (await load())(model, options);
+}
+
+/** A fault that the next engine would find again. */
+function isCallersFault(error: unknown): boolean {
+  return error instanceof SlimViTError && ["bad-model", "bad-option", "aborted"].includes(error.code);
+}
