@@ -16,20 +16,22 @@ const PACKAGE = "onnxruntime-web";
  */
 export const openOnnx: OpenEngine = async (model, options) => {
   const runtime = await loadRuntime(options.engineUrls?.[PACKAGE]);
-  const threads = startedThreads.get(runtime) ?? setUp(runtime, options);
+  if (!started.has(runtime)) setUp(runtime, options);
   const session = await createSession(runtime, model);
-  startedThreads.set(runtime, threads);
-  return new OnnxEngine(runtime, session, model, threads);
+  return new OnnxEngine(runtime, session, model, runtime.env.wasm.numThreads ?? 1);
 };
 
-/** How many threads a runtime has been started with: fixed once its first session is there. */
-const startedThreads = new WeakMap<Runtime, number>();
+/** Runtimes whose settings are taken: onnxruntime-web hears of none after its first session. */
+const started = new WeakSet<Runtime>();
+
+const inNode = typeof process !== "undefined" && process.versions?.node !== undefined;
 
 async function loadRuntime(url?: string): Promise<Runtime> {
   try {
-    if (url === undefined) return await import("onnxruntime-web/wasm");
-    const module = await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
-    return module.InferenceSession ? module : module.default;
+    if (url !== undefined) return await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
+    // In Node the main entry is the one whose threads start; a variable hides it, and its larger WASM, from bundlers.
+    if (inNode) return await import(/* @vite-ignore */ /* webpackIgnore: true */ PACKAGE);
+    return await import("onnxruntime-web/wasm");
   } catch (error) {
     const where = url === undefined ? "is not installed" : `did not load from ${url}`;
     throw new SlimViTError(
@@ -41,16 +43,15 @@ async function loadRuntime(url?: string): Promise<Runtime> {
   }
 }
 
-/** Before the first session, as nothing is heard of these settings after it. */
-function setUp({ env }: Runtime, { threads = 1, engineUrls }: EngineOptions): number {
-  const inNode = typeof process !== "undefined" && process.versions?.node !== undefined;
+function setUp(runtime: Runtime, { threads = 1, engineUrls }: EngineOptions): void {
+  started.add(runtime);
+  const { wasm } = runtime.env;
   const shared = inNode || globalThis.crossOriginIsolated === true; // threads need SharedArrayBuffer
-  env.wasm.numThreads = shared ? Math.max(1, Math.floor(threads)) : 1;
-  env.wasm.proxy = false; // we are in a worker already
-  env.logLevel = "error";
+  wasm.numThreads = shared ? Math.max(1, Math.floor(threads)) : 1;
+  wasm.proxy = false; // we are in a worker already
+  runtime.env.logLevel = "error";
   const url = engineUrls?.[PACKAGE];
-  if (url !== undefined) env.wasm.wasmPaths = new URL("./", new URL(url, globalThis.location?.href)).href;
-  return env.wasm.numThreads;
+  if (url !== undefined) wasm.wasmPaths = new URL("./", new URL(url, globalThis.location?.href)).href;
 }
 
 async function createSession({ InferenceSession }: Runtime, model: Model): Promise<Ort.InferenceSession> {
