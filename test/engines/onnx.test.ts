@@ -1,0 +1,229 @@
+import fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { openOnnx } from "../../src/engines/onnx/engine.ts";
+import { writeOnnx } from "../../src/engines/onnx/graph.ts";
+import { Message } from "../../src/engines/onnx/proto.ts";
+import { openEngine } from "../../src/engines/open.ts";
+import type { Architecture, BlockShape, Model } from "../../src/format/model.ts";
+import { encodeTensors } from "../../src/format/write.ts";
+import { forward } from "../../src/reference/forward.ts";
+import { expectClose, goldenValues, randomModel, randomPixels, readGolden, slimArchitecture } from "../helpers.ts";
+
+const golden = readGolden();
+
+/** 4×3 patches, two blocks of one shape each */
+function architecture(...blocks: Partial<BlockShape>[]): Architecture {
+  const keepIdx = [...Array(13).keys()];
+  return {
+    imageSize: [16, 12],
+    patchSize: 4,
+    embedDim: 16,
+    headDim: 8,
+    layerNormEps: 1e-6,
+    prefixTokens: 1,
+    blocks: blocks.map((block) => ({ headDims: [8, 8], mlpHidden: 32, keepIdx, ...block })),
+  };
+}
+
+async function expectReferenceLogits(model: Model, seed = 1): Promise<void> {
+  const pixels = randomPixels(model.manifest, seed);
+  const engine = await openOnnx(model, {});
+  try {
+    const { logits, features } = await engine.run(pixels);
+    const expected = forward(model, pixels);
+    expectClose(logits, expected.logits, 1e-4, "logits");
+    expectClose(features, expected.features, 1e-4, "features");
+  } finally {
+    engine.dispose();
+  }
+}
+
+describe("onnx-wasm gives the reference's logits", () => {
+  test("for the golden pictures, which are PyTorch's too", async () => {
+    const engine = await openOnnx(golden.model, {});
+    const published = goldenValues("compress-channel", "b0.slim_logits"); // budget 1: nothing is cut
+    for (const [i, pixels] of golden.images.entries()) {
+      const { logits, features } = await engine.run(pixels);
+      const expected = forward(golden.model, pixels);
+      expectClose(logits, expected.logits, 1e-4);
+      expectClose(features, expected.features, 1e-4);
+      expectClose(logits, Array.from(published).slice(i * 10, i * 10 + 10), 1e-4);
+    }
+    engine.dispose();
+  });
+
+  const keepSome = [0, 2, 3, 7, 12];
+  test.each<[string, Architecture]>([
+    ["dense", architecture({}, {})],
+    ["a block without heads", architecture({ headDims: [] }, {})],
+    ["a last block without heads", architecture({}, { headDims: [] })],
+    ["a block without an MLP", architecture({ mlpHidden: 0 }, {})],
+    ["a last block without an MLP", architecture({}, { mlpHidden: 0 })],
+    ["nothing but biases", architecture({ headDims: [], mlpHidden: 0 }, { headDims: [], mlpHidden: 0 })],
+    ["one narrow head", architecture({ headDims: [1] }, { headDims: [3] })],
+    ["ragged heads", architecture({ headDims: [3, 8, 1] }, { headDims: [8, 2] })],
+    ["equal narrow heads", architecture({ headDims: [5, 5, 5] }, { headDims: [5, 5] })],
+    ["patches never embedded", architecture({ keepIdx: keepSome }, { keepIdx: keepSome })],
+    ["tokens dropped on the way", architecture({}, { keepIdx: keepSome })],
+    ["only the class token from the second block on", architecture({}, { keepIdx: [0] })],
+    ["only the class token", architecture({ keepIdx: [0] }, { keepIdx: [0] })],
+    [
+      "distilled",
+      { ...architecture({}, {}), prefixTokens: 2, blocks: architecture({ keepIdx: [0, 1, 2, 13] }).blocks },
+    ],
+    [
+      "distilled, prefix tokens only",
+      { ...architecture({}), prefixTokens: 2, blocks: architecture({ keepIdx: [0, 1] }).blocks },
+    ],
+    ["a coarse layer norm", { ...architecture({}, {}), layerNormEps: 0.5 }],
+    ["one block", architecture({})],
+  ])("%s", async (_, arch) => {
+    await expectReferenceLogits(randomModel(arch, 7));
+  });
+
+  test("random slim networks", async () => {
+    await fc.assert(
+      fc.asyncProperty(slimArchitecture(), fc.integer({ min: 0, max: 1e6 }), async (arch, seed) => {
+        await expectReferenceLogits(randomModel(arch, seed), seed);
+      }),
+      { numRuns: 40 },
+    );
+  });
+
+  test.each(["f16", "int8"] as const)("%s weights, widened", async (dtype) => {
+    const model = randomModel(architecture({}, { headDims: [3, 8], keepIdx: keepSome }), 3);
+    await expectReferenceLogits({ ...model, dtype, tensors: encodeTensors(model.tensors, dtype) });
+  });
+
+  test("GELU in its erf form, not the tanh form", async () => {
+    // One unit that sees a constant: its GELU is all that the logits show, and the two forms differ by 4.7e-4 there.
+    const arch = { ...architecture({ headDims: [], mlpHidden: 1 }), embedDim: 1 };
+    const model = randomModel(arch, 1);
+    for (const { data } of model.tensors.values()) data.fill(0);
+    model.tensors.get("blocks.0.mlp.fc1.bias")!.data[0] = -2.2;
+    model.tensors.get("blocks.0.mlp.fc2.weight")!.data[0] = 1;
+    // A norm of one channel is its bias; so read the sum before it through a second channel instead.
+    await expectReferenceLogits(model);
+  });
+});
+
+describe("onnx-wasm", () => {
+  const model = randomModel(architecture({}, {}), 1);
+  const pixels = randomPixels(model.manifest, 1);
+  let engine: Awaited<ReturnType<typeof openOnnx>>;
+  beforeAll(async () => {
+    engine = await openOnnx(model, { threads: 1 });
+  });
+  afterAll(() => engine.dispose());
+
+  test("says its name and its threads", () => {
+    expect(engine.name).toBe("onnx-wasm");
+    expect(engine.threads).toBe(1);
+  });
+
+  test("does not claim threads that it was too late to start", async () => {
+    const second = await openOnnx(model, { threads: 2 });
+    expect(second.threads).toBe(1);
+    second.dispose();
+  });
+
+  test.each(["profile", "explain"] as const)("refuses %s", async (option) => {
+    await expect(engine.run(pixels, { [option]: true })).rejects.toMatchObject({
+      code: "unsupported",
+      message: expect.stringContaining(option),
+    });
+  });
+
+  test("sees an abort before the run and after it", async () => {
+    await expect(engine.run(pixels, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: "aborted" });
+    const controller = new AbortController();
+    const run = engine.run(pixels, { signal: controller.signal });
+    controller.abort();
+    await expect(run).rejects.toMatchObject({ code: "aborted" });
+    await expect(engine.run(pixels)).resolves.toBeDefined();
+  });
+
+  test("leaves the caller's pixels alone and gives new arrays each time", async () => {
+    const before = pixels.slice();
+    const first = await engine.run(pixels);
+    const kept = first.logits.slice();
+    await engine.run(randomPixels(model.manifest, 9));
+    expect(pixels).toEqual(before);
+    expect(first.logits).toEqual(kept);
+  });
+
+  test("can be disposed of twice, and then says so", async () => {
+    const other = await openOnnx(model, {});
+    other.dispose();
+    other.dispose();
+    await expect(other.run(pixels)).rejects.toMatchObject({ code: "disposed" });
+  });
+
+  test("names the package when it does not load", async () => {
+    const engineUrls = { "onnxruntime-web": "file:///nowhere/ort.wasm.bundle.min.mjs" };
+    await expect(openOnnx(model, { engineUrls })).rejects.toMatchObject({
+      code: "unsupported",
+      message: expect.stringMatching(/npm install onnxruntime-web/),
+    });
+  });
+
+  test("loads from a URL", async () => {
+    const url = new URL("../../node_modules/onnxruntime-web/dist/ort.node.min.mjs", import.meta.url).href;
+    const other = await openOnnx(model, { engineUrls: { "onnxruntime-web": url } });
+    expectClose((await other.run(pixels)).logits, (await engine.run(pixels)).logits, 0);
+    other.dispose();
+  });
+});
+
+describe("openEngine", () => {
+  const model = randomModel(architecture({}), 1);
+
+  test.each(["onnx-wasm", "reference"] as const)("opens %s by its name", async (name) => {
+    const { engine, tried } = await openEngine(name, model);
+    expect(engine.name).toBe(name);
+    expect(tried).toEqual([]);
+    engine.dispose();
+  });
+
+  test("auto takes the next engine where the best does not open, and says why", async () => {
+    const { engine, tried } = await openEngine("auto", model, {
+      engineUrls: { "onnxruntime-web": "file:///nowhere/ort.mjs" },
+    });
+    expect(["simd", "reference"]).toContain(engine.name);
+    if (engine.name === "reference") {
+      expect(tried.at(-1)).toMatchObject({ engine: "onnx-wasm", reason: expect.stringContaining("/nowhere/ort.mjs") });
+    }
+    engine.dispose();
+  });
+
+  test.each(["gpu", "toString", "__proto__", ""])("refuses the name %j", async (name) => {
+    await expect(openEngine(name as "auto", model)).rejects.toMatchObject({ code: "bad-option" });
+  });
+
+  test("says which engines this version lacks", async () => {
+    await expect(openEngine("onnx-webgpu", model)).rejects.toMatchObject({ code: "unsupported" });
+  });
+});
+
+describe("writeOnnx", () => {
+  test("does not write what the slim network never reads", () => {
+    const wide = randomModel(architecture({}), 1);
+    const slim = randomModel(architecture({ keepIdx: [0, 5] }), 1);
+    const dropped = 11 * 16 * 4; // position embeddings of 11 patches
+    const difference = writeOnnx(wide).length - writeOnnx(slim).length;
+    expect(difference).toBeGreaterThan(dropped - 400);
+    expect(difference).toBeLessThanOrEqual(dropped);
+  });
+
+  test("refuses a network past protobuf's 2 GB", () => {
+    const model = randomModel(architecture({}), 1);
+    const data = { length: 2 ** 29 } as Float32Array; // stands for 2 GB
+    model.tensors.set("head.weight", { dtype: "F32", shape: [2 ** 25, 16], data });
+    expect(() => writeOnnx(model)).toThrow(expect.objectContaining({ code: "unsupported" }));
+  });
+
+  test("writes protobuf's numbers", () => {
+    const bytes = new Message().int(1, 300).string(2, "é").float(3, 1).message(4, new Message().int(16, 0)).finish();
+    expect([...bytes]).toEqual([0x08, 0xac, 0x02, 0x12, 2, 0xc3, 0xa9, 0x1d, 0, 0, 0x80, 0x3f, 0x22, 3, 0x80, 0x01, 0]);
+  });
+});
