@@ -91,9 +91,9 @@ addTrainOptions(
 
 command("compress", "searched masks → physically slim model", [["<search>", "output folder of slimvit search"]])
   .requiredOption("-o, --out <folder>", "output folder")
-  .requiredOption("--attn <budget>", "share of attention channels (or heads) to keep", fraction)
-  .requiredOption("--mlp <budget>", "share of MLP units to keep", fraction)
-  .requiredOption("--patch <budget>", "share of tokens over all blocks to keep", fraction)
+  .option("--attn <budget>", "share of attention channels (or heads) to keep", fraction)
+  .option("--mlp <budget>", "share of MLP units to keep", fraction)
+  .option("--patch <budget>", "share of tokens over all blocks to keep", fraction)
   .addOption(
     new Option("--tokens <rule>", "a shallow block keeps what a deeper one needs; or dropped is dropped")
       .choices(["union", "intersect"])

@@ -10,6 +10,7 @@ import { float32 } from "../src/format/read.ts";
 import { readSafetensors } from "../src/format/safetensors.ts";
 import { selfTestPixels } from "../src/format/write.ts";
 import { forward } from "../src/reference/forward.ts";
+import { allocate } from "./lib/allocate.ts";
 import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
 import {
   type BlockMask,
@@ -25,9 +26,11 @@ import {
   zetaShapes,
 } from "./lib/masks.ts";
 import { percent, say, si } from "./lib/terminal.ts";
-import { ZETA_FILE } from "./search.ts";
+import { IMPORTANCE_FILE, SEARCH_FILE, ZETA_FILE } from "./search.ts";
 
-export interface CompressOptions extends Budgets {
+export interface CompressOptions extends Partial<Budgets> {
+  /** share of the dense MACs, instead of three budgets */
+  macs?: number;
   out: string;
   tokens: TokenRule;
   absolute?: boolean;
@@ -48,12 +51,8 @@ export function compress(source: string, options: CompressOptions): CompressRepo
   claimOutput(options.out, options.force);
   const searched = readModelFolder(source);
   const arch = architectureOf(searched.manifest);
-  const { mode, zetas } = readZetas(source, searched);
-  const { blocks: masks } = hardenMasks(arch, zetas, options, {
-    mode,
-    rule: options.tokens,
-    absolute: options.absolute,
-  });
+  const { mode, zetas } = readMasks(source, ZETA_FILE, searched);
+  const masks = chooseMasks(source, searched, mode, zetas, options);
   const folded = foldTensors(searched, zetas);
   const slim = slimArchitecture(searched.manifest, masks);
   const tensors = cutTensors(arch, folded, masks);
@@ -64,29 +63,56 @@ export function compress(source: string, options: CompressOptions): CompressRepo
   const maxAbsDiff = againstMasked(searched, folded, masks, { manifest: slim, dtype: "f32", tensors });
   const { format: _, weights: __, ...draft } = slim;
   const name = options.name ?? `${searched.manifest.name}-slim`;
-  const { attn, mlp, patch, tokens: rule, absolute } = options;
-  const provenance = withStep(slim.provenance, "compress", { attn, mlp, patch, rule, absolute: absolute ?? false });
+  const { attn, mlp, patch, tokens: rule, absolute, macs: target } = options;
+  const how = target === undefined ? { attn, mlp, patch, rule, absolute: absolute ?? false } : { macs: target };
+  const dense = { heads: arch.blocks[0].headDims.length, mlpHidden: arch.blocks.map((b) => b.mlpHidden) };
+  const provenance = withStep({ ...slim.provenance, dense }, "compress", how);
   writeModelFolder(options.out, { ...draft, name, provenance, metrics: {} }, tensors, ["f32"]);
 
   const channels = sum(slim.blocks.map(innerDim));
   const units = sum(slim.blocks.map((b) => b.mlpHidden));
   const rows = sum(slim.blocks.map((b) => b.keepIdx.length));
-  const dense = arch.blocks;
   say(
-    `compress: kept ${channels} of ${sum(dense.map(innerDim))} head channels, ${units} of ${sum(dense.map((b) => b.mlpHidden))} MLP units, ` +
-      `${rows} of ${sum(dense.map((b) => b.keepIdx.length))} tokens; ${si(macs)} MACs (${percent(macs / denseMacs)}), ` +
+    `compress: kept ${channels} of ${sum(arch.blocks.map(innerDim))} head channels, ${units} of ${sum(arch.blocks.map((b) => b.mlpHidden))} MLP units, ` +
+      `${rows} of ${sum(arch.blocks.map((b) => b.keepIdx.length))} tokens; ${si(macs)} MACs (${percent(macs / denseMacs)}), ` +
       `${si(countParams(slim, classes))} parameters; logits within ${maxAbsDiff.toExponential(1)} of the masked model`,
   );
   return { params: countParams(slim, classes), macs, macsShare: macs / denseMacs, maxAbsDiff };
 }
 
-function readZetas(source: string, { manifest }: Model): { mode: MaskMode; zetas: BlockZeta[] } {
-  const path = join(source, ZETA_FILE);
+/** By three rankings of ζ, or by one target and importance per MAC. */
+function chooseMasks(
+  source: string,
+  searched: Model,
+  mode: MaskMode,
+  zetas: BlockZeta[],
+  options: CompressOptions,
+): BlockMask[] {
+  const arch = architectureOf(searched.manifest);
+  const { attn, mlp, patch, macs } = options;
+  if (macs !== undefined) {
+    if (attn !== undefined || mlp !== undefined || patch !== undefined) {
+      throw new SlimViTError(
+        "bad-option",
+        "compress: --macs takes the place of --attn, --mlp and --patch; give one or the other.",
+      );
+    }
+    const { zetas: importance } = readMasks(source, IMPORTANCE_FILE, searched);
+    const { wAttn, wMlp, wPatch } = JSON.parse(readFileSync(join(source, SEARCH_FILE), "utf8"));
+    const frozen = { attn: wAttn === 0, mlp: wMlp === 0, patch: wPatch === 0 };
+    return allocate(arch, mode, importance, frozen, countMacs(arch, searched.manifest.labels.length), macs);
+  }
+  if (attn === undefined || mlp === undefined || patch === undefined) {
+    throw new SlimViTError("bad-option", "compress: give --attn, --mlp and --patch, or --macs.");
+  }
+  return hardenMasks(arch, zetas, { attn, mlp, patch }, { mode, rule: options.tokens, absolute: options.absolute })
+    .blocks;
+}
+
+function readMasks(source: string, file: string, { manifest }: Model): { mode: MaskMode; zetas: BlockZeta[] } {
+  const path = join(source, file);
   if (!existsSync(path))
-    throw new SlimViTError(
-      "bad-model",
-      `${source}: has no ${ZETA_FILE}; compress needs the output of "slimvit search".`,
-    );
+    throw new SlimViTError("bad-model", `${source}: has no ${file}; compress needs the output of "slimvit search".`);
   const stored = readSafetensors(readFileSync(path), path);
   const fits = (mode: MaskMode) =>
     [...zetaShapes(manifest, mode)].every(([name, shape]) => stored.get(name)?.shape.join() === shape.join());

@@ -5,13 +5,16 @@
  */
 import { basename, dirname, join } from "node:path";
 import { forward } from "../src/engines/tfjs/forward.ts";
+import type { Tensor, TF } from "../src/engines/tfjs/ops.ts";
 import { SlimViTError } from "../src/errors.ts";
 import { denseTokens, type Model, type Tensors } from "../src/format/model.ts";
 import { float32 } from "../src/format/read.ts";
-import { writeSafetensors } from "../src/format/safetensors.ts";
+import { type StoredTensor, writeSafetensors } from "../src/format/safetensors.ts";
 import { decaysByDefault } from "./lib/adamw.ts";
 import { openBackend } from "./lib/backend.ts";
 import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
+import { measureImportance } from "./lib/importance.ts";
+import { crossEntropy, smoothTargets, softDistillation } from "./lib/losses.ts";
 import { foldZeta, isZeta, type MaskMode, sparsity, tokenGates, ZETA_INIT, zetaShapes } from "./lib/masks.ts";
 import { fingerprint, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
 import { asFunction } from "./lib/teacher.ts";
@@ -50,6 +53,8 @@ export const SEARCH_DEFAULTS = {
 };
 
 export const ZETA_FILE = "zetas.safetensors";
+export const IMPORTANCE_FILE = "importance.safetensors";
+export const SEARCH_FILE = "search.json";
 
 export async function search(source: string, options: SearchOptions): Promise<TrainReport> {
   claimOutput(options.out, options.force);
@@ -104,13 +109,36 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
     },
   };
   const report = await train(backend, task, options);
-  writeSearchFolder(model, weights, zetas, options, report, recordedOptions(options, dataset));
+  const importance = await measureImportance(
+    tf,
+    arch,
+    weights,
+    zetas,
+    data,
+    baseLoss(tf, model, options, teacher),
+    options.seed,
+  );
+  writeSearchFolder(model, weights, zetas, importance, options, report, recordedOptions(options, dataset));
   removeCheckpoint(task);
   say(
     `search: ${report.steps} steps at ${report.imagesPerSecond.toFixed(1)} images/s on ${backend.name} ` +
       `(${percent(report.waitShare)} of the time waiting for pictures); masks and weights → ${options.out}`,
   );
   return report;
+}
+
+/** What importance is measured on: distillation where there is a teacher, else the labels. */
+function baseLoss(
+  tf: TF,
+  { manifest }: Model,
+  { tau }: SearchOptions,
+  teacher: ((pixels: Tensor) => Tensor) | undefined,
+) {
+  const classes = manifest.labels.length;
+  return (logits: Tensor, pixels: Tensor, labels: number[]): Tensor =>
+    teacher
+      ? softDistillation(tf, logits, teacher(pixels), tau, "batch")
+      : crossEntropy(tf, logits, tf.tensor2d(smoothTargets(labels, classes, 0), [labels.length, classes]));
 }
 
 function requireDense({ manifest }: Model, source: string): void {
@@ -143,6 +171,7 @@ function writeSearchFolder(
   model: Model,
   weights: Variables,
   zetas: Variables,
+  importance: Map<string, StoredTensor>,
   options: SearchOptions,
   report: TrainReport,
   recorded: Record<string, unknown>,
@@ -162,7 +191,8 @@ function writeSearchFolder(
   const { format: _, weights: __, ...draft } = manifest;
   writeModelFolder(options.out, { ...draft, provenance }, tensors, ["f32"], {
     [ZETA_FILE]: writeSafetensors(masks, { masks: options.masks }),
+    [IMPORTANCE_FILE]: writeSafetensors(importance),
     "history.json": `${JSON.stringify(history)}\n`,
-    "search.json": `${JSON.stringify({ masks: options.masks, wAttn: options.wAttn, wMlp: options.wMlp, wPatch: options.wPatch }, null, 2)}\n`,
+    [SEARCH_FILE]: `${JSON.stringify({ masks: options.masks, wAttn: options.wAttn, wMlp: options.wMlp, wPatch: options.wPatch }, null, 2)}\n`,
   });
 }

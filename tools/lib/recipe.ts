@@ -35,6 +35,7 @@ export const RECIPE_DEFAULTS: Recipe = {
   distillation: "soft",
   ema: 0,
   seed: 0,
+  checkpointSeconds: 120,
 };
 
 export const number = (text: string): number => {
@@ -102,6 +103,7 @@ export function addTrainOptions(command: Command, defaults: Recipe): Command {
         .default(d.distillation),
     )
     .option("--ema <decay>", "average the weights over time; 0 is off", fraction, d.ema)
+    .option("--checkpoint-seconds <n>", "time between checkpoints", number, d.checkpointSeconds)
     .option("--seed <n>", "of order, crops and mixing", natural, d.seed)
     .addOption(
       new Option("--backend <name>", "TensorFlow.js backend; default the first that works").choices([...BACKENDS]),
@@ -126,20 +128,27 @@ export async function openTrainData(
   };
 }
 
-/** What must be equal for a checkpoint to be continued: the model, the pictures' names and every option of the recipe. */
-export function fingerprint(command: string, model: Manifest, dataset: Dataset, options: TrainOptions): string {
-  const { force: _f, resume: _r, backend: _b, ...recipe } = options;
-  return sha256(Buffer.from(JSON.stringify([command, model.weights, dataset.pictures.map((p) => p.name), recipe])));
+/** The options that change what is trained: not where it goes, how it is reported or where it runs. */
+function trainingOptions(options: TrainOptions): Record<string, unknown> {
+  const bystanders = ["out", "force", "resume", "json", "checkpointSeconds", "backend", "data", "teacher"];
+  return Object.fromEntries(Object.entries(options).filter(([key]) => !bystanders.includes(key)));
 }
 
-/** The options that made a model, for its provenance: data by file name, not by where it lay. */
+/** What must be equal for a checkpoint to be continued: the model, the pictures' names and every option of the recipe. */
+export function fingerprint(command: string, model: Manifest, dataset: Dataset, options: TrainOptions): string {
+  const pictures = dataset.pictures.map((p) => p.name);
+  return sha256(
+    Buffer.from(JSON.stringify([command, model.weights, pictures, options.teacher, trainingOptions(options)])),
+  );
+}
+
+/** The options that made a model, for its provenance: data and teacher by name, not by where they lay. */
 export function recordedOptions(options: TrainOptions, dataset: Dataset): Record<string, unknown> {
-  const { out: _o, force: _f, resume: _r, data, teacher, ...rest } = options;
   const base = (path: string) => path.replace(/\/+$/, "").split("/").at(-1);
   return {
-    ...rest,
-    data: data.map(base),
+    ...trainingOptions(options),
+    data: options.data.map(base),
     pictures: dataset.pictures.length,
-    ...(teacher && { teacher: base(teacher) }),
+    ...(options.teacher && { teacher: base(options.teacher) }),
   };
 }

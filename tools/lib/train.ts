@@ -38,6 +38,7 @@ export interface Recipe {
   /** decay of the exponential moving average of the weights; 0 keeps none */
   ema: number;
   seed: number;
+  checkpointSeconds: number;
 }
 
 export type Variables = Map<string, tfjs.Variable>;
@@ -72,7 +73,6 @@ export interface TrainReport {
   history: Record<string, number>[];
 }
 
-const CHECKPOINT_SECONDS = 120;
 const HISTORY_LINES = 400;
 
 /**
@@ -117,7 +117,7 @@ export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): P
     const now = performance.now();
     const figures = Object.entries(terms).map(([name, value]) => `${name} ${value.toFixed(3)}`);
     progress.update(step, `${figures.join(" ")}  ${(images / ((now - started) / 1000)).toFixed(1)} images/s`);
-    if (now - lastCheckpoint > CHECKPOINT_SECONDS * 1000) {
+    if (now - lastCheckpoint > recipe.checkpointSeconds * 1000) {
       save(task, optimiser, ema, history, step);
       lastCheckpoint = now;
     }

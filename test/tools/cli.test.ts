@@ -1,0 +1,341 @@
+import { spawn } from "node:child_process";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Tensors } from "../../src/format/model.ts";
+import { float32 } from "../../src/format/read.ts";
+import { readModelFolder } from "../../tools/lib/folders.ts";
+import {
+  BIN,
+  CLASSES,
+  randomTensors,
+  slimvit,
+  slimvitJson,
+  tinyArchitecture,
+  writeCheckpoint,
+  writeLabels,
+  writePictures,
+} from "./fixtures.ts";
+
+const dir = mkdtempSync(join(tmpdir(), "slimvit-cli-"));
+const at = (...parts: string[]) => join(dir, ...parts);
+const importFlags = ["--heads", "2", "--labels", at("labels.tsv")];
+let tensors: Tensors;
+
+beforeAll(async () => {
+  tensors = randomTensors(tinyArchitecture(), CLASSES.length, 1);
+  writeCheckpoint(at("tiny.safetensors"), tensors);
+  writeLabels(at("labels.tsv"));
+  await writePictures(at("pictures"), 10);
+  slimvitJson("import", at("tiny.safetensors"), "-o", at("dense"), ...importFlags);
+});
+afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+describe("the whole chain on a tiny ViT", () => {
+  test("import → search → compress → retrain → export → inspect, eval, run", () => {
+    const train = [
+      "--data",
+      at("pictures"),
+      "--teacher",
+      at("dense"),
+      "--batch",
+      "6",
+      "--epochs",
+      "4",
+      "--warmup",
+      "0",
+      "--seed",
+      "3",
+    ];
+    const searched = slimvitJson<{ steps: number; imagesPerSecond: number }>(
+      "search",
+      at("dense"),
+      "-o",
+      at("search"),
+      "--w-attn",
+      "1e-2",
+      ...train,
+    );
+    expect(searched.steps).toBe(12); // 18 training pictures in batches of 6, four times
+    expect(searched.imagesPerSecond).toBeGreaterThan(0);
+
+    const cut = slimvitJson<{ macsShare: number; maxAbsDiff: number }>(
+      "compress",
+      at("search"),
+      "-o",
+      at("slim"),
+      "--attn",
+      "0.6",
+      "--mlp",
+      "0.5",
+      "--patch",
+      "0.7",
+    );
+    expect(cut.macsShare).toBeLessThan(0.8);
+    expect(cut.maxAbsDiff).toBeLessThan(1e-4);
+
+    slimvitJson("retrain", at("slim"), "-o", at("retrained"), ...train);
+    slimvitJson("export", at("retrained"), "-o", at("shipped"), "--dtype", "f32,f16,int8", "--onnx");
+    expect(readdirSync(at("shipped")).sort()).toEqual([
+      "card.md",
+      "model.f16.safetensors",
+      "model.f32.safetensors",
+      "model.int8.safetensors",
+      "model.onnx",
+      "slimvit.json",
+    ]);
+
+    const inspected = slimvitJson<{
+      macs: number;
+      blocks: { headDims: number[]; mlpHidden: number; keepIdx: number[] }[];
+    }>("inspect", at("shipped"));
+    expect(inspected.blocks.reduce((sum, b) => sum + b.mlpHidden, 0)).toBe(36);
+    const evaluated = slimvitJson<{ n: number; top1: number; engine: string }>(
+      "eval",
+      at("shipped"),
+      "--data",
+      at("pictures"),
+      "--split",
+      "test",
+      "--engine",
+      "reference",
+    );
+    expect(evaluated).toMatchObject({ n: 6, engine: "reference" });
+
+    const [file] = readdirSync(at("pictures", CLASSES[0]));
+    const picture = at("pictures", CLASSES[0], file);
+    const byEngine = (engine: string, dtype: string) =>
+      slimvitJson<{ logits: number[]; classes: unknown[] }[]>(
+        "run",
+        at("shipped"),
+        picture,
+        "--engine",
+        engine,
+        "--dtype",
+        dtype,
+      )[0];
+    const reference = byEngine("reference", "f32");
+    expect(reference.classes).toHaveLength(3);
+    byEngine("onnx-wasm", "f32").logits.forEach((v, k) => void expect(v).toBeCloseTo(reference.logits[k], 4));
+    byEngine("onnx-wasm", "f16").logits.forEach(
+      (v, k) => void expect(Math.abs(v - reference.logits[k])).toBeLessThan(0.02),
+    );
+    expect(readdirSync(dir).filter((name) => name.startsWith("."))).toEqual([]); // no checkpoint, no half folder left
+  }, 180_000);
+
+  test("a run killed again and again, and resumed, ends with the weights of one never killed", async () => {
+    const args = ["--data", at("pictures"), "--teacher", at("dense"), "--batch", "6", "--epochs", "60", "--seed", "3"];
+    args.push("--ema", "0.9", "--mixup", "0.5", "--drop-path", "0.1", "--checkpoint-seconds", "0");
+    slimvitJson("retrain", at("dense"), "-o", at("whole"), ...args);
+    let kills = 0;
+    while (
+      await killedWhileTraining(["retrain", at("dense"), "-o", at("killed"), ...args, "--resume"], 150 + 250 * kills)
+    ) {
+      kills++;
+      expect(existsSync(at("killed"))).toBe(false);
+      if (kills === 4) slimvitJson("retrain", at("dense"), "-o", at("killed"), ...args, "--resume");
+      if (kills === 4) break;
+    }
+    expect(kills).toBeGreaterThan(0);
+    const [whole, resumed] = [readModelFolder(at("whole")), readModelFolder(at("killed"))];
+    for (const name of whole.tensors.keys())
+      expect(float32(resumed.tensors, name)).toEqual(float32(whole.tensors, name));
+  }, 180_000);
+});
+
+describe("import", () => {
+  test("gives the same model from Hugging Face names as from timm's", () => {
+    mkdirSync(at("hf"));
+    writeCheckpoint(at("hf", "model.safetensors"), toHuggingFace(tensors));
+    writeFileSync(
+      at("hf", "config.json"),
+      JSON.stringify({
+        num_attention_heads: 2,
+        image_size: 32,
+        layer_norm_eps: 1e-6,
+        id2label: { 0: "a", 1: "b", 2: "c" },
+      }),
+    );
+    slimvitJson("import", at("hf"), "-o", at("from-hf"));
+    const [a, b] = [readModelFolder(at("dense")), readModelFolder(at("from-hf"))];
+    for (const name of a.tensors.keys()) expect(float32(b.tensors, name)).toEqual(float32(a.tensors, name));
+    expect(b.manifest.labels.map((l) => l.label)).toEqual(["a", "b", "c"]);
+  });
+
+  test.each<[string, (t: Tensors) => void, RegExp]>([
+    ["a missing tensor", (t) => t.delete("blocks.1.mlp.fc2.weight"), /tensor "blocks\.1\.mlp\.fc2\.weight" is missing/],
+    [
+      "a wrong name",
+      (t) => void t.set("blocks.1.attn.gate", { dtype: "F32", shape: [1], data: new Float32Array(1) }),
+      /"blocks\.1\.attn\.gate" belongs to no plain ViT/,
+    ],
+    [
+      "a wrong shape",
+      (t) => void t.set("norm.bias", { dtype: "F32", shape: [7], data: new Float32Array(7) }),
+      /"norm\.bias" has shape \[7\], expected \[16\]/,
+    ],
+    [
+      "a NaN",
+      (t) => void t.set("norm.bias", { dtype: "F32", shape: [16], data: new Float32Array(16).fill(NaN) }),
+      /"norm\.bias" holds NaN/,
+    ],
+  ])("%s is one sentence that names it, exit 1, nothing written", (what, damage, message) => {
+    const broken: Tensors = new Map(tensors);
+    damage(broken);
+    const file = at(`${what.replaceAll(" ", "-")}.safetensors`);
+    writeCheckpoint(file, broken);
+    const out = at("never");
+    expectFailure(["import", file, "-o", out, ...importFlags], 1, message);
+    expect(existsSync(out)).toBe(false);
+  });
+});
+
+describe("bad input is one clear sentence", () => {
+  const retrain = () => ["retrain", at("dense"), "--data", at("pictures"), "-o", at("never")];
+  test.each<[string, () => string[], number, RegExp]>([
+    ["an unknown option", () => [...retrain(), "--bogus"], 2, /unknown option '--bogus'/],
+    ["an unknown command", () => ["frobnicate"], 2, /unknown command 'frobnicate'/],
+    [
+      "a budget over 1",
+      () => ["compress", at("dense"), "-o", at("never"), "--attn", "1.5", "--mlp", "1", "--patch", "1"],
+      2,
+      /from 0 to 1/,
+    ],
+    ["no slimvit.json", () => ["inspect", at("pictures")], 1, /pictures: has no slimvit\.json/],
+    ["no such folder", () => ["inspect", at("nowhere")], 1, /nowhere: no such folder/],
+    [
+      "a picture that is none",
+      () => ["run", at("dense"), at("labels.tsv"), "--engine", "reference"],
+      1,
+      /labels\.tsv: is no picture/,
+    ],
+    [
+      "masks that were never searched",
+      () => ["compress", at("dense"), "-o", at("never"), "--attn", "1", "--mlp", "1", "--patch", "1"],
+      1,
+      /has no zetas\.safetensors/,
+    ],
+    [
+      "an output that exists",
+      () => ["import", at("tiny.safetensors"), "-o", at("dense"), ...importFlags],
+      2,
+      /dense: exists already/,
+    ],
+    [
+      "data that is neither folder nor zip",
+      () => [...retrain(), "--data", at("labels.tsv")],
+      1,
+      /labels\.tsv: is neither a folder nor a readable zip/,
+    ],
+    ["no labels and no teacher", () => [...retrain(), "--unlabelled"], 2, /--unlabelled data needs a --teacher/],
+  ])("%s", (_, args, status, message) => {
+    expectFailure(args(), status, message);
+    expect(existsSync(at("never"))).toBe(false);
+  });
+
+  test("a class folder that the model does not know", async () => {
+    mkdirSync(at("other", "kiwis"), { recursive: true });
+    writeFileSync(at("other", "kiwis", "1.png"), readFileSync(at("pictures", CLASSES[0], "00.png")));
+    expectFailure(
+      ["eval", at("dense"), "--data", at("other"), "--engine", "reference"],
+      1,
+      /Class folder "kiwis" is none of the model's 3 labels/,
+    );
+  });
+
+  test("a broken picture among good ones is named, skipped and counted", async () => {
+    await writePictures(at("mixed"), 5);
+    writeFileSync(at("mixed", CLASSES[1], "00.png"), "no picture");
+    const { status, stderr } = slimvit(
+      "retrain",
+      at("dense"),
+      "--data",
+      at("mixed"),
+      "-o",
+      at("mixed-out"),
+      "--batch",
+      "3",
+      "--epochs",
+      "2",
+    );
+    expect(stderr).toMatch(/skipped \(1 so far\): .*cherries\/00\.png: is no picture/);
+    expect(status).toBe(0);
+  });
+});
+
+/** Starts a run, kills it with SIGKILL `ms` after its next checkpoint; false if it ended before. */
+function killedWhileTraining(args: string[], ms: number): Promise<boolean> {
+  const child = spawn(process.execPath, [BIN, ...args], { stdio: "ignore" });
+  const checkpoint = at(".killed.checkpoint.safetensors");
+  const before = existsSync(checkpoint) ? statSync(checkpoint).mtimeMs : 0;
+  const poll = setInterval(() => {
+    if (!existsSync(checkpoint) || statSync(checkpoint).mtimeMs === before) return;
+    clearInterval(poll);
+    setTimeout(() => child.kill("SIGKILL"), ms);
+  }, 5);
+  return new Promise((resolve) => {
+    child.on("exit", (_, signal) => {
+      clearInterval(poll);
+      resolve(signal === "SIGKILL");
+    });
+  });
+}
+
+function expectFailure(args: string[], status: number, message: RegExp): void {
+  const result = slimvit(...args);
+  expect(result.stderr).toMatch(message);
+  expect(result.stderr).not.toMatch(/\n\s+at /); // no stack trace
+  expect(result.status).toBe(status);
+}
+
+function toHuggingFace(tensors: Tensors): Tensors {
+  const out: Tensors = new Map();
+  for (const [name, tensor] of tensors) {
+    const block = name.match(/^blocks\.(\d+)\.(.*)$/);
+    if (!block) {
+      out.set(
+        name
+          .replace(/^cls_token/, "vit.embeddings.cls_token")
+          .replace(/^pos_embed/, "vit.embeddings.position_embeddings")
+          .replace(/^patch_embed\.proj/, "vit.embeddings.patch_embeddings.projection")
+          .replace(/^norm/, "vit.layernorm")
+          .replace(/^head/, "classifier"),
+        tensor,
+      );
+      continue;
+    }
+    const prefix = `vit.encoder.layer.${block[1]}`;
+    const qkv = block[2].match(/^attn\.qkv\.(weight|bias)$/);
+    if (qkv) {
+      const rows = tensor.shape[0] / 3;
+      ["query", "key", "value"].forEach((part, k) => {
+        const each = tensor.data.length / 3;
+        const data = (tensor.data as Float32Array).slice(k * each, (k + 1) * each);
+        out.set(`${prefix}.attention.attention.${part}.${qkv[1]}`, {
+          dtype: "F32",
+          shape: [rows, ...tensor.shape.slice(1)],
+          data,
+        });
+      });
+      continue;
+    }
+    const renamed = block[2]
+      .replace("attn.proj", "attention.output.dense")
+      .replace("mlp.fc1", "intermediate.dense")
+      .replace("mlp.fc2", "output.dense")
+      .replace("norm1", "layernorm_before")
+      .replace("norm2", "layernorm_after");
+    out.set(`${prefix}.${renamed}`, tensor);
+  }
+  return out;
+}

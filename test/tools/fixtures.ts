@@ -1,0 +1,83 @@
+/** A tiny ViT checkpoint and a few folders of tiny pictures, made from seeds, for tests of the offline stage. */
+import { spawnSync } from "node:child_process";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import sharp from "sharp";
+import { type Architecture, denseTokens, type Tensors, tensorShapes } from "../../src/format/model.ts";
+import { writeSafetensors } from "../../src/format/safetensors.ts";
+import { random } from "../../tools/lib/random.ts";
+
+export const CLASSES = ["bananas", "cherries", "plums"];
+
+/** 32×32 px, patches of 8, 2 heads of 8 channels. */
+export function tinyArchitecture(overrides: Partial<Architecture> = {}): Architecture {
+  const arch: Architecture = {
+    imageSize: [32, 32],
+    patchSize: 8,
+    embedDim: 16,
+    headDim: 8,
+    layerNormEps: 1e-6,
+    prefixTokens: 1,
+    blocks: [],
+    ...overrides,
+  };
+  const keepIdx = Array.from({ length: denseTokens(arch) }, (_, token) => token);
+  const heads = arch.embedDim / arch.headDim;
+  const block = { headDims: Array(heads).fill(arch.headDim), mlpHidden: 24, keepIdx };
+  return arch.blocks.length ? arch : { ...arch, blocks: [block, block, block] };
+}
+
+export function randomTensors(arch: Architecture, classes: number, seed: number): Tensors {
+  const tensors: Tensors = new Map();
+  const rng = random(seed);
+  for (const [name, shape] of tensorShapes(arch, classes)) {
+    const size = shape.reduce((a, b) => a * b, 1);
+    const around = name.includes("norm") && name.endsWith("weight") ? 1 : 0;
+    const data = Float32Array.from({ length: size }, () => around + (rng() - 0.5) * (around ? 0.4 : 0.8));
+    tensors.set(name, { dtype: "F32", shape, data });
+  }
+  return tensors;
+}
+
+export function writeCheckpoint(path: string, tensors: Tensors): void {
+  writeFileSync(path, writeSafetensors(tensors));
+}
+
+/** Pictures whose hue is their class: CLASSES × `each`, 40×36 px. */
+export async function writePictures(dir: string, each: number): Promise<void> {
+  const hues = [
+    [220, 200, 40],
+    [200, 30, 40],
+    [90, 40, 140],
+  ];
+  for (const [c, name] of CLASSES.entries()) {
+    mkdirSync(join(dir, name), { recursive: true });
+    for (let k = 0; k < each; k++) {
+      const rng = random(c, k);
+      const data = Buffer.alloc(40 * 36 * 3);
+      for (let i = 0; i < data.length; i++) data[i] = Math.max(0, Math.min(255, hues[c][i % 3] + (rng() - 0.5) * 120));
+      await sharp(data, { raw: { width: 40, height: 36, channels: 3 } })
+        .png()
+        .toFile(join(dir, name, `${String(k).padStart(2, "0")}.png`));
+    }
+  }
+}
+
+export function writeLabels(path: string): void {
+  writeFileSync(path, CLASSES.map((name) => `${name}\t${name}, a fruit\n`).join(""));
+}
+
+export const BIN = fileURLToPath(new URL("../../tools/bin/slimvit.mjs", import.meta.url));
+
+/** Runs the command line as a user does. */
+export function slimvit(...args: string[]): { status: number | null; stdout: string; stderr: string } {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [BIN, ...args], { encoding: "utf8" });
+  return { status, stdout, stderr };
+}
+
+export function slimvitJson<T>(...args: string[]): T {
+  const { status, stdout, stderr } = slimvit(...args, "--json");
+  if (status !== 0) throw new Error(`slimvit ${args.join(" ")} exited ${status}: ${stderr}`);
+  return JSON.parse(stdout);
+}

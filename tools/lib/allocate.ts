@@ -1,0 +1,124 @@
+/**
+ * One target for three families: which channels, units and tokens go first, by importance per MAC saved.
+ * The order of removal does not depend on the target, so the models of one search are nested.
+ */
+import { type Architecture, innerDim } from "../../src/format/model.ts";
+import type { BlockMask, BlockZeta, MaskMode } from "./masks.ts";
+
+/** What removing one more unit of a kind in a block saves, in MACs; widths and tokens are the block's current ones. */
+interface BlockCost {
+  tokens: number;
+  channels: number;
+  units: number;
+}
+
+/**
+ * Removes the unit with the least importance per MAC saved until at most `share` of the dense MACs are left.
+ * A token goes in the deepest block where it still lives, so keep-lists stay nested; prefix tokens never go; a family
+ * whose mask was frozen stays whole.
+ *
+ * @param importance per block, `attn` spread over channels, `patch` by token
+ * @param macs of the dense model
+ */
+export function allocate(
+  arch: Architecture,
+  mode: MaskMode,
+  importance: BlockZeta[],
+  frozen: { attn: boolean; mlp: boolean; patch: boolean },
+  macs: number,
+  share: number,
+): BlockMask[] {
+  const { embedDim: d, headDim, patchSize, prefixTokens, blocks } = arch;
+  const masks: BlockMask[] = blocks.map((block) => ({
+    attn: Array(innerDim(block)).fill(true),
+    mlp: Array(block.mlpHidden).fill(true),
+    tokens: Array(block.keepIdx.length).fill(true),
+  }));
+  const state: BlockCost[] = blocks.map((block) => ({
+    tokens: block.keepIdx.length,
+    channels: innerDim(block),
+    units: block.mlpHidden,
+  }));
+  /** the deepest block in which each token lives */
+  const deepest: number[] = Array(blocks[0].keepIdx.length).fill(blocks.length - 1);
+  const groups = channelGroups(mode, blocks[0].headDims.length, headDim, blocks.length);
+
+  const channelSaving = ({ tokens: n }: BlockCost) => 4 * n * d + 2 * n * n;
+  const unitSaving = ({ tokens: n }: BlockCost) => 2 * n * d;
+  const tokenSaving = ({ tokens: n, channels: s, units: m }: BlockCost, block: number) =>
+    4 * d * s + 2 * (2 * n - 1) * s + 2 * d * m + (block === 0 ? 3 * patchSize ** 2 * d : 0);
+
+  let left = macs;
+  while (left > macs * share) {
+    let best: { score: number; saving: number; remove: () => void } | undefined;
+    const offer = (value: number, saving: number, remove: () => void) => {
+      // A token in a block that has lost everything else does nothing there and is in the way: it goes first.
+      const score = saving > 0 ? value / saving : -1;
+      // Strictly less: ties go to the first block, family and index.
+      if (!best || score < best.score) best = { score, saving, remove };
+    };
+    if (!frozen.attn) {
+      for (const group of groups) {
+        if (!masks[group[0].block].attn[group[0].channel]) continue;
+        let [value, saving] = [0, 0];
+        for (const { block, channel } of group) {
+          value += importance[block].attn[channel];
+          saving += channelSaving(state[block]);
+        }
+        // ζ shared by a group has one importance, spread over its channels
+        offer(mode === "channel" ? value : value / group.length, saving, () => {
+          for (const { block, channel } of group) {
+            masks[block].attn[channel] = false;
+            state[block].channels--;
+          }
+        });
+      }
+    }
+    blocks.forEach((_, block) => {
+      if (frozen.mlp) return;
+      const saving = unitSaving(state[block]);
+      const values = importance[block].mlp;
+      const mask = masks[block].mlp;
+      for (let unit = 0; unit < mask.length; unit++) {
+        if (mask[unit] && (!best || values[unit] / saving < best.score)) {
+          offer(values[unit], saving, () => {
+            mask[unit] = false;
+            state[block].units--;
+          });
+        }
+      }
+    });
+    if (!frozen.patch) {
+      for (let token = prefixTokens; token < deepest.length; token++) {
+        const block = deepest[token];
+        if (block < 0) continue;
+        offer(importance[block].patch[token], tokenSaving(state[block], block), () => {
+          masks[block].tokens[token] = false;
+          state[block].tokens--;
+          deepest[token]--;
+        });
+      }
+    }
+    if (!best) break; // nothing is left that may go
+    best.remove();
+    left -= best.saving;
+  }
+  return masks;
+}
+
+interface Channel {
+  block: number;
+  channel: number;
+}
+
+/** Channels that one ζ covers go together: one; the channels of a head; the same channel of every head. */
+function channelGroups(mode: MaskMode, heads: number, headDim: number, depth: number): Channel[][] {
+  const groups: Channel[][] = [];
+  for (let block = 0; block < depth; block++) {
+    const all = Array.from({ length: heads * headDim }, (_, channel) => ({ block, channel }));
+    if (mode === "channel") groups.push(...all.map((channel) => [channel]));
+    else if (mode === "head") for (let h = 0; h < heads; h++) groups.push(all.slice(h * headDim, (h + 1) * headDim));
+    else for (let c = 0; c < headDim; c++) groups.push(all.filter(({ channel }) => channel % headDim === c));
+  }
+  return groups;
+}

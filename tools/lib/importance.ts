@@ -1,0 +1,63 @@
+/**
+ * How much each maskable unit matters to the loss: I = |z · ∂L/∂z|, the first-order change of the base loss if the unit
+ * went (z = ζ, or tanh ζ for tokens), averaged over training pictures. Unlike ζ itself it compares across families.
+ */
+import type * as tfjs from "@tensorflow/tfjs-core";
+import { forward, type Weights } from "../../src/engines/tfjs/forward.ts";
+import type { Tensor, TF } from "../../src/engines/tfjs/ops.ts";
+import type { Architecture } from "../../src/format/model.ts";
+import type { StoredTensor } from "../../src/format/safetensors.ts";
+import { type TrainData, trainBatches } from "./data.ts";
+import { foldZeta } from "./masks.ts";
+import { startProgress } from "./progress.ts";
+
+/** Small, so that the sign of a gradient seldom cancels within a batch. */
+const BATCH = 8;
+export const IMPORTANCE_PICTURES = 512;
+
+/**
+ * @param lossOf the base loss, without penalties
+ * @returns tensors named and shaped as the masks
+ */
+export async function measureImportance(
+  tf: TF,
+  arch: Architecture,
+  weights: Weights,
+  zetas: Weights,
+  data: TrainData,
+  lossOf: (logits: Tensor, pixels: Tensor, labels: number[]) => Tensor,
+  seed: number,
+): Promise<Map<string, StoredTensor>> {
+  const sums = new Map([...zetas].map(([name, zeta]) => [name, new Float64Array(zeta.size)]));
+  const steps = Math.ceil(Math.min(IMPORTANCE_PICTURES, data.pictures.length) / BATCH);
+  const progress = startProgress("importance", steps);
+  let step = 0;
+  for await (const batch of trainBatches(data, { batch: BATCH, seed, from: 0, to: steps })) {
+    const [height, width] = data.preprocess.crop;
+    tf.tidy(() => {
+      const pixels = tf.tensor4d(batch.pixels, [batch.size, 3, height, width]);
+      // Tokens are differentiated at their gate tanh ζ, channels and units at ζ.
+      const gates = [...zetas].map(([name, zeta]) => (name.endsWith("patch_zeta") ? tf.tanh(zeta) : tf.clone(zeta)));
+      const names = [...zetas.keys()];
+      const gradients = tf.grads((...inputs: Tensor[]) => {
+        const gate = new Map(names.map((name, k) => [name, inputs[k]]));
+        const tokenGates = arch.blocks.map((_, i) => tf.reshape(gate.get(`blocks.${i}.attn.patch_zeta`)!, [-1]));
+        const { logits } = forward(tf, arch, foldZeta(tf, arch, weights, gate), pixels, { tokenGates });
+        return lossOf(logits, pixels, batch.labels);
+      })(gates as tfjs.Tensor[]);
+      gradients.forEach((gradient, k) => {
+        const change = tf.abs(tf.mul(gradient, gates[k])).dataSync();
+        const sum = sums.get(names[k])!;
+        for (let i = 0; i < sum.length; i++) sum[i] += change[i];
+      });
+    });
+    progress.update(++step, "");
+  }
+  progress.stop();
+  return new Map(
+    [...sums].map(([name, sum]) => [
+      name,
+      { dtype: "F32", shape: zetas.get(name)!.shape, data: Float32Array.from(sum, (v) => v / step) },
+    ]),
+  );
+}
