@@ -133,6 +133,46 @@ export function expectClose(
   }
 }
 
+/** What a block keeps. */
+export interface Cut {
+  /** of each head, which channels */
+  heads: boolean[][];
+  units: boolean[];
+  keepIdx: number[];
+}
+
+/** Removes what `cuts` do not keep from a dense model; nothing is folded. */
+export function cut({ manifest, dtype, tensors }: Model, cuts: Cut[]): Model {
+  const { embedDim } = manifest;
+  const slim = new Map(tensors);
+  const rows = (key: string, keep: boolean[]) => {
+    const { data } = tensors.get(key)!;
+    const width = data.length / keep.length;
+    const kept = (data as Float32Array).filter((_, i) => keep[Math.floor(i / width)]);
+    const count = keep.filter(Boolean).length;
+    slim.set(key, { dtype: "F32", shape: key.endsWith("bias") ? [count] : [count, width], data: kept });
+  };
+  const columns = (key: string, keep: boolean[]) => {
+    const kept = (tensors.get(key)!.data as Float32Array).filter((_, i) => keep[i % keep.length]);
+    slim.set(key, { dtype: "F32", shape: [embedDim, kept.length / embedDim], data: kept });
+  };
+  const blocks = cuts.map(({ heads, units, keepIdx }, i): BlockShape => {
+    const channels = heads.flat();
+    for (const part of ["weight", "bias"]) {
+      rows(`blocks.${i}.attn.qkv.${part}`, [...channels, ...channels, ...channels]);
+      rows(`blocks.${i}.mlp.fc1.${part}`, units);
+    }
+    columns(`blocks.${i}.attn.proj.weight`, channels);
+    columns(`blocks.${i}.mlp.fc2.weight`, units);
+    return {
+      headDims: heads.map((head) => head.filter(Boolean).length).filter((width) => width > 0),
+      mlpHidden: units.filter(Boolean).length,
+      keepIdx,
+    };
+  });
+  return { manifest: { ...manifest, blocks }, dtype, tensors: slim };
+}
+
 const goldenFile = (name: string) => {
   const url = new URL(`fixtures/golden/${name}.safetensors`, import.meta.url);
   return readSafetensors(readFileSync(url), name);
@@ -142,9 +182,18 @@ export interface Golden {
   model: Model;
   /** each [3, 32, 32] */
   images: Float32Array[];
+  cases: GoldenCase[];
 }
 
-/** The dense network of fixtures/golden and its four pictures. */
+/** One published slim network: a mask mode, a budget and a rule for tokens. */
+export interface GoldenCase {
+  name: string;
+  cuts: Cut[];
+  /** of each picture */
+  logits: Float64Array[];
+}
+
+/** The dense network of fixtures/golden, its four pictures, and the logits of what is left of it after each compression. */
 export function readGolden(): Golden {
   const keepIdx = [...Array(17).keys()];
   const arch: Architecture = {
@@ -161,10 +210,36 @@ export function readGolden(): Golden {
   return {
     model: { manifest: manifestOf(arch, 10), dtype: "f32", tensors: goldenFile("weights") as Tensors },
     images: [0, 1, 2, 3].map((i) => images.slice(i * size, (i + 1) * size)),
+    cases: ["channel", "head", "uniform"].flatMap(goldenCases),
   };
 }
 
-/** The published numbers of a golden file, by name. */
-export function goldenValues(file: string, key: string): ArrayLike<number> {
-  return goldenFile(file).get(key)!.data as Float64Array;
+type GoldenJson = { modes: Record<string, { budgets: Record<string, Record<`keep_${string}`, number[][]>> }> };
+
+function goldenCases(mode: string): GoldenCase[] {
+  const json = readFileSync(new URL("fixtures/golden/golden.json", import.meta.url), "utf8");
+  const { budgets } = (JSON.parse(json) as GoldenJson).modes[mode];
+  const stored = goldenFile(`compress-${mode}`);
+  return Object.entries(budgets).flatMap(([budget, kept]) => {
+    const attn = stored.get(`${budget}.mask_attn`)!; // [4, 3 | 1, 16 | 1]
+    const mlp = stored.get(`${budget}.mask_mlp`)!.data; // [4, 192]
+    const [, heads, width] = attn.shape;
+    const channel = (block: number, head: number, c: number) =>
+      attn.data[(block * heads + (head % heads)) * width + (c % width)] === 1;
+    return [
+      ["union", "slim_logits"],
+      ["intersect", "slim_intersect_logits"],
+    ].map(([rule, key]) => {
+      const logits = stored.get(`${budget}.${key}`)!.data as Float64Array;
+      return {
+        name: `${mode} ${budget} ${rule}`,
+        cuts: kept[`keep_${rule}`].map((keepIdx, block) => ({
+          heads: [0, 1, 2].map((head) => Array.from({ length: 16 }, (_, c) => channel(block, head, c))),
+          units: Array.from({ length: 192 }, (_, unit) => mlp[block * 192 + unit] === 1),
+          keepIdx,
+        })),
+        logits: [0, 1, 2, 3].map((i) => logits.slice(i * 10, i * 10 + 10)),
+      };
+    });
+  });
 }
