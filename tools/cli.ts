@@ -3,7 +3,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from "commander
 import type { EngineName } from "../src/engines/engine.ts";
 import { messageOf, SlimViTError } from "../src/errors.ts";
 import type { WeightsDtype } from "../src/format/model.ts";
-import { MASK_MODES } from "./lib/masks.ts";
+import { MASK_MODES, PATCH_FORMS } from "./lib/masks.ts";
 import {
   addDataOptions,
   addTrainOptions,
@@ -80,6 +80,19 @@ addTrainOptions(
     "AdamW's rate for the patch masks, which start where tanh is flat",
     positive,
     SEARCH_DEFAULTS.lrMaskPatch,
+  )
+  .addOption(
+    new Option(
+      "--patch-form <form>",
+      "how patch masks act: tanh ζ on the norms' outputs, as the reference, or on attention scores",
+    )
+      .choices(PATCH_FORMS)
+      .default(SEARCH_DEFAULTS.patchForm),
+  )
+  .addOption(
+    new Option("--tokens <rule>", "how the score form nests keep-lists")
+      .choices(["union", "intersect"])
+      .default("union"),
   )
   .option("--zeta-decay", "decay masks like weights, as the reference does")
   .option("--masks-only", "train masks and norms, keep the other weights")

@@ -23,11 +23,11 @@ import {
   hardenMasks,
   MASK_MODES,
   type MaskMode,
+  patchGates,
   slimArchitecture,
   sparsity,
   type TokenRule,
   threshold,
-  tokenGates,
 } from "./lib/masks.ts";
 import { printJson, say } from "./lib/terminal.ts";
 
@@ -198,7 +198,7 @@ function searchLogits(
   onBlock?: (x: Tensor) => void,
 ): Tensor {
   return forward(tf, arch, foldZeta(tf, arch, weights, zetas), pixels, {
-    tokenGates: tokenGates(tf, arch, zetas),
+    tokenGates: patchGates(tf, arch, zetas),
     onBlock,
   }).logits;
 }

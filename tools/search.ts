@@ -15,7 +15,18 @@ import { openBackend } from "./lib/backend.ts";
 import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
 import { measureImportance } from "./lib/importance.ts";
 import { crossEntropy, smoothTargets, softDistillation } from "./lib/losses.ts";
-import { foldZeta, isZeta, type MaskMode, sparsity, tokenGates, ZETA_INIT, zetaShapes } from "./lib/masks.ts";
+import {
+  foldZeta,
+  isZeta,
+  type MaskMode,
+  type PatchForm,
+  patchGates,
+  patchOptions,
+  sparsity,
+  type TokenRule,
+  ZETA_INIT,
+  zetaShapes,
+} from "./lib/masks.ts";
 import { fingerprint, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
 import { asFunction } from "./lib/teacher.ts";
 import { percent, say } from "./lib/terminal.ts";
@@ -35,6 +46,8 @@ export interface SearchOptions extends TrainOptions {
   wPatch: number;
   lrMask: number;
   lrMaskPatch: number;
+  patchForm: PatchForm;
+  tokens: TokenRule;
   zetaDecay?: boolean;
   masksOnly?: boolean;
 }
@@ -50,6 +63,7 @@ export const SEARCH_DEFAULTS = {
   wPatch: 1e-4,
   lrMask: 2e-3,
   lrMaskPatch: 1e-2,
+  patchForm: "gate" as PatchForm,
 };
 
 export const ZETA_FILE = "zetas.safetensors";
@@ -81,11 +95,12 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
   const task: TrainTask = {
     name: "search",
     variables: trained,
-    logits: (pixels, branchGates) =>
-      forward(tf, arch, foldZeta(tf, arch, weights, zetas), pixels, {
-        tokenGates: tokenGates(tf, arch, zetas),
-        branchGates,
-      }).logits,
+    logits: (pixels, branchGates) => {
+      const patch = patchOptions(tf, arch, patchGates(tf, arch, zetas), options.patchForm, options.tokens);
+      return forward(tf, arch, foldZeta(tf, arch, weights, zetas), pixels, { ...patch, branchGates }).logits;
+    },
+    // The score form's factors are never negative; at 0 a token is gone, and its one-sided slope may bring it back.
+    ...(options.patchForm === "score" && { afterStep: () => clampPatchZetas(tf, zetas) }),
     penalties: () => {
       const l1 = sparsity(tf, arch, zetas);
       return {
@@ -115,6 +130,7 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
     weights,
     zetas,
     data,
+    (gates) => patchOptions(tf, arch, gates, options.patchForm, options.tokens),
     baseLoss(tf, model, options, teacher),
     options.seed,
   );
@@ -139,6 +155,10 @@ function baseLoss(
     teacher
       ? softDistillation(tf, logits, teacher(pixels), tau, "batch")
       : crossEntropy(tf, logits, tf.tensor2d(smoothTargets(labels, classes, 0), [labels.length, classes]));
+}
+
+function clampPatchZetas(tf: TF, zetas: Variables): void {
+  for (const [name, zeta] of zetas) if (familyOf(name) === "patch") zeta.assign(tf.tidy(() => tf.relu(zeta)));
 }
 
 function requireDense({ manifest }: Model, source: string): void {
@@ -193,6 +213,6 @@ function writeSearchFolder(
     [ZETA_FILE]: writeSafetensors(masks, { masks: options.masks }),
     [IMPORTANCE_FILE]: writeSafetensors(importance),
     "history.json": `${JSON.stringify(history)}\n`,
-    [SEARCH_FILE]: `${JSON.stringify({ masks: options.masks, wAttn: options.wAttn, wMlp: options.wMlp, wPatch: options.wPatch }, null, 2)}\n`,
+    [SEARCH_FILE]: `${JSON.stringify({ masks: options.masks, patchForm: options.patchForm, tokens: options.tokens, wAttn: options.wAttn, wMlp: options.wMlp, wPatch: options.wPatch }, null, 2)}\n`,
   });
 }

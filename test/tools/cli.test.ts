@@ -133,6 +133,34 @@ describe("the whole chain on a tiny ViT", () => {
     expect(readdirSync(dir).filter((name) => name.startsWith("."))).toEqual([]); // no checkpoint, no half folder left
   }, 180_000);
 
+  test("the score form searches with head masks and compresses to one MACs target", () => {
+    const train = ["--data", at("pictures"), "--batch", "6", "--epochs", "6", "--warmup", "0"];
+    slimvitJson(
+      "search",
+      at("dense"),
+      "-o",
+      at("scored"),
+      "--masks",
+      "head",
+      "--patch-form",
+      "score",
+      "--tokens",
+      "intersect",
+      ...train,
+    );
+    const { macsShare } = slimvitJson<{ macsShare: number }>(
+      "compress",
+      at("scored"),
+      "-o",
+      at("scored-slim"),
+      "--macs",
+      "0.6",
+    );
+    expect(macsShare).toBeLessThanOrEqual(0.6);
+    const { blocks } = slimvitJson<{ blocks: { headDims: number[] }[] }>("inspect", at("scored-slim"));
+    for (const { headDims } of blocks) expect(headDims.every((width) => width === 8)).toBe(true);
+  });
+
   test("a run killed again and again, and resumed, ends with the weights of one never killed", async () => {
     const args = ["--data", at("pictures"), "--teacher", at("dense"), "--batch", "6", "--epochs", "60", "--seed", "3"];
     args.push("--ema", "0.9", "--mixup", "0.5", "--drop-path", "0.1", "--checkpoint-seconds", "0");

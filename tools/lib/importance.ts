@@ -3,7 +3,7 @@
  * went (z = ζ, or tanh ζ for tokens), averaged over training pictures. Unlike ζ itself it compares across families.
  */
 import type * as tfjs from "@tensorflow/tfjs-core";
-import { forward, type Weights } from "../../src/engines/tfjs/forward.ts";
+import { type ForwardOptions, forward, type Weights } from "../../src/engines/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/engines/tfjs/ops.ts";
 import type { Architecture } from "../../src/format/model.ts";
 import type { StoredTensor } from "../../src/format/safetensors.ts";
@@ -16,6 +16,7 @@ const BATCH = 8;
 export const IMPORTANCE_PICTURES = 512;
 
 /**
+ * @param patchOf tokens' gates → how they act in the forward pass
  * @param lossOf the base loss, without penalties
  * @returns tensors named and shaped as the masks
  */
@@ -25,6 +26,7 @@ export async function measureImportance(
   weights: Weights,
   zetas: Weights,
   data: TrainData,
+  patchOf: (gates: Tensor[]) => ForwardOptions,
   lossOf: (logits: Tensor, pixels: Tensor, labels: number[]) => Tensor,
   seed: number,
 ): Promise<Map<string, StoredTensor>> {
@@ -41,8 +43,8 @@ export async function measureImportance(
       const names = [...zetas.keys()];
       const gradients = tf.grads((...inputs: Tensor[]) => {
         const gate = new Map(names.map((name, k) => [name, inputs[k]]));
-        const tokenGates = arch.blocks.map((_, i) => tf.reshape(gate.get(`blocks.${i}.attn.patch_zeta`)!, [-1]));
-        const { logits } = forward(tf, arch, foldZeta(tf, arch, weights, gate), pixels, { tokenGates });
+        const patch = patchOf(arch.blocks.map((_, i) => tf.reshape(gate.get(`blocks.${i}.attn.patch_zeta`)!, [-1])));
+        const { logits } = forward(tf, arch, foldZeta(tf, arch, weights, gate), pixels, patch);
         return lossOf(logits, pixels, batch.labels);
       })(gates as tfjs.Tensor[]);
       gradients.forEach((gradient, k) => {

@@ -3,7 +3,7 @@
  * @see Chavan et al. 2022 — https://arxiv.org/abs/2201.00814
  */
 
-import type { Weights } from "../../src/engines/tfjs/forward.ts";
+import type { ForwardOptions, Weights } from "../../src/engines/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/engines/tfjs/ops.ts";
 import type { Architecture, BlockShape, Tensors } from "../../src/format/model.ts";
 import { denseTokens, innerDim } from "../../src/format/model.ts";
@@ -73,9 +73,33 @@ export function foldZeta(tf: TF, arch: Architecture, weights: Weights, zetas: We
   return folded;
 }
 
-/** tanh ζ_patch of each block, [tokens]: the reference's gates on the norms' outputs. */
-export function tokenGates(tf: TF, arch: Architecture, zetas: Weights): Tensor[] {
+/**
+ * How patch masks act during the search. `gate`: the reference's tanh ζ on both norms' outputs. `score`: a factor on the
+ * token's exponential in every softmax, nested over depth, so that at 0 the soft model is the physically slim one.
+ */
+export type PatchForm = "gate" | "score";
+export const PATCH_FORMS: PatchForm[] = ["gate", "score"];
+
+/** tanh ζ_patch of each block, [tokens] */
+export function patchGates(tf: TF, arch: Architecture, zetas: Weights): Tensor[] {
   return arch.blocks.map((_, i) => tf.tanh(tf.reshape(zetas.get(`blocks.${i}.attn.patch_zeta`)!, [-1])));
+}
+
+/** Gates t_l = tanh ζ_l, one tensor a block → what the forward pass takes. */
+export function patchOptions(
+  tf: TF,
+  arch: Architecture,
+  gates: Tensor[],
+  form: PatchForm,
+  rule: TokenRule,
+): ForwardOptions {
+  if (form === "gate") return { tokenGates: gates };
+  const isPrefix = tf.tensor1d(Array.from({ length: gates[0].size }, (_, token) => Number(token < arch.prefixTokens)));
+  const free = gates.map((gate) => tf.maximum(gate, isPrefix)); // class token ≡ 1
+  const nested = [...free];
+  if (rule === "intersect") for (let i = 1; i < nested.length; i++) nested[i] = tf.mul(nested[i - 1], free[i]);
+  else for (let i = nested.length - 2; i >= 0; i--) nested[i] = tf.maximum(free[i], nested[i + 1]);
+  return { scoreGates: nested };
 }
 
 /** The sparsity terms of the loss: Σ|ζ_attn|, Σ|ζ_mlp|, Σ|tanh ζ_patch| over all blocks; sums, not means. */
@@ -84,7 +108,7 @@ export function sparsity(tf: TF, arch: Architecture, zetas: Weights): { attn: Te
   return {
     attn: total(arch.blocks.map((_, i) => zetas.get(`blocks.${i}.attn.zeta`)!)),
     mlp: total(arch.blocks.map((_, i) => zetas.get(`blocks.${i}.mlp.zeta`)!)),
-    patch: total(tokenGates(tf, arch, zetas)),
+    patch: total(patchGates(tf, arch, zetas)),
   };
 }
 
