@@ -107,6 +107,7 @@ command("compress", "searched masks → physically slim model", [["<search>", "o
   .option("--attn <budget>", "share of attention channels (or heads) to keep", fraction)
   .option("--mlp <budget>", "share of MLP units to keep", fraction)
   .option("--patch <budget>", "share of tokens over all blocks to keep", fraction)
+  .option("--macs <share>", "instead of three budgets: share of the dense MACs, split by importance", fraction)
   .addOption(
     new Option("--tokens <rule>", "a shallow block keeps what a deeper one needs; or dropped is dropped")
       .choices(["union", "intersect"])

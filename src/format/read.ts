@@ -13,6 +13,7 @@ import {
   type WeightsDtype,
 } from "./model.ts";
 import { readSafetensors } from "./safetensors.ts";
+import { show } from "./show.ts";
 
 /** Bounds on what a manifest may claim, so that a hostile one cannot make its reader allocate without end. */
 const LIMITS = {
@@ -61,8 +62,8 @@ export function readManifest(text: string, name: string): Manifest {
   checkPreprocess(check, manifest);
   checkLabels(check, manifest);
   checkWeightsFiles(check, manifest);
-  manifest.provenance ??= {};
-  manifest.metrics ??= {};
+  check.object((manifest.provenance ??= {}), "provenance");
+  check.object((manifest.metrics ??= {}), "metrics");
   return manifest;
 }
 
@@ -87,9 +88,10 @@ export function readModel(manifest: Manifest, dtype: WeightsDtype, bytes: Uint8A
     tensors.set(key, { dtype: type, shape, data } as Tensor);
     stored.delete(key);
     if (type === "I8") {
+      if (!key.endsWith(".weight")) fail(`tensor "${key}" is I8; only weights can be.`);
       const scaleKey = key.replace(/weight$/, "scale");
       const scale = stored.get(scaleKey);
-      if (!key.endsWith(".weight") || !scale || scale.dtype !== "F32" || !sameShape(scale.shape, [shape[0]])) {
+      if (!scale || scale.dtype !== "F32" || !sameShape(scale.shape, [shape[0]])) {
         fail(`tensor "${key}" is I8 and needs "${scaleKey}" (F32, [${shape[0]}]).`);
       }
       tensors.set(scaleKey, scale as Tensor);
@@ -97,9 +99,11 @@ export function readModel(manifest: Manifest, dtype: WeightsDtype, bytes: Uint8A
     }
   }
   const [unknown] = stored.keys();
-  if (unknown !== undefined) fail(`tensor "${unknown}" is unknown to this architecture.`);
+  if (unknown !== undefined) fail(`tensor ${show(unknown)} is unknown to this architecture.`);
   for (const [key, tensor] of tensors) {
     if (!isFinite32(tensor)) fail(`tensor "${key}" holds NaN or Inf.`);
+    if (tensor.dtype === "I8" && !float32(tensors, key).every(Number.isFinite))
+      fail(`tensor "${key}" overflows when it is multiplied by its scale.`);
   }
   return { manifest, dtype, tensors };
 }
@@ -159,7 +163,11 @@ function checkPreprocess(check: Check, { preprocess, imageSize }: Manifest): voi
   }
   for (const key of ["mean", "std"] as const) {
     const values = check.list(preprocess[key], `preprocess.${key}`, 3, 3);
-    if (!values.every((v) => typeof v === "number" && Number.isFinite(v) && (key === "mean" || v > 0))) {
+    if (
+      !values.every(
+        (v) => typeof v === "number" && Number.isFinite(Math.fround(v)) && (key === "mean" || Math.fround(v) > 0),
+      )
+    ) {
       check.fail(`preprocess.${key} is ${show(values)}; expected three numbers${key === "std" ? " above 0" : ""}.`);
     }
   }
@@ -174,11 +182,14 @@ function checkLabels(check: Check, manifest: Manifest): void {
 }
 
 function checkWeightsFiles(check: Check, manifest: Manifest): void {
+  const dtypes = new Set<unknown>();
   check.list(manifest.weights, "weights", 0, 8).forEach((entry, i) => {
     const at = `weights[${i}]`;
     const { dtype, file, bytes, sha256, selfTest } = check.object(entry, at);
     if (dtype !== "f32" && dtype !== "f16" && dtype !== "int8")
       check.fail(`${at}.dtype is ${show(dtype)}; expected "f32", "f16" or "int8".`);
+    if (dtypes.has(dtype)) check.fail(`${at} is a second ${dtype} file.`);
+    dtypes.add(dtype);
     if (typeof file !== "string" || !/^[\w][\w.-]*\.safetensors$/.test(file)) {
       check.fail(
         `${at}.file is ${show(file)}; expected the plain name of a .safetensors file in the model's own folder.`,
@@ -219,7 +230,7 @@ class Check {
     return value as number;
   }
   positive(value: unknown, what: string): number {
-    if (typeof value !== "number" || !(value > 0) || !Number.isFinite(value))
+    if (typeof value !== "number" || !(Math.fround(value) > 0) || !Number.isFinite(Math.fround(value)))
       this.fail(`${what} is ${show(value)}; expected a number above 0.`);
     return value as number;
   }
@@ -234,11 +245,6 @@ class Check {
     const [first, second] = this.list(value, what, 2, 2);
     return [this.integer(first, what, 1, max), this.integer(second, what, 1, max)];
   }
-}
-
-function show(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
-  return text.length > 80 ? `${text.slice(0, 77)}…` : text;
 }
 
 function sameShape(a: readonly number[], b: readonly number[]): boolean {

@@ -4,6 +4,7 @@
  * @see https://github.com/huggingface/safetensors#format
  */
 import { messageOf, SlimViTError } from "../errors.ts";
+import { show } from "./show.ts";
 
 export type StoredArray =
   | Float32Array
@@ -61,25 +62,25 @@ export function readSafetensors(file: Uint8Array, name: string): Map<string, Sto
   const header = parseHeader(file.subarray(8, 8 + headerBytes), fail);
   const body = file.subarray(8 + headerBytes);
 
-  const tensors = new Map<string, StoredTensor>();
-  const ranges: [number, number, string][] = [];
+  const entries: Entry[] = [];
   for (const [key, entry] of Object.entries(header)) {
-    if (key === "__metadata__") continue;
-    const { dtype, shape, begin, end } = checkEntry(key, entry, body.length, fail);
-    ranges.push([begin, end, key]);
-    tensors.set(key, { dtype, shape, data: viewOf(body, dtype, begin, end) });
+    if (key !== "__metadata__") entries.push(checkEntry(key, entry, body.length, fail));
   }
 
   // Sorted, the tensors must tile the body exactly: no overlap, no hole, no trailing bytes.
-  ranges.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+  const sorted = entries.toSorted((a, b) => a.begin - b.begin || a.end - b.end);
   let covered = 0;
-  for (const [begin, end, key] of ranges) {
-    if (begin < covered) fail(`tensor "${key}" overlaps the one before it (byte ${begin} of the data).`);
-    if (begin > covered) fail(`has a hole of ${begin - covered} bytes before tensor "${key}".`);
+  for (const { key, begin, end } of sorted) {
+    if (begin < covered) fail(`tensor ${show(key)} overlaps the one before it (byte ${begin} of the data).`);
+    if (begin > covered) fail(`has a hole of ${begin - covered} bytes before tensor ${show(key)}.`);
     covered = end;
   }
   if (covered !== body.length) fail(`has ${body.length - covered} bytes after its last tensor.`);
-  return tensors;
+
+  // Only now, as tensors that overlap could ask for many times the file.
+  return new Map(
+    entries.map(({ key, dtype, shape, begin, end }) => [key, { dtype, shape, data: viewOf(body, dtype, begin, end) }]),
+  );
 }
 
 function parseHeader(bytes: Uint8Array, fail: (fault: string) => never): Record<string, unknown> {
@@ -98,19 +99,22 @@ function parseHeader(bytes: Uint8Array, fail: (fault: string) => never): Record<
   }
   if (typeof header !== "object" || header === null || Array.isArray(header)) fail("has a header that is no object.");
   const repeated = repeatedKey(text);
-  if (repeated !== undefined) fail(`names tensor "${repeated}" twice in its header.`);
+  if (repeated !== undefined) fail(`has ${show(repeated)} twice in its header.`);
   return header as Record<string, unknown>;
 }
 
 /** JSON.parse keeps the last of two equal keys; a file that has two means to show readers different tensors. */
-function repeatedKey(text: string): string | undefined {
-  const seen = new Set<string>();
-  let depth = 0;
-  for (const token of text.matchAll(/"((?:[^"\\]|\\.)*)"(\s*:)?|[{}]/g)) {
-    if (token[0] === "{") depth++;
-    else if (token[0] === "}") depth--;
-    else if (depth === 1 && token[2] !== undefined) {
-      const key = JSON.parse(`"${token[1]}"`) as string;
+function repeatedKey(json: string): string | undefined {
+  const objects: Set<string>[] = [];
+  for (let at = 0; at < json.length; at++) {
+    if (json[at] === "{") objects.push(new Set());
+    else if (json[at] === "}") objects.pop();
+    else if (json[at] === '"') {
+      const start = at;
+      for (at++; json[at] !== '"'; at++) if (json[at] === "\\") at++;
+      if (!isFollowedByColon(json, at + 1)) continue;
+      const key = JSON.parse(json.slice(start, at + 1)) as string; // two spellings of one key are equal
+      const seen = objects[objects.length - 1];
       if (seen.has(key)) return key;
       seen.add(key);
     }
@@ -118,29 +122,43 @@ function repeatedKey(text: string): string | undefined {
   return undefined;
 }
 
-function checkEntry(key: string, entry: unknown, bodyBytes: number, fail: (fault: string) => never) {
-  if (typeof entry !== "object" || entry === null) fail(`tensor "${key}" has no description.`);
+function isFollowedByColon(json: string, from: number): boolean {
+  let at = from;
+  while (" \n\r\t".includes(json[at])) at++;
+  return json[at] === ":";
+}
+
+interface Entry {
+  key: string;
+  dtype: StoredDtype;
+  shape: number[];
+  begin: number;
+  end: number;
+}
+
+function checkEntry(key: string, entry: unknown, bodyBytes: number, fail: (fault: string) => never): Entry {
+  const tensor = `tensor ${show(key)}`;
+  if (typeof entry !== "object" || entry === null) fail(`${tensor} has no description.`);
   const { dtype, shape, data_offsets: offsets } = entry as Record<string, unknown>;
   if (typeof dtype !== "string" || !Object.hasOwn(DTYPES, dtype)) {
-    fail(`tensor "${key}" has dtype ${JSON.stringify(dtype)}; known are ${Object.keys(DTYPES).join(", ")}.`);
+    fail(`${tensor} has dtype ${show(dtype)}; known are ${Object.keys(DTYPES).join(", ")}.`);
   }
-  if (!isSizes(shape))
-    fail(`tensor "${key}" has shape ${JSON.stringify(shape)}; a shape is a list of whole numbers ≥ 0.`);
+  if (!isSizes(shape)) fail(`${tensor} has shape ${show(shape)}; a shape is a list of whole numbers ≥ 0.`);
   if (!isSizes(offsets) || offsets.length !== 2) {
-    fail(`tensor "${key}" has data_offsets ${JSON.stringify(offsets)}; expected two whole numbers.`);
+    fail(`${tensor} has data_offsets ${show(offsets)}; expected two whole numbers.`);
   }
   const [begin, end] = offsets as number[];
-  if (begin > end) fail(`tensor "${key}" ends (${end}) before it begins (${begin}).`);
-  if (end > bodyBytes) fail(`is cut off: tensor "${key}" ends at byte ${end} of the data, ${bodyBytes} are there.`);
+  if (begin > end) fail(`${tensor} ends (${end}) before it begins (${begin}).`);
+  if (end > bodyBytes) fail(`is cut off: ${tensor} ends at byte ${end} of the data, ${bodyBytes} are there.`);
   let bytes: number = DTYPES[dtype as StoredDtype].BYTES_PER_ELEMENT;
   for (const size of shape as number[]) {
     bytes *= size;
-    if (!Number.isSafeInteger(bytes)) fail(`tensor "${key}" has an impossible shape ${JSON.stringify(shape)}.`);
+    if (!Number.isSafeInteger(bytes)) fail(`${tensor} has an impossible shape ${show(shape)}.`);
   }
   if (bytes !== end - begin) {
-    fail(`tensor "${key}" (${dtype} ${JSON.stringify(shape)}) needs ${bytes} bytes and has ${end - begin}.`);
+    fail(`${tensor} (${dtype} ${show(shape)}) needs ${bytes} bytes and has ${end - begin}.`);
   }
-  return { dtype: dtype as StoredDtype, shape: shape as number[], begin, end };
+  return { key, dtype: dtype as StoredDtype, shape: shape as number[], begin, end };
 }
 
 function isSizes(value: unknown): value is number[] {

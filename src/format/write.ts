@@ -39,7 +39,11 @@ function quantiseRows(values: Float32Array, shape: number[]): { weight: Tensor; 
     let max = 0;
     for (let c = 0; c < columns; c++) max = Math.max(max, Math.abs(values[r * columns + c]));
     scale[r] = max / 127;
-    for (let c = 0; c < columns; c++) data[r * columns + c] = max ? Math.round(values[r * columns + c] / scale[r]) : 0;
+    if (scale[r] === 0) continue;
+    for (let c = 0; c < columns; c++) {
+      const level = Math.round(values[r * columns + c] / scale[r]);
+      data[r * columns + c] = Math.max(-127, Math.min(level, 127)); // a subnormal scale is too coarse to be exact
+    }
   }
   return { weight: { dtype: "I8", shape, data }, scale: { dtype: "F32", shape: [rows], data: scale } };
 }
