@@ -91,7 +91,7 @@ export function readModel(manifest: Manifest, dtype: WeightsDtype, bytes: Uint8A
       if (!key.endsWith(".weight")) fail(`tensor "${key}" is I8; only weights can be.`);
       const scaleKey = key.replace(/weight$/, "scale");
       const scale = stored.get(scaleKey);
-      if (!scale || scale.dtype !== "F32" || !sameShape(scale.shape, [shape[0]])) {
+      if (scale?.dtype !== "F32" || !sameShape(scale.shape, [shape[0]])) {
         fail(`tensor "${key}" is I8 and needs "${scaleKey}" (F32, [${shape[0]}]).`);
       }
       tensors.set(scaleKey, scale as Tensor);

@@ -68,7 +68,7 @@ export function readSafetensors(file: Uint8Array, name: string): Map<string, Sto
   }
 
   // Sorted, the tensors must tile the body exactly: no overlap, no hole, no trailing bytes.
-  const sorted = entries.toSorted((a, b) => a.begin - b.begin || a.end - b.end);
+  const sorted = [...entries].sort((a, b) => a.begin - b.begin || a.end - b.end);
   let covered = 0;
   for (const { key, begin, end } of sorted) {
     if (begin < covered) fail(`tensor ${show(key)} overlaps the one before it (byte ${begin} of the data).`);
@@ -179,15 +179,15 @@ export function writeSafetensors(
   tensors: Map<string, { dtype: StoredDtype; shape: number[]; data: StoredArray }>,
   metadata?: Record<string, string>,
 ): Uint8Array {
-  const header: Record<string, unknown> = metadata ? { __metadata__: metadata } : {};
+  const entries: [string, unknown][] = metadata ? [["__metadata__", metadata]] : [];
   // Wide types first, so that every tensor stays aligned to its own element size.
   const ordered = [...tensors].sort(([, a], [, b]) => b.data.BYTES_PER_ELEMENT - a.data.BYTES_PER_ELEMENT);
   let offset = 0;
   for (const [name, { dtype, shape, data }] of ordered) {
-    header[name] = { dtype, shape, data_offsets: [offset, offset + data.byteLength] };
+    entries.push([name, { dtype, shape, data_offsets: [offset, offset + data.byteLength] }]);
     offset += data.byteLength;
   }
-  let json = JSON.stringify(header);
+  let json = JSON.stringify(Object.fromEntries(entries));
   let head = new TextEncoder().encode(json);
   json += " ".repeat((8 - (head.length % 8)) % 8);
   head = new TextEncoder().encode(json);
