@@ -1,0 +1,54 @@
+import resolve from "@rollup/plugin-node-resolve";
+import terser from "@rollup/plugin-terser";
+import type { Plugin, RollupOptions } from "rollup";
+import dts from "rollup-plugin-dts";
+import esbuild from "rollup-plugin-esbuild";
+
+// Two entries into one folder, so that new URL("./worker.js", import.meta.url) holds. The worker is one file without a
+// relative import: it must also work from a blob and from a CDN.
+const OPTIONAL = [/^onnxruntime-web/];
+const plugins = [
+  resolve({ browser: true }),
+  esbuild({ target: "es2022", tsconfig: "tsconfig.json" }),
+  terser({ module: true }),
+];
+
+const configs: RollupOptions[] = [
+  {
+    input: "src/worker.ts",
+    output: { file: "dist/worker.js", format: "es", inlineDynamicImports: true, sourcemap: true },
+    external: OPTIONAL,
+    plugins: [...plugins, inlineCopy()],
+  },
+  {
+    input: "src/index.ts",
+    output: { file: "dist/index.js", format: "es", sourcemap: true },
+    external: [...OPTIONAL, /worker(-inline)?\.js$/],
+    plugins,
+  },
+  {
+    input: "src/index.ts",
+    output: { file: "dist/index.d.ts", format: "es" },
+    external: [/^node:/],
+    plugins: [dts()],
+  },
+];
+
+/** worker-inline.js: the worker's source as a string, for pages whose bundler does not ship worker.js. */
+function inlineCopy(): Plugin {
+  return {
+    name: "inline-copy",
+    generateBundle(_, bundle) {
+      const worker = bundle["worker.js"];
+      if (worker.type !== "chunk") return;
+      const code = worker.code.replace(/\n?\/\/# sourceMappingURL=.*\s*$/, "");
+      this.emitFile({
+        type: "asset",
+        fileName: "worker-inline.js",
+        source: `export default ${JSON.stringify(code)};\n`,
+      });
+    },
+  };
+}
+
+export default configs;

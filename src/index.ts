@@ -1,0 +1,8 @@
+/** Slimmed vision transformers in the browser: `SlimViT.load`, `classify`, a label. */
+export type { EngineName } from "./engines/engine.ts";
+export { SlimViTError, type SlimViTErrorCode } from "./errors.ts";
+export type { BlockShape, Label, WeightsDtype } from "./format/model.ts";
+export type { RawImage, Region } from "./image.ts";
+export type { Progress, WeightsStore } from "./load.ts";
+export type { ModelInfo, ScoredClass } from "./session.ts";
+export { type Classification, type ClassifyOptions, type ImageInput, type LoadOptions, SlimViT } from "./slimvit.ts";
