@@ -96,7 +96,7 @@ describe("onnx-wasm gives the reference's logits", () => {
   });
 
   test("GELU in its erf form, not the tanh form", async () => {
-    // The network's output is one unit's GELU(−2.2), where the two forms differ by 4e-4; eps 1 keeps the norm from hiding it.
+    // The network's output is one unit's GELU(−2.2), where the two forms differ by 2.7e-4; eps 1 keeps the norm from hiding it.
     const model = randomModel({ ...architecture({ headDims: [], mlpHidden: 1 }), embedDim: 2, layerNormEps: 1 }, 1);
     for (const { data } of model.tensors.values()) data.fill(0);
     model.tensors.get("norm.weight")!.data.fill(1);
@@ -163,6 +163,14 @@ describe("onnx-wasm", () => {
     await expect(openOnnx(model, { engineUrls })).rejects.toMatchObject({
       code: "unsupported",
       message: expect.stringMatching(/npm install onnxruntime-web/),
+    });
+  });
+
+  test("refuses a module that is another", async () => {
+    const engineUrls = { "onnxruntime-web": "data:text/javascript,export default 1" };
+    await expect(openOnnx(model, { engineUrls })).rejects.toMatchObject({
+      code: "unsupported",
+      message: expect.stringMatching(/exports no InferenceSession/),
     });
   });
 

@@ -1,7 +1,7 @@
 /** The slim network on onnxruntime-web's WASM kernels. The package is an optional peer, loaded when this engine is asked for. */
 import type * as Ort from "onnxruntime-web/wasm";
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
-import type { Model } from "../../format/model.ts";
+import type { Manifest, Model } from "../../format/model.ts";
 import type { Engine, EngineOptions, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
 import { writeOnnx } from "./graph.ts";
 
@@ -18,7 +18,7 @@ export const openOnnx: OpenEngine = async (model, options) => {
   const runtime = await loadRuntime(options.engineUrls?.[PACKAGE]);
   if (!started.has(runtime)) setUp(runtime, options);
   const session = await createSession(runtime, model);
-  return new OnnxEngine(runtime, session, model, runtime.env.wasm.numThreads ?? 1);
+  return new OnnxEngine(runtime, session, model.manifest, runtime.env.wasm.numThreads ?? 1);
 };
 
 /** Runtimes whose settings are taken: onnxruntime-web hears of none after its first session. */
@@ -28,7 +28,11 @@ const inNode = typeof process !== "undefined" && process.versions?.node !== unde
 
 async function loadRuntime(url?: string): Promise<Runtime> {
   try {
-    if (url !== undefined) return await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
+    if (url !== undefined) {
+      const module = await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
+      if (!module.InferenceSession) throw new Error("it exports no InferenceSession");
+      return module;
+    }
     // In Node the main entry is the one whose threads start; a variable hides it, and its larger WASM, from bundlers.
     if (inNode) return await import(/* @vite-ignore */ /* webpackIgnore: true */ PACKAGE);
     return await import("onnxruntime-web/wasm");
@@ -64,13 +68,14 @@ async function createSession({ InferenceSession }: Runtime, model: Model): Promi
       logSeverityLevel: 3, // errors
     });
   } catch (error) {
-    const full = /bad_alloc|out of memory|allocat/i.test(messageOf(error));
-    throw new SlimViTError(
-      full ? "out-of-memory" : "unsupported",
-      `${PACKAGE} could not open ${model.manifest.name} (${messageOf(error)}).`,
-      { cause: error },
-    );
+    throw failure(`could not open ${model.manifest.name}`, error);
   }
+}
+
+function failure(what: string, error: unknown): SlimViTError {
+  const full = /bad_alloc|out of memory|allocat/i.test(messageOf(error));
+  const code = full ? "out-of-memory" : "unsupported";
+  return new SlimViTError(code, `${PACKAGE} ${what} (${messageOf(error)}).`, { cause: error });
 }
 
 class OnnxEngine implements Engine {
@@ -80,7 +85,7 @@ class OnnxEngine implements Engine {
   constructor(
     private readonly runtime: Runtime,
     private readonly session: Ort.InferenceSession,
-    private readonly model: Model,
+    private readonly manifest: Manifest,
     readonly threads: number,
   ) {}
 
@@ -95,11 +100,20 @@ class OnnxEngine implements Engine {
       }
     }
     throwIfAborted(options.signal);
-    const { imageSize } = this.model.manifest;
-    const input = new this.runtime.Tensor("float32", pixels, [1, 3, ...imageSize]);
-    const { logits, features } = await this.session.run({ pixels: input });
+    const output = await this.infer(pixels);
     throwIfAborted(options.signal);
-    return { logits: await values(logits), features: await values(features) };
+    return output;
+  }
+
+  private async infer(pixels: Float32Array): Promise<RunOutput> {
+    const { name, imageSize } = this.manifest;
+    try {
+      const input = new this.runtime.Tensor("float32", pixels, [1, 3, ...imageSize]);
+      const { logits, features } = await this.session.run({ pixels: input });
+      return { logits: await values(logits), features: await values(features) };
+    } catch (error) {
+      throw failure(`could not run ${name}`, error);
+    }
   }
 
   dispose(): void {
