@@ -3,6 +3,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from "commander
 import type { EngineName } from "../src/engines/engine.ts";
 import { messageOf, SlimViTError } from "../src/errors.ts";
 import type { WeightsDtype } from "../src/format/model.ts";
+import type { FinetuneOptions } from "./finetune.ts";
 import { MASK_MODES, PATCH_FORMS } from "./lib/masks.ts";
 import {
   addDataOptions,
@@ -133,6 +134,28 @@ addTrainOptions(
   const { history: _, ...report } = await retrain(source, options);
   finish(options, report);
 });
+
+addTrainOptions(
+  program
+    .command("finetune")
+    .description("new head for the data's classes")
+    .argument(...model)
+    .option("--json", "one JSON value on stdout"),
+  {
+    ...RECIPE_DEFAULTS,
+    alpha: 0.5,
+  },
+)
+  .option(
+    "--image-size <size>",
+    "SIDE or HEIGHTxWIDTH in pixels; position embeddings and keep-lists are resampled",
+    size,
+  )
+  .action(async (source: string, options: FinetuneOptions & { json?: boolean }) => {
+    const { finetune } = await import("./finetune.ts");
+    const { history: _, ...report } = await finetune(source, options);
+    finish(options, report);
+  });
 
 command("export", "weights for shipping", [model])
   .requiredOption("-o, --out <folder>", "output folder")

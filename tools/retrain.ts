@@ -4,7 +4,7 @@
 import { basename, dirname, join } from "node:path";
 import { forward } from "../src/engines/tfjs/forward.ts";
 import { SlimViTError } from "../src/errors.ts";
-import type { Tensors } from "../src/format/model.ts";
+import type { Model, Tensors } from "../src/format/model.ts";
 import { float32 } from "../src/format/read.ts";
 import { openBackend } from "./lib/backend.ts";
 import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
@@ -15,7 +15,15 @@ import { removeCheckpoint, type TrainReport, type TrainTask, train, variablesFro
 
 export async function retrain(source: string, options: TrainOptions): Promise<TrainReport> {
   claimOutput(options.out, options.force);
-  const model = readModelFolder(source);
+  return trainWeights("retrain", readModelFolder(source), options);
+}
+
+/** Trains all weights of a model in its own arithmetic and writes the result. */
+export async function trainWeights(
+  name: "retrain" | "finetune",
+  model: Model,
+  options: TrainOptions,
+): Promise<TrainReport> {
   const arch = architectureOf(model.manifest);
   const { dataset, data } = await openTrainData(options, model.manifest);
   const backend = await openBackend(options.backend, options.precision);
@@ -26,9 +34,9 @@ export async function retrain(source: string, options: TrainOptions): Promise<Tr
   );
   const teacher = options.teacher ? asFunction(tf, readModelFolder(options.teacher)) : undefined;
   if (options.unlabelled && !teacher)
-    throw new SlimViTError("bad-option", "retrain: --unlabelled data needs a --teacher to learn from.");
+    throw new SlimViTError("bad-option", `${name}: --unlabelled data needs a --teacher to learn from.`);
   const task: TrainTask = {
-    name: "retrain",
+    name,
     variables,
     logits: (pixels, branchGates) => forward(tf, arch, variables, pixels, { branchGates }).logits,
     teacher,
@@ -37,7 +45,7 @@ export async function retrain(source: string, options: TrainOptions): Promise<Tr
     data,
     checkpoint: {
       path: join(dirname(options.out), `.${basename(options.out)}.checkpoint.safetensors`),
-      fingerprint: fingerprint("retrain", model.manifest, dataset, options),
+      fingerprint: fingerprint(name, model.manifest, dataset, options),
       resume: options.resume === true,
     },
   };
@@ -47,7 +55,7 @@ export async function retrain(source: string, options: TrainOptions): Promise<Tr
     tensors.set(name, { dtype: "F32", shape: v.shape, data: v.dataSync() as Float32Array });
   const { history, ...figures } = report;
   const { format: _, weights: __, ...draft } = model.manifest;
-  const provenance = withStep(model.manifest.provenance, "retrain", {
+  const provenance = withStep(model.manifest.provenance, name, {
     ...recordedOptions(options, dataset),
     ...figures,
   });
@@ -56,7 +64,7 @@ export async function retrain(source: string, options: TrainOptions): Promise<Tr
   });
   removeCheckpoint(task);
   say(
-    `retrain: ${report.steps} steps at ${report.imagesPerSecond.toFixed(1)} images/s on ${backend.name} ` +
+    `${name}: ${report.steps} steps at ${report.imagesPerSecond.toFixed(1)} images/s on ${backend.name} ` +
       `(${percent(report.waitShare)} of the time waiting for pictures) → ${options.out}`,
   );
   return report;

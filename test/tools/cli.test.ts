@@ -161,6 +161,30 @@ describe("the whole chain on a tiny ViT", () => {
     for (const { headDims } of blocks) expect(headDims.every((width) => width === 8)).toBe(true);
   });
 
+  test("finetune makes a new head for the data's classes, at another image size, also of a slim model", async () => {
+    await writePictures(at("renamed"), 5, ["apples", "figs", "limes"]);
+    slimvitJson(
+      "finetune",
+      at("scored-slim"),
+      "--data",
+      at("renamed"),
+      "-o",
+      at("tuned"),
+      "--image-size",
+      "48x40",
+      "--batch",
+      "3",
+      "--epochs",
+      "1",
+    );
+    const { manifest } = readModelFolder(at("tuned"));
+    expect(manifest.labels.map(({ id }) => id)).toEqual(["apples", "figs", "limes"]);
+    expect(manifest.imageSize).toEqual([48, 40]);
+    expect(slimvitJson<{ n: number }>("eval", at("tuned"), "--data", at("renamed"), "--engine", "reference").n).toBe(
+      15,
+    );
+  });
+
   test("a run killed again and again, and resumed, ends with the weights of one never killed", async () => {
     const args = ["--data", at("pictures"), "--teacher", at("dense"), "--batch", "6", "--epochs", "60", "--seed", "3"];
     args.push("--ema", "0.9", "--mixup", "0.5", "--drop-path", "0.1", "--checkpoint-seconds", "0");

@@ -45,13 +45,13 @@ export function writeCheckpoint(path: string, tensors: Tensors): void {
 }
 
 /** Pictures whose hue is their class: CLASSES × `each`, 40×36 px. */
-export async function writePictures(dir: string, each: number): Promise<void> {
+export async function writePictures(dir: string, each: number, classes = CLASSES): Promise<void> {
   const hues = [
     [220, 200, 40],
     [200, 30, 40],
     [90, 40, 140],
   ];
-  for (const [c, name] of CLASSES.entries()) {
+  for (const [c, name] of classes.entries()) {
     mkdirSync(join(dir, name), { recursive: true });
     for (let k = 0; k < each; k++) {
       const rng = random(c, k);

@@ -1,0 +1,51 @@
+/**
+ * slimvit finetune MODEL --data D -o OUT: a new head for D's classes, all weights trained on its labels; with
+ * --image-size, position embeddings and keep-lists are resampled first.
+ */
+import { SlimViTError } from "../src/errors.ts";
+import type { Model, Tensors } from "../src/format/model.ts";
+import { float32 } from "../src/format/read.ts";
+import { openDataset } from "./lib/data.ts";
+import { claimOutput, readModelFolder } from "./lib/folders.ts";
+import type { TrainOptions } from "./lib/recipe.ts";
+import { resizeModel } from "./lib/resize.ts";
+import { say } from "./lib/terminal.ts";
+import type { TrainReport } from "./lib/train.ts";
+import { trainWeights } from "./retrain.ts";
+
+export interface FinetuneOptions extends TrainOptions {
+  imageSize?: [number, number];
+}
+
+export async function finetune(source: string, options: FinetuneOptions): Promise<TrainReport> {
+  claimOutput(options.out, options.force);
+  const original = readModelFolder(source);
+  const model = resizeModel(original, options.imageSize ?? original.manifest.imageSize);
+  const { classNames } = await openDataset(options.data, options.split);
+  if (classNames.length < 2)
+    throw new SlimViTError("bad-input", `The data has ${classNames.length} class; a classifier needs two.`);
+  say(`finetune: new head for ${classNames.length} classes, "${classNames[0]}" to "${classNames.at(-1)}"`);
+  return trainWeights("finetune", withNewHead(model, classNames), options);
+}
+
+/** Zero weights: every class starts equally likely, and the first steps train the head alone in effect. */
+function withNewHead(model: Model, classNames: string[]): Model {
+  const { manifest } = model;
+  const tensors: Tensors = new Map(
+    [...model.tensors].map(([name, { shape }]) => [name, { dtype: "F32", shape, data: float32(model.tensors, name) }]),
+  );
+  for (const head of manifest.prefixTokens === 2 ? ["head", "head_dist"] : ["head"]) {
+    tensors.set(`${head}.weight`, {
+      dtype: "F32",
+      shape: [classNames.length, manifest.embedDim],
+      data: new Float32Array(classNames.length * manifest.embedDim),
+    });
+    tensors.set(`${head}.bias`, {
+      dtype: "F32",
+      shape: [classNames.length],
+      data: new Float32Array(classNames.length),
+    });
+  }
+  const labels = classNames.map((name) => ({ id: name, label: name.replaceAll("_", " ") }));
+  return { ...model, manifest: { ...manifest, labels }, tensors };
+}

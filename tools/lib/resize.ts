@@ -1,0 +1,104 @@
+/** A network moved to another image size: position embeddings and keep-lists follow the new patch grid. */
+import { SlimViTError } from "../../src/errors.ts";
+import { denseTokens, type Model, patchGrid, type Tensors } from "../../src/format/model.ts";
+import { float32 } from "../../src/format/read.ts";
+
+/** @throws SlimViTError `bad-option` for a size that is no multiple of the patch size */
+export function resizeModel(model: Model, imageSize: [number, number]): Model {
+  const { manifest } = model;
+  const { patchSize, prefixTokens, preprocess } = manifest;
+  if (imageSize.join() === manifest.imageSize.join()) return model;
+  if (imageSize.some((side) => side < patchSize || side % patchSize)) {
+    throw new SlimViTError(
+      "bad-option",
+      `An image of ${imageSize[0]}×${imageSize[1]} px does not divide into patches of ${patchSize} px.`,
+    );
+  }
+  const grow = Math.min(...imageSize) / Math.min(...manifest.imageSize);
+  const resized = {
+    ...manifest,
+    imageSize,
+    preprocess: {
+      ...preprocess,
+      crop: imageSize,
+      resize: Math.max(Math.round(preprocess.resize * grow), ...imageSize),
+    },
+  };
+  const [from, to] = [patchGrid(manifest), patchGrid(resized)];
+  const blocks = manifest.blocks.map((block) => ({
+    ...block,
+    keepIdx: resampleKeepIdx(block.keepIdx, from, to, prefixTokens),
+  }));
+  const tensors: Tensors = new Map(model.tensors);
+  const position = resamplePositions(float32(tensors, "pos_embed"), from, to, prefixTokens, manifest.embedDim);
+  tensors.set("pos_embed", { dtype: "F32", shape: [1, denseTokens(resized), manifest.embedDim], data: position });
+  return { ...model, manifest: { ...resized, blocks }, tensors };
+}
+
+type Grid = [rows: number, columns: number];
+
+/** A new patch is kept where the old patch under its centre was, so nested lists stay nested. */
+export function resampleKeepIdx(keepIdx: number[], from: Grid, to: Grid, prefixTokens: number): number[] {
+  const kept = new Set(keepIdx);
+  const out = Array.from({ length: prefixTokens }, (_, token) => token);
+  for (let r = 0; r < to[0]; r++) {
+    for (let c = 0; c < to[1]; c++) {
+      const row = Math.floor(((r + 0.5) * from[0]) / to[0]);
+      const column = Math.floor(((c + 0.5) * from[1]) / to[1]);
+      if (kept.has(prefixTokens + row * from[1] + column)) out.push(prefixTokens + r * to[1] + c);
+    }
+  }
+  return out;
+}
+
+/** Antialiased bicubic (a = −0.5) over the grid; prefix tokens' embeddings are passed through. */
+function resamplePositions(
+  position: Float32Array,
+  from: Grid,
+  to: Grid,
+  prefixTokens: number,
+  dim: number,
+): Float32Array {
+  const out = new Float32Array((prefixTokens + to[0] * to[1]) * dim);
+  out.set(position.subarray(0, prefixTokens * dim));
+  const [down, across] = [taps(from[0], to[0]), taps(from[1], to[1])];
+  down.forEach((rows, r) => {
+    across.forEach((columns, c) => {
+      const at = (prefixTokens + r * to[1] + c) * dim;
+      for (const [row, rowWeight] of rows) {
+        for (const [column, columnWeight] of columns) {
+          const source = (prefixTokens + row * from[1] + column) * dim;
+          for (let d = 0; d < dim; d++) out[at + d] += rowWeight * columnWeight * position[source + d];
+        }
+      }
+    });
+  });
+  return out;
+}
+
+/** For each output position, the inputs that it mixes and their weights, which sum to 1. */
+function taps(from: number, to: number): [input: number, weight: number][][] {
+  const scale = from / to;
+  const stretch = Math.max(1, scale);
+  return Array.from({ length: to }, (_, k) => {
+    const centre = (k + 0.5) * scale;
+    const list: [number, number][] = [];
+    for (
+      let i = Math.max(0, Math.floor(centre - 2 * stretch));
+      i < Math.min(from, Math.ceil(centre + 2 * stretch));
+      i++
+    ) {
+      const weight = cubic((i + 0.5 - centre) / stretch);
+      if (weight !== 0) list.push([i, weight]);
+    }
+    const total = list.reduce((sum, [, weight]) => sum + weight, 0);
+    return list.map(([i, weight]) => [i, weight / total]);
+  });
+}
+
+function cubic(x: number): number {
+  const a = -0.5;
+  const t = Math.abs(x);
+  if (t < 1) return (a + 2) * t ** 3 - (a + 3) * t ** 2 + 1;
+  return t < 2 ? a * t ** 3 - 5 * a * t ** 2 + 8 * a * t - 4 * a : 0;
+}
