@@ -1,0 +1,102 @@
+/**
+ * npm run figures: measures the shipped models in a real browser, writes docs/bench.json, and rewrites the tables of
+ * README.md from it and from the models' own manifests. With --no-bench the tables are made from what is on file.
+ */
+import { execFileSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { cpus } from "node:os";
+import { fileURLToPath } from "node:url";
+import { findChromium } from "../scripts/setup-chromium.mjs";
+import { countMacs, countParams } from "../src/format/model.ts";
+import { type BenchRow, bench } from "./bench.ts";
+import type { AccuracyRecord } from "./lib/card.ts";
+import { manifestText, readManifestFile, writeFileAtomic } from "./lib/folders.ts";
+import { say, si } from "./lib/terminal.ts";
+
+const path = (name: string) => fileURLToPath(new URL(`../${name}`, import.meta.url));
+const BENCH = path("docs/bench.json");
+const ROUNDS = 40;
+
+interface BenchFile {
+  device: string;
+  browser: string;
+  command: string;
+  rows: BenchRow[];
+}
+
+async function measure(folders: string[]): Promise<BenchFile> {
+  const engine = ["onnx-wasm" as const];
+  const options = { engine, dtype: ["f16" as const], threads: [1, 2], rounds: ROUNDS };
+  const rows = await bench(
+    folders.map((folder) => path(`models/${folder}`)),
+    options,
+  );
+  const browser = execFileSync(findChromium()!, ["--version"], { encoding: "utf8" }).trim();
+  const command = `npx slimvit bench ${folders.map((folder) => `models/${folder}`).join(" ")} --engine ${engine} --dtype f16 --threads 1,2 --rounds ${ROUNDS}`;
+  return { device: `${cpus()[0].model.trim()}, ${cpus().length} cores`, browser, command, rows };
+}
+
+function modelsTable(folders: string[], measured?: BenchFile): string {
+  const lines = folders.map((folder) => {
+    const manifest = readManifestFile(path(`models/${folder}`));
+    const classes = manifest.labels.length;
+    const accuracy = ((manifest.metrics.accuracy ?? []) as AccuracyRecord[]).map(
+      (a) => `${(100 * a.top1).toFixed(1)} % (${a.data}, n ${a.n}, ${a.dtype})`,
+    );
+    const files = manifest.weights.map((file) => `${(file.bytes / 1e6).toFixed(1)} MB ${file.dtype}`);
+    const ms = [1, 2].map(
+      (threads) =>
+        measured?.rows.find((row) => row.model === manifest.name && row.threads === threads)?.msMedian.toFixed(0) ??
+        "–",
+    );
+    return `| [${folder}](models/${folder}/card.md) | ${accuracy.join("; ") || "not measured"} | ${si(countMacs(manifest, classes))} | ${si(countParams(manifest, classes))} | ${files.join(", ")} | ${ms.join(" / ")} |`;
+  });
+  return [
+    "| model | top-1 | MACs | parameters | download | ms an image, 1 / 2 threads |",
+    "| --- | --- | --- | --- | --- | --- |",
+    ...lines,
+    "",
+    ...(measured
+      ? [
+          `Milliseconds: \`onnx-wasm\`, inference only, medians of ${ROUNDS} interleaved rounds after the outputs were checked against the reference; ${measured.device}, ${measured.browser}; \`npm run figures\`.`,
+        ]
+      : []),
+    "Accuracy: `npx slimvit eval models/NAME --data DATA --record`.",
+  ].join("\n");
+}
+
+function measuredTable({ device, browser, command, rows }: BenchFile): string {
+  const dense = (row: BenchRow) => rows.find((other) => other.threads === row.threads && other.engine === row.engine)!;
+  return [
+    `\`${command}\` on ${device}, ${browser}:`,
+    "",
+    "| model | engine | weights | threads | ms, median (p10–p90) | of dense | MACs, of dense | load ms | largest log-probability error |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ...rows.map((row) => {
+      const base = dense(row);
+      return `| ${row.model} | ${row.engine} | ${row.dtype} | ${row.threads} | ${row.msMedian.toFixed(1)} (${row.msP10.toFixed(1)}–${row.msP90.toFixed(1)}) | ${(row.msMedian / base.msMedian).toFixed(2)} | ${(row.gmacs / base.gmacs).toFixed(2)} | ${row.loadMs.toFixed(0)} | ${row.maxAbsDiff.toExponential(1)} |`;
+    }),
+  ].join("\n");
+}
+
+function replaceSection(text: string, name: string, content: string): string {
+  const [begin, end] = [`<!-- ${name}:begin -->`, `<!-- ${name}:end -->`];
+  const [from, to] = [text.indexOf(begin), text.indexOf(end)];
+  if (from < 0 || to < from) throw new Error(`README.md has no section ${name}.`);
+  return `${text.slice(0, from + begin.length)}\n${content}\n${text.slice(to)}`;
+}
+
+const folders = (JSON.parse(readFileSync(path("models/index.json"), "utf8")) as { folder: string }[]).map(
+  ({ folder }) => folder,
+);
+let measured: BenchFile | undefined = existsSync(BENCH) ? JSON.parse(readFileSync(BENCH, "utf8")) : undefined;
+if (!process.argv.includes("--no-bench")) {
+  measured = await measure(folders);
+  writeFileAtomic(BENCH, manifestText(measured));
+}
+let readme = readFileSync(path("README.md"), "utf8");
+readme = replaceSection(readme, "models", modelsTable(folders, measured));
+if (measured) readme = replaceSection(readme, "measured", measuredTable(measured));
+writeFileAtomic(path("README.md"), readme);
+say(`figures: README.md rewritten for ${folders.length} models`);
+process.exit();
