@@ -2,24 +2,30 @@
 import { messageOf, SlimViTError, throwIfAborted } from "./errors.ts";
 import type { Preprocess } from "./format/model.ts";
 import type { RawImage, Region } from "./image.ts";
-import type { WireImage } from "./wire.ts";
+
+/** A picture as it crosses to the worker: URLs absolute, a bitmap the worker's own. */
+export type WireImage =
+  | { kind: "url"; url: string }
+  | { kind: "blob"; blob: Blob; name: string }
+  | { kind: "bitmap"; bitmap: ImageBitmap }
+  | { kind: "pixels"; image: RawImage };
 
 /** Of the shorter side; above it the browser draws the picture down first, to twice what the model resizes to. */
 const LARGE = 2048;
 
 /**
- * @param image an ImageBitmap is closed
- * @returns `region`'s pixels
- * @throws SlimViTError `bad-input` naming the picture, `bad-option` for a region outside of it
+ * @param wire a bitmap is closed
+ * @returns the picture, and what of it is left to be cut out
+ * @throws SlimViTError `bad-input` naming the picture, `bad-option` for a region outside of it, `network`
  */
 export async function readImage(
-  image: WireImage,
+  wire: WireImage,
   region: Region | undefined,
   preprocess: Preprocess,
   signal?: AbortSignal,
 ): Promise<{ image: RawImage; region?: Region }> {
-  if ("data" in image) return { image, region };
-  const bitmap = image instanceof ImageBitmap ? image : await decode(image, signal);
+  if (wire.kind === "pixels") return { image: wire.image, region };
+  const bitmap = wire.kind === "bitmap" ? wire.bitmap : await decode(wire, signal);
   try {
     return { image: readPixels(bitmap, region, preprocess) };
   } finally {
@@ -27,22 +33,26 @@ export async function readImage(
   }
 }
 
-async function decode(image: Blob | { url: string }, signal?: AbortSignal): Promise<ImageBitmap> {
-  const name = nameOf(image);
+async function decode(
+  wire: { kind: "url"; url: string } | { kind: "blob"; blob: Blob; name: string },
+  signal?: AbortSignal,
+): Promise<ImageBitmap> {
+  const name = wire.kind === "blob" ? wire.name : shorten(wire.url);
   if (typeof createImageBitmap === "undefined") {
-    throw new SlimViTError("unsupported", `${name} cannot be decoded here; pass { data, width, height } (RGBA pixels).`);
+    throw new SlimViTError(
+      "bad-input",
+      `${name}: no picture can be decoded here; pass { data, width, height } (RGBA).`,
+    );
   }
-  const blob = image instanceof Blob ? image : await download(image.url, signal);
+  const blob = wire.kind === "blob" ? wire.blob : await download(wire.url, signal);
   throwIfAborted(signal);
   try {
     return await createImageBitmap(blob, { imageOrientation: "from-image", premultiplyAlpha: "none" });
   } catch (error) {
-    const type = blob.type ? `, ${blob.type}` : "";
-    throw new SlimViTError(
-      "bad-input",
-      `${name} (${blob.size} bytes${type}) is no picture that this browser can decode (${messageOf(error)}).`,
-      { cause: error },
-    );
+    const what = blob.type ? `${blob.size} bytes of ${blob.type}` : `${blob.size} bytes`;
+    throw new SlimViTError("bad-input", `${name}: ${what} are no picture that this browser can read.`, {
+      cause: error,
+    });
   }
 }
 
@@ -50,19 +60,17 @@ async function download(url: string, signal?: AbortSignal): Promise<Blob> {
   try {
     const response = await fetch(url, { signal });
     if (response.ok) return await response.blob();
-    throw new SlimViTError("network", `${nameOf({ url })}: answered ${response.status}; expected a picture.`);
+    throw new SlimViTError("network", `${shorten(url)}: the server answered ${response.status}; expected a picture.`);
   } catch (error) {
     throwIfAborted(signal);
     if (error instanceof SlimViTError) throw error;
-    throw new SlimViTError("network", `${nameOf({ url })}: could not be fetched (${messageOf(error)}).`, {
-      cause: error,
-    });
+    throw new SlimViTError("network", `${shorten(url)}: could not be fetched (${messageOf(error)}).`, { cause: error });
   }
 }
 
-function nameOf(image: Blob | { url: string }): string {
-  if (image instanceof Blob) return image instanceof File ? image.name : "The blob";
-  return image.url.length > 100 ? `${image.url.slice(0, 99)}…` : image.url;
+/** data: URLs are long. */
+function shorten(url: string): string {
+  return url.length > 100 ? `${url.slice(0, 99)}…` : url;
 }
 
 function readPixels(bitmap: ImageBitmap, region: Region | undefined, { resize }: Preprocess): RawImage {

@@ -4,59 +4,55 @@ import { messageOf, SlimViTError, throwIfAborted } from "./errors.ts";
 import type { Manifest, Model, WeightsDtype, WeightsFile } from "./format/model.ts";
 import { readManifest, readModel } from "./format/read.ts";
 
-/** A folder's URL, `hf:owner/name` (or `hf:owner/name@revision`), the folder's files; in Node also its path. */
-export type ModelSource = string | File[];
+/** A folder by its absolute URL (`file:` in Node), or its files. */
+export type Source = { url: string } | { files: { name: string; blob: Blob }[] };
 
 export interface Progress {
+  /** file being read */
   file: string;
   loadedBytes: number;
   /** from slimvit.json, so it is known before the first byte */
   totalBytes: number;
+  /** true when the bytes came from the cache */
+  cached: boolean;
 }
 
-/** Keeps weights between visits, by the sha256 that slimvit.json promises. What it returns is checked like a download. */
+/** Where weights are kept between visits, by the lower-case hex of their sha256; what it returns is checked like a download. */
 export interface WeightsStore {
-  get(sha256: string): Promise<Uint8Array | ArrayBuffer | undefined>;
+  get(sha256: string): Promise<Uint8Array | undefined>;
   put(sha256: string, bytes: Uint8Array): Promise<void>;
 }
 
-export interface CacheUse {
-  /** off: not wanted or not there; failed: wanted, and the store refused */
-  state: "hit" | "stored" | "off" | "failed";
-  reason?: string;
-}
-
-export interface LoadContext {
-  signal?: AbortSignal;
+export interface LoadRequest {
+  source: Source;
+  engine: EngineName | "auto";
+  dtype: WeightsDtype | "auto";
+  cache: boolean | WeightsStore;
   onProgress?: (progress: Progress) => unknown;
-  store?: WeightsStore;
+  signal?: AbortSignal;
 }
 
-export interface LoadChoice {
-  engine?: EngineName | "auto";
-  dtype?: WeightsDtype | "auto";
-  /** false also turns `LoadContext.store` off */
-  cache?: boolean;
+export interface LoadedModel {
+  model: Model;
+  /** what could not be done here, in people's words */
+  notes: string[];
 }
 
 const MANIFEST = "slimvit.json";
 const MAX_MANIFEST_BYTES = 64 * 2 ** 20;
 
 /** @throws SlimViTError `network`, `integrity`, `bad-model`, `bad-option`, `aborted`, `out-of-memory` */
-export async function loadModel(
-  source: ModelSource,
-  choice: LoadChoice,
-  context: LoadContext,
-): Promise<{ model: Model; cache: CacheUse }> {
-  const { signal } = context;
+export async function loadModel(request: LoadRequest): Promise<LoadedModel> {
+  const { source, engine, dtype, signal } = request;
   throwIfAborted(signal);
   const folder = await openFolder(source, signal);
   const text = new TextDecoder().decode(await folder.read(MANIFEST, { limit: MAX_MANIFEST_BYTES }));
   const manifest = readManifest(text, folder.nameOf(MANIFEST));
-  const weights = chooseWeights(manifest, choice, folder.nameOf(MANIFEST));
-  const { bytes, cache } = await readWeights(folder, weights, choice.cache !== false, context);
+  const weights = chooseWeights(manifest, dtype, engine, folder.nameOf(MANIFEST));
+  const notes: string[] = [];
+  const bytes = await readWeights(folder, weights, request, notes);
   throwIfAborted(signal);
-  return { model: readModel(manifest, weights.dtype, bytes, folder.nameOf(weights.file)), cache };
+  return { model: readModel(manifest, weights.dtype, bytes, folder.nameOf(weights.file)), notes };
 }
 
 /** What "auto" prefers, best first: the one place that knows which weights suit an engine. */
@@ -66,75 +62,83 @@ function dtypeOrder(engine: EngineName | "auto"): WeightsDtype[] {
 
 function chooseWeights(
   { weights }: Manifest,
-  { dtype = "auto", engine = "auto" }: LoadChoice,
+  dtype: WeightsDtype | "auto",
+  engine: EngineName | "auto",
   name: string,
 ): WeightsFile {
-  const wanted = dtype === "auto" ? dtypeOrder(engine) : [dtype];
-  for (const want of wanted) {
+  for (const want of dtype === "auto" ? dtypeOrder(engine) : [dtype]) {
     const found = weights.find((entry) => entry.dtype === want);
     if (found) return found;
   }
   const there = weights.map((entry) => entry.dtype).join(", ");
   if (!there) throw new SlimViTError("bad-model", `${name}: lists no weights; make some with "slimvit export".`);
-  throw new SlimViTError("bad-option", `dtype is ${JSON.stringify(dtype)}; ${name} has "auto" and ${there}.`);
+  throw new SlimViTError("bad-option", `${name}: has no ${String(dtype)} weights; dtype can be "auto" or ${there}.`);
 }
 
 async function readWeights(
   folder: Folder,
   { file, bytes: totalBytes, sha256 }: WeightsFile,
-  wantsCache: boolean,
-  { signal, onProgress, store: ownStore }: LoadContext,
-): Promise<{ bytes: Uint8Array; cache: CacheUse }> {
-  const report = async (loadedBytes: number) => onProgress?.({ file, loadedBytes, totalBytes });
-  const { store, reason } = wantsCache && folder.remote ? openStore(ownStore) : { reason: undefined, store: undefined };
+  { cache, signal, onProgress }: LoadRequest,
+  notes: string[],
+): Promise<Uint8Array> {
+  const report = async (loadedBytes: number, cached = false) => {
+    await Promise.resolve(onProgress?.({ file, loadedBytes, totalBytes, cached })).catch(() => {}); // the caller's own affair
+  };
+  const store = cache && folder.remote ? openStore(cache, notes) : undefined;
 
   const kept = await fromStore(store, sha256);
   if (kept) {
-    await report(totalBytes);
-    return { bytes: kept, cache: { state: "hit" } };
+    await report(totalBytes, true);
+    return kept;
   }
-  const bytes = await folder.read(file, { exactly: totalBytes, onBytes: (count) => void report(count).catch(() => {}) });
+  const bytes = await folder.read(file, {
+    exactly: totalBytes,
+    onBytes: (count) => {
+      if (count < totalBytes) void report(count);
+    },
+  });
   const found = await digest(bytes);
   throwIfAborted(signal);
   if (found !== sha256) {
     throw new SlimViTError(
       "integrity",
-      `${folder.nameOf(file)}: its sha256 is ${found}, ${MANIFEST} promises ${sha256}. ` +
-        "The file is damaged or belongs to another version; publish both files again.",
+      `${folder.nameOf(file)}: its sha256 is ${found}; ${MANIFEST} promises ${sha256}. ` +
+        "The file is damaged or belongs to another version: publish both files again.",
     );
   }
   await report(totalBytes);
-  if (!store) return { bytes, cache: { state: "off", ...(reason && { reason }) } };
-  try {
-    await store.put(sha256, bytes);
-    return { bytes, cache: { state: "stored" } };
-  } catch (error) {
-    return { bytes, cache: { state: "failed", reason: messageOf(error) } }; // e.g. no quota: the model is loaded all the same
-  }
+  await store?.put(sha256, bytes).catch((error) => {
+    notes.push(`The weights are not kept for the next visit (${messageOf(error)}).`); // no quota, perhaps
+  });
+  return bytes;
 }
 
 /** The kept bytes if they are whole; a store that fails or has the wrong bytes is as good as an empty one. */
 async function fromStore(store: WeightsStore | undefined, sha256: string): Promise<Uint8Array | undefined> {
   try {
     const kept = await store?.get(sha256);
-    if (!kept) return undefined;
-    const bytes = kept instanceof Uint8Array ? kept : new Uint8Array(kept);
-    return (await digest(bytes)) === sha256 ? bytes : undefined;
+    return kept && (await digest(kept)) === sha256 ? kept : undefined;
   } catch {
     return undefined;
   }
 }
 
-function openStore(own?: WeightsStore): { store?: WeightsStore; reason?: string } {
-  if (own) return { store: own };
-  if (typeof caches === "undefined") return { reason: "The Cache API is not there; browsers offer it on https only." };
+function openStore(cache: true | WeightsStore, notes: string[]): WeightsStore | undefined {
+  if (cache !== true) return cache;
+  if (typeof caches === "undefined") {
+    notes.push(
+      "The weights are not kept for the next visit: the Cache API is missing; browsers offer it on https only.",
+    );
+    return undefined;
+  }
   const key = (sha256: string) => `https://slimvit.invalid/${sha256}`; // never fetched
   const open = () => caches.open("slimvit");
   return {
-    store: {
-      get: async (sha256) => (await (await open()).match(key(sha256)))?.arrayBuffer(),
-      put: async (sha256, bytes) => (await open()).put(key(sha256), new Response(bytes as Uint8Array<ArrayBuffer>)),
+    async get(sha256) {
+      const response = await (await open()).match(key(sha256));
+      return response && new Uint8Array(await response.arrayBuffer());
     },
+    put: async (sha256, bytes) => (await open()).put(key(sha256), new Response(bytes as Uint8Array<ArrayBuffer>)),
   };
 }
 
@@ -163,31 +167,14 @@ interface ReadOptions {
   onBytes?: (count: number) => void;
 }
 
-async function openFolder(source: ModelSource, signal?: AbortSignal): Promise<Folder> {
-  if (typeof source !== "string") return folderOfFiles(source, signal);
-  const hub = /^hf:([\w.-]+\/[\w.-]+?)(?:@([\w./-]+))?$/.exec(source);
-  if (hub) return folderOfUrl(`https://huggingface.co/${hub[1]}/resolve/${hub[2] ?? "main"}/`, signal);
-  if (/^hf:/.test(source)) {
-    throw new SlimViTError("bad-option", `The model is ${JSON.stringify(source)}; expected hf:owner/name.`);
-  }
-  if (/^(https?|data|blob):/.test(source)) return folderOfUrl(source, signal);
-  if (typeof process !== "undefined" && process.versions?.node) return folderOnDisk(source, signal);
-  throw new SlimViTError("bad-option", `The model is ${JSON.stringify(source)}; expected the URL of its folder.`);
+async function openFolder(source: Source, signal?: AbortSignal): Promise<Folder> {
+  if ("files" in source) return folderOfFiles(source.files, signal);
+  return source.url.startsWith("file:") ? folderOnDisk(source.url, signal) : folderOfUrl(source.url, signal);
 }
 
-function folderOfUrl(source: string, signal?: AbortSignal): Folder {
-  const base = new URL(source);
-  base.pathname = base.pathname.replace(/\/slimvit\.json$/, "/").replace(/([^/])$/, "$1/");
-  const urlOf = (file: string) => {
-    const url = new URL(file, base);
-    url.search = base.search; // the token of a signed URL
-    return url.href;
-  };
-  return {
-    remote: true,
-    nameOf: (file) => new URL(file, base).href,
-    read: (file, how) => download(urlOf(file), how, signal),
-  };
+function folderOfUrl(base: string, signal?: AbortSignal): Folder {
+  const nameOf = (file: string) => new URL(file, base).href;
+  return { remote: true, nameOf, read: (file, how) => download(nameOf(file), how, signal) };
 }
 
 async function download(url: string, how: ReadOptions, signal?: AbortSignal): Promise<Uint8Array> {
@@ -199,10 +186,13 @@ async function download(url: string, how: ReadOptions, signal?: AbortSignal): Pr
   try {
     response = await fetch(url, { signal });
   } catch (error) {
-    throw failed(`could not be fetched (${messageOf(error)}). Is it reachable, and does it allow this origin (CORS)?`, error);
+    throw failed(
+      `could not be fetched (${messageOf(error)}). Is it online, and does it allow this page (CORS)?`,
+      error,
+    );
   }
   if (!response.ok || !response.body) {
-    throw failed(`answered ${response.status}. Expected a model folder with ${MANIFEST} and its weights.`);
+    throw failed(`the server answered ${response.status}; expected a folder with ${MANIFEST} and its weights.`);
   }
   const buffer = new Collector(url, how);
   const reader = response.body.getReader();
@@ -220,16 +210,16 @@ async function download(url: string, how: ReadOptions, signal?: AbortSignal): Pr
   return buffer.finish("network");
 }
 
-function folderOfFiles(files: File[], signal?: AbortSignal): Folder {
+function folderOfFiles(files: { name: string; blob: Blob }[], signal?: AbortSignal): Folder {
   const names = files.map((file) => file.name).join(", ") || "none";
   return {
     remote: false,
     nameOf: (file) => file,
     async read(name, how) {
       const file = files.find((candidate) => candidate.name === name);
-      if (!file) throw new SlimViTError("bad-model", `${name} is not among the files given (${names}).`);
+      if (!file) throw new SlimViTError("bad-model", `${name}: is not among the files given (${names}).`);
       const buffer = new Collector(name, how);
-      const reader = file.stream().getReader();
+      const reader = file.blob.stream().getReader();
       for (;;) {
         throwIfAborted(signal);
         const { done, value } = await reader.read();
@@ -240,16 +230,15 @@ function folderOfFiles(files: File[], signal?: AbortSignal): Folder {
   };
 }
 
-async function folderOnDisk(source: string, signal?: AbortSignal): Promise<Folder> {
+async function folderOnDisk(url: string, signal?: AbortSignal): Promise<Folder> {
   const { readFile } = (await importNode("fs/promises")) as typeof import("node:fs/promises");
-  const { join } = (await importNode("path")) as typeof import("node:path");
   const { fileURLToPath } = (await importNode("url")) as typeof import("node:url");
-  const root = source.startsWith("file:") ? fileURLToPath(source) : source;
+  const nameOf = (file: string) => fileURLToPath(new URL(file, url));
   return {
     remote: false,
-    nameOf: (file) => join(root, file),
+    nameOf,
     async read(file, how) {
-      const path = join(root, file);
+      const path = nameOf(file);
       let content: Uint8Array;
       try {
         content = await readFile(path, { signal });
@@ -289,7 +278,8 @@ class Collector {
     const { exactly, limit = Number.POSITIVE_INFINITY, onBytes } = this.how;
     const end = this.length + piece.length;
     if (end > (exactly ?? limit)) {
-      const fault = exactly === undefined ? `is longer than ${limit} bytes` : `is longer than the ${exactly} bytes in ${MANIFEST}`;
+      const fault =
+        exactly === undefined ? `is longer than ${limit} bytes` : `is longer than the ${exactly} bytes in ${MANIFEST}`;
       throw new SlimViTError(exactly === undefined ? "bad-model" : "integrity", `${this.name}: ${fault}.`);
     }
     if (end > this.bytes.length) {

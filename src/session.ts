@@ -1,23 +1,15 @@
-/** One loaded model: image → pixels → logits → top classes. Lives in the worker; in Node, with the caller. */
-import { readImage } from "./decode.ts";
+/** One loaded model on one engine: image → pixels → logits → top classes. Lives in the worker; in Node, in the process. */
+import { readImage, type WireImage } from "./decode.ts";
 import type { Engine, EngineName, RunOptions, RunOutput } from "./engines/engine.ts";
-import { openEngine } from "./engines/open.ts";
+import { type OpenedEngine, openEngine } from "./engines/open.ts";
 import { SlimViTError, throwIfAborted } from "./errors.ts";
-import {
-  type BlockShape,
-  countMacs,
-  countParams,
-  type Label,
-  type Model,
-  type WeightsDtype,
-} from "./format/model.ts";
+import { type BlockShape, countMacs, countParams, type Label, type Model, type WeightsDtype } from "./format/model.ts";
 import { selfTestPixels } from "./format/write.ts";
 import { preprocess, type Region } from "./image.ts";
-import { type CacheUse, type LoadChoice, type LoadContext, loadModel, type ModelSource } from "./load.ts";
-import type { WireImage } from "./wire.ts";
+import { type LoadRequest, loadModel } from "./load.ts";
 
-export interface SessionOptions extends LoadChoice {
-  threads?: number | "auto";
+export interface SessionRequest extends LoadRequest {
+  threads: number | "auto";
   /** where optional packages are served, by package name; absolute URLs */
   engineUrls?: Record<string, string>;
 }
@@ -30,59 +22,51 @@ export interface ModelInfo {
   imageSize: [number, number];
   labels: Label[];
   params: number;
-  /** multiply-accumulates of one forward pass */
+  /** multiply-accumulates of one picture */
   macs: number;
   dtype: WeightsDtype;
-  /** the dtypes that the folder has */
+  /** those that the folder has */
   dtypes: WeightsDtype[];
-  /** of the weights file */
+  /** of the weights as downloaded */
   sizeBytes: number;
   engine: EngineName;
   threads: number;
-  /** the engines that "auto" would have liked better, and why each did not open */
-  tried: { engine: EngineName; reason: string }[];
   blocks: BlockShape[];
-  cache: CacheUse;
+  /** engines that `auto` would have liked better, and why they did not open */
+  tried: OpenedEngine["tried"];
+  /** what could not be done here, in people's words */
+  notes: string[];
 }
 
-export interface SessionEmbedOptions {
-  /** in pixels of the picture as it is shown; taken alone, as if the rest were not there */
-  region?: Region;
-}
-
-export interface SessionClassifyOptions extends SessionEmbedOptions {
+export interface ClassifyOptions {
+  /** how many classes to return; default 5 */
   topK?: number;
-  /** classes that score less are left out */
+  /** leave out classes that score less */
   scoreThreshold?: number;
-  /** only these classes, by id or label */
+  /** only these labels or ids */
   allow?: string[];
-  /** none of these classes, by id or label */
+  /** none of these labels or ids */
   deny?: string[];
-  /** milliseconds of each block */
+  /** part of the picture, in its pixels as it is shown; taken as if the rest were not there */
+  region?: Region;
+  /** milliseconds a block */
   profile?: boolean;
-  /** the class token's attention in each block */
+  /** the class token's attention over the surviving patches, a block */
   explain?: boolean;
 }
 
-export interface ClassScore {
-  id: string;
-  label: string;
-  /** of the model's output */
+export interface ScoredClass extends Label {
+  /** position in the model's output */
   index: number;
-  /** softmax over all classes, whatever is left out of the list */
+  /** softmax over all classes */
   score: number;
 }
 
-export interface Classification {
+export interface SessionResult extends Omit<RunOutput, "logits"> {
   /** best first */
-  classes: ClassScore[];
-  /** preprocess: from the image to pixels; inference: from pixels to logits; waiting for earlier calls is not counted */
-  latencyMs: { preprocess: number; inference: number; total: number };
-  engine: EngineName;
-  /** with `profile` */
-  blockMs?: number[];
-  /** with `explain`: attention of the class token over each block's `keepIdx`, averaged over heads */
-  attention?: Float32Array[];
+  classes: ScoredClass[];
+  preprocessMs: number;
+  inferenceMs: number;
 }
 
 export class Session {
@@ -96,104 +80,83 @@ export class Session {
   ) {}
 
   /** @throws SlimViTError as `loadModel` and `openEngine`, and `unsupported` for an engine that computes wrong results here */
-  static async open(source: ModelSource, options: SessionOptions, context: LoadContext): Promise<Session> {
-    const { model, cache } = await loadModel(source, options, context);
-    const { engine, tried } = await openEngine(options.engine ?? "auto", model, {
-      threads: chooseThreads(options.threads),
-      engineUrls: options.engineUrls,
-    });
+  static async open(request: SessionRequest): Promise<Session> {
+    const threads = chooseThreads(request.threads);
+    const { model, notes } = await loadModel(request);
+    const { engine, tried } = await openEngine(request.engine, model, { threads, engineUrls: request.engineUrls });
     try {
-      throwIfAborted(context.signal);
+      throwIfAborted(request.signal);
       await selfTest(engine, model);
-      throwIfAborted(context.signal);
+      throwIfAborted(request.signal);
     } catch (error) {
       engine.dispose();
       throw error;
     }
-    const { manifest, dtype } = model;
-    const { name, license, embedDim, imageSize, labels, blocks, weights } = manifest;
-    const info: ModelInfo = {
-      name,
-      license,
-      embedDim,
-      imageSize,
-      labels,
-      params: countParams(manifest, labels.length),
-      macs: countMacs(manifest, labels.length),
-      dtype,
-      dtypes: weights.map((entry) => entry.dtype),
-      sizeBytes: weights.find((entry) => entry.dtype === dtype)!.bytes,
-      engine: engine.name,
-      threads: engine.threads,
-      tried,
-      blocks,
-      cache,
-    };
-    return new Session(info, model, engine);
-  }
-
-  classify(image: WireImage, options: SessionClassifyOptions, signal?: AbortSignal): Promise<Classification> {
-    return this.inTurn(signal, async () => {
-      const pick = chooser(this.info.labels, options);
-      const start = performance.now();
-      const pixels = await this.pixels(image, options.region, signal);
-      const ready = performance.now();
-      const { profile, explain } = options;
-      const { logits, blockMs, attention } = await this.run(pixels, { profile, explain, signal });
-      const done = performance.now();
-      return {
-        classes: pick(logits),
-        latencyMs: { preprocess: ready - start, inference: done - ready, total: performance.now() - start },
-        engine: this.engine.name,
-        ...(blockMs && { blockMs }),
-        ...(attention && { attention }),
-      };
-    });
-  }
-
-  embed(image: WireImage, options: SessionEmbedOptions, signal?: AbortSignal): Promise<Float32Array> {
-    return this.inTurn(signal, async () => {
-      const pixels = await this.pixels(image, options.region, signal);
-      return (await this.run(pixels, { signal })).features;
-    });
-  }
-
-  dispose(): void {
-    if (this.disposed) return;
-    this.disposed = true;
-    // Not under the feet of a run.
-    void this.last.finally(() => this.engine.dispose());
-  }
-
-  private async pixels(wire: WireImage, wanted: Region | undefined, signal?: AbortSignal): Promise<Float32Array> {
-    const { image, region } = await readImage(wire, wanted, this.model.manifest.preprocess, signal);
-    throwIfAborted(signal);
-    return preprocess(image, this.model.manifest.preprocess, region);
-  }
-
-  private async run(pixels: Float32Array, options: RunOptions): Promise<RunOutput> {
-    throwIfAborted(options.signal);
-    const output = await this.engine.run(pixels, options);
-    throwIfAborted(options.signal);
-    return output;
+    return new Session(describe(model, engine, tried, notes), model, engine);
   }
 
   /** One call at a time, in the order of arrival. */
-  private inTurn<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
+  run(image: WireImage, options: ClassifyOptions, signal?: AbortSignal): Promise<SessionResult> {
     const turn = this.last.then(async () => {
-      await nextTask(); // lets aborts in, which engines that never wait would keep out
+      await nextTask(); // lets aborts in, which an engine that never waits would keep out
       throwIfAborted(signal);
-      if (this.disposed) throw new SlimViTError("disposed", "This model has been disposed of.");
-      return work();
+      if (this.disposed) throw new SlimViTError("disposed", "The model was disposed of.");
+      return this.runNow(image, options, signal);
     });
     this.last = turn.catch(() => {});
     return turn;
   }
+
+  /** Idempotent; a run that has begun ends first. */
+  dispose(): void {
+    if (this.disposed) return;
+    this.disposed = true;
+    void this.last.finally(() => this.engine.dispose());
+  }
+
+  private async runNow(wire: WireImage, options: ClassifyOptions, signal?: AbortSignal): Promise<SessionResult> {
+    const pick = chooser(this.info.labels, options);
+    const how = this.model.manifest.preprocess;
+    const start = performance.now();
+    const { image, region } = await readImage(wire, options.region, how, signal);
+    const pixels = preprocess(image, how, region);
+    const ready = performance.now();
+    throwIfAborted(signal);
+    const { profile, explain } = options;
+    const { logits, ...rest } = await this.engine.run(pixels, { profile, explain, signal } satisfies RunOptions);
+    throwIfAborted(signal);
+    return { ...rest, classes: pick(logits), preprocessMs: ready - start, inferenceMs: performance.now() - ready };
+  }
+}
+
+function describe(model: Model, engine: Engine, tried: OpenedEngine["tried"], notes: string[]): ModelInfo {
+  const { manifest, dtype } = model;
+  const { name, license, embedDim, imageSize, labels, blocks, weights } = manifest;
+  return {
+    name,
+    license,
+    embedDim,
+    imageSize,
+    labels,
+    params: countParams(manifest, labels.length),
+    macs: countMacs(manifest, labels.length),
+    dtype,
+    dtypes: weights.map((entry) => entry.dtype),
+    sizeBytes: weights.find((entry) => entry.dtype === dtype)!.bytes,
+    engine: engine.name,
+    threads: engine.threads,
+    blocks,
+    tried,
+    notes,
+  };
 }
 
 /** No more than 4, which small networks do not keep busy, and one on iOS, where threads cost memory that it lacks. */
-function chooseThreads(wanted: number | "auto" = "auto"): number {
-  if (wanted !== "auto") return wanted;
+function chooseThreads(wanted: number | "auto"): number {
+  if (wanted !== "auto") {
+    if (Number.isSafeInteger(wanted) && wanted >= 1) return wanted;
+    throw new SlimViTError("bad-option", `threads is ${wanted}; expected "auto" or a whole number of at least 1.`);
+  }
   const { userAgent = "", hardwareConcurrency = 1 } = globalThis.navigator ?? {};
   if (/iPhone|iPad|iPod/.test(userAgent)) return 1;
   return Math.max(1, Math.min(4, Math.floor(hardwareConcurrency / 2)));
@@ -220,8 +183,8 @@ async function selfTest(engine: Engine, { manifest, dtype }: Model): Promise<voi
 /** Checks the options once, then picks from any logits. */
 export function chooser(
   labels: Label[],
-  { topK = 5, scoreThreshold = 0, allow, deny }: SessionClassifyOptions,
-): (logits: Float32Array) => ClassScore[] {
+  { topK = 5, scoreThreshold = 0, allow, deny }: ClassifyOptions,
+): (logits: Float32Array) => ScoredClass[] {
   if (!Number.isSafeInteger(topK) || topK < 1) {
     throw new SlimViTError("bad-option", `topK is ${topK}; expected a whole number of at least 1.`);
   }
@@ -241,20 +204,15 @@ export function chooser(
 }
 
 function indicesOf(labels: Label[], names: string[], option: string): Set<number> {
-  const found = new Set<number>();
-  for (const name of names) {
-    const before = found.size;
-    let known = false;
-    labels.forEach(({ id, label }, i) => {
-      if (id !== name && label !== name) return;
-      found.add(i);
-      known = true;
-    });
-    if (!known && found.size === before) {
-      throw new SlimViTError("bad-option", `${option} names ${JSON.stringify(name)}, which is no id or label of this model.`);
-    }
-  }
-  return found;
+  const indices = names.map((name) => {
+    const found = labels.flatMap(({ id, label }, i) => (id === name || label === name ? [i] : []));
+    if (found.length) return found;
+    throw new SlimViTError(
+      "bad-option",
+      `${option} names ${JSON.stringify(name)}, which is no id or label of this model.`,
+    );
+  });
+  return new Set(indices.flat());
 }
 
 function softmax(logits: Float32Array): Float64Array {

@@ -1,28 +1,6 @@
-/** What crosses between page and worker: pictures, calls, and errors with their code and cause. */
+/** Carries our errors between page and worker, with code and cause. */
 import { type TransferHandler, transferHandlers } from "comlink";
 import { SlimViTError, type SlimViTErrorCode } from "./errors.ts";
-import type { RawImage } from "./image.ts";
-import type { ModelSource, Progress, WeightsStore } from "./load.ts";
-import type { Classification, ModelInfo, SessionClassifyOptions, SessionEmbedOptions, SessionOptions } from "./session.ts";
-
-/** An ImageBitmap is the worker's own, to be closed. URLs are absolute. */
-export type WireImage = RawImage | Blob | ImageBitmap | { url: string };
-
-/** What worker.ts exposes. `call` numbers a call, so that `abort` can name it. */
-export interface RemoteSession {
-  /** Answers once the worker holds the Web Lock of that name: whoever gets the lock next knows that the worker is gone. */
-  hello(lock: string): Promise<void>;
-  open(
-    call: number,
-    source: ModelSource,
-    options: SessionOptions,
-    onProgress?: (progress: Progress) => void,
-    store?: WeightsStore,
-  ): Promise<ModelInfo>;
-  classify(call: number, image: WireImage, options: SessionClassifyOptions): Promise<Classification>;
-  embed(call: number, image: WireImage, options: SessionEmbedOptions): Promise<Float32Array>;
-  abort(call: number): void;
-}
 
 interface WireError {
   slimvit: { code: SlimViTErrorCode; message: string; stack?: string; cause?: { name: string; message: string } };
