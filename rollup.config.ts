@@ -10,7 +10,7 @@ const OPTIONAL = [/^onnxruntime-web/];
 const plugins = [
   resolve({ browser: true }),
   esbuild({ target: "es2022", tsconfig: "tsconfig.json" }),
-  terser({ module: true }),
+  terser({ module: true, format: { comments: /@license|@vite-ignore|webpackIgnore/ } }),
 ];
 
 const configs: RollupOptions[] = [

@@ -8,7 +8,8 @@ import { type ClassifyOptions, type ModelInfo, Session, type SessionRequest, typ
 export type CallId = number;
 
 export interface Host {
-  ping(): "slimvit";
+  /** Answers when the worker holds the Web Lock of that name, so that whoever gets it next knows that the worker is gone. */
+  hello(lock: string): Promise<void>;
   load(
     call: CallId,
     request: Omit<SessionRequest, "onProgress" | "signal" | "cache">,
@@ -35,7 +36,7 @@ export function createHost(): Host {
     }
   };
   return {
-    ping: () => "slimvit",
+    hello: holdLock,
     load: (call, request, cache, onProgress) =>
       abortable(call, async (signal) => {
         session = await Session.open({ ...request, cache, onProgress, signal });
@@ -52,6 +53,17 @@ export function createHost(): Host {
       session = undefined;
     },
   };
+}
+
+function holdLock(name: string): Promise<void> {
+  return new Promise((answer) => {
+    const hold = () => {
+      answer();
+      return new Promise<never>(() => {});
+    };
+    if (navigator.locks) navigator.locks.request(name, hold).catch(() => answer());
+    else answer(); // insecure origins have no locks
+  });
 }
 
 function asOurs(error: unknown): unknown {

@@ -5,4 +5,11 @@ export type { BlockShape, Label, WeightsDtype } from "./format/model.ts";
 export type { RawImage, Region } from "./image.ts";
 export type { Progress, WeightsStore } from "./load.ts";
 export type { ModelInfo, ScoredClass } from "./session.ts";
-export { type Classification, type ClassifyOptions, type ImageInput, type LoadOptions, SlimViT } from "./slimvit.ts";
+export {
+  type Classification,
+  type ClassifyOptions,
+  type ImageInput,
+  type LoadOptions,
+  type ModelSource,
+  SlimViT,
+} from "./slimvit.ts";

@@ -50,16 +50,21 @@ export interface Classification {
 }
 
 /** Anything the browser can draw, a URL, or RGBA pixels (the one form that also works in Node). */
-export type ImageInput = ImageBitmapSource | VideoFrame | string | RawImage;
+export type ImageInput = ImageBitmapSource | VideoFrame | string | URL | RawImage;
 
-type CallableHost = Host | Remote<Host>;
+/** The folder's URL, "hf:owner/name", or its files; in Node also its path. */
+export type ModelSource = string | URL | Iterable<File>;
+
+const LOAD: CallId = 0;
 
 /** A loaded model. Calls are answered in order; `dispose()` frees worker and memory. */
 export class SlimViT {
-  private nextCall: CallId = 1;
+  private nextCall: CallId = LOAD + 1;
   private disposed = false;
   private connection: Promise<Connection> | undefined;
+  private close = () => {};
   private loaded: ModelInfo | undefined;
+  /** rejects a call that has not settled */
   private readonly pending = new Set<(error: SlimViTError) => void>();
 
   private constructor(
@@ -76,13 +81,13 @@ export class SlimViT {
    * @param source folder URL (slimvit.json inside), "hf:owner/name", or the folder's files; in Node also a folder's path
    * @throws SlimViTError `network`, `bad-model`, `integrity`, `bad-option`, `unsupported`, `aborted`, `out-of-memory`
    */
-  static async load(source: string | URL | readonly File[], options: LoadOptions = {}): Promise<SlimViT> {
+  static async load(source: ModelSource, options: LoadOptions = {}): Promise<SlimViT> {
     throwIfAborted(options.signal);
     const { engine = "auto", dtype = "auto", threads = "auto", engineUrls } = options;
     const request = { source: await resolveSource(source), engine, dtype, threads, engineUrls: absolute(engineUrls) };
     const vit = new SlimViT(request, options);
     try {
-      vit.loaded = (await vit.connect(options.signal, options.onProgress)).info;
+      await vit.settle(options.signal, () => vit.connect(options.onProgress));
       return vit;
     } catch (error) {
       vit.dispose();
@@ -119,116 +124,130 @@ export class SlimViT {
   dispose(): void {
     if (this.disposed) return;
     this.disposed = true;
-    this.rejectPending(new SlimViTError("disposed", "The model was disposed of."));
-    this.connection?.then(
-      ({ close }) => close(),
-      () => {}, // it never opened
-    );
-    this.connection = undefined;
+    this.rejectPending(disposedError());
+    this.disconnect();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.dispose();
   }
 
-  private async run(image: ImageInput, options: SessionOptions, signal?: AbortSignal): Promise<SessionResult> {
-    this.throwIfDisposed();
-    throwIfAborted(signal);
-    const wire = await toWire(image);
-    this.throwIfDisposed();
-    const { host } = await this.connect(signal);
-    const sent = wire.kind === "bitmap" ? transfer(wire, [wire.bitmap]) : wire; // our own copy of the caller's image
-    return this.settle((call) => host.run(call, sent, options) as Promise<SessionResult>, host, signal);
+  private run(image: ImageInput, options: SessionOptions, signal?: AbortSignal): Promise<SessionResult> {
+    return this.settle(signal, async (call, isSettled) => {
+      const wire = await toWire(image);
+      const { host } = await this.connect();
+      if (isSettled()) {
+        if (wire.kind === "bitmap") wire.bitmap.close();
+        throw disposedError(); // heard by no one
+      }
+      signal?.addEventListener("abort", () => void host.abort(call), { once: true });
+      try {
+        return (await host.run(call, handOver(wire), options)) as SessionResult;
+      } catch (error) {
+        if ((error as Error)?.name !== "DataCloneError") throw error;
+        throw new SlimViTError(
+          "bad-input",
+          "The image is from another origin that does not allow its pixels to be read. Serve it with CORS headers and set crossorigin on the element.",
+          { cause: error },
+        );
+      }
+    });
   }
 
-  /** The worker, started again if it was lost; its model is loaded when this resolves. */
-  private connect(signal?: AbortSignal, onProgress?: (progress: Progress) => void): Promise<Connection> {
-    this.connection ??= this.open(signal, onProgress).catch((error) => {
-      this.connection = undefined;
+  /** The worker with its model, started again if it was lost. */
+  private connect(onProgress?: (progress: Progress) => void): Promise<Connection> {
+    this.connection ??= this.open(onProgress).catch((error) => {
+      this.disconnect();
       throw error;
     });
     return this.connection;
   }
 
-  private async open(signal?: AbortSignal, onProgress?: (progress: Progress) => void): Promise<Connection> {
-    const { host, worker } = await startHost(this.options.workerUrl);
-    const close = () => {
-      if (worker) worker.terminate();
-      else host.dispose();
-    };
-    const lost = (event: Event) => {
-      event.preventDefault?.();
-      close();
-      this.connection = undefined;
+  private disconnect(): void {
+    this.close();
+    this.close = () => {};
+    this.connection = undefined;
+  }
+
+  private async open(onProgress?: (progress: Progress) => void): Promise<Connection> {
+    const { host, close } = await startHost(this.options.workerUrl, () => {
+      this.disconnect();
       this.rejectPending(
         new SlimViTError("worker-lost", "The worker stopped unexpectedly. The next call starts a fresh one."),
       );
-    };
-    worker?.addEventListener("error", lost);
-    try {
-      const { cache = true } = this.options;
-      const store = typeof cache === "object" && worker ? proxy(cache) : cache;
-      const report = onProgress && (worker ? proxy(onProgress) : onProgress);
-      const info = await this.settle(
-        (call) => host.load(call, this.request, store, report) as Promise<ModelInfo>,
-        host,
-        signal,
-      );
-      return { host, info, close };
-    } catch (error) {
-      close();
-      throw error;
-    }
+    });
+    this.close = close;
+    if (this.disposed) throw disposedError();
+    const { cache = true } = this.options;
+    const inWorker = typeof Worker !== "undefined";
+    const store = typeof cache === "object" && inWorker ? proxy(cache) : cache;
+    const report = onProgress && inWorker ? proxy(onProgress) : onProgress;
+    this.loaded = (await host.load(LOAD, this.request, store, report)) as ModelInfo;
+    return { host, close };
   }
 
-  /** Settles with the call, or as soon as the worker is lost, the model disposed of or the caller aborts. */
-  private settle<T>(start: (call: CallId) => Promise<T>, host: CallableHost, signal?: AbortSignal): Promise<T> {
-    const call = this.nextCall++;
+  /** Settles with the work, or as soon as the caller aborts, the model is disposed of or the worker is lost. */
+  private settle<T>(
+    signal: AbortSignal | undefined,
+    work: (call: CallId, isSettled: () => boolean) => Promise<T>,
+  ): Promise<T> {
     return new Promise<T>((resolve, reject) => {
-      const finish = (settleWith: () => void) => {
+      if (this.disposed) throw disposedError();
+      throwIfAborted(signal);
+      const finish = () => {
         this.pending.delete(fail);
-        signal?.removeEventListener("abort", aborted);
-        settleWith();
+        signal?.removeEventListener("abort", abort);
       };
-      const fail = (error: SlimViTError) => finish(() => reject(error));
-      const aborted = () => {
-        void host.abort(call);
+      const fail = (error: unknown) => {
+        finish();
+        reject(error);
+      };
+      const abort = () => {
         fail(new SlimViTError("aborted", "The caller aborted the operation.", { cause: signal?.reason }));
       };
       this.pending.add(fail);
-      signal?.addEventListener("abort", aborted);
-      start(call).then(
-        (value) => finish(() => resolve(value)),
-        (error) => finish(() => reject(error)),
-      );
+      signal?.addEventListener("abort", abort);
+      work(this.nextCall++, () => !this.pending.has(fail)).then((value) => {
+        finish();
+        resolve(value);
+      }, fail);
     });
   }
 
   private rejectPending(error: SlimViTError): void {
     for (const reject of [...this.pending]) reject(error);
   }
+}
 
-  private throwIfDisposed(): void {
-    if (this.disposed) throw new SlimViTError("disposed", "The model was disposed of.");
-  }
+function disposedError(): SlimViTError {
+  return new SlimViTError("disposed", "The model was disposed of; load it again.");
 }
 
 interface Connection {
-  host: CallableHost;
-  info: ModelInfo;
-  close: () => void;
+  host: Host | Remote<Host>;
+  close(): void;
 }
 
-async function startHost(workerUrl?: string | URL): Promise<{ host: CallableHost; worker?: Worker }> {
-  if (typeof Worker !== "undefined") return spawnWorker(workerUrl);
+async function startHost(workerUrl: string | URL | undefined, onLost: () => void): Promise<Connection> {
+  if (typeof Worker !== "undefined") return spawnWorker(workerUrl, onLost);
   // Node: the same code in this process.
-  const { createHost } = await import("./worker.js");
-  return { host: createHost() };
+  const host = (await import("./worker.js")).createHost();
+  return {
+    host,
+    close() {
+      host.abort(LOAD);
+      host.dispose();
+    },
+  };
 }
 
-async function resolveSource(source: string | URL | readonly File[]): Promise<Source> {
-  if (Array.isArray(source)) {
-    return { files: source.map((file: File) => ({ name: file.name, blob: file })) };
+async function resolveSource(source: ModelSource): Promise<Source> {
+  if (typeof source === "object" && Symbol.iterator in source) {
+    return { files: Array.from(source, (file) => ({ name: file.name, blob: file })) };
   }
   const text = String(source);
   const hub = text.match(/^hf:([\w.-]+\/[\w.-]+)$/);
@@ -241,7 +260,7 @@ async function resolveSource(source: string | URL | readonly File[]): Promise<So
 async function baseUrl(text: string): Promise<URL> {
   try {
     if (/^[a-z][a-z\d+.-]+:/i.test(text)) return new URL(text);
-    if (typeof location !== "undefined") return new URL(text, location.href);
+    if (typeof location !== "undefined") return new URL(text, pageUrl());
     const module = "node:url"; // a variable, so that bundlers for the browser leave it alone
     const { pathToFileURL } = (await import(
       /* @vite-ignore */ /* webpackIgnore: true */ module
@@ -258,20 +277,26 @@ function withSlash(href: string): string {
   return folder.endsWith("/") ? folder : `${folder}/`;
 }
 
-/** A worker from a blob has no base to resolve addresses against. */
+/** What relative addresses are relative to; a worker of our own may have come from a blob. */
+function pageUrl(): string {
+  return globalThis.document?.baseURI ?? location.href;
+}
+
 function absolute(urls?: Record<string, string>): Record<string, string> | undefined {
   if (!urls || typeof location === "undefined") return urls;
-  return Object.fromEntries(Object.entries(urls).map(([name, url]) => [name, new URL(url, location.href).href]));
+  return Object.fromEntries(Object.entries(urls).map(([name, url]) => [name, new URL(url, pageUrl()).href]));
 }
 
 /** @throws SlimViTError `bad-input` */
 async function toWire(image: ImageInput): Promise<WireImage> {
-  if (typeof image === "string")
-    return { kind: "url", url: typeof location === "undefined" ? image : new URL(image, location.href).href };
+  if (typeof image === "string" || image instanceof URL)
+    return { kind: "url", url: typeof location === "undefined" ? String(image) : new URL(image, pageUrl()).href };
   if (typeof Blob !== "undefined" && image instanceof Blob)
     return { kind: "blob", blob: image, name: (image as File).name ?? "The blob" };
-  if (isRawImage(image))
-    return { kind: "pixels", image: { data: image.data, width: image.width, height: image.height } };
+  if (isRawImage(image)) {
+    const { data, width, height } = image;
+    return { kind: "pixels", image: { data: new Uint8ClampedArray(data), width, height } }; // the caller keeps the original
+  }
   if (typeof createImageBitmap === "undefined") {
     throw new SlimViTError(
       "bad-input",
@@ -279,10 +304,8 @@ async function toWire(image: ImageInput): Promise<WireImage> {
     );
   }
   try {
-    return {
-      kind: "bitmap",
-      bitmap: await createImageBitmap(image as ImageBitmapSource, { premultiplyAlpha: "none" }),
-    };
+    if (typeof HTMLImageElement !== "undefined" && image instanceof HTMLImageElement) await image.decode();
+    return { kind: "bitmap", bitmap: await createImageBitmap(image, { premultiplyAlpha: "none" }) };
   } catch (error) {
     throw new SlimViTError(
       "bad-input",
@@ -293,10 +316,17 @@ async function toWire(image: ImageInput): Promise<WireImage> {
 }
 
 function isRawImage(image: ImageInput): image is RawImage {
-  const { data, width, height } = image as RawImage;
+  const { data, width, height } = (image ?? {}) as RawImage;
   return (
     (data instanceof Uint8ClampedArray || data instanceof Uint8Array) &&
     typeof width === "number" &&
     typeof height === "number"
   );
+}
+
+/** Without another copy: `toWire` has made one. */
+function handOver(wire: WireImage): WireImage {
+  if (wire.kind === "bitmap") return transfer(wire, [wire.bitmap]);
+  if (wire.kind === "pixels") return transfer(wire, [wire.image.data.buffer]);
+  return wire;
 }

@@ -1,80 +1,102 @@
-/** Starts the module worker by whichever way this page's bundler, origin and CSP allow. */
+/** Starts the module worker by whichever way this page's bundler, origin and CSP allow, and notices when it ends. */
 import { type Remote, wrap } from "comlink";
-import { SlimViTError } from "./errors.ts";
+import { messageOf, SlimViTError } from "./errors.ts";
 import type { Host } from "./host.ts";
 import { carryErrors } from "./wire.ts";
 
 export interface SpawnedWorker {
   host: Remote<Host>;
-  worker: Worker;
+  /** Stops it at once. Idempotent. */
+  close(): void;
 }
 
-const PING_MS = 15_000;
-let errorsAreCarried = false;
+/** For a script that neither answers nor fails. */
+const HELLO_MS = 15_000;
 
 /**
  * @param workerUrl where the user serves worker.js; tried alone when given
+ * @param onLost called once if the worker ends before `close`
  * @throws SlimViTError `unsupported` naming what was tried
  */
-export async function spawnWorker(workerUrl?: string | URL): Promise<SpawnedWorker> {
-  if (!errorsAreCarried) carryErrors();
-  errorsAreCarried = true;
-  const rungs: [string, () => Worker | Promise<Worker>][] = workerUrl
-    ? [[String(workerUrl), () => new Worker(workerUrl, { type: "module", name: "slimvit" })]]
-    : [
-        // This literal form is what vite and webpack look for.
-        [
-          "worker.js beside the package",
-          () => new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "slimvit" }),
-        ],
-        [
-          "a blob that imports it",
-          () => fromBlob(`import ${JSON.stringify(new URL("./worker.js", import.meta.url).href)};`),
-        ],
-        ["an inline copy", async () => fromBlob((await import("./worker-inline.js")).default)],
-      ];
+export async function spawnWorker(workerUrl: string | URL | undefined, onLost: () => void): Promise<SpawnedWorker> {
+  carryErrors();
   const failures: string[] = [];
-  for (const [name, start] of rungs) {
+  for (const [name, start] of workerUrl ? givenUrl(workerUrl) : LADDER) {
     try {
-      const worker = await start();
-      try {
-        const host = wrap<Host>(worker);
-        await answers(worker, host);
-        return { host, worker };
-      } catch (error) {
-        worker.terminate();
-        throw error;
-      }
+      return await introduce(await start(), onLost);
     } catch (error) {
-      failures.push(`${name}: ${(error as Error).message}`);
+      failures.push(`${name}: ${messageOf(error)}`);
     }
   }
   throw new SlimViTError(
     "unsupported",
-    `The worker did not start (${failures.join("; ")}). Serve the package's worker.js from your own origin and pass its address as workerUrl.`,
+    `The worker did not start (${failures.join("; ")}). ` +
+      "Serve the package's worker.js from your own origin and pass its address as workerUrl.",
   );
+}
+
+type Rung = [name: string, start: () => Worker | Promise<Worker>];
+
+const LADDER: Rung[] = [
+  [
+    "worker.js beside the package",
+    // This literal form is what vite and webpack look for.
+    () => new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "slimvit" }),
+  ],
+  // For packages served by another origin; not the literal form, of which bundlers would make a second copy.
+  [
+    "a blob that imports it",
+    () => fromBlob(`import ${JSON.stringify(import.meta.url.replace(/[^/]*$/, "worker.js"))};`),
+  ],
+  ["an inline copy", async () => fromBlob((await import("./worker-inline.js")).default)],
+];
+
+function givenUrl(url: string | URL): Rung[] {
+  return [[String(url), () => new Worker(url, { type: "module", name: "slimvit" })]];
 }
 
 function fromBlob(source: string): Worker {
   const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
-  return new Worker(url, { type: "module", name: "slimvit" });
+  const worker = new Worker(url, { type: "module", name: "slimvit" });
+  setTimeout(() => URL.revokeObjectURL(url), HELLO_MS); // it has been read by then
+  return worker;
 }
 
-/** A script that is missing or refused fires `error` and answers nothing. */
-function answers(worker: Worker, host: Remote<Host>): Promise<void> {
+/** Resolves when the worker has answered. A script that is missing or refused fires `error` and answers nothing. */
+function introduce(worker: Worker, onLost: () => void): Promise<SpawnedWorker> {
+  const host = wrap<Host>(worker);
+  const lock = `slimvit-${Date.now()}-${Math.random()}`;
+  const watch = new AbortController();
+  const close = () => {
+    watch.abort();
+    worker.terminate();
+  };
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Error("did not answer")), PING_MS);
-    const settle = (finish: () => void) => {
-      clearTimeout(timer);
-      worker.removeEventListener("error", failed);
-      finish();
+    const end = (error: Error) => {
+      if (watch.signal.aborted) return;
+      close();
+      reject(error); // without effect on a worker that has answered …
+      onLostOnceAnswered(); // … and that is lost now
     };
-    const failed = (event: ErrorEvent) =>
-      settle(() => reject(new Error(event.message || "the script could not be loaded")));
-    worker.addEventListener("error", failed);
-    host.ping().then(
-      () => settle(resolve),
-      (error) => settle(() => reject(error)),
+    let onLostOnceAnswered = () => {};
+    const timer = setTimeout(() => end(new Error("it did not answer")), HELLO_MS);
+    worker.addEventListener("error", (event) => {
+      event.preventDefault();
+      clearTimeout(timer);
+      end(new Error(event.message || "the script could not be loaded"));
+    });
+    host.hello(lock).then(
+      () => {
+        clearTimeout(timer);
+        onLostOnceAnswered = onLost;
+        // A worker that is terminated or crashes fires nothing, but lets go of its lock.
+        navigator.locks?.request(lock, { signal: watch.signal }, () => end(new Error("it stopped"))).catch(() => {});
+        resolve({ host, close });
+      },
+      (error) => {
+        clearTimeout(timer);
+        end(error);
+      },
     );
   });
 }
