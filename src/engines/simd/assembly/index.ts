@@ -1,0 +1,36 @@
+/** What the host calls. One instance a thread, all over one memory; nothing is allocated here. */
+import { PLAN_SYNC, SYNC_FROM, SYNC_TO } from "../layout";
+import { readPlan, runStage } from "./forward";
+import { awaitRun, closeRun, enterRun, firstPhase, joinThreads, leaveRun, openRun } from "./sync";
+
+export { pack, sumWeights } from "./pack";
+
+let sync: usize = 0;
+
+/** @param index 0 is the main thread */
+export function start(plan: usize, index: i32): void {
+  joinThreads(plan, index);
+  readPlan(plan);
+  sync = load<i32>(plan, PLAN_SYNC * 4);
+}
+
+/** Stages `from` up to but not `to`, on the main thread with the others' help. */
+export function run(from: i32, to: i32): void {
+  openRun(from, to);
+  runStages(from, to);
+  closeRun();
+}
+
+/** A worker's life: helps with every run until the host quits. */
+export function work(): void {
+  while (awaitRun()) {
+    if (!enterRun()) continue;
+    runStages(load<i32>(sync, SYNC_FROM * 4), load<i32>(sync, SYNC_TO * 4));
+    leaveRun();
+  }
+}
+
+function runStages(from: i32, to: i32): void {
+  firstPhase();
+  for (let stage = from; stage < to; stage++) runStage(stage);
+}

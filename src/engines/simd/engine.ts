@@ -1,0 +1,167 @@
+/** The engine of our own: WebAssembly kernels (assembly/) that run the whole forward pass over one memory a model. */
+import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
+import type { Model } from "../../format/model.ts";
+import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
+import { chooseFlavour, compileKernels, type Flavour } from "./binary.ts";
+import { SYNC_EPOCH, SYNC_QUIT } from "./layout.ts";
+import { type Plan, planMemory } from "./plan.ts";
+import { canShareMemory, type Helpers, startHelpers } from "./threads.ts";
+import { loadWeights, type Packer } from "./weights.ts";
+
+interface Kernels extends Packer {
+  /** @param index of this thread; 0 is the main one */
+  start(plan: number, index: number): void;
+  /** Stages from ≤ stage < to: 0 embeds, 1 … blocks are the blocks, blocks + 1 classifies. */
+  run(from: number, to: number): void;
+}
+
+/** Loads that a thread makes before it sleeps, some tens of microseconds: a phase is hardly ever longer. */
+const SPINS = 20_000;
+
+/** With a signal, the event loop gets a turn this often, or the abort's message would not be seen. */
+const TURN_MS = 8;
+
+const PAGE_BYTES = 65_536;
+
+/**
+ * @param options.threads taken where memory can be shared and workers start, else one
+ * @throws SlimViTError `unsupported` without WebAssembly SIMD, `out-of-memory` when the memory cannot be had
+ */
+export async function openSimd(model: Model, options: EngineOptions): Promise<Engine> {
+  return openFlavour(model, options, chooseFlavour());
+}
+
+/** With a chosen binary, for tests. */
+export async function openFlavour(model: Model, { threads = 1 }: EngineOptions, flavour: Flavour): Promise<Engine> {
+  const wanted = canShareMemory() ? Math.max(1, Math.floor(threads)) : 1;
+  const opened = await openWith(model, wanted, flavour);
+  return opened ?? (await openWith(model, 1, flavour))!;
+}
+
+/** @returns undefined when the threads do not start */
+async function openWith(model: Model, threads: number, flavour: Flavour): Promise<Engine | undefined> {
+  const shared = threads > 1;
+  const module = await compileKernels(flavour, shared);
+  const plan = planMemory(model, flavour, threads, SPINS, maySleep());
+  const memory = takeMemory(plan.bytes, shared);
+  const kernels = (await WebAssembly.instantiate(module, { env: { memory } })).exports as unknown as Kernels;
+  loadWeights(plan, memory, kernels);
+  kernels.start(plan.at, 0);
+  if (!shared) return new SimdEngine(model, plan, memory, kernels, threads);
+  const helpers = await startHelpers(threads - 1, { module, memory, plan: plan.at });
+  return helpers && new SimdEngine(model, plan, memory, kernels, threads, helpers);
+}
+
+class SimdEngine implements Engine {
+  readonly name = "simd";
+  private disposed = false;
+
+  constructor(
+    private readonly model: Model,
+    private readonly plan: Plan,
+    private memory: WebAssembly.Memory | undefined,
+    private readonly kernels: Kernels,
+    readonly threads: number,
+    private readonly helpers?: Helpers,
+  ) {}
+
+  async run(pixels: Float32Array, { signal, profile, explain }: RunOptions = {}): Promise<RunOutput> {
+    throwIfAborted(signal);
+    const { plan, kernels } = this;
+    const { blocks, embedDim, imageSize, prefixTokens } = this.model.manifest;
+    const expected = 3 * imageSize[0] * imageSize[1];
+    if (pixels.length !== expected) {
+      throw new SlimViTError(
+        "bad-input",
+        `pixels has ${pixels.length} numbers; expected ${expected}, 3 × ${imageSize[0]} × ${imageSize[1]}.`,
+      );
+    }
+    this.view(plan.pixels, pixels.length).set(pixels);
+    const stages = blocks.length + 2;
+    const blockMs: number[] = [];
+    if (!signal && !profile) kernels.run(0, stages);
+    else {
+      let turn = performance.now();
+      for (let stage = 0; stage < stages; stage++) {
+        const start = performance.now();
+        if (signal && start - turn > TURN_MS) {
+          await nextTurn();
+          turn = performance.now();
+        }
+        throwIfAborted(signal);
+        this.view(plan.pixels, 0); // throws when disposed of in the meantime
+        const from = performance.now();
+        kernels.run(stage, stage + 1);
+        if (stage > 0 && stage <= blocks.length) blockMs.push(performance.now() - from);
+      }
+    }
+    const classes = this.model.tensors.get("head.bias")!.shape[0];
+    const logits = this.view(plan.logits[0], classes).slice();
+    if (prefixTokens === 2) {
+      const distilled = this.view(plan.logits[1], classes);
+      for (let i = 0; i < classes; i++) logits[i] = (logits[i] + distilled[i]) / 2;
+    }
+    return {
+      logits: copy(logits),
+      features: copy(this.view(plan.features, embedDim)),
+      ...(profile && { blockMs }),
+      ...(explain && {
+        attention: plan.maps.map(({ at, tokens }, i) => copy(this.view(at, blocks[i].headDims.length ? tokens : 0))),
+      }),
+    };
+  }
+
+  dispose(): void {
+    if (this.disposed) return;
+    this.disposed = true;
+    if (this.helpers) {
+      const words = new Int32Array(this.memory!.buffer, this.plan.sync);
+      Atomics.store(words, SYNC_QUIT, 1);
+      Atomics.add(words, SYNC_EPOCH, 1);
+      Atomics.notify(words, SYNC_EPOCH);
+      this.helpers.terminate();
+    }
+    this.memory = undefined;
+  }
+
+  private view(at: number, length: number): Float32Array {
+    if (!this.memory) throw new SlimViTError("disposed", "The engine has been disposed of.");
+    return new Float32Array(this.memory.buffer, at, length);
+  }
+}
+
+/** Of its own buffer: a shared one cannot be posted to a page that is not isolated. */
+function copy(values: Float32Array): Float32Array {
+  return new Float32Array(values);
+}
+
+/** @throws SlimViTError `out-of-memory` */
+function takeMemory(bytes: number, shared: boolean): WebAssembly.Memory {
+  const pages = Math.ceil(bytes / PAGE_BYTES);
+  try {
+    return new WebAssembly.Memory({ initial: pages, maximum: pages, shared });
+  } catch (error) {
+    throw new SlimViTError(
+      "out-of-memory",
+      `The model needs ${Math.ceil(bytes / 2 ** 20)} MiB, which this machine does not give: ${messageOf(error)}`,
+      { cause: error },
+    );
+  }
+}
+
+/** A page's own thread may not wait. */
+function maySleep(): boolean {
+  return typeof document === "undefined";
+}
+
+/** A macrotask, without the milliseconds that timers add. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      resolve();
+    };
+    port2.postMessage(0);
+  });
+}

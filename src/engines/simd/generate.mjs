@@ -1,0 +1,208 @@
+/**
+ * Builds the two WASM binaries and writes each as a TypeScript module that holds it in base64, so that no bundler needs
+ * to know about .wasm files:  node src/engines/simd/generate.mjs  →  generated/relaxed.ts, generated/plain.ts
+ *
+ * Does nothing when both were made from these sources. Prints the size of what it builds.
+ */
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+
+const HERE = dirname(fileURLToPath(import.meta.url));
+const OUT = join(HERE, "generated");
+
+/** Rows of the largest register tile, 8 outputs wide: V8 has 15 vector registers to give; mul + add needs more of them. */
+const ROWS = { relaxed: 6, plain: 4 };
+const FEATURES = { relaxed: ["threads", "simd", "relaxed-simd"], plain: ["threads", "simd"] };
+
+const INT8_PARAMS = ", scale: usize, sum: usize, ranges: usize";
+const INT8_ARGUMENTS = ", scale, sum, ranges";
+
+const hash = sourcesHash();
+const stale = Object.keys(ROWS).filter((flavour) => !isCurrent(flavour));
+if (stale.length) await build(stale);
+
+async function build(flavours) {
+  const { default: asc } = await import("assemblyscript/asc");
+  mkdirSync(OUT, { recursive: true });
+  for (const flavour of flavours) {
+    const files = new Map([["assembly/tiles.ts", tiles(ROWS[flavour])]]);
+    let binary;
+    const { error, stderr } = await asc.main(
+      [
+        "assembly/index.ts",
+        "--outFile",
+        "out.wasm",
+        "-O3",
+        "--noAssert",
+        "--converge",
+        "--runtime",
+        "stub",
+        "--use",
+        "abort=",
+        "--importMemory",
+        "--sharedMemory",
+        "--maximumMemory",
+        "65536",
+        ...FEATURES[flavour].flatMap((feature) => ["--enable", feature]),
+      ],
+      {
+        readFile: (name, base) => {
+          const path = name.replaceAll("\\", "/");
+          if (files.has(path)) return files.get(path);
+          const file = join(base ?? "", path);
+          return existsSync(join(HERE, file)) ? readFileSync(join(HERE, file), "utf8") : null;
+        },
+        writeFile: (_name, data) => {
+          binary = data;
+        },
+        listFiles: () => [],
+      },
+    );
+    if (error) throw new Error(`${error.message}\n${stderr.toString()}`);
+    const module = `// ${hash}\n/** The ${flavour} SIMD kernels, from assembly/ by generate.mjs. */\nexport const binary =\n  "${Buffer.from(binary).toString("base64")}";\n`;
+    const path = join(OUT, `${flavour}.ts`);
+    writeFileSync(`${path}.${process.pid}`, module);
+    renameSync(`${path}.${process.pid}`, path); // test runs side by side never see half a file
+    process.stderr.write(
+      `simd kernels: ${flavour} ${binary.length} bytes, ${gzipSync(binary, { level: 9 }).length} in gzip\n`,
+    );
+  }
+}
+
+function isCurrent(flavour) {
+  const path = join(OUT, `${flavour}.ts`);
+  return existsSync(path) && readFileSync(path, "utf8").startsWith(`// ${hash}\n`);
+}
+
+function sourcesHash() {
+  const sum = createHash("sha256");
+  const assembly = readdirSync(join(HERE, "assembly")).filter((name) => name.endsWith(".ts"));
+  for (const name of ["generate.mjs", "layout.ts", ...assembly.sort().map((name) => `assembly/${name}`)]) {
+    sum.update(name).update(readFileSync(join(HERE, name)));
+  }
+  return sum.digest("hex").slice(0, 16);
+}
+
+/**
+ * assembly/tiles.ts: for each row count up to `most`, one function for float weights and one for int8. AssemblyScript has
+ * no arrays of registers, so every accumulator is a variable. All walk the same way: a step takes 32 bytes of the panel
+ * and 4 of each row. The loop over steps is not unrolled: measured, that costs 28 %.
+ */
+function tiles(most) {
+  const rows = Array.from({ length: most }, (_, i) => i + 1);
+  return `/** Register tiles, written by generate.mjs. */
+import { dot, madd } from "./math";
+
+/** Rows of the largest tile. */
+export const MOST_ROWS: i32 = ${most};
+
+// What becomes of a tile.
+export const STORE: i32 = 0;
+export const ADD: i32 = 1; // to the residual's rows
+export const TRANSPOSE: i32 = 2; // into [rows / 8][…][8]
+
+${rows.map((r) => tile(r, "float")).join("\n")}
+${rows.map((r) => tile(r, "int8")).join("\n")}
+${rest("float", most)}
+${rest("int8", most)}
+`;
+}
+
+function tile(rows, kind) {
+  const each = (line) => Array.from({ length: rows }, (_, r) => line(r)).join("\n");
+  const product = kind === "float" ? (w, c) => `madd(a, ${w}, ${c})` : (w, c) => `dot(${w}, a, ${c})`;
+  const start = (half) => (kind === "float" ? `v128.load(bias, ${half * 16})` : "i32x4.splat(0)");
+  // Activations are scale × q + min, weights scale × w: the sum is both scales × Σ w q + min × scale × Σ w.
+  const epilogue =
+    kind === "float"
+      ? ""
+      : `
+    {
+      const s0 = v128.load(scale), s1 = v128.load(scale, 16), z0 = v128.load(sum), z1 = v128.load(sum, 16);
+      const b0 = v128.load(bias), b1 = v128.load(bias, 16);
+${each(
+  (r) => `      const m${r} = v128.load32_splat(ranges, ${r * 8 + 4}), k${r} = v128.load32_splat(ranges, ${r * 8});
+      c${r}0 = madd(f32x4.convert_i32x4_s(c${r}0), f32x4.mul(k${r}, s0), madd(m${r}, z0, b0));
+      c${r}1 = madd(f32x4.convert_i32x4_s(c${r}1), f32x4.mul(k${r}, s1), madd(m${r}, z1, b1));`,
+)}
+      ranges += ${rows * 8};
+    }`;
+  return `function ${kind}${rows}(x: usize, xStride: usize, w: usize, steps: i32, bias: usize, dst: usize, dstStride: usize, residual: usize, mode: i32, row: i32, tiles: i32${kind === "float" ? "" : INT8_PARAMS}): void {
+  for (; tiles > 0; tiles--) {
+${each((r) => `    let x${r} = ${r ? `x${r - 1} + xStride` : "x"};`)}
+    x = x${rows - 1} + xStride;
+    let p = w;
+${each((r) => `    let c${r}0 = ${start(0)}, c${r}1 = ${start(1)};`)}
+    let i = steps;
+    if (i > 0) {
+      do {
+        const w0 = v128.load(p), w1 = v128.load(p, 16);
+        p += 32;
+        let a: v128;
+${each(
+  (r) => `        a = v128.load32_splat(x${r});
+        x${r} += 4;
+        c${r}0 = ${product("w0", `c${r}0`)};
+        c${r}1 = ${product("w1", `c${r}1`)};`,
+)}
+      } while (--i);
+    }${epilogue}
+    if (mode == TRANSPOSE) {
+      let t: usize;
+${each(
+  (r) => `      t = dst + ((row + ${r}) >> 3) * dstStride + (((row + ${r}) & 7) << 2);
+      v128.store_lane<f32>(t, c${r}0, 0, 0); v128.store_lane<f32>(t, c${r}0, 1, 32); v128.store_lane<f32>(t, c${r}0, 2, 64); v128.store_lane<f32>(t, c${r}0, 3, 96);
+      v128.store_lane<f32>(t, c${r}1, 0, 128); v128.store_lane<f32>(t, c${r}1, 1, 160); v128.store_lane<f32>(t, c${r}1, 2, 192); v128.store_lane<f32>(t, c${r}1, 3, 224);`,
+)}
+      row += ${rows};
+    } else {
+      if (mode == ADD) {
+${each(
+  (r) => `        c${r}0 = f32x4.add(c${r}0, v128.load(residual)); c${r}1 = f32x4.add(c${r}1, v128.load(residual, 16));
+        residual += dstStride;`,
+)}
+      }
+${each(
+  (r) => `      v128.store(dst, c${r}0); v128.store(dst, c${r}1, 16);
+      dst += dstStride;`,
+)}
+    }
+  }
+}
+`;
+}
+
+/** Any number of rows. A last tile of one or two rows would wait for its own sums, so it shares with the one before. */
+function rest(kind, most) {
+  const extra = kind === "float" ? "" : INT8_ARGUMENTS;
+  const call = (rows, count) =>
+    `${kind}${rows}(x, xStride, w, steps, bias, dst, dstStride, residual, mode, row, ${count}${extra});`;
+  const advance = (rows) =>
+    `x += ${rows} * xStride; row += ${rows}; residual += ${rows} * dstStride; if (mode != TRANSPOSE) dst += ${rows} * dstStride;${kind === "float" ? "" : ` ranges += ${rows} * 8;`}`;
+  const half = Math.ceil((most + 1) / 2);
+  return `export function ${kind}Rows(x: usize, xStride: usize, w: usize, steps: i32, bias: usize, dst: usize, dstStride: usize, residual: usize, mode: i32, rows: i32${kind === "float" ? "" : INT8_PARAMS}): void {
+  let row = 0;
+  let full = rows / ${most};
+  let left = rows - full * ${most};
+  if (full > 0 && left > 0 && left < ${half - 1}) {
+    full--;
+    left += ${most};
+  }
+  if (full > 0) {
+    ${call(most, "full")}
+    ${advance(`(full * ${most})`)}
+  }
+  if (left > ${most}) {
+    ${call(half, 1)}
+    ${advance(half)}
+    left -= ${half};
+  }
+  switch (left) {
+${Array.from({ length: most }, (_, i) => `    case ${i + 1}: ${call(i + 1, 1)} break;`).join("\n")}
+  }
+}
+`;
+}

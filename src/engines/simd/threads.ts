@@ -1,0 +1,102 @@
+/** Workers that run the kernels' `work` over the shared memory until they are told to quit. */
+
+export interface Helpers {
+  terminate(): void;
+}
+
+interface Seed {
+  module: WebAssembly.Module;
+  memory: WebAssembly.Memory;
+  plan: number;
+  index: number;
+}
+
+const START_MS = 5000;
+
+const BODY = `
+  const { exports } = await WebAssembly.instantiate(module, { env: { memory } });
+  exports.start(plan, index);
+  report();
+  exports.work();
+`;
+
+const WEB_SOURCE = `onmessage = async ({ data: { module, memory, plan, index } }) => {
+  const report = () => postMessage("ready");
+  ${BODY.replace("await WebAssembly.instantiate(module", "new WebAssembly.Instance(module")}
+};`;
+
+const NODE_SOURCE = `const { parentPort, workerData: { module, memory, plan, index } } = require("node:worker_threads");
+(async () => {
+  const report = () => parentPort.postMessage("ready");
+  ${BODY}
+})();`;
+
+type NodeThreads = typeof import("node:worker_threads");
+
+/** Without isolation a page cannot hand a shared memory to a worker. */
+export function canShareMemory(): boolean {
+  return typeof SharedArrayBuffer === "function" && globalThis.crossOriginIsolated !== false;
+}
+
+/**
+ * @param count of workers, the main thread not among them
+ * @returns undefined when one of them does not start, for instance under a Content-Security-Policy without
+ * `worker-src blob:`
+ */
+export async function startHelpers(count: number, seed: Omit<Seed, "index">): Promise<Helpers | undefined> {
+  const started: Helpers[] = [];
+  const terminate = () => {
+    for (const worker of started) worker.terminate();
+  };
+  try {
+    await Promise.all(
+      Array.from({ length: count }, (_, k) => startWorker({ ...seed, index: k + 1 }, (worker) => started.push(worker))),
+    );
+    return { terminate };
+  } catch {
+    terminate();
+    return undefined;
+  }
+}
+
+function startWorker(seed: Seed, created: (worker: Helpers) => void): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Error(`no answer in ${START_MS} ms`)), START_MS);
+    const ready = () => {
+      clearTimeout(timer);
+      resolve();
+    };
+    const failed = (error: unknown) => {
+      clearTimeout(timer);
+      reject(error);
+    };
+    try {
+      const node = nodeThreads();
+      if (node) {
+        const worker = new node.Worker(NODE_SOURCE, { eval: true, workerData: seed });
+        created(worker);
+        worker.unref(); // an engine that nobody disposed of does not keep the process alive
+        worker.once("message", ready);
+        worker.once("error", failed);
+        return;
+      }
+      const url = URL.createObjectURL(new Blob([WEB_SOURCE], { type: "text/javascript" }));
+      const worker = new Worker(url, { type: "module" });
+      created(worker);
+      worker.onmessage = () => {
+        URL.revokeObjectURL(url);
+        ready();
+      };
+      worker.onerror = failed;
+      worker.postMessage(seed);
+    } catch (error) {
+      failed(error);
+    }
+  });
+}
+
+/** Asked of the process, not imported: bundlers for browsers need not know the name. Node 20.16 and later have it. */
+function nodeThreads(): NodeThreads | undefined {
+  if (typeof Worker === "function" || typeof process !== "object") return undefined;
+  return process.getBuiltinModule?.("node:worker_threads");
+}
