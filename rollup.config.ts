@@ -6,11 +6,11 @@ import esbuild from "rollup-plugin-esbuild";
 
 // Two entries into one folder, so that new URL("./worker.js", import.meta.url) holds. The worker is one file without a
 // relative import: it must also work from a blob and from a CDN.
-const OPTIONAL = [/^onnxruntime-web/];
-const plugins = [
+export const OPTIONAL = [/^onnxruntime-web/];
+export const plugins = [
   resolve({ browser: true }),
   esbuild({ target: "es2022", tsconfig: "tsconfig.json" }),
-  terser({ module: true, format: { comments: /@license|@vite-ignore|webpackIgnore/ } }),
+  terser({ module: true, compress: { passes: 3 }, format: { comments: /@license|@vite-ignore|webpackIgnore/ } }),
 ];
 
 const configs: RollupOptions[] = [

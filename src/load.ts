@@ -1,4 +1,5 @@
 /** Where models come from: a folder behind a URL, on Hugging Face, in a list of files, or on Node's disk. */
+import { sha256 } from "@noble/hashes/sha2.js";
 import type { EngineName } from "./engines/engine.ts";
 import { messageOf, SlimViTError, throwIfAborted } from "./errors.ts";
 import type { Manifest, Model, WeightsDtype, WeightsFile } from "./format/model.ts";
@@ -147,7 +148,7 @@ async function digest(bytes: Uint8Array): Promise<string> {
   const subtle = globalThis.crypto?.subtle;
   const hash = subtle
     ? new Uint8Array(await subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>))
-    : (await import("@noble/hashes/sha2.js")).sha256(bytes);
+    : sha256(bytes);
   return Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 

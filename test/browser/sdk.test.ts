@@ -63,6 +63,35 @@ describe("load", () => {
     expect(info.blocks[0].headDims).toEqual([8, 3]);
   });
 
+  test("keeps weights in a store of one's own, and does not trust what it returns", async () => {
+    const out = await stage.page.evaluate(async () => {
+      const kept = new Map<string, Uint8Array>();
+      const store = {
+        get: async (sha256: string) => kept.get(sha256),
+        put: async (sha256: string, bytes: Uint8Array) => void kept.set(sha256, bytes),
+      };
+      const visit = async () => {
+        let cached = false;
+        const vit = await load({ cache: store, onProgress: (p: { cached: boolean }) => (cached = p.cached) });
+        const { score } = (await vit.classify(picture())).classes[0];
+        vit.dispose();
+        return { cached, score };
+      };
+      const visits = [await visit(), await visit()];
+      for (const bytes of kept.values()) bytes[bytes.length - 9] ^= 1;
+      visits.push(await visit(), await visit());
+      const failing = { get: () => Promise.reject(new Error("gone")), put: () => Promise.reject(new Error("full")) };
+      const vit = await load({ cache: failing });
+      const { notes } = vit.info;
+      vit.dispose();
+      return { keys: [...kept.keys()], visits, notes };
+    });
+    expect(out.keys).toHaveLength(1);
+    expect(out.visits.map((visit) => visit.cached)).toEqual([false, true, false, true]);
+    expect(new Set(out.visits.map((visit) => visit.score)).size).toBe(1);
+    expect(out.notes).toEqual([expect.stringMatching(/not kept .*full/)]);
+  });
+
   test("takes files that the user picked", async () => {
     const files = ["slimvit.json", "model.f32.safetensors"].map((name) => ({
       name,
@@ -274,17 +303,94 @@ describe("lifecycle", () => {
       const before = (await vit.classify(picture())).classes[0].score;
       const flying = failure(vit.classify(picture(2000, 2000)));
       await new Promise((resolve) => setTimeout(resolve, 1));
-      workers.at(-1)!.terminate();
-      workers.at(-1)!.dispatchEvent(new ErrorEvent("error", { message: "crashed" }));
+      workers.at(-1)!.terminate(); // fires no event
+      const killed = performance.now();
       const error = await flying;
+      const rejectedAfterMs = performance.now() - killed;
       const after = (await vit.classify(picture())).classes[0].score;
       vit.dispose();
       globalThis.Worker = Original;
-      return { error, same: before === after, workers: workers.length };
+      return { error, same: before === after, workers: workers.length, rejectedAfterMs };
     });
+    expect(out.rejectedAfterMs).toBeLessThan(1000);
     expect(out.error).toMatchObject({ code: "worker-lost", ours: true });
     expect(out.same).toBe(true);
     expect(out.workers).toBe(2);
+  });
+
+  test("a worker killed while it loads rejects the load, and the next load works", async () => {
+    const out = await stage.page.evaluate(async () => {
+      const workers: Worker[] = [];
+      const Original = Worker;
+      globalThis.Worker = class extends Original {
+        constructor(url: string | URL, options?: WorkerOptions) {
+          super(url, options);
+          workers.push(this);
+        }
+      };
+      const loading = failure(load({ cache: false, onProgress: () => workers.at(-1)!.terminate() }));
+      const error = await loading;
+      globalThis.Worker = Original;
+      const vit = await load({ cache: false });
+      vit.dispose();
+      return error;
+    });
+    expect(out).toMatchObject({ code: "worker-lost", ours: true });
+  });
+
+  test("many calls at once are answered in order, and one aborted in the queue never runs", async () => {
+    const out = await stage.page.evaluate(async () => {
+      const vit = await load({ engine: "reference" });
+      const controller = new AbortController();
+      const done: (number | string)[] = [];
+      const calls = [0, 1, 2, 3, 4].map((k) =>
+        vit
+          .classify(picture(30 + k, 40), k === 3 ? { signal: controller.signal } : {})
+          .then(() => done.push(k))
+          .catch((error: { code: string }) => done.push(`${k} ${error.code}`)),
+      );
+      controller.abort();
+      await Promise.all(calls);
+      vit.dispose();
+      return done;
+    });
+    expect(out).toEqual(["3 aborted", 0, 1, 2, 4]);
+  });
+
+  test("profile and explain are answered by reference, refused by onnx-wasm", async () => {
+    const out = await stage.page.evaluate(async () => {
+      const slow = await load({ engine: "reference" });
+      const { blockMs, attention } = await slow.classify(picture(), { profile: true, explain: true });
+      const fast = await load();
+      const refused = await failure(fast.classify(picture(), { explain: true }));
+      const { latencyMs } = await fast.classify(picture());
+      slow.dispose();
+      fast.dispose();
+      const sums = attention.map((map: Float32Array) => map.reduce((a, b) => a + b, 0));
+      return {
+        blocks: blockMs.length,
+        lengths: attention.map((map: Float32Array) => map.length),
+        sums,
+        refused,
+        latencyMs,
+      };
+    });
+    expect(out.blocks).toBe(3);
+    expect(out.lengths).toEqual([15, 0, 3]);
+    expect(out.sums[0]).toBeCloseTo(1, 5);
+    expect(out.refused).toMatchObject({ code: "unsupported", ours: true });
+    expect(out.latencyMs.inference).toBeGreaterThan(0);
+  });
+
+  test("an engine that gives other logits than the model's known input is refused", async () => {
+    const folder = join(stage.models, "lying");
+    cpSync(join(stage.models, "tiny"), folder, { recursive: true });
+    const manifest = JSON.parse(readFileSync(join(folder, "slimvit.json"), "utf8"));
+    for (const file of manifest.weights) file.selfTest.logits[0] += 1;
+    writeFileSync(join(folder, "slimvit.json"), JSON.stringify(manifest));
+    const error = await stage.page.evaluate(() => failure(load({}, "/models/lying/")));
+    expect(error).toMatchObject({ code: "unsupported", ours: true });
+    expect(error.message).toMatch(/known input/);
   });
 
   test("two models at once keep apart", async () => {
