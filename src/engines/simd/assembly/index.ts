@@ -1,6 +1,7 @@
 /** What the host calls. One instance a thread, all over one memory; nothing is allocated here. */
 import { PLAN_SYNC, SYNC_FROM, SYNC_TO } from "../layout";
 import { readPlan, runStage } from "./forward";
+import { writeConstants } from "./math";
 import { awaitRun, closeRun, enterRun, firstPhase, joinThreads, leaveRun, openRun } from "./sync";
 
 export { pack, sumWeights } from "./pack";
@@ -9,6 +10,7 @@ let sync: usize = 0;
 
 /** @param index 0 is the main thread */
 export function start(plan: usize, index: i32): void {
+  if (index == 0) writeConstants();
   joinThreads(plan, index);
   readPlan(plan);
   sync = load<i32>(plan, PLAN_SYNC * 4);

@@ -1,0 +1,412 @@
+import v8 from "node:v8";
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import type { RunOutput } from "../../src/engines/engine.ts";
+import { chooseFlavour, hasRelaxedDot } from "../../src/engines/simd/binary.ts";
+import { openFlavour, openSimd } from "../../src/engines/simd/engine.ts";
+import { type Architecture, type BlockShape, countMacs, denseTokens, type Model } from "../../src/format/model.ts";
+import { float32 } from "../../src/format/read.ts";
+import { encodeTensors } from "../../src/format/write.ts";
+import { forward } from "../../src/reference/forward.ts";
+import { attention, gelu, layerNorm, linear } from "../../src/reference/ops.ts";
+import { cut, expectClose, randomModel, randomPixels, readGolden, slimArchitecture } from "../helpers.ts";
+
+// Node 20 has relaxed SIMD behind a flag, and its baseline compiler computes the dot product wrongly. Both flags are taken
+// before anything is compiled.
+v8.setFlagsFromString("--experimental-wasm-relaxed-simd");
+v8.setFlagsFromString("--no-liftoff");
+
+const flavours = ["relaxed", "plain"] as const;
+const dtypes = ["f32", "f16", "int8"] as const;
+const golden = readGolden();
+const range = (count: number) => [...Array(count).keys()];
+
+/** 4×3 patches, blocks as given */
+function architecture(...blocks: Partial<BlockShape>[]): Architecture {
+  return {
+    imageSize: [16, 12],
+    patchSize: 4,
+    embedDim: 20,
+    headDim: 8,
+    layerNormEps: 1e-6,
+    prefixTokens: 1,
+    blocks: blocks.map((block) => ({ headDims: [8, 8], mlpHidden: 33, keepIdx: range(13), ...block })),
+  };
+}
+
+function encode(model: Model, dtype: (typeof dtypes)[number]): Model {
+  return { ...model, dtype, tensors: encodeTensors(model.tensors, dtype) };
+}
+
+async function expectReference(
+  model: Model,
+  flavour: (typeof flavours)[number],
+  seed = 1,
+  tolerance = 1e-4,
+  threads = 1,
+): Promise<void> {
+  const pixels = randomPixels(model.manifest, seed);
+  const engine = await openFlavour(model, { threads }, flavour);
+  try {
+    expect(engine.threads).toBe(threads);
+    const output = await engine.run(pixels, { explain: true });
+    expectSame(output, forward(model, pixels, { explain: true }), tolerance);
+    expectSame(await engine.run(pixels, { explain: true }), output, 0); // nothing is left over from the first run
+  } finally {
+    engine.dispose();
+  }
+}
+
+function expectSame(actual: RunOutput, expected: RunOutput, tolerance: number): void {
+  expectClose(actual.logits, expected.logits, tolerance, "logits");
+  expectClose(actual.features, expected.features, tolerance, "features");
+  expect(actual.attention?.length).toBe(expected.attention?.length);
+  expected.attention?.forEach((map, i) => {
+    expectClose(actual.attention![i], map, tolerance, `attention of block ${i}`);
+  });
+}
+
+test("this Node runs both binaries", () => {
+  expect(hasRelaxedDot()).toBe(true);
+  expect(chooseFlavour()).toBe("relaxed");
+});
+
+describe.each(flavours)("simd, %s binary", (flavour) => {
+  test.each(golden.cases)("gives PyTorch's logits for the golden network, cut by $name", async ({ cuts, logits }) => {
+    const engine = await openFlavour(cut(golden.model, cuts), {}, flavour);
+    for (const [i, pixels] of golden.images.entries()) {
+      expectClose((await engine.run(pixels)).logits, logits[i], 1e-4);
+    }
+    engine.dispose();
+  });
+
+  const keepSome = [0, 2, 3, 7, 12];
+  const cases: [string, Architecture][] = [
+    ["dense", architecture({}, {})],
+    ["a block without heads", architecture({ headDims: [] }, {})],
+    ["a last block without heads", architecture({}, { headDims: [] })],
+    ["a block without an MLP", architecture({ mlpHidden: 0 }, {})],
+    ["a last block without an MLP", architecture({}, { mlpHidden: 0 })],
+    ["nothing but biases", architecture({ headDims: [], mlpHidden: 0 }, { headDims: [], mlpHidden: 0 })],
+    ["ragged heads", architecture({ headDims: [3, 8, 1] }, { headDims: [8, 2] })],
+    ["patches never embedded", architecture({ keepIdx: keepSome }, { keepIdx: keepSome })],
+    ["tokens dropped twice", architecture({}, { keepIdx: keepSome }, { keepIdx: [0, 7] }, { keepIdx: [0, 7] })],
+    ["only the class token", architecture({ keepIdx: [0] }, { keepIdx: [0] })],
+    ["distilled", { ...architecture({ keepIdx: range(14) }, { keepIdx: [0, 1, 2, 13] }), prefixTokens: 2 }],
+    ["distilled, prefix tokens only", { ...architecture({ keepIdx: [0, 1] }), prefixTokens: 2 }],
+    ["a coarse layer norm", { ...architecture({}, {}), layerNormEps: 0.5 }],
+    ["odd patches", { ...architecture({}, {}), imageSize: [28, 21], patchSize: 7 }],
+  ];
+  describe.each(dtypes)("%s", (dtype) => {
+    test.each(cases)("%s", async (_, arch) => {
+      const model = encode(randomModel(arch, 7, 13), dtype);
+      if (dtype === "int8") await expectSimulation(model, flavour);
+      else await expectReference(model, flavour);
+    });
+
+    test("random slim networks, small", async () => {
+      await fc.assert(
+        fc.asyncProperty(slimArchitecture(), fc.integer({ min: 0, max: 1e6 }), async (arch, seed) => {
+          // Norms of a few channels can magnify a rounding a thousandfold.
+          const wide = { ...arch, embedDim: arch.embedDim + 8 };
+          const model = encode(randomModel(wide, seed), dtype);
+          if (dtype === "int8") await expectSimulation(model, flavour, seed);
+          else await expectReference(model, flavour, seed);
+        }),
+        { numRuns: 40, seed: 1 },
+      );
+    });
+
+    test("random slim networks, large", async () => {
+      await fc.assert(
+        fc.asyncProperty(largeArchitecture(), fc.integer({ min: 0, max: 1e6 }), async (arch, seed) => {
+          const model = encode(randomModel(arch, seed), dtype);
+          if (dtype === "int8") await expectSimulation(model, flavour, seed);
+          else await expectReference(model, flavour, seed);
+        }),
+        { numRuns: 15, seed: 2 },
+      );
+    });
+  });
+
+  test("layers of an int8 model may be left in f32 and f16", async () => {
+    const model = randomModel(architecture({ headDims: [5, 8] }, { headDims: [3] }, {}), 5);
+    const [int8, f16] = [encode(model, "int8"), encode(model, "f16")];
+    const keys = [...model.tensors.keys()].filter((key) => int8.tensors.get(key)!.dtype === "I8");
+    keys.forEach((key, i) => {
+      if (i % 3 === 0) return;
+      int8.tensors.set(key, (i % 3 === 1 ? model : f16).tensors.get(key)!);
+      int8.tensors.delete(key.replace(/weight$/, "scale"));
+    });
+    await expectSimulation(int8, flavour);
+  });
+
+  test("GELU in its erf form, not the tanh form", async () => {
+    const model = randomModel({ ...architecture({ headDims: [], mlpHidden: 1 }), embedDim: 2, layerNormEps: 1 }, 1);
+    for (const { data } of model.tensors.values()) data.fill(0);
+    model.tensors.get("norm.weight")!.data.fill(1);
+    model.tensors.get("blocks.0.mlp.fc2.weight")!.data[0] = 1;
+    for (const x of [-2.2, -30, -5.5, -1, -1e-3, 0, 0.7, 5.3, 5.5, 40]) {
+      model.tensors.get("blocks.0.mlp.fc1.bias")!.data[0] = x;
+      await expectReference(model, flavour, 1, 2e-6);
+    }
+  });
+
+  test("f16 subnormals are widened exactly", async () => {
+    const model = randomModel(architecture({}), 3);
+    const weight = model.tensors.get("head.weight")!;
+    weight.data = weight.data.map((v) => v * 2 ** -14);
+    model.tensors.get("head.bias")!.data.fill(0);
+    const halves = encode(model, "f16");
+    const pixels = randomPixels(model.manifest, 1);
+    const engine = await openFlavour(halves, {}, flavour);
+    expectClose((await engine.run(pixels)).logits, forward(halves, pixels).logits, 1e-9);
+    engine.dispose();
+  });
+
+  test("scores far apart stay finite", async () => {
+    const model = randomModel(architecture({}, {}), 4);
+    const qkv = model.tensors.get("blocks.0.attn.qkv.weight")!;
+    qkv.data = qkv.data.map((v) => v * 300);
+    await expectReference(model, flavour, 1, 1e-3);
+  });
+
+  test.each([2, 4])("%i threads give what one gives", async (threads) => {
+    for (const dtype of dtypes) {
+      const model = encode(golden.model, dtype);
+      const one = await openFlavour(model, {}, flavour);
+      const more = await openFlavour(model, { threads }, flavour);
+      expect(more.threads).toBe(threads);
+      for (let i = 0; i < 40; i++) {
+        const pixels = golden.images[i % 4];
+        const options = { explain: true, profile: i % 3 === 0 };
+        expectSame(await more.run(pixels, options), await one.run(pixels, { explain: true }), 1e-6);
+      }
+      one.dispose();
+      more.dispose();
+    }
+  });
+});
+
+describe("simd", () => {
+  const model = randomModel(architecture({}, { keepIdx: [0, 4, 9] }, { headDims: [] }), 1);
+  const pixels = randomPixels(model.manifest, 1);
+
+  test("says its name, and has one thread unless asked for more", async () => {
+    const engine = await openSimd(model, {});
+    expect([engine.name, engine.threads]).toEqual(["simd", 1]);
+    engine.dispose();
+  });
+
+  test("times each block", async () => {
+    const engine = await openSimd(model, {});
+    const { blockMs, attention } = await engine.run(pixels, { profile: true });
+    expect(blockMs?.length).toBe(3);
+    expect(blockMs?.every((ms) => ms >= 0)).toBe(true);
+    expect(attention).toBeUndefined();
+    engine.dispose();
+  });
+
+  test("sees an abort before the run, and one whose message comes during it", async () => {
+    const engine = await openSimd(model, {});
+    await expect(engine.run(pixels, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: "aborted" });
+    engine.dispose();
+
+    const keepIdx = range(577);
+    const block = { headDims: Array(6).fill(64), mlpHidden: 1536, keepIdx };
+    const arch: Architecture = {
+      ...architecture(),
+      imageSize: [96, 96],
+      embedDim: 384,
+      headDim: 64,
+      blocks: Array(4).fill(block),
+    };
+    const slow = randomModel(arch, 1);
+    const slowEngine = await openSimd(slow, {});
+    const controller = new AbortController();
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => controller.abort();
+    port2.postMessage("abort");
+    const run = slowEngine.run(randomPixels(arch, 1), { signal: controller.signal });
+    await expect(run).rejects.toMatchObject({ code: "aborted" });
+    port1.close();
+    slowEngine.dispose();
+  });
+
+  test("refuses pixels of another size", async () => {
+    const engine = await openSimd(model, {});
+    await expect(engine.run(pixels.subarray(1))).rejects.toMatchObject({ code: "bad-input" });
+    engine.dispose();
+  });
+
+  test("is disposed of twice without harm, and runs no more", async () => {
+    for (const threads of [1, 2]) {
+      const engine = await openSimd(model, { threads });
+      engine.dispose();
+      engine.dispose();
+      await expect(engine.run(pixels)).rejects.toMatchObject({ code: "disposed" });
+    }
+  });
+
+  test("runs several models side by side", async () => {
+    const models = [1, 2, 3].map((seed) => randomModel(model.manifest, seed));
+    const engines = await Promise.all(models.map((each, i) => openSimd(each, { threads: 1 + (i % 2) })));
+    for (const i of [0, 1, 2, 1, 0, 2]) {
+      expectClose((await engines[i].run(pixels)).logits, forward(models[i], pixels).logits, 1e-4);
+    }
+    for (const engine of engines) engine.dispose();
+  });
+
+  test("says which memory could not be had", async () => {
+    const { Memory } = WebAssembly;
+    try {
+      WebAssembly.Memory = class {
+        constructor() {
+          throw new RangeError("could not allocate memory");
+        }
+      } as unknown as typeof WebAssembly.Memory;
+      await expect(openSimd(model, {})).rejects.toMatchObject({ code: "out-of-memory" });
+    } finally {
+      WebAssembly.Memory = Memory;
+    }
+  });
+
+  test("says so where WebAssembly has no SIMD", async () => {
+    const { validate } = WebAssembly;
+    try {
+      WebAssembly.validate = () => false;
+      await expect(openSimd(model, {})).rejects.toMatchObject({
+        code: "unsupported",
+        message: expect.stringContaining("SIMD"),
+      });
+    } finally {
+      WebAssembly.validate = validate;
+    }
+  });
+});
+
+/** 1 to 16 heads of width 1 to 96, up to 1000 units and 600 tokens, odd everything; as many tokens as plain loops can do. */
+function largeArchitecture(): fc.Arbitrary<Architecture> {
+  const widths = fc.integer({ min: 1, max: 96 });
+  const block = fc.record({
+    headDims: fc.array(widths, { minLength: 1, maxLength: 16, size: "max" }),
+    mlpHidden: fc.integer({ min: 0, max: 1000 }),
+    kept: fc.double({ min: 0.3, max: 1, noNaN: true }),
+  });
+  return fc
+    .record({
+      columns: fc.integer({ min: 1, max: 30 }),
+      rows: fc.integer({ min: 1, max: 20 }),
+      embedDim: fc.integer({ min: 8, max: 203 }),
+      patchSize: fc.integer({ min: 1, max: 5 }),
+      prefixTokens: fc.constantFrom(1 as const, 2 as const),
+      blocks: fc.array(block, { minLength: 1, maxLength: 2 }),
+    })
+    .map(({ columns, rows, blocks, patchSize, ...rest }) => {
+      const build = (height: number): Architecture => {
+        const arch = {
+          ...rest,
+          patchSize,
+          headDim: 96,
+          layerNormEps: 1e-6,
+          imageSize: [height * patchSize, columns * patchSize] as [number, number],
+        };
+        let keepIdx = range(denseTokens({ ...arch, blocks: [] }));
+        return {
+          ...arch,
+          blocks: blocks.map(({ kept, ...shape }) => {
+            keepIdx = keepIdx.filter((token) => token < rest.prefixTokens || (token * 0.618034) % 1 < kept);
+            return { ...shape, keepIdx };
+          }),
+        };
+      };
+      let height = rows;
+      while (height > 1 && countMacs(build(height), 5) > 4e7) height--;
+      return build(height);
+    });
+}
+
+/**
+ * Against the same quantisation in plain loops. A value that lies on the edge between two steps may fall either way, so
+ * the bound is a few steps of a few of the summands, not a rounding error.
+ */
+async function expectSimulation(model: Model, flavour: (typeof flavours)[number], seed = 1): Promise<void> {
+  const pixels = randomPixels(model.manifest, seed);
+  const engine = await openFlavour(model, {}, flavour);
+  const actual = await engine.run(pixels);
+  engine.dispose();
+  const expected = quantisedForward(model, pixels);
+  expectClose(actual.logits, expected.logits, 0.03, "logits");
+  expectClose(actual.features, expected.features, 0.03, "features");
+}
+
+/** src/reference/forward.ts with the engine's int8 linears. */
+function quantisedForward({ manifest, tensors }: Model, pixels: Float32Array): RunOutput {
+  const { embedDim, headDim, layerNormEps, prefixTokens, blocks } = manifest;
+  const t = (key: string) => float32(tensors, key);
+  const norm = (x: Float32Array, key: string) => layerNorm(x, t(`${key}.weight`), t(`${key}.bias`), layerNormEps);
+  const dense = (x: Float32Array, key: string, rows: number) => {
+    const int8 = tensors.get(`${key}.weight`)!.dtype === "I8";
+    return linear(int8 ? quantiseRows(x, rows) : x, t(`${key}.weight`), t(`${key}.bias`), rows);
+  };
+  const add = (a: Float32Array, b: Float32Array) => a.map((v, i) => v + b[i]);
+  let alive = blocks[0].keepIdx;
+  let x = embedOnly(manifest, tensors, pixels);
+  blocks.forEach((block, i) => {
+    const row = new Map(alive.map((token, k) => [token, k]));
+    const kept = block.keepIdx.map((token) => x.subarray(row.get(token)! * embedDim, (row.get(token)! + 1) * embedDim));
+    x = Float32Array.from(kept.flatMap((values) => [...values]));
+    alive = block.keepIdx;
+    const n = alive.length;
+    const qkv = dense(norm(x, `blocks.${i}.norm1`), `blocks.${i}.attn.qkv`, n);
+    x = add(x, dense(attention(qkv, block.headDims, 1 / Math.sqrt(headDim), n), `blocks.${i}.attn.proj`, n));
+    const hidden = gelu(dense(norm(x, `blocks.${i}.norm2`), `blocks.${i}.mlp.fc1`, n));
+    x = add(x, dense(hidden, `blocks.${i}.mlp.fc2`, n));
+  });
+  const features = norm(x.subarray(0, prefixTokens * embedDim), "norm");
+  let logits = dense(features.slice(0, embedDim), "head", 1);
+  if (prefixTokens === 2) {
+    const distilled = dense(features.slice(embedDim), "head_dist", 1);
+    logits = logits.map((v, k) => (v + distilled[k]) / 2);
+  }
+  return { logits, features: features.slice(0, embedDim) };
+}
+
+/** x → what is left of it after 7 bits: 127 steps from the row's least value to its greatest, 0 included. */
+function quantiseRows(x: Float32Array, rows: number): Float32Array {
+  const width = x.length / rows;
+  const out = new Float32Array(x.length);
+  for (let r = 0; r < rows; r++) {
+    const row = x.subarray(r * width, (r + 1) * width);
+    const min = row.reduce((a, b) => Math.min(a, b), 0);
+    const step = (row.reduce((a, b) => Math.max(a, b), 0) - min) / 127;
+    for (let i = 0; i < width; i++) out[r * width + i] = step ? Math.round((row[i] - min) / step) * step + min : 0;
+  }
+  return out;
+}
+
+/** The residual stream that enters the first block. */
+function embedOnly(manifest: Model["manifest"], tensors: Model["tensors"], pixels: Float32Array): Float32Array {
+  const { embedDim, patchSize: p, prefixTokens, imageSize, blocks } = manifest;
+  const columns = imageSize[1] / p;
+  const position = float32(tensors, "pos_embed");
+  return Float32Array.from(
+    blocks[0].keepIdx.flatMap((token) => {
+      let content = float32(tensors, token === 1 && prefixTokens === 2 ? "dist_token" : "cls_token");
+      if (token >= prefixTokens) {
+        const [top, left] = [Math.floor((token - prefixTokens) / columns) * p, ((token - prefixTokens) % columns) * p];
+        const patch = new Float32Array(3 * p * p).map((_, i) => {
+          const [c, y, x] = [Math.floor(i / (p * p)), Math.floor(i / p) % p, i % p];
+          return pixels[(c * imageSize[0] + top + y) * imageSize[1] + left + x];
+        });
+        content = linear(
+          patch,
+          float32(tensors, "patch_embed.proj.weight"),
+          float32(tensors, "patch_embed.proj.bias"),
+          1,
+        );
+      }
+      return Array.from(content, (v, d) => v + position[token * embedDim + d]);
+    }),
+  );
+}
