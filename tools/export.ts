@@ -14,12 +14,17 @@ export interface ExportOptions {
   force?: boolean;
 }
 
-export function exportModel(source: string, options: ExportOptions): { files: Record<string, number> } {
+/** @param origin further facts for the provenance */
+export function exportModel(
+  source: string,
+  options: ExportOptions,
+  origin: Record<string, unknown> = {},
+): { files: Record<string, number> } {
   const model = readModelFolder(source);
   claimOutput(options.out, options.force);
   const { format: _, weights: __, ...draft } = model.manifest;
   const name = options.name ?? basename(resolve(options.out));
-  const provenance = withStep(draft.provenance, "export", { dtype: options.dtype });
+  const provenance = withStep({ ...draft.provenance, ...origin }, "export", { dtype: options.dtype });
   const extra: Record<string, string | Uint8Array> = { "card.md": cardText({ ...model.manifest, name, provenance }) };
   if (options.onnx) extra["model.onnx"] = writeOnnx(model);
   const manifest = writeModelFolder(options.out, { ...draft, name, provenance }, model.tensors, options.dtype, extra);

@@ -1,7 +1,6 @@
 /**
  * slimvit retrain MODEL --data D --teacher DENSE -o OUT: trains the slim arithmetic itself, heads and tokens gone.
  */
-import { basename, dirname, join } from "node:path";
 import { forward } from "../src/engines/tfjs/forward.ts";
 import { SlimViTError } from "../src/errors.ts";
 import type { Model, Tensors } from "../src/format/model.ts";
@@ -9,9 +8,16 @@ import { float32 } from "../src/format/read.ts";
 import { openBackend } from "./lib/backend.ts";
 import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
 import { fingerprint, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
-import { asFunction } from "./lib/teacher.ts";
+import { asFunction, weightsOnBackend } from "./lib/teacher.ts";
 import { percent, say } from "./lib/terminal.ts";
-import { removeCheckpoint, type TrainReport, type TrainTask, train, variablesFrom } from "./lib/train.ts";
+import {
+  checkpointPath,
+  removeCheckpoint,
+  type TrainReport,
+  type TrainTask,
+  train,
+  variablesFrom,
+} from "./lib/train.ts";
 
 export async function retrain(source: string, options: TrainOptions): Promise<TrainReport> {
   claimOutput(options.out, options.force);
@@ -32,7 +38,9 @@ export async function trainWeights(
     tf,
     [...model.tensors].map(([name, { shape }]) => [name, { shape, data: float32(model.tensors, name) }]),
   );
-  const teacher = options.teacher ? asFunction(tf, readModelFolder(options.teacher)) : undefined;
+  const teacherModel = options.teacher ? readModelFolder(options.teacher) : undefined;
+  const teacherWeights = teacherModel && weightsOnBackend(tf, teacherModel);
+  const teacher = teacherModel && asFunction(tf, teacherModel, teacherWeights);
   if (options.unlabelled && !teacher)
     throw new SlimViTError("bad-option", `${name}: --unlabelled data needs a --teacher to learn from.`);
   const task: TrainTask = {
@@ -44,7 +52,7 @@ export async function trainWeights(
     depth: arch.blocks.length,
     data,
     checkpoint: {
-      path: join(dirname(options.out), `.${basename(options.out)}.checkpoint.safetensors`),
+      path: checkpointPath(options.out),
       fingerprint: fingerprint(name, model.manifest, dataset, options),
       resume: options.resume === true,
     },
@@ -56,13 +64,14 @@ export async function trainWeights(
   const { history, ...figures } = report;
   const { format: _, weights: __, ...draft } = model.manifest;
   const provenance = withStep(model.manifest.provenance, name, {
-    ...recordedOptions(options, dataset),
+    ...(await recordedOptions(options, dataset, backend)),
     ...figures,
   });
   writeModelFolder(options.out, { ...draft, provenance, metrics: {} }, tensors, ["f32"], {
     "history.json": `${JSON.stringify(history)}\n`,
   });
   removeCheckpoint(task);
+  tf.dispose([...variables.values(), ...(teacherWeights?.values() ?? [])]);
   say(
     `${name}: ${report.steps} steps at ${report.imagesPerSecond.toFixed(1)} images/s on ${backend.name} ` +
       `(${percent(report.waitShare)} of the time waiting for pictures) → ${options.out}`,

@@ -3,7 +3,6 @@
  * SEARCH holds the trained dense weights, the masks, and what is needed to compress them any number of times.
  * @see Chavan et al. 2022, eq. 5 — https://arxiv.org/abs/2201.00814
  */
-import { basename, dirname, join } from "node:path";
 import { forward } from "../src/engines/tfjs/forward.ts";
 import type { Tensor, TF } from "../src/engines/tfjs/ops.ts";
 import { SlimViTError } from "../src/errors.ts";
@@ -28,9 +27,10 @@ import {
   zetaShapes,
 } from "./lib/masks.ts";
 import { fingerprint, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
-import { asFunction } from "./lib/teacher.ts";
+import { asFunction, weightsOnBackend } from "./lib/teacher.ts";
 import { percent, say } from "./lib/terminal.ts";
 import {
+  checkpointPath,
   removeCheckpoint,
   type TrainReport,
   type TrainTask,
@@ -51,20 +51,6 @@ export interface SearchOptions extends TrainOptions {
   zetaDecay?: boolean;
   masksOnly?: boolean;
 }
-
-/**
- * The reference's loss weights for DeiT-S; a weight of 0 freezes its family. Patch masks start where tanh is flat (at 3) and
- * have further to go, so they move faster.
- */
-export const SEARCH_DEFAULTS = {
-  masks: "channel" as MaskMode,
-  wAttn: 2e-4,
-  wMlp: 5e-5,
-  wPatch: 1e-4,
-  lrMask: 2e-3,
-  lrMaskPatch: 1e-2,
-  patchForm: "gate" as PatchForm,
-};
 
 export const ZETA_FILE = "zetas.safetensors";
 export const IMPORTANCE_FILE = "importance.safetensors";
@@ -89,7 +75,9 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
   for (const [name, zeta] of zetas) if (families[familyOf(name)] > 0) trained.set(name, zeta);
   for (const [name, weight] of weights) if (!options.masksOnly || /norm/.test(name)) trained.set(name, weight);
 
-  const teacher = options.teacher ? asFunction(tf, readModelFolder(options.teacher)) : undefined;
+  const teacherModel = options.teacher ? readModelFolder(options.teacher) : undefined;
+  const teacherWeights = teacherModel && weightsOnBackend(tf, teacherModel);
+  const teacher = teacherModel && asFunction(tf, teacherModel, teacherWeights);
   if (options.unlabelled && !teacher)
     throw new SlimViTError("bad-option", "search: --unlabelled data needs a --teacher to learn from.");
   const task: TrainTask = {
@@ -118,7 +106,7 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
     decays: (name, variable) => (isZeta(name) ? options.zetaDecay === true : decaysByDefault(name, variable)),
     data,
     checkpoint: {
-      path: join(dirname(options.out), `.${basename(options.out)}.checkpoint.safetensors`),
+      path: checkpointPath(options.out),
       fingerprint: fingerprint("search", model.manifest, dataset, options),
       resume: options.resume === true,
     },
@@ -134,8 +122,17 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
     baseLoss(tf, model, options, teacher),
     options.seed,
   );
-  writeSearchFolder(model, weights, zetas, importance, options, report, recordedOptions(options, dataset));
+  writeSearchFolder(
+    model,
+    weights,
+    zetas,
+    importance,
+    options,
+    report,
+    await recordedOptions(options, dataset, backend),
+  );
   removeCheckpoint(task);
+  tf.dispose([...weights.values(), ...zetas.values(), ...(teacherWeights?.values() ?? [])]);
   say(
     `search: ${report.steps} steps at ${report.imagesPerSecond.toFixed(1)} images/s on ${backend.name} ` +
       `(${percent(report.waitShare)} of the time waiting for pictures); masks and weights → ${options.out}`,

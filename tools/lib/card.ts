@@ -105,6 +105,7 @@ function denseOf(manifest: Omit<Manifest, "weights">): Architecture {
 
 function sentence(options: Record<string, unknown>): string {
   const parts = Object.entries(options)
+    .filter(([key]) => !key.endsWith("Sha256")) // in slimvit.json
     .filter(([, value]) => value !== undefined && !(Array.isArray(value) && value.length === 0))
     .map(
       ([key, value]) =>

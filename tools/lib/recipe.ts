@@ -1,9 +1,10 @@
 /** The command-line options that search and retrain share, with their defaults; and the data they name. */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { Manifest } from "../../src/format/model.ts";
-import { BACKENDS, type BackendName, type Precision } from "./backend.ts";
+import { BACKENDS, type Backend, type BackendName, type Precision } from "./backend.ts";
 import { type Dataset, labelIndices, openDataset, SPLITS, type Split, type TrainData } from "./data.ts";
-import { sha256 } from "./folders.ts";
+import { readManifestFile, sha256 } from "./folders.ts";
+import { digestData, environmentOf } from "./provenance.ts";
 import type { Recipe } from "./train.ts";
 
 export interface TrainOptions extends Recipe {
@@ -142,13 +143,26 @@ export function fingerprint(command: string, model: Manifest, dataset: Dataset, 
   );
 }
 
-/** The options that made a model, for its provenance: data and teacher by name, not by where they lay. */
-export function recordedOptions(options: TrainOptions, dataset: Dataset): Record<string, unknown> {
+/**
+ * What made a model, for its provenance: the options, data and teacher by name and hash instead of where they lay, and
+ * the versions it ran on.
+ */
+export async function recordedOptions(
+  options: TrainOptions,
+  dataset: Dataset,
+  backend: Backend,
+): Promise<Record<string, unknown>> {
   const base = (path: string) => path.replace(/\/+$/, "").split("/").at(-1);
+  const digests = await Promise.all(options.data.map(digestData));
   return {
     ...trainingOptions(options),
     data: options.data.map(base),
+    dataSha256: digests.map((digest) => digest.sha256),
     pictures: dataset.pictures.length,
-    ...(options.teacher && { teacher: base(options.teacher) }),
+    ...(options.teacher && {
+      teacher: base(options.teacher),
+      teacherSha256: readManifestFile(options.teacher).weights.map((file) => file.sha256),
+    }),
+    environment: environmentOf(backend),
   };
 }

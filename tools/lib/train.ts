@@ -3,6 +3,7 @@
  * All randomness is a function of seed and step (random.ts), so a checkpoint is the variables, the optimiser and a step.
  */
 import { existsSync, readFileSync, rmSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
 import type * as tfjs from "@tensorflow/tfjs-core";
 import type { Tensor, TF } from "../../src/engines/tfjs/ops.ts";
 import { SlimViTError } from "../../src/errors.ts";
@@ -136,6 +137,10 @@ export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): P
     history,
   };
 }
+
+/** Beside the output, so that it survives a kill and is found by --resume. */
+export const checkpointPath = (out: string) =>
+  join(dirname(resolve(out)), `.${basename(resolve(out))}.checkpoint.safetensors`);
 
 /** To be called once the result is safely written. */
 export function removeCheckpoint({ checkpoint }: TrainTask): void {

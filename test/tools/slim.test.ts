@@ -1,0 +1,168 @@
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { parse } from "yaml";
+import { float32 } from "../../src/format/read.ts";
+import { readModelFolder } from "../../tools/lib/folders.ts";
+import type { SlimReport } from "../../tools/slim.ts";
+import {
+  BIN,
+  CLASSES,
+  randomTensors,
+  slimvit,
+  slimvitJson,
+  tinyArchitecture,
+  writeCheckpoint,
+  writeLabels,
+  writePictures,
+} from "./fixtures.ts";
+
+const dir = mkdtempSync(join(tmpdir(), "slimvit-slim-"));
+const at = (...parts: string[]) => join(dir, ...parts);
+afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+beforeAll(async () => {
+  writeCheckpoint(at("tiny.safetensors"), randomTensors(tinyArchitecture(), CLASSES.length, 1));
+  writeLabels(at("labels.tsv"));
+  await writePictures(at("pictures"), 10);
+  writeRecipe("recipe.yaml", "slim");
+});
+
+/** Everything from the checkpoint on; paths are relative to the recipe. */
+function writeRecipe(file: string, out: string, compress = "{ macs: 0.6 }"): void {
+  const lines = [
+    "import: { source: tiny.safetensors, heads: 2, labels: labels.tsv }",
+    "data: pictures",
+    `out: ${out}`,
+    `stages: ${out}.stages`,
+    "seed: 5",
+    "batch: 6",
+    "epochs: 2",
+    "search: { lr-mask: 0.01, wAttn: 0.01 }",
+    `compress: ${compress}`,
+    "retrain: { epochs: 30, checkpoint-seconds: 0, ema: 0.9 }",
+    "export: { dtype: [f32, int8] }",
+    "eval: { engine: reference }",
+  ];
+  writeFileSync(at(file), lines.join("\n"));
+}
+
+const steps = (folder: string) =>
+  readModelFolder(folder).manifest.provenance.steps as (Record<string, unknown> & { command: string })[];
+
+describe("slimvit slim", () => {
+  test("goes from checkpoint to measured model, and records what repeats it", () => {
+    const report = slimvitJson<SlimReport>("slim", at("recipe.yaml"));
+    expect(report.stages.map(({ stage, skipped }) => [stage, skipped])).toEqual(
+      ["import", "search", "compress", "retrain", "export", "eval"].map((stage) => [stage, false]),
+    );
+    expect(report.n).toBe(6);
+    const dense = slimvitJson<{ macs: number }>("inspect", report.stages[0].folder);
+    expect(report.macs).toBeLessThanOrEqual(0.6 * dense.macs);
+
+    const made = steps(at("slim"));
+    expect(made.map(({ command }) => command)).toEqual(["import", "search", "compress", "retrain", "export"]);
+    const retrained = made[3];
+    expect(retrained).toMatchObject({ seed: 5, batch: 6, epochs: 30, ema: 0.9, data: ["pictures"] });
+    expect(retrained.environment).toMatch(
+      /^node \d+\.\d+\.\d+, tfjs 4\.\d+\.\d+, tfjs-node \(TensorFlow 2\.\d+\.\d+\)/,
+    );
+    expect(retrained.teacherSha256).toEqual([sha256(join(report.stages[0].folder, "model.f32.safetensors"))]);
+
+    const listed = readFileSync(at("slim.stages", "pictures.sha256"), "utf8").trimEnd();
+    expect(listed.split("\n")).toHaveLength(30);
+    expect(listed).toContain(`${sha256(at("pictures", "plums", "03.png"))}  plums/03.png`);
+    expect(retrained.dataSha256).toEqual([createHash("sha256").update(listed).digest("hex")]);
+    expect(JSON.stringify(readModelFolder(at("slim")).manifest)).not.toContain(dir); // no path of this machine
+  }, 120_000);
+
+  test("skips what is done: all of it, or all before the changed option", () => {
+    const before = statSync(at("slim", "slimvit.json")).mtimeMs;
+    const again = slimvitJson<SlimReport>("slim", at("recipe.yaml"));
+    expect(again.stages.every(({ skipped }) => skipped)).toBe(true);
+    expect(statSync(at("slim", "slimvit.json")).mtimeMs).toBe(before);
+
+    const other = slimvitJson<SlimReport>(
+      "slim",
+      at("recipe.yaml"),
+      "--macs",
+      "0.8",
+      "-o",
+      at("larger"),
+      "--stages",
+      at("slim.stages"),
+      "--set",
+      "retrain.epochs=1",
+    );
+    expect(other.stages.map(({ skipped }) => skipped)).toEqual([true, true, false, false, false, false]);
+    expect(other.macs).toBeGreaterThan(again.macs);
+  }, 120_000);
+
+  test("killed in training and started again, it ends with the same weights", async () => {
+    writeRecipe("killed.yaml", "killed");
+    let checkpoint: string | undefined;
+    const child = spawn(process.execPath, [BIN, "slim", at("killed.yaml")], { stdio: "ignore" });
+    const poll = setInterval(() => {
+      if (!existsSync(at("killed.stages"))) return;
+      checkpoint = readdirSync(at("killed.stages")).find((name) => /^\.retrain-.*checkpoint\.safetensors$/.test(name));
+      if (checkpoint) child.kill("SIGKILL");
+    }, 5);
+    const signal = await new Promise((resolve) => child.on("exit", (_, signal) => resolve(signal)));
+    clearInterval(poll);
+    expect(signal).toBe("SIGKILL");
+    expect(existsSync(at("killed"))).toBe(false);
+
+    const { status, stderr } = slimvit("slim", at("killed.yaml"));
+    expect(status).toBe(0);
+    expect(stderr).toMatch(/slim: search is done already/);
+    expect(stderr).toMatch(/retrain: resumed at step \d+ of 90/);
+    const [whole, resumed] = [readModelFolder(at("slim")), readModelFolder(at("killed"))];
+    for (const name of whole.tensors.keys())
+      expect(float32(resumed.tensors, name)).toEqual(float32(whole.tensors, name));
+  }, 120_000);
+
+  test("the recipe it leaves beside the stages makes the same model again", () => {
+    const recipe = parse(readFileSync(at("slim.stages", "slim.yaml"), "utf8"));
+    expect(recipe.search).toMatchObject({ lrMask: 0.01, wAttn: 0.01, masks: "channel", epochs: 2 });
+    const again = slimvitJson<SlimReport>("slim", at("slim.stages", "slim.yaml"), "--stages", at("slim.stages"));
+    expect(again.stages.every(({ skipped }) => skipped)).toBe(true);
+  }, 60_000);
+
+  test("finetunes first where the data's classes are not the model's", async () => {
+    await writePictures(at("renamed"), 5, ["apples", "figs", "limes"]);
+    const [dense] = readdirSync(at("slim.stages")).filter((name) => name.startsWith("import"));
+    const args = ["--data", at("renamed"), "--macs", "0.7", "--epochs", "1", "--batch", "3"];
+    const report = slimvitJson<SlimReport>("slim", at("slim.stages", dense), "-o", at("tuned"), ...args);
+    expect(report.stages[0].stage).toBe("finetune");
+    expect(readModelFolder(at("tuned")).manifest.labels.map(({ id }) => id)).toEqual(["apples", "figs", "limes"]);
+  }, 120_000);
+
+  test.each<[string, string, RegExp]>([
+    ["an unknown stage", "serach: {}", /knows no "serach"; it may have model, out/],
+    ["an unknown option", "search: { lr-masks: 1 }", /search knows no "lr-masks"; it may have .*lr-mask/],
+    ["a wrong value", "retrain: { epochs: many }", /retrain: option '--epochs <n>' argument 'many' is invalid/],
+    ["a choice there is not", "search: { masks: row }", /search: option '--masks <mode>' argument 'row' is invalid/],
+    ["an option that slim sees to", "search: { out: here }", /search knows no "out"/],
+    ["a section that is a list", "search: [1]", /"search" must hold options by name/],
+    ["no YAML", "search: {", /is no YAML/],
+  ])("%s in a recipe is one sentence, exit 2, before anything runs", (what, line, message) => {
+    const file = at(`${what.replaceAll(" ", "-")}.yaml`);
+    writeFileSync(file, `model: nowhere\ndata: pictures\nout: never\ncompress: { macs: 0.5 }\n${line}\n`);
+    const { status, stderr } = slimvit("slim", file);
+    expect(stderr).toMatch(message);
+    expect(stderr.trim().split("\n")).toHaveLength(1);
+    expect(status).toBe(2);
+    expect(existsSync(at("never"))).toBe(false);
+  });
+
+  test("no target is one sentence", () => {
+    const { status, stderr } = slimvit("slim", at("nowhere"), "--data", at("pictures"), "-o", at("never"));
+    expect(stderr).toMatch(/^slimvit: slim: has no target; give --macs R/);
+    expect(status).toBe(2);
+  });
+});
+
+const sha256 = (path: string) => createHash("sha256").update(readFileSync(path)).digest("hex");

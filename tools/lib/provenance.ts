@@ -1,0 +1,56 @@
+/** What is needed to repeat a run: the hashes of its data and the versions of what it ran on. */
+import { createHash } from "node:crypto";
+import { createReadStream, readdirSync, statSync } from "node:fs";
+import { basename, join, resolve, sep } from "node:path";
+import type { Backend } from "./backend.ts";
+
+export interface DataDigest {
+  name: string;
+  /** of a zip, the file's; of a folder, that of its list of files in the form of sha256sum */
+  sha256: string;
+  bytes: number;
+  /** the list itself: one line a file, sorted by path */
+  files: string[];
+}
+
+const digests = new Map<string, Promise<DataDigest>>();
+
+/** Each source is read once a process: its hash is asked for by every stage. */
+export function digestData(source: string): Promise<DataDigest> {
+  const key = resolve(source);
+  const known = digests.get(key) ?? digest(source);
+  digests.set(key, known);
+  return known;
+}
+
+async function digest(source: string): Promise<DataDigest> {
+  const name = basename(resolve(source));
+  if (!statSync(source).isDirectory()) {
+    const sha256 = await hashFile(source);
+    return { name, sha256, bytes: statSync(source).size, files: [`${sha256}  ${name}`] };
+  }
+  const paths = (readdirSync(source, { recursive: true }) as string[])
+    .filter((path) => statSync(join(source, path)).isFile())
+    .sort();
+  const files: string[] = [];
+  let bytes = 0;
+  for (const path of paths) {
+    files.push(`${await hashFile(join(source, path))}  ${path.split(sep).join("/")}`);
+    bytes += statSync(join(source, path)).size;
+  }
+  const sha256 = createHash("sha256").update(files.join("\n")).digest("hex");
+  return { name, sha256, bytes, files };
+}
+
+async function hashFile(path: string): Promise<string> {
+  const hash = createHash("sha256");
+  for await (const chunk of createReadStream(path)) hash.update(chunk);
+  return hash.digest("hex");
+}
+
+/** e.g. "node 20.20.2, tfjs 4.22.0, tfjs-node (TensorFlow 2.18.1), linux-x64, f32" */
+export function environmentOf({ tf, name, precision }: Backend): string {
+  const binding = (tf.backend() as { binding?: { TF_Version?: string } }).binding;
+  const backend = binding?.TF_Version ? `${name} (TensorFlow ${binding.TF_Version})` : name;
+  return `node ${process.versions.node}, tfjs ${tf.version_core}, ${backend}, ${process.platform}-${process.arch}, ${precision}`;
+}

@@ -1,0 +1,230 @@
+/**
+ * slimvit slim MODEL|RECIPE --data D -o DIR --macs R: finetune, search, compress, retrain, export and eval in one run.
+ * Each stage's result lies in its own folder under DIR.stages, named after a hash of everything that it depends on: a run
+ * that was stopped goes on where it was, a finished stage is skipped, and another target starts from the same search.
+ */
+import { existsSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
+import { stringify } from "yaml";
+import { messageOf, SlimViTError } from "../src/errors.ts";
+import { countMacs, countParams } from "../src/format/model.ts";
+import { type CompressOptions, compress } from "./compress.ts";
+import { type EvalOptions, type EvalReport, evaluate } from "./eval.ts";
+import { type ExportOptions, exportModel } from "./export.ts";
+import { type FinetuneOptions, finetune } from "./finetune.ts";
+import { type ImportOptions, importModel } from "./import.ts";
+import type { AccuracyRecord } from "./lib/card.ts";
+import type { StageName } from "./lib/commands.ts";
+import { labelIndices, openDataset, type Split } from "./lib/data.ts";
+import { readManifestFile, sha256, writeFileAtomic } from "./lib/folders.ts";
+import { digestData } from "./lib/provenance.ts";
+import type { TrainOptions } from "./lib/recipe.ts";
+import { type RecipeFile, readRecipe, type SlimFlags, stageOptions } from "./lib/recipefile.ts";
+import { percent, say } from "./lib/terminal.ts";
+import { checkpointPath } from "./lib/train.ts";
+import toolsPackage from "./package.json" with { type: "json" };
+import { retrain } from "./retrain.ts";
+import { type SearchOptions, search } from "./search.ts";
+
+export interface SlimReport {
+  out: string;
+  stages: { stage: StageName; folder: string; skipped: boolean; seconds: number }[];
+  params: number;
+  macs: number;
+  top1: number;
+  top5: number;
+  n: number;
+}
+
+/** @param source a model folder, or a recipe file ending in .yaml or .yml */
+export async function slim(source: string, flags: SlimFlags): Promise<SlimReport> {
+  const recipe = readRecipe(source, flags);
+  const out = resolve(recipe.out);
+  const run = new Run(recipe, recipe.stages ?? `${out}.stages`);
+
+  let model = recipe.model;
+  if (recipe.import) {
+    const { source: checkpoint, ...section } = recipe.import;
+    if (typeof checkpoint !== "string")
+      throw new SlimViTError("bad-option", `${recipe.name}: "import" needs a "source", the checkpoint.`);
+    const parts = { files: await hashOf(checkpoint), labels: await hashOf(section.labels as string | undefined) };
+    model = await run.stage("import", checkpoint, section, parts, (folder, options) =>
+      importModel(checkpoint, { ...(options as unknown as ImportOptions), out: folder }),
+    );
+  } else {
+    run.startFrom(readManifestFile(model).weights.map((file) => file.sha256));
+  }
+
+  if (await needsFinetune(recipe, model)) {
+    const section = recipe.finetune === true || recipe.finetune === undefined ? {} : (recipe.finetune as object);
+    model = await run.stage("finetune", model, section, {}, (folder, options) =>
+      finetune(model, { ...(options as unknown as FinetuneOptions), ...run.training(folder) }),
+    );
+  }
+  const dense = model;
+  const teacher = recipe.teacher === undefined ? dense : recipe.teacher === "none" ? undefined : recipe.teacher;
+  const taught = (section: object) => (teacher && !("teacher" in section) ? { ...section, teacher } : section);
+
+  const searched = await run.stage("search", dense, taught(recipe.search), {}, (folder, options) =>
+    search(dense, { ...(options as unknown as SearchOptions), ...run.training(folder) }),
+  );
+  const compressed = await run.stage("compress", searched, recipe.compress, {}, (folder, options) =>
+    compress(searched, { ...(options as unknown as CompressOptions), out: folder }),
+  );
+  const retrained = await run.stage("retrain", compressed, taught(recipe.retrain), {}, (folder, options) =>
+    retrain(compressed, { ...(options as unknown as TrainOptions), ...run.training(folder) }),
+  );
+  await run.stage(
+    "export",
+    retrained,
+    { name: basename(out), ...recipe.export },
+    {},
+    (_, options) => {
+      const origin = { slim: { key: run.key, tools: toolsPackage.version } };
+      exportModel(retrained, { ...(options as unknown as ExportOptions), out, force: recipe.force }, origin);
+    },
+    out,
+  );
+  await writeRecords(run, recipe);
+  const accuracy = await measure(run, recipe, out);
+
+  const manifest = readManifestFile(out);
+  const classes = manifest.labels.length;
+  const [params, macs] = [countParams(manifest, classes), countMacs(manifest, classes)];
+  const denseManifest = readManifestFile(dense);
+  say(
+    `slim: ${percent(macs / countMacs(denseManifest, classes))} of the MACs, ` +
+      `${percent(params / countParams(denseManifest, classes))} of the parameters, top-1 ${percent(accuracy.top1)} ` +
+      `of ${accuracy.n} pictures → ${out}`,
+  );
+  return { out, stages: run.done, params, macs, top1: accuracy.top1, top5: accuracy.top5, n: accuracy.n };
+}
+
+/** Names each stage's folder after a hash of its options and of all that came before, and runs what is not there yet. */
+class Run {
+  readonly done: SlimReport["stages"] = [];
+  /** what each stage was run with, defaults included */
+  readonly resolved: Partial<Record<StageName, Record<string, unknown>>> = {};
+  /** of the stage that ran last */
+  key = "";
+
+  constructor(
+    private readonly recipe: RecipeFile,
+    readonly folder: string,
+  ) {}
+
+  startFrom(hashes: string[]): void {
+    this.key = hashes.join();
+  }
+
+  training(out: string): { out: string; resume: boolean; force: boolean } {
+    return { out, resume: existsSync(checkpointPath(out)), force: false };
+  }
+
+  /** @returns the folder with the stage's result */
+  async stage(
+    name: StageName,
+    source: string,
+    section: object,
+    parts: Record<string, unknown>,
+    perform: (folder: string, options: Record<string, unknown>) => unknown,
+    out?: string,
+  ): Promise<string> {
+    const options = stageOptions(name, section as Record<string, unknown>, this.recipe, source);
+    this.key = sha256(Buffer.from(JSON.stringify([name, this.key, await identity(options), parts])));
+    this.resolved[name] = options;
+    const folder = out ?? join(this.folder, `${name}-${this.key.slice(0, 10)}`);
+    const skipped = out ? madeFrom(out) === this.key : existsSync(folder);
+    if (out && !skipped && existsSync(out) && !this.recipe.force) {
+      throw new SlimViTError(
+        "bad-option",
+        `${out}: exists already and is not what this recipe makes. Choose another -o, or give --force to replace it.`,
+      );
+    }
+    say(skipped ? `slim: ${name} is done already (${folder})` : `slim: ${name} → ${folder}`);
+    const started = performance.now();
+    if (!skipped) await perform(folder, options);
+    this.done.push({ stage: name, folder, skipped, seconds: (performance.now() - started) / 1000 });
+    return folder;
+  }
+}
+
+/** The options by value: data and teacher by their content, not by where they lie. */
+async function identity(options: Record<string, unknown>): Promise<unknown> {
+  const { data, teacher, labels: _, checkpointSeconds: __, backend: ___, ...rest } = options;
+  const digests = await Promise.all(((data as string[]) ?? []).map(digestData));
+  const taught = teacher ? readManifestFile(teacher as string).weights.map((file) => file.sha256) : undefined;
+  return { ...rest, data: digests.map((digest) => digest.sha256), teacher: taught };
+}
+
+async function hashOf(path: string | undefined): Promise<string | undefined> {
+  if (path === undefined) return undefined;
+  if (!existsSync(path)) throw new SlimViTError("bad-input", `${path}: no such file or folder.`);
+  return (await digestData(path)).sha256;
+}
+
+function madeFrom(out: string): string | undefined {
+  if (!existsSync(join(out, "slimvit.json"))) return undefined;
+  return (readManifestFile(out).provenance.slim as { key?: string } | undefined)?.key;
+}
+
+/** Asked for, or else where the data's classes are not the model's. */
+async function needsFinetune(recipe: RecipeFile, model: string): Promise<boolean> {
+  if (recipe.finetune !== undefined) return recipe.finetune !== false;
+  if (recipe.search.unlabelled && recipe.retrain.unlabelled) return false;
+  const { classNames } = await openDataset(recipe.data, recipe.split ?? "train");
+  try {
+    labelIndices(classNames, readManifestFile(model).labels);
+    return false;
+  } catch (error) {
+    if (!(error instanceof SlimViTError)) throw error;
+    say(
+      `slim: finetunes first, because the data's classes are not the model's (${messageOf(error).split(" Use ")[0]})`,
+    );
+    return true;
+  }
+}
+
+/** Of the shipped model, on pictures that no stage was trained on where there are such. */
+async function measure(run: Run, recipe: RecipeFile, out: string): Promise<EvalReport> {
+  const started = performance.now();
+  const section = { ...recipe.eval } as Record<string, unknown>;
+  if (section.split === undefined) section.split = await heldOutSplit((section.data as string[]) ?? recipe.data);
+  const options = stageOptions("eval", section, { ...recipe, split: undefined }, out) as unknown as EvalOptions;
+  const data = options.data.map((source) => basename(source)).join(" + ");
+  const known = ((readManifestFile(out).metrics.accuracy ?? []) as AccuracyRecord[]).find(
+    (entry) => entry.data === data && entry.split === options.split && options.limit === undefined,
+  );
+  const report = known ?? (await evaluate(out, { ...options, record: true }));
+  const seconds = (performance.now() - started) / 1000;
+  run.done.push({ stage: "eval", folder: out, skipped: known !== undefined, seconds });
+  return report as EvalReport;
+}
+
+async function heldOutSplit(data: string[]): Promise<Split> {
+  for (const split of ["test", "val"] as Split[]) {
+    try {
+      await openDataset(data, split);
+      return split;
+    } catch {
+      // no pictures in it: the next
+    }
+  }
+  say("slim: the data has no test and no val pictures; accuracy is measured on the pictures trained on");
+  return "all";
+}
+
+/** Beside the stages: the recipe with every default filled in, and the hash of every file of the data. */
+async function writeRecords(run: Run, recipe: RecipeFile): Promise<void> {
+  const { name: _, force: __, stages: ___, ...rest } = recipe;
+  const filled = {
+    ...rest,
+    out: resolve(recipe.out),
+    ...run.resolved,
+    ...(recipe.import && { import: { source: recipe.import.source, ...run.resolved.import } }),
+    finetune: run.resolved.finetune ?? false,
+  };
+  writeFileAtomic(join(run.folder, `${basename(filled.out)}.yaml`), stringify(filled));
+  for (const { name, files } of await Promise.all(recipe.data.map(digestData)))
+    writeFileAtomic(join(run.folder, `${name}.sha256`), `${files.join("\n")}\n`);
+}
