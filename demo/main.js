@@ -1,48 +1,75 @@
 // The demo: the public package, used as any page would.
 import { SlimViT, SlimViTError } from "slimvit";
 
-const SAMPLES =
-  "panda pizza dalmatian chelsea flamingo strawberry coffee umbrella grand_piano laptop starfish llama elephant soccer_ball hedgehog scorpion flower china rocket astronaut revolver".split(
-    " ",
-  );
+/** File names in samples/ and what to call them; the first is shown on arrival. */
+const TITLES = {
+  panda: "panda",
+  pizza: "pizza",
+  dalmatian: "Dalmatian",
+  chelsea: "cat",
+  flamingo: "flamingo",
+  strawberry: "strawberries",
+  coffee: "coffee",
+  umbrella: "umbrella",
+  grand_piano: "grand piano",
+  laptop: "laptop",
+  starfish: "starfish",
+  llama: "llama",
+  elephant: "elephant",
+  soccer_ball: "soccer ball",
+  hedgehog: "hedgehog",
+  scorpion: "scorpion",
+  flower: "flower",
+  china: "pavilion",
+  camera: "photographer",
+  rocket: "rocket",
+  astronaut: "astronaut",
+  revolver: "revolver",
+};
 
 const $ = (id) => document.getElementById(id);
 let vit; // the loaded model
+let loading = new AbortController();
 let shown; // the picture on the page: a Blob
 let turn = 0; // only the newest load or classification may write to the page
 
 async function start() {
-  for (const name of SAMPLES) $("samples").append(sampleButton(name));
-  const models = await (await fetch("models/index.json")).json();
-  for (const { folder, title } of models) $("model").append(new Option(title, folder));
+  $("samples").append(...Object.entries(TITLES).map(sampleButton));
   $("model").addEventListener("change", load);
   $("engine").addEventListener("change", load);
-  $("file").addEventListener("change", () => $("file").files[0] && show($("file").files[0]));
+  $("file").addEventListener("change", () => {
+    if ($("file").files[0]) show($("file").files[0]);
+    $("file").value = ""; // so that the same file can be chosen again
+  });
+  $("preview").addEventListener("error", () => togglePreview(false));
   acceptDrops();
-  await load();
+  const response = await fetch("models/index.json");
+  if (!response.ok) throw new Error("There is no list of models (models/index.json) beside this page.");
+  for (const { folder, title } of await response.json()) $("model").append(new Option(title, folder));
+  await Promise.all([showSample(Object.keys(TITLES)[0]), load()]);
 }
 
 async function load() {
   const mine = ++turn;
+  loading.abort();
+  loading = new AbortController();
   vit?.dispose();
   vit = undefined;
-  $("classes").replaceChildren();
-  $("latency").replaceChildren();
-  $("facts").replaceChildren();
+  for (const id of ["classes", "latency", "facts", "notes"]) $(id).replaceChildren();
+  $("result").removeAttribute("aria-busy");
   say("Loading the model …");
   $("progress").hidden = false;
   try {
     const loaded = await SlimViT.load(`models/${$("model").value}/`, {
       engine: $("engine").value,
       engineUrls: { "onnxruntime-web": "ort/ort.wasm.bundle.min.mjs" },
+      signal: loading.signal,
       onProgress: ({ loadedBytes, totalBytes, cached }) => {
         if (mine !== turn) return;
         $("progress").value = loadedBytes / totalBytes;
-        say(
-          cached
-            ? "The model is in this browser's cache."
-            : `Loading: ${megabytes(loadedBytes)} of ${megabytes(totalBytes)}`,
-        );
+        if (cached) say("Starting the model from this browser's cache …");
+        else if (loadedBytes === totalBytes) say("Starting the model …");
+        else say(`Loading the model: ${megabytes(loadedBytes)} of ${megabytes(totalBytes)}`);
       },
     });
     if (mine !== turn) return loaded.dispose();
@@ -53,23 +80,40 @@ async function load() {
   } catch (error) {
     if (mine === turn) fail(error);
   } finally {
-    if (mine === turn) $("progress").hidden = true;
+    if (vit || mine === turn) $("progress").hidden = true;
   }
 }
 
-async function show(blob) {
+async function show(blob, sample) {
   shown = blob;
+  $("preview").alt = TITLES[sample] ?? blob.name ?? "";
+  for (const button of $("samples").querySelectorAll("button")) {
+    button.setAttribute("aria-pressed", String(button.dataset.sample === sample));
+  }
   URL.revokeObjectURL($("preview").src);
   $("preview").src = URL.createObjectURL(blob);
-  $("preview").hidden = false;
-  $("invitation").hidden = true;
-  await classify();
+  togglePreview(true);
+  if (vit) await classify();
+}
+
+async function showSample(name) {
+  try {
+    const response = await fetch(`samples/${name}.jpg`);
+    if (!response.ok) throw new Error(`The sample picture could not be fetched (${response.status}).`);
+    await show(await response.blob(), name);
+  } catch (error) {
+    fail(error);
+  }
+}
+
+function togglePreview(isShown) {
+  $("preview").hidden = !isShown;
+  $("drop").classList.toggle("filled", isShown);
 }
 
 async function classify() {
-  if (!vit) return say("The model is still loading; your picture is next.");
   const mine = ++turn;
-  say("Looking …");
+  $("result").setAttribute("aria-busy", "true");
   try {
     const { classes, latencyMs, engine } = await vit.classify(shown);
     if (mine !== turn) return;
@@ -83,21 +127,25 @@ async function classify() {
     ]);
   } catch (error) {
     if (mine === turn) fail(error);
+  } finally {
+    if (mine === turn) $("result").removeAttribute("aria-busy");
   }
 }
 
 function showFacts(info) {
   const heads = info.blocks.reduce((sum, { headDims }) => sum + headDims.length, 0);
   const channels = info.blocks.reduce((sum, { headDims }) => sum + headDims.reduce((a, b) => a + b, 0), 0);
+  const units = info.blocks.reduce((sum, { mlpHidden }) => sum + mlpHidden, 0);
   const tokens = info.blocks.map(({ keepIdx }) => keepIdx.length);
   figures("facts", [
     ["download", `${megabytes(info.sizeBytes)} (${info.dtype})`],
     ["multiply-accumulates", `${(info.macs / 1e9).toFixed(2)} G`],
     ["parameters", `${(info.params / 1e6).toFixed(2)} M`],
-    ["heads", `${heads} in ${info.blocks.length} blocks, ${channels} channels`],
-    ["MLP units", info.blocks.reduce((sum, { mlpHidden }) => sum + mlpHidden, 0).toLocaleString("en")],
-    ["tokens, first to last block", `${tokens[0]} → ${tokens.at(-1)}`],
+    ["attention", `${heads} heads, ${channels.toLocaleString("en")} channels`],
+    ["MLP units", units.toLocaleString("en")],
+    ["tokens, first → last block", `${tokens[0]} → ${tokens.at(-1)}`],
   ]);
+  $("notes").textContent = info.notes.join(" ");
 }
 
 function bar({ label, score }) {
@@ -125,31 +173,22 @@ function figures(id, pairs) {
   );
 }
 
-function sampleButton(name) {
+function sampleButton([name, title]) {
   const item = document.createElement("li");
-  const button = document.createElement("button");
-  button.type = "button";
+  const button = Object.assign(document.createElement("button"), { type: "button", title });
   button.dataset.sample = name;
-  button.append(
-    Object.assign(new Image(), { src: `samples/${name}.jpg`, alt: name.replace("_", " "), loading: "lazy" }),
-  );
-  button.addEventListener("click", async () => {
-    try {
-      await show(await (await fetch(`samples/${name}.jpg`)).blob());
-    } catch (error) {
-      fail(error);
-    }
-  });
+  button.setAttribute("aria-pressed", "false");
+  button.append(Object.assign(new Image(), { loading: "lazy", alt: title, src: `samples/${name}.jpg` }));
+  button.addEventListener("click", () => showSample(name));
   item.append(button);
   return item;
 }
 
 function acceptDrops() {
-  const drop = $("drop");
   for (const type of ["dragover", "dragleave", "drop"]) {
     addEventListener(type, (event) => {
       event.preventDefault();
-      drop.classList.toggle("over", type === "dragover");
+      $("drop").classList.toggle("over", type === "dragover");
     });
   }
   addEventListener("drop", ({ dataTransfer }) => dataTransfer?.files[0] && show(dataTransfer.files[0]));

@@ -151,7 +151,10 @@ function describe(model: Model, engine: Engine, tried: OpenedEngine["tried"], no
   };
 }
 
-/** No more than 4, which small networks do not keep busy, and one on iOS, where threads cost memory that it lacks. */
+/**
+ * Half of the cores, as the other half are often the slow ones or no cores at all; no more than 4, which small networks
+ * do not keep busy; and one on iOS, where threads cost memory that it lacks.
+ */
 function chooseThreads(wanted: number | "auto"): number {
   if (wanted !== "auto") {
     if (Number.isSafeInteger(wanted) && wanted >= 1) return wanted;
@@ -159,7 +162,7 @@ function chooseThreads(wanted: number | "auto"): number {
   }
   const { userAgent = "", hardwareConcurrency = 1 } = globalThis.navigator ?? {};
   if (/iPhone|iPad|iPod/.test(userAgent)) return 1;
-  return Math.max(1, Math.min(4, Math.floor(hardwareConcurrency / 2)));
+  return hardwareConcurrency <= 2 ? hardwareConcurrency : Math.min(4, Math.ceil(hardwareConcurrency / 2));
 }
 
 /** Against logits that were computed in f32 with f64 sums; an engine that goes wrong is off by far more. */
