@@ -5,13 +5,28 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { SlimViTError } from "../src/errors.ts";
-import { countMacs, countParams, innerDim, type Model, type Tensors } from "../src/format/model.ts";
+import {
+  type Architecture,
+  countMacs,
+  countParams,
+  innerDim,
+  type Model,
+  type Tensors,
+  tensorShapes,
+} from "../src/format/model.ts";
 import { float32 } from "../src/format/read.ts";
 import { readSafetensors } from "../src/format/safetensors.ts";
 import { selfTestPixels } from "../src/format/write.ts";
 import { forward } from "../src/reference/forward.ts";
 import { allocate } from "./lib/allocate.ts";
-import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
+import {
+  architectureOf,
+  claimOutput,
+  readManifestFile,
+  readModelFolder,
+  withStep,
+  writeModelFolder,
+} from "./lib/folders.ts";
 import {
   type BlockMask,
   type BlockZeta,
@@ -34,6 +49,8 @@ export interface CompressOptions extends Partial<Budgets> {
   out: string;
   tokens: TokenRule;
   absolute?: boolean;
+  /** model folder whose weights are cut, unfolded, in place of the search's; the search then only chooses what goes */
+  weights?: string;
   name?: string;
   force?: boolean;
 }
@@ -53,7 +70,7 @@ export function compress(source: string, options: CompressOptions): CompressRepo
   const arch = architectureOf(searched.manifest);
   const { mode, zetas } = readMasks(source, ZETA_FILE, searched);
   const masks = chooseMasks(source, searched, mode, zetas, options);
-  const folded = foldTensors(searched, zetas);
+  const folded = options.weights ? sameShaped(options.weights, searched) : foldTensors(searched, zetas);
   const slim = slimArchitecture(searched.manifest, masks);
   const tensors = cutTensors(arch, folded, masks);
 
@@ -66,7 +83,8 @@ export function compress(source: string, options: CompressOptions): CompressRepo
   const { attn, mlp, patch, tokens: rule, absolute, macs: target } = options;
   const how = target === undefined ? { attn, mlp, patch, rule, absolute: absolute ?? false } : { macs: target };
   const dense = { heads: arch.blocks[0].headDims.length, mlpHidden: arch.blocks.map((b) => b.mlpHidden) };
-  const provenance = withStep({ ...slim.provenance, dense }, "compress", how);
+  const weights = options.weights && { weights: readManifestFile(options.weights).name };
+  const provenance = withStep({ ...slim.provenance, dense }, "compress", { ...how, ...weights });
   writeModelFolder(options.out, { ...draft, name, provenance, metrics: {} }, tensors, ["f32"]);
 
   const channels = sum(slim.blocks.map(innerDim));
@@ -78,6 +96,20 @@ export function compress(source: string, options: CompressOptions): CompressRepo
       `${si(countParams(slim, classes))} parameters; logits within ${maxAbsDiff.toExponential(1)} of the masked model`,
   );
   return { params: countParams(slim, classes), macs, macsShare: macs / denseMacs, maxAbsDiff };
+}
+
+function sameShaped(source: string, { manifest }: Model): Tensors {
+  const other = readModelFolder(source);
+  const shape = (arch: Architecture) => JSON.stringify([...tensorShapes(arch, manifest.labels.length)]);
+  if (shape(other.manifest) !== shape(manifest) || other.manifest.labels.length !== manifest.labels.length) {
+    throw new SlimViTError(
+      "bad-input",
+      `${source}: is not the architecture that was searched; --weights takes the dense model it started from.`,
+    );
+  }
+  return new Map(
+    [...other.tensors].map(([name, { shape }]) => [name, { dtype: "F32", shape, data: float32(other.tensors, name) }]),
+  );
 }
 
 /** By three rankings of ζ, or by one target and importance per MAC. */
