@@ -144,7 +144,8 @@ export class SlimViT {
         if (wire.kind === "bitmap") wire.bitmap.close();
         throw disposedError(); // heard by no one
       }
-      signal?.addEventListener("abort", () => void host.abort(call), { once: true });
+      const abort = () => void host.abort(call);
+      signal?.addEventListener("abort", abort);
       try {
         return (await host.run(call, handOver(wire), options)) as SessionResult;
       } catch (error) {
@@ -154,6 +155,8 @@ export class SlimViT {
           "The image is from another origin that does not allow its pixels to be read. Serve it with CORS headers and set crossorigin on the element.",
           { cause: error },
         );
+      } finally {
+        signal?.removeEventListener("abort", abort);
       }
     });
   }

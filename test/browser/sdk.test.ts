@@ -1,5 +1,6 @@
 import { copyFileSync, cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openStage, type Stage } from "./page.ts";
 
@@ -228,6 +229,49 @@ describe("classify", () => {
     expect(out.unknown).toMatchObject({ code: "bad-option", ours: true });
     expect(out.outside).toMatchObject({ code: "bad-option", ours: true });
     expect(out.latency.total).toBeGreaterThanOrEqual(out.latency.inference);
+  });
+
+  test("turns a photo upright by its EXIF orientation, and takes a region as the picture it shows", async () => {
+    const upright = readFileSync(new URL("../../demo/samples/umbrella.jpg", import.meta.url));
+    // What a phone held sideways writes: pixels turned to the left, and a tag that says to turn them back.
+    const untold = await sharp(upright).rotate(270).jpeg({ quality: 100, chromaSubsampling: "4:4:4" }).toBuffer();
+    const turned = await sharp(untold)
+      .withMetadata({ orientation: 6 })
+      .jpeg({ quality: 100, chromaSubsampling: "4:4:4" })
+      .toBuffer();
+    const out = await stage.page.evaluate(
+      async (files) => {
+        const [upright, turned, untold] = await Promise.all(
+          files.map(async (base64) => (await fetch(`data:image/jpeg;base64,${base64}`)).blob()),
+        );
+        const vit = await load({ dtype: "f32" });
+        const bitmap = await createImageBitmap(upright);
+        const region = { x: 20, y: 30, width: 90, height: 70 };
+        const canvas = new OffscreenCanvas(region.width, region.height);
+        canvas.getContext("2d")!.drawImage(bitmap, -region.x, -region.y);
+        const raw = canvas.getContext("2d")!.getImageData(0, 0, region.width, region.height);
+        const vectors = [];
+        for (const [image, options] of [
+          [upright],
+          [turned],
+          [raw],
+          [upright, { region }],
+          [turned, { region }],
+          [untold],
+        ])
+          vectors.push([...(await vit.embed(image, options))]);
+        vit.dispose();
+        return vectors as number[][];
+      },
+      [upright, turned, untold].map((file) => file.toString("base64")),
+    );
+    const distance = (a: number[], b: number[]) => Math.max(...a.map((v, i) => Math.abs(v - b[i])));
+    const [whole, wholeTurned, cropped, region, regionTurned, ignored] = out;
+    expect(distance(cropped, region)).toBe(0);
+    const small = distance(whole, ignored) / 5; // the turned file went through JPEG twice more
+    expect(distance(whole, wholeTurned)).toBeLessThan(small);
+    expect(distance(region, regionTurned)).toBeLessThan(small);
+    expect(distance(whole, region)).toBeGreaterThan(small);
   });
 
   test("what is no picture is bad-input, and the next call works", async () => {
