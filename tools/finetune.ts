@@ -2,12 +2,11 @@
  * slimvit finetune MODEL --data D -o OUT: a new head for D's classes, all weights trained on its labels; with
  * --image-size, position embeddings and keep-lists are resampled first.
  */
-import { SlimViTError } from "../src/errors.ts";
 import type { Model, Tensors } from "../src/format/model.ts";
 import { float32 } from "../src/format/read.ts";
 import { openDataset } from "./lib/data.ts";
 import { claimOutput, readModelFolder } from "./lib/folders.ts";
-import type { TrainOptions } from "./lib/recipe.ts";
+import { requireClasses, type TrainOptions } from "./lib/recipe.ts";
 import { resizeModel } from "./lib/resize.ts";
 import { say } from "./lib/terminal.ts";
 import type { TrainReport } from "./lib/train.ts";
@@ -22,8 +21,7 @@ export async function finetune(source: string, options: FinetuneOptions): Promis
   const original = readModelFolder(source);
   const model = resizeModel(original, options.imageSize ?? original.manifest.imageSize);
   const { classNames } = await openDataset(options.data, options.split);
-  if (classNames.length < 2)
-    throw new SlimViTError("bad-input", `The data has ${classNames.length} class; a classifier needs two.`);
+  requireClasses(classNames);
   say(`finetune: new head for ${classNames.length} classes, "${classNames[0]}" to "${classNames.at(-1)}"`);
   return trainWeights("finetune", withNewHead(model, classNames), options);
 }

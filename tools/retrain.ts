@@ -7,17 +7,10 @@ import type { Model, Tensors } from "../src/format/model.ts";
 import { float32 } from "../src/format/read.ts";
 import { openBackend } from "./lib/backend.ts";
 import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
-import { fingerprint, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
+import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
 import { asFunction, weightsOnBackend } from "./lib/teacher.ts";
 import { percent, say } from "./lib/terminal.ts";
-import {
-  checkpointPath,
-  removeCheckpoint,
-  type TrainReport,
-  type TrainTask,
-  train,
-  variablesFrom,
-} from "./lib/train.ts";
+import { removeCheckpoint, type TrainReport, type TrainTask, train, variablesFrom } from "./lib/train.ts";
 
 export async function retrain(source: string, options: TrainOptions): Promise<TrainReport> {
   claimOutput(options.out, options.force);
@@ -46,16 +39,12 @@ export async function trainWeights(
   const task: TrainTask = {
     name,
     variables,
-    logits: (pixels, branchGates) => forward(tf, arch, variables, pixels, { branchGates }).logits,
+    forward: (pixels, branchGates) => forward(tf, arch, variables, pixels, { branchGates }),
     teacher,
     classes: model.manifest.labels.length,
     depth: arch.blocks.length,
     data,
-    checkpoint: {
-      path: checkpointPath(options.out),
-      fingerprint: fingerprint(name, model.manifest, dataset, options),
-      resume: options.resume === true,
-    },
+    checkpoint: checkpointOf(name, model.manifest, dataset, options),
   };
   const report = await train(backend, task, options);
   const tensors: Tensors = new Map();

@@ -26,11 +26,10 @@ import {
   ZETA_INIT,
   zetaShapes,
 } from "./lib/masks.ts";
-import { fingerprint, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
+import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
 import { asFunction, weightsOnBackend } from "./lib/teacher.ts";
 import { percent, say } from "./lib/terminal.ts";
 import {
-  checkpointPath,
   removeCheckpoint,
   type TrainReport,
   type TrainTask,
@@ -83,9 +82,9 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
   const task: TrainTask = {
     name: "search",
     variables: trained,
-    logits: (pixels, branchGates) => {
+    forward: (pixels, branchGates) => {
       const patch = patchOptions(tf, arch, patchGates(tf, arch, zetas), options.patchForm, options.tokens);
-      return forward(tf, arch, foldZeta(tf, arch, weights, zetas), pixels, { ...patch, branchGates }).logits;
+      return forward(tf, arch, foldZeta(tf, arch, weights, zetas), pixels, { ...patch, branchGates });
     },
     // The score form's factors are never negative; at 0 a token is gone, and its one-sided slope may bring it back.
     ...(options.patchForm === "score" && { afterStep: () => clampPatchZetas(tf, zetas) }),
@@ -105,11 +104,7 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
       (isZeta(name) ? (familyOf(name) === "patch" ? options.lrMaskPatch : options.lrMask) : options.lr),
     decays: (name, variable) => (isZeta(name) ? options.zetaDecay === true : decaysByDefault(name, variable)),
     data,
-    checkpoint: {
-      path: checkpointPath(options.out),
-      fingerprint: fingerprint("search", model.manifest, dataset, options),
-      resume: options.resume === true,
-    },
+    checkpoint: checkpointOf("search", model.manifest, dataset, options),
   };
   const report = await train(backend, task, options);
   const importance = await measureImportance(

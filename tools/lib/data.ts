@@ -6,6 +6,7 @@ import yauzl from "yauzl";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { Label, Preprocess } from "../../src/format/model.ts";
 import { preprocess, type RawImage } from "../../src/image.ts";
+import { eraseRandom, randAugment } from "./augment.ts";
 import { type Random, random, shuffled } from "./random.ts";
 import { say } from "./terminal.ts";
 
@@ -57,23 +58,44 @@ interface SourceFile {
   read: () => Promise<Buffer>;
 }
 
+/**
+ * @throws SlimViTError `bad-input` naming a folder beside the class folders that has no picture: a class that would be
+ *   missing from the data without a word
+ */
+function requirePictures(source: string, entries: Entry[], files: SourceFile[]): void {
+  const parent = (path: string) => path.split("/").slice(0, -1).join("/");
+  const classes = new Set(files.map(({ path }) => parent(path)));
+  const beside = new Set([...classes].map(parent));
+  const holds = (folder: string) => [...classes].some((name) => name === folder || name.startsWith(`${folder}/`));
+  for (const [path, read] of entries) {
+    const hidden = path.split("/").some((part) => part.startsWith(".") || part === "__MACOSX");
+    if (read || hidden || !beside.has(parent(path)) || holds(path)) continue;
+    throw new SlimViTError("bad-input", `${source}: class folder "${path}" holds no picture. Fill it or remove it.`);
+  }
+}
+
 async function listSource(source: string): Promise<SourceFile[]> {
   const stats = statSync(source, { throwIfNoEntry: false });
   if (!stats) throw new SlimViTError("bad-input", `${source}: no such folder or zip.`);
   const entries = stats.isDirectory() ? listFolder(source) : await listZip(source);
-  return entries.flatMap(([path, read]) => {
+  const files = entries.flatMap(([path, read]) => {
     const folders = path.split("/").slice(0, -1);
     const className = folders.at(-1);
-    return className && PICTURE.test(path) && !path.includes("__MACOSX/") ? [{ path, className, read }] : [];
+    return read && className && PICTURE.test(path) && !path.includes("__MACOSX/") ? [{ path, className, read }] : [];
   });
+  requirePictures(source, entries, files);
+  return files;
 }
 
-type Entry = [path: string, read: () => Promise<Buffer>];
+/** A folder has no `read`. */
+type Entry = [path: string, read?: () => Promise<Buffer>];
 
 function listFolder(root: string): Entry[] {
-  return (readdirSync(root, { recursive: true }) as string[])
-    .map((path) => path.split(sep).join("/"))
-    .map((path) => [path, async () => readFileSync(join(root, path))]);
+  return (readdirSync(root, { recursive: true }) as string[]).map((entry): Entry => {
+    const full = join(root, entry);
+    const path = entry.split(sep).join("/");
+    return statSync(full, { throwIfNoEntry: false })?.isDirectory() ? [path] : [path, async () => readFileSync(full)];
+  });
 }
 
 async function listZip(file: string): Promise<Entry[]> {
@@ -88,7 +110,9 @@ async function listZip(file: string): Promise<Entry[]> {
   const entries: Entry[] = [];
   await new Promise<void>((resolve, reject) => {
     zip.on("entry", (entry: yauzl.Entry) => {
-      if (!entry.fileName.endsWith("/")) entries.push([entry.fileName, () => readEntry(zip, entry)]);
+      const { fileName } = entry;
+      if (fileName.endsWith("/")) entries.push([fileName.slice(0, -1)]);
+      else entries.push([fileName, () => readEntry(zip, entry)]);
       zip.readEntry();
     });
     zip.on("end", resolve);
@@ -195,9 +219,13 @@ export interface Augmentation {
   /** smallest share of the picture's area that a random crop may take; 1 with `flip` off means the whole picture */
   minScale: number;
   flip: boolean;
+  /** magnitude of RandAugment, 0 to 10; 0 is off */
+  randaugment?: number;
+  /** probability of random erasing */
+  erase?: number;
 }
 
-/** A random crop by area and aspect ratio (3/4 to 4/3), resized to the model's input, mirrored half of the time. */
+/** A random crop by area and aspect ratio (3/4 to 4/3), resized to the model's input, mirrored half of the time, augmented. */
 async function trainPixels(
   picture: Picture,
   how: Preprocess,
@@ -206,6 +234,7 @@ async function trainPixels(
 ): Promise<Float32Array> {
   const buffer = await readPicture(picture);
   const [height, width] = how.crop;
+  const { randaugment = 0, erase = 0 } = augmentation;
   try {
     const { autoOrient } = await sharp(buffer).metadata();
     const box = randomBox(autoOrient.width, autoOrient.height, augmentation.minScale, rng);
@@ -219,7 +248,11 @@ async function trainPixels(
       .removeAlpha()
       .raw()
       .toBuffer({ resolveWithObject: true });
-    return normalise(data, how);
+    const fill = how.mean.map((mean) => 255 * mean);
+    const image = { data, width, height };
+    const pixels = normalise(randaugment ? randAugment(image, randaugment, rng, fill).data : data, how);
+    if (erase) eraseRandom(pixels, height, width, erase, rng);
+    return pixels;
   } catch (error) {
     throw new SlimViTError(
       "bad-input",
@@ -248,7 +281,7 @@ function randomBox(width: number, height: number, minScale: number, rng: Random)
 }
 
 /** Interleaved RGB bytes → [3, height, width] */
-function normalise(rgb: Buffer, { mean, std }: Preprocess): Float32Array {
+function normalise(rgb: Uint8Array, { mean, std }: Preprocess): Float32Array {
   const size = rgb.length / 3;
   const pixels = new Float32Array(3 * size);
   for (let c = 0; c < 3; c++) {
@@ -259,13 +292,17 @@ function normalise(rgb: Buffer, { mean, std }: Preprocess): Float32Array {
   return pixels;
 }
 
+/** What is computed at once: a step's pictures, or a part of them where gradients are accumulated. */
 export interface Batch {
   /** [size, 3, height, width] */
   pixels: Float32Array;
+  /** 0 when none of its pictures can be read */
   size: number;
   /** index into the model's labels; −1 where unlabelled */
   labels: number[];
   names: string[];
+  /** the step is complete with this one */
+  last: boolean;
 }
 
 export interface TrainData {
@@ -279,28 +316,41 @@ export interface TrainData {
 /** Batches decoded ahead, so that training does not wait for pictures. */
 const PREFETCH = 3;
 
+export interface BatchOptions {
+  batch: number;
+  /** batches a step; its pictures are those that one batch of `batch` × `accumulate` would have */
+  accumulate?: number;
+  /** how often a picture comes in a row, cropped and augmented anew; an epoch sees as many pictures as without */
+  repeats?: number;
+  seed: number;
+  /** steps */
+  from: number;
+  to: number;
+}
+
 /**
- * Training batches from step `from` on, for ever: epoch after epoch in an order and with crops that `seed` fixes.
+ * The batches of the steps `from` to `to`: epoch after epoch in an order and with crops that `seed` fixes.
  * A picture that cannot be read is named, counted and left out.
  */
-export async function* trainBatches(
-  data: TrainData,
-  { batch, seed, from, to }: { batch: number; seed: number; from: number; to: number },
-): AsyncGenerator<Batch> {
-  const perEpoch = stepsPerEpoch(data.pictures.length, batch);
+export async function* trainBatches(data: TrainData, options: BatchOptions): AsyncGenerator<Batch> {
+  const { batch, accumulate = 1, repeats = 1, seed, from, to } = options;
+  const perStep = batch * accumulate;
+  const perEpoch = stepsPerEpoch(data.pictures.length, perStep);
   const broken = new Set<string>();
-  const load = async (step: number): Promise<Batch> => {
+  const load = async (part: number): Promise<Batch> => {
+    const step = Math.floor(part / accumulate);
     const epoch = Math.floor(step / perEpoch);
     const order = epochOrder(data.pictures.length, seed, epoch);
-    const chosen = order.slice((step % perEpoch) * batch, (step % perEpoch) * batch + batch);
+    const first = (step % perEpoch) * perStep + (part % accumulate) * batch;
+    const end = Math.min(first + batch, order.length);
+    const chosen = Array.from({ length: Math.max(0, end - first) }, (_, n) => first + n);
     const loaded = await Promise.all(
-      chosen.map(async (k) => {
+      chosen.map(async (n) => {
+        const k = order[Math.floor(n / repeats)];
         const picture = data.pictures[k];
+        const rng = n % repeats ? random(seed, epoch, k, n % repeats) : random(seed, epoch, k);
         try {
-          return {
-            picture,
-            pixels: await trainPixels(picture, data.preprocess, data.augmentation, random(seed, epoch, k)),
-          };
+          return { picture, pixels: await trainPixels(picture, data.preprocess, data.augmentation, rng) };
         } catch (error) {
           if (!broken.has(picture.name)) {
             broken.add(picture.name);
@@ -310,18 +360,22 @@ export async function* trainBatches(
         }
       }),
     );
-    return toBatch(
-      loaded.filter((item) => item !== undefined),
-      data,
-    );
+    return {
+      ...toBatch(
+        loaded.filter((item) => item !== undefined),
+        data,
+      ),
+      last: part % accumulate === accumulate - 1,
+    };
   };
   const queue: Promise<Batch>[] = [];
-  for (let step = from; step < to; step++) {
-    while (queue.length < Math.min(PREFETCH, to - step)) queue.push(load(step + queue.length));
+  const end = to * accumulate;
+  for (let part = from * accumulate; part < end; part++) {
+    while (queue.length < Math.min(PREFETCH, end - part)) queue.push(load(part + queue.length));
     const next = await queue.shift()!;
     if (broken.size === data.pictures.length)
       throw new SlimViTError("bad-input", "No picture of the data can be read.");
-    if (next.size) yield next;
+    yield next;
   }
 }
 
@@ -346,7 +400,7 @@ function epochOrder(length: number, seed: number, epoch: number): number[] {
 function toBatch(
   items: { picture: Picture; pixels: Float32Array }[],
   { indices, preprocess: { crop } }: TrainData,
-): Batch {
+): Omit<Batch, "last"> {
   const each = 3 * crop[0] * crop[1];
   const pixels = new Float32Array(items.length * each);
   items.forEach((item, k) => {

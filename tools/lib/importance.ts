@@ -35,6 +35,7 @@ export async function measureImportance(
   const progress = startProgress("importance", steps);
   let step = 0;
   for await (const batch of trainBatches(data, { batch: BATCH, seed, from: 0, to: steps })) {
+    if (batch.size === 0) continue;
     const [height, width] = data.preprocess.crop;
     tf.tidy(() => {
       const pixels = tf.tensor4d(batch.pixels, [batch.size, 3, height, width]);

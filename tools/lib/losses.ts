@@ -1,5 +1,48 @@
 /** Targets and losses of training. Targets are plain arrays, losses tensors. */
+import type { ForwardOutput } from "../../src/engines/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/engines/tfjs/ops.ts";
+
+/** What of a forward pass is trained: one head, or a distilled network's two. */
+export type Heads = Pick<ForwardOutput, "classLogits" | "distLogits">;
+
+/**
+ * The terms of the base loss by name, weighted: cross-entropy to the labels, and distillation where there is a teacher.
+ * Of two heads the class head learns the labels and the distillation head the teacher; what there is alone, labels or
+ * teacher, both heads learn, as their mean is what classifies.
+ *
+ * @param targets [batch, classes]; none for unlabelled pictures
+ * @see Touvron et al. 2021 — https://arxiv.org/abs/2012.12877
+ */
+export function baseLoss(
+  tf: TF,
+  { alpha, tau, distillation }: { alpha: number; tau: number; distillation: "soft" | "hard" },
+  { classLogits, distLogits }: Heads,
+  targets: Tensor | undefined,
+  teacher: Tensor | undefined,
+): Record<string, Tensor> {
+  const share = teacher ? (targets ? alpha : 1) : 0;
+  const both = distLogits ? [classLogits, distLogits] : [classLogits];
+  const apart = distLogits !== undefined && share > 0 && share < 1;
+  const mean = (heads: Tensor[], loss: (logits: Tensor) => Tensor) =>
+    tf.div(
+      heads.map(loss).reduce((a, b) => tf.add(a, b)),
+      heads.length,
+    ) as Tensor;
+  const terms: Record<string, Tensor> = {};
+  if (targets && share < 1)
+    terms.ce = tf.mul(
+      mean(apart ? [classLogits] : both, (logits) => crossEntropy(tf, logits, targets)),
+      1 - share,
+    );
+  if (teacher && share > 0) {
+    const distill = (logits: Tensor) =>
+      distillation === "soft"
+        ? softDistillation(tf, logits, teacher, tau, "batch")
+        : hardDistillation(tf, logits, teacher);
+    terms.kd = tf.mul(mean(apart ? [distLogits!] : both, distill), share);
+  }
+  return terms;
+}
 
 /** Mean over the batch of −Σ target · log softmax(logits); both [batch, classes]. */
 export function crossEntropy(tf: TF, logits: Tensor, targets: Tensor): Tensor {

@@ -1,11 +1,12 @@
 /** The command-line options that search and retrain share, with their defaults; and the data they name. */
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { SlimViTError } from "../../src/errors.ts";
 import type { Manifest } from "../../src/format/model.ts";
 import { BACKENDS, type Backend, type BackendName, type Precision } from "./backend.ts";
 import { type Dataset, labelIndices, openDataset, SPLITS, type Split, type TrainData } from "./data.ts";
 import { readManifestFile, sha256 } from "./folders.ts";
 import { digestData, environmentOf } from "./provenance.ts";
-import type { Recipe } from "./train.ts";
+import { checkpointPath, type Recipe } from "./train.ts";
 
 export interface TrainOptions extends Recipe {
   data: string[];
@@ -22,6 +23,7 @@ export interface TrainOptions extends Recipe {
 export const RECIPE_DEFAULTS: Recipe = {
   epochs: 5,
   batch: 32,
+  accumulate: 1,
   lr: 1e-4,
   warmup: 0.2,
   schedule: "cosine",
@@ -31,6 +33,9 @@ export const RECIPE_DEFAULTS: Recipe = {
   cutmix: 0,
   dropPath: 0,
   minScale: 0.35,
+  randaugment: 0,
+  erase: 0,
+  repeats: 1,
   alpha: 0.9,
   tau: 1,
   distillation: "soft",
@@ -65,6 +70,12 @@ export const count = (text: string): number => {
   return value;
 };
 
+const magnitude = (text: string): number => {
+  const value = number(text);
+  if (value < 0 || value > 10) throw new InvalidArgumentError("expected a number from 0 to 10.");
+  return value;
+};
+
 export function addDataOptions(command: Command, split: Split): Command {
   return command
     .requiredOption(
@@ -84,7 +95,8 @@ export function addTrainOptions(command: Command, defaults: Recipe): Command {
     .option("--force", "replace the output folder")
     .option("--resume", "go on from the checkpoint beside the output")
     .option("--epochs <n>", "passes over the data; may be fractional", positive, d.epochs)
-    .option("--batch <n>", "pictures a step", count, d.batch)
+    .option("--batch <n>", "pictures computed at once", count, d.batch)
+    .option("--accumulate <n>", "batches a step: their gradients are averaged", count, d.accumulate)
     .option("--lr <rate>", "AdamW's rate", positive, d.lr)
     .option("--warmup <epochs>", "linear warm-up", number, d.warmup)
     .addOption(
@@ -96,6 +108,19 @@ export function addTrainOptions(command: Command, defaults: Recipe): Command {
     .option("--cutmix <alpha>", "Beta parameter; 0 is off", number, d.cutmix)
     .option("--drop-path <rate>", "stochastic depth of the last block", fraction, d.dropPath)
     .option("--min-scale <share>", "smallest random crop, as a share of the picture", fraction, d.minScale)
+    .addOption(
+      new Option("--randaugment [magnitude]", "RandAugment, magnitude 0 to 10; 0 is off")
+        .argParser(magnitude)
+        .preset("9")
+        .default(d.randaugment),
+    )
+    .addOption(
+      new Option("--erase [share]", "random erasing of so many pictures; 0 is off")
+        .argParser(fraction)
+        .preset("0.25")
+        .default(d.erase),
+    )
+    .option("--repeats <n>", "times a picture comes in a row, augmented anew", count, d.repeats)
     .option("--alpha <share>", "share of distillation in the loss of labelled data", fraction, d.alpha)
     .option("--tau <t>", "distillation temperature", positive, d.tau)
     .addOption(
@@ -121,12 +146,21 @@ export async function openTrainData(
   manifest: Manifest,
 ): Promise<{ dataset: Dataset; data: TrainData }> {
   const dataset = await openDataset(options.data, options.split);
+  if (!options.unlabelled) requireClasses(dataset.classNames);
   const indices = options.unlabelled ? undefined : labelIndices(dataset.classNames, manifest.labels);
   const { preprocess } = manifest;
-  return {
-    dataset,
-    data: { pictures: dataset.pictures, indices, preprocess, augmentation: { minScale: options.minScale, flip: true } },
-  };
+  const { minScale, randaugment, erase } = options;
+  const augmentation = { minScale, flip: true, randaugment, erase };
+  return { dataset, data: { pictures: dataset.pictures, indices, preprocess, augmentation } };
+}
+
+/** @throws SlimViTError `bad-input` for data of a single class, from which nothing can be learnt */
+export function requireClasses(classNames: string[]): void {
+  if (classNames.length > 1) return;
+  throw new SlimViTError(
+    "bad-input",
+    `The data has a single class, "${classNames[0]}"; a classifier learns from two or more.`,
+  );
 }
 
 /** The options that change what is trained: not where it goes, how it is reported or where it runs. */
@@ -135,12 +169,24 @@ function trainingOptions(options: TrainOptions): Record<string, unknown> {
   return Object.fromEntries(Object.entries(options).filter(([key]) => !bystanders.includes(key)));
 }
 
-/** What must be equal for a checkpoint to be continued: the model, the pictures' names and every option of the recipe. */
-export function fingerprint(command: string, model: Manifest, dataset: Dataset, options: TrainOptions): string {
+/** Rates may change at a resume: lowering them is how a run whose loss became NaN is saved. */
+const RATES = ["lr", "lrMask", "lrMaskPatch"];
+
+/**
+ * Where the checkpoint goes, and what must be equal for it to be continued: the model, the pictures' names and every
+ * option of the recipe but the rates.
+ */
+export function checkpointOf(command: string, model: Manifest, dataset: Dataset, options: TrainOptions) {
+  const entries = Object.entries(trainingOptions(options));
+  const recipe = Object.fromEntries(entries.filter(([key]) => !RATES.includes(key)));
+  const rates = Object.fromEntries(entries.filter(([key]) => RATES.includes(key)));
   const pictures = dataset.pictures.map((p) => p.name);
-  return sha256(
-    Buffer.from(JSON.stringify([command, model.weights, pictures, options.teacher, trainingOptions(options)])),
-  );
+  return {
+    path: checkpointPath(options.out),
+    fingerprint: sha256(Buffer.from(JSON.stringify([command, model.weights, pictures, options.teacher, recipe]))),
+    rates: JSON.stringify(rates),
+    resume: options.resume === true,
+  };
 }
 
 /**

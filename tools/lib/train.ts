@@ -5,6 +5,7 @@
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import type * as tfjs from "@tensorflow/tfjs-core";
+import type { ForwardOptions } from "../../src/engines/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/engines/tfjs/ops.ts";
 import { SlimViTError } from "../../src/errors.ts";
 import { readSafetensors, type StoredTensor, writeSafetensors } from "../../src/format/safetensors.ts";
@@ -12,7 +13,7 @@ import { AdamW } from "./adamw.ts";
 import type { Backend } from "./backend.ts";
 import { type Batch, stepsPerEpoch, type TrainData, trainBatches } from "./data.ts";
 import { writeFileAtomic } from "./folders.ts";
-import { crossEntropy, hardDistillation, mixTargets, smoothTargets, softDistillation } from "./losses.ts";
+import { baseLoss, type Heads, mixTargets, smoothTargets } from "./losses.ts";
 import { startProgress } from "./progress.ts";
 import { beta, random } from "./random.ts";
 import { say } from "./terminal.ts";
@@ -20,7 +21,10 @@ import { say } from "./terminal.ts";
 /** Options of every training command; the paper's values are in the README of the tools. */
 export interface Recipe {
   epochs: number;
+  /** pictures computed at once */
   batch: number;
+  /** batches a step */
+  accumulate: number;
   lr: number;
   /** epochs of linear warm-up */
   warmup: number;
@@ -32,6 +36,12 @@ export interface Recipe {
   cutmix: number;
   dropPath: number;
   minScale: number;
+  /** magnitude, 0 to 10; 0 is off */
+  randaugment: number;
+  /** probability of random erasing */
+  erase: number;
+  /** times a picture comes in a row, augmented anew */
+  repeats: number;
   /** share of distillation in the base loss when there is a teacher */
   alpha: number;
   tau: number;
@@ -48,7 +58,7 @@ export interface TrainTask {
   name: string;
   variables: Variables;
   /** The base loss's forward pass. */
-  logits(pixels: Tensor, branchGates: { attn: Tensor; mlp: Tensor }[] | undefined): Tensor;
+  forward(pixels: Tensor, branchGates: ForwardOptions["branchGates"]): Heads;
   /** further terms, already weighted, by name */
   penalties?(): Record<string, Tensor>;
   teacher?: (pixels: Tensor) => Tensor;
@@ -61,7 +71,7 @@ export interface TrainTask {
   afterStep?: () => void;
   data: TrainData;
   /** where the checkpoint goes and under which options it may be continued */
-  checkpoint: { path: string; fingerprint: string; resume: boolean };
+  checkpoint: { path: string; fingerprint: string; rates: string; resume: boolean };
 }
 
 export interface TrainReport {
@@ -81,7 +91,7 @@ const HISTORY_LINES = 400;
  * @throws SlimViTError `bad-input` when a loss is NaN, naming step, batch and the last good checkpoint
  */
 export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): Promise<TrainReport> {
-  const perEpoch = stepsPerEpoch(task.data.pictures.length, recipe.batch);
+  const perEpoch = stepsPerEpoch(task.data.pictures.length, recipe.batch * recipe.accumulate);
   const total = Math.max(1, Math.round(recipe.epochs * perEpoch));
   const optimiser = new AdamW(tf, { weightDecay: recipe.weightDecay, ...(task.decays && { decays: task.decays }) });
   const ema = new Map<string, Tensor>();
@@ -93,36 +103,48 @@ export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): P
   const started = performance.now();
   let [images, waited, lastCheckpoint] = [0, 0, started];
 
-  const batches = trainBatches(task.data, { batch: recipe.batch, seed: recipe.seed, from: step, to: total });
-  for (;;) {
+  const { batch: size, accumulate, repeats, seed } = recipe;
+  const batches = trainBatches(task.data, { batch: size, accumulate, repeats, seed, from: step, to: total });
+  let sum: Gradients | undefined;
+  for (let part = 0; ; part++) {
     const waiting = performance.now();
     const { value: batch, done } = await batches.next();
     waited += performance.now() - waiting;
     if (done) break;
-    const lr = learningRate(recipe, step, perEpoch, total);
-    const terms = trainStep(tf, task, recipe, optimiser, batch, step, lr);
-    if (!Number.isFinite(terms.loss)) {
-      progress.stop();
-      throw new SlimViTError(
-        "bad-input",
-        `${task.name}: the loss became ${terms.loss} at step ${step} (pictures ${batch.names.slice(0, 3).join(", ")} …). ` +
-          (existsSync(task.checkpoint.path) ? `The last good checkpoint is ${task.checkpoint.path}; ` : "") +
-          "lower --lr.",
-      );
+    if (batch.size) {
+      const gradients = gradientsOf(tf, task, recipe, batch, random(seed, 0x73746570, step, ...(part ? [part] : [])));
+      if (!Number.isFinite(gradients.terms.loss)) {
+        progress.stop();
+        throw notFinite(task, gradients.terms.loss, step, batch);
+      }
+      sum = sum ? addGradients(tf, sum, gradients) : gradients;
+      images += batch.size;
     }
-    task.afterStep?.();
-    if (recipe.ema) updateEma(tf, task.variables, ema, recipe.ema, step);
-    step++;
-    images += batch.size;
-    if (step % Math.max(1, Math.floor(total / HISTORY_LINES)) === 0 || step === total) history.push({ step, ...terms });
+    if (!batch.last) continue;
+
+    // Before the update: these weights have just given a finite loss. What the update makes of them is not known yet.
     const now = performance.now();
-    const figures = Object.entries(terms).map(([name, value]) => `${name} ${value.toFixed(3)}`);
-    progress.update(step, `${figures.join(" ")}  ${(images / ((now - started) / 1000)).toFixed(1)} images/s`);
-    if (now - lastCheckpoint > recipe.checkpointSeconds * 1000) {
+    if (step > firstStep && now - lastCheckpoint > recipe.checkpointSeconds * 1000) {
       save(task, optimiser, ema, history, step);
       lastCheckpoint = now;
     }
+    if (sum) {
+      const { byName, terms } = sum;
+      const lr = learningRate(recipe, step, perEpoch, total);
+      optimiser.step(task.variables, byName, (name) => task.rate?.(name, lr) ?? lr);
+      tf.dispose([...byName.values()]);
+      task.afterStep?.();
+      if (recipe.ema) updateEma(tf, task.variables, ema, recipe.ema, step);
+      if ((step + 1) % Math.max(1, Math.floor(total / HISTORY_LINES)) === 0 || step + 1 === total)
+        history.push({ step: step + 1, ...terms });
+      const figures = Object.entries(terms).map(([name, value]) => `${name} ${value.toFixed(3)}`);
+      progress.update(step + 1, `${figures.join(" ")}  ${(images / ((now - started) / 1000)).toFixed(1)} images/s`);
+    }
+    [sum, part] = [undefined, -1];
+    step++;
   }
+  for (const [name, variable] of task.variables)
+    if (!variable.dataSync().every(Number.isFinite)) throw notFinite(task, NaN, step - 1, undefined, name);
   progress.stop();
   save(task, optimiser, ema, history, step); // so that a kill while the result is written loses nothing
   for (const [name, average] of ema) task.variables.get(name)!.assign(average as tfjs.Tensor);
@@ -147,63 +169,70 @@ export function removeCheckpoint({ checkpoint }: TrainTask): void {
   rmSync(checkpoint.path, { force: true });
 }
 
-function trainStep(
-  tf: TF,
-  task: TrainTask,
-  recipe: Recipe,
-  optimiser: AdamW,
-  batch: Batch,
-  step: number,
-  lr: number,
-): Record<string, number> {
-  const rng = random(recipe.seed, 0x73746570, step);
+function notFinite(task: TrainTask, loss: number, step: number, batch?: Batch, variable?: string): SlimViTError {
+  const what = variable
+    ? `the weights became NaN ("${variable}") in step ${step}`
+    : `the loss became ${loss} at step ${step}`;
+  const pictures = batch ? ` (pictures ${batch.names.slice(0, 3).join(", ")}${batch.size > 3 ? " …" : ""})` : "";
+  const { path } = task.checkpoint;
+  const next = existsSync(path)
+    ? `The last good checkpoint is ${path}: go on from it with --resume and a lower --lr.`
+    : "There is no checkpoint yet: start again with a lower --lr.";
+  return new SlimViTError("bad-input", `${task.name}: ${what}${pictures}. ${next}`);
+}
+
+/** Of the mean loss over `size` pictures. */
+interface Gradients {
+  size: number;
+  byName: Map<string, Tensor>;
+  /** the loss and the terms it is the sum of */
+  terms: Record<string, number>;
+}
+
+function gradientsOf(tf: TF, task: TrainTask, recipe: Recipe, batch: Batch, rng: () => number): Gradients {
   const mixed = mix(batch, task, recipe, rng);
-  const values: Record<string, number> = {};
   const [height, width] = task.data.preprocess.crop;
   const kept: Record<string, Tensor> = {};
-  const { gradients, terms } = tf.tidy(() => {
+  const { gradients, loss } = tf.tidy(() => {
     const pixels = tf.tensor4d(mixed.pixels, [batch.size, 3, height, width]);
     const targets = mixed.targets && tf.tensor2d(mixed.targets, [batch.size, task.classes]);
     const teacher = task.teacher?.(pixels);
     const gates = dropPathGates(tf, task.depth, batch.size, recipe.dropPath, rng);
     const { value, grads } = tf.variableGrads(() => {
-      const logits = task.logits(pixels, gates);
       const parts: Record<string, Tensor> = {
-        ...baseLoss(tf, recipe, logits, targets, teacher),
+        ...baseLoss(tf, recipe, task.forward(pixels, gates), targets, teacher),
         ...task.penalties?.(),
       };
       for (const [name, term] of Object.entries(parts)) kept[name] = tf.keep(term.clone());
       return tf.addN(Object.values(parts)).asScalar();
     }, [...task.variables.values()]);
-    return { gradients: grads, terms: { loss: value as Tensor } };
+    return { gradients: grads, loss: value as Tensor };
   });
-  for (const [name, term] of Object.entries({ ...terms, ...kept })) values[name] = term.dataSync()[0];
-  if (Number.isFinite(values.loss)) {
-    const byName = new Map([...task.variables].map(([name, variable]) => [name, gradients[variable.name]]));
-    optimiser.step(task.variables, byName, (name) => task.rate?.(name, lr) ?? lr);
-  }
-  tf.dispose([gradients, terms, kept]);
-  return values;
+  const terms = Object.fromEntries(
+    Object.entries({ loss, ...kept }).map(([name, term]) => [name, term.dataSync()[0]] as const),
+  );
+  tf.dispose([loss, kept]);
+  const byName = new Map(
+    [...task.variables].flatMap(([name, variable]) =>
+      gradients[variable.name] ? [[name, gradients[variable.name] as Tensor] as const] : [],
+    ),
+  );
+  return { size: batch.size, byName, terms };
 }
 
-function baseLoss(
-  tf: TF,
-  recipe: Recipe,
-  logits: Tensor,
-  targets: Tensor | undefined,
-  teacher: Tensor | undefined,
-): Record<string, Tensor> {
-  const terms: Record<string, Tensor> = {};
-  const alpha = teacher ? (targets ? recipe.alpha : 1) : 0;
-  if (targets && alpha < 1) terms.ce = tf.mul(crossEntropy(tf, logits, targets), 1 - alpha);
-  if (teacher && alpha > 0) {
-    const distill =
-      recipe.distillation === "soft"
-        ? softDistillation(tf, logits, teacher, recipe.tau, "batch")
-        : hardDistillation(tf, logits, teacher);
-    terms.kd = tf.mul(distill, alpha);
-  }
-  return terms;
+/** Of all pictures of both; `a` and `b` are used up. */
+function addGradients(tf: TF, a: Gradients, b: Gradients): Gradients {
+  const size = a.size + b.size;
+  const mean = (x: number, y: number) => (x * a.size + y * b.size) / size;
+  const byName = new Map(
+    [...a.byName].map(([name, x]) => {
+      const y = b.byName.get(name)!;
+      return [name, tf.tidy(() => tf.add(tf.mul(x, a.size / size), tf.mul(y, b.size / size)))];
+    }),
+  );
+  tf.dispose([...a.byName.values(), ...b.byName.values()]);
+  const terms = Object.fromEntries(Object.entries(a.terms).map(([name, x]) => [name, mean(x, b.terms[name])]));
+  return { size, byName, terms };
 }
 
 /** Mixup or cutmix of the batch with its reverse, targets alike; distillation sees the mixed pictures too. */
@@ -298,7 +327,12 @@ function save(
     put(`v.${name}`, v);
   }
   for (const [name, average] of ema) put(`ema.${name}`, average);
-  const metadata = { step: String(step), fingerprint: checkpoint.fingerprint, history: JSON.stringify(history) };
+  const metadata = {
+    step: String(step),
+    fingerprint: checkpoint.fingerprint,
+    rates: checkpoint.rates,
+    history: JSON.stringify(history),
+  };
   writeFileAtomic(checkpoint.path, writeSafetensors(stored, metadata));
 }
 
@@ -324,6 +358,8 @@ function restore(
       `${checkpoint.path}: was made with other options, model or data. Resume with the same ones, or remove it to start again.`,
     );
   }
+  if (metadata.rates !== checkpoint.rates)
+    say(`${name}: goes on with rates ${checkpoint.rates}; the checkpoint was made with ${metadata.rates}`);
   const tensor = (key: string) => {
     const found = stored.get(key);
     return found && (tf.tensor(found.data as Float32Array, found.shape) as Tensor);
