@@ -16,7 +16,7 @@ interface Kernels extends Packer {
 }
 
 /** Loads that a thread makes before it sleeps, some tens of microseconds: a phase is hardly ever longer. */
-const SPINS = 20_000;
+const SPINS = 40_000;
 
 /** With a signal, the event loop gets a turn this often, or the abort's message would not be seen. */
 const TURN_MS = 8;

@@ -72,10 +72,13 @@ export function closePhase(items: i32): void {
   }
 }
 
-/** How many of `total` units make one item: all of them for one thread, else about four items a thread. */
+/**
+ * How many of `total` units make one item: all of them for one thread, else about twelve items a thread, so that the last
+ * one to finish keeps the others waiting for a twelfth at most.
+ */
 export function share(total: i32, least: i32): i32 {
   if (threads == 1) return max(total, 1);
-  return max(total / (threads * 4), least);
+  return max(total / (threads * 12), least);
 }
 
 /** The main thread: sets the stages, clears the phases once the last run's stragglers have left, and lets the others in. */
