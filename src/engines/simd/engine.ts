@@ -1,6 +1,6 @@
 /** The engine of our own: WebAssembly kernels (assembly/) that run the whole forward pass over one memory a model. */
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
-import type { Model } from "../../format/model.ts";
+import type { Manifest, Model } from "../../format/model.ts";
 import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
 import { chooseFlavour, compileKernels, type Flavour } from "./binary.ts";
 import { SYNC_EPOCH, SYNC_QUIT } from "./layout.ts";
@@ -42,14 +42,14 @@ export async function openFlavour(model: Model, { threads = 1 }: EngineOptions, 
 async function openWith(model: Model, threads: number, flavour: Flavour): Promise<Engine | undefined> {
   const shared = threads > 1;
   const module = await compileKernels(flavour, shared);
-  const plan = planMemory(model, flavour, threads, SPINS, maySleep());
+  const { plan, cargo } = planMemory(model, flavour, threads, SPINS, maySleep());
   const memory = takeMemory(plan.bytes, shared);
   const kernels = (await WebAssembly.instantiate(module, { env: { memory } })).exports as unknown as Kernels;
-  loadWeights(plan, memory, kernels);
+  loadWeights(cargo, memory, kernels);
   kernels.start(plan.at, 0);
-  if (!shared) return new SimdEngine(model, plan, memory, kernels, threads);
+  if (!shared) return new SimdEngine(model.manifest, plan, memory, kernels, threads);
   const helpers = await startHelpers(threads - 1, { module, memory, plan: plan.at });
-  return helpers && new SimdEngine(model, plan, memory, kernels, threads, helpers);
+  return helpers && new SimdEngine(model.manifest, plan, memory, kernels, threads, helpers);
 }
 
 class SimdEngine implements Engine {
@@ -57,7 +57,7 @@ class SimdEngine implements Engine {
   private disposed = false;
 
   constructor(
-    private readonly model: Model,
+    private readonly manifest: Manifest,
     private readonly plan: Plan,
     private memory: WebAssembly.Memory | undefined,
     private readonly kernels: Kernels,
@@ -68,7 +68,7 @@ class SimdEngine implements Engine {
   async run(pixels: Float32Array, { signal, profile, explain }: RunOptions = {}): Promise<RunOutput> {
     throwIfAborted(signal);
     const { plan, kernels } = this;
-    const { blocks, embedDim, imageSize, prefixTokens } = this.model.manifest;
+    const { blocks, embedDim, imageSize, prefixTokens, labels } = this.manifest;
     const expected = 3 * imageSize[0] * imageSize[1];
     if (pixels.length !== expected) {
       throw new SlimViTError(
@@ -95,19 +95,16 @@ class SimdEngine implements Engine {
         if (stage > 0 && stage <= blocks.length) blockMs.push(performance.now() - from);
       }
     }
-    const classes = this.model.tensors.get("head.bias")!.shape[0];
-    const logits = this.view(plan.logits[0], classes).slice();
+    const logits = this.copy(plan.logits[0], labels.length);
     if (prefixTokens === 2) {
-      const distilled = this.view(plan.logits[1], classes);
-      for (let i = 0; i < classes; i++) logits[i] = (logits[i] + distilled[i]) / 2;
+      const distilled = this.view(plan.logits[1], labels.length);
+      for (let i = 0; i < logits.length; i++) logits[i] = (logits[i] + distilled[i]) / 2;
     }
     return {
-      logits: copy(logits),
-      features: copy(this.view(plan.features, embedDim)),
+      logits,
+      features: this.copy(plan.features, embedDim),
       ...(profile && { blockMs }),
-      ...(explain && {
-        attention: plan.maps.map(({ at, tokens }, i) => copy(this.view(at, blocks[i].headDims.length ? tokens : 0))),
-      }),
+      ...(explain && { attention: plan.maps.map(({ at, tokens }) => this.copy(at, tokens)) }),
     };
   }
 
@@ -128,11 +125,11 @@ class SimdEngine implements Engine {
     if (!this.memory) throw new SlimViTError("disposed", "The engine has been disposed of.");
     return new Float32Array(this.memory.buffer, at, length);
   }
-}
 
-/** Of its own buffer: a shared one cannot be posted to a page that is not isolated. */
-function copy(values: Float32Array): Float32Array {
-  return new Float32Array(values);
+  /** In a buffer of its own, which is not shared: that could not be posted to a page. */
+  private copy(at: number, length: number): Float32Array {
+    return new Float32Array(this.view(at, length));
+  }
 }
 
 /** @throws SlimViTError `out-of-memory` */

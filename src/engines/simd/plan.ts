@@ -25,32 +25,42 @@ export interface PackedLinear {
   panelBytes: number;
 }
 
+/** Where the engine finds things once the model is in. */
 export interface Plan {
   /** of the PLAN_ words */
   at: number;
   bytes: number;
-  /** constants, to be copied in */
-  writes: { at: number; data: Int32Array | Float32Array }[];
-  linears: PackedLinear[];
-  /** room for tensors on their way to panels: the activations', which nobody uses yet */
-  staging: { at: number; bytes: number };
   pixels: number;
   logits: number[];
   features: number;
-  /** class token's attention of each block */
+  /** class token's attention of each block; empty for a block without heads */
   maps: { at: number; tokens: number }[];
   sync: number;
 }
 
-const FIRST = 1024; // address 0 means "none"
+/** What has to be copied in. It holds the model's tensors, so it is let go afterwards: weights are in memory once. */
+export interface Cargo {
+  constants: { at: number; data: Int32Array | Float32Array }[];
+  linears: PackedLinear[];
+  /** room for tensors on their way to panels: the activations', which nobody uses yet */
+  staging: { at: number; bytes: number };
+}
+
+const FIRST = 1024; // below are the kernels' own constants; address 0 means "none"
 const LINE = 64;
 
-export function planMemory(model: Model, flavour: Flavour, threads: number, spins: number, maySleep: boolean): Plan {
+export function planMemory(
+  model: Model,
+  flavour: Flavour,
+  threads: number,
+  spins: number,
+  maySleep: boolean,
+): { plan: Plan; cargo: Cargo } {
   const { manifest } = model;
   const { blocks, embedDim, patchSize, prefixTokens, imageSize, headDim, layerNormEps } = manifest;
   const deep = flavour === "relaxed" ? 4 : 2;
   const quantisedBytes = (inputs: number) => pad8(inputs) * (flavour === "relaxed" ? 1 : 2);
-  const writes: Plan["writes"] = [];
+  const constants: Cargo["constants"] = [];
   const linears: PackedLinear[] = [];
   let end = FIRST;
   const take = (bytes: number): number => {
@@ -60,7 +70,7 @@ export function planMemory(model: Model, flavour: Flavour, threads: number, spin
   };
   const put = (data: Int32Array | Float32Array): number => {
     const at = take(data.byteLength);
-    writes.push({ at, data });
+    constants.push({ at, data });
     return at;
   };
   const float = (key: string) => float32(model.tensors, key);
@@ -120,7 +130,10 @@ export function planMemory(model: Model, flavour: Flavour, threads: number, spin
   if (blocks.some((block) => block.keepIdx.length < tokens)) x.push(take(tokens * dimBytes));
   const features = take(prefixTokens * dimBytes);
   const logits = Array.from({ length: prefixTokens }, () => take(pad8(classes) * 4));
-  const maps = blocks.map(({ keepIdx }) => ({ at: take(keepIdx.length * 4), tokens: keepIdx.length }));
+  const maps = blocks.map(({ keepIdx: { length }, headDims }) => ({
+    at: take(length * 4),
+    tokens: headDims.length && length,
+  }));
   const scoreBytes = (L.ATTENTION_ROWS * (pad8(tokens) + 1) + 16) * 4;
   const scratchBytes = 2 * LINE * Math.ceil((scoreBytes + LINE + widest) / (2 * LINE));
   const scratch = take(scratchBytes * threads);
@@ -247,7 +260,10 @@ export function planMemory(model: Model, flavour: Flavour, threads: number, spin
   words[L.PLAN_THREADS] = threads;
   words[L.PLAN_SPINS] = spins;
   words[L.PLAN_MAY_SLEEP] = maySleep ? 1 : 0;
-  return { at, bytes: end, writes, linears, staging, pixels, logits, features, maps, sync };
+  return {
+    plan: { at, bytes: end, pixels, logits, features, maps, sync },
+    cargo: { constants, linears, staging },
+  };
 }
 
 /** Byte offset in the image of each embedded patch's first pixel. */

@@ -1,7 +1,7 @@
 /** Copies a model's tensors into the engine's memory and has them packed there. */
 
 import { INT8 } from "./layout.ts";
-import type { PackedLinear, Plan } from "./plan.ts";
+import type { Cargo, PackedLinear } from "./plan.ts";
 
 export interface Packer {
   pack(
@@ -16,14 +16,14 @@ export interface Packer {
   sumWeights(linear: number): void;
 }
 
-export function loadWeights(plan: Plan, memory: WebAssembly.Memory, packer: Packer): void {
+export function loadWeights({ constants, linears, staging }: Cargo, memory: WebAssembly.Memory, packer: Packer): void {
   const bytes = new Uint8Array(memory.buffer);
-  for (const { at, data } of plan.writes) bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), at);
-  for (const linear of plan.linears) packLinear(linear, plan.staging, bytes, packer);
+  for (const { at, data } of constants) bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), at);
+  for (const linear of linears) packLinear(linear, staging, bytes, packer);
 }
 
 /** Through the staging area, as many whole panels at a time as it has room for. */
-function packLinear(linear: PackedLinear, staging: Plan["staging"], bytes: Uint8Array, packer: Packer): void {
+function packLinear(linear: PackedLinear, staging: Cargo["staging"], bytes: Uint8Array, packer: Packer): void {
   const { at, kind, weight, rows, columns, panels, to, panelBytes } = linear;
   const { data } = weight;
   const source = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
