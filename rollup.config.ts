@@ -28,7 +28,7 @@ const configs: RollupOptions[] = [
   },
   {
     input: "src/index.ts",
-    output: { file: "dist/index.d.ts", format: "es" },
+    output: { file: "dist/index.d.ts", format: "es", banner: '/// <reference lib="esnext.disposable" />' }, // Symbol.dispose
     external: [/^node:/],
     plugins: [dts()],
   },
