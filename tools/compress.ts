@@ -1,9 +1,10 @@
 /**
- * slimvit compress SEARCH -o MODEL --attn B --mlp B --patch B: a physically slim model from searched masks.
+ * slimvit compress SEARCH -o MODEL --attn B --mlp B --patch B, or --macs R, or --params R: a physically slim model from
+ * searched masks; with --budgets R,R,… a folder of them, one for each share of the cost.
  * ζ is folded into the weights once; heads, channels, units and tokens below their family's threshold are gone.
  */
 import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { SlimViTError } from "../src/errors.ts";
 import {
   type Architecture,
@@ -18,7 +19,7 @@ import { float32 } from "../src/format/read.ts";
 import { readSafetensors } from "../src/format/safetensors.ts";
 import { selfTestPixels } from "../src/format/write.ts";
 import { forward } from "../src/reference/forward.ts";
-import { allocate } from "./lib/allocate.ts";
+import { allocate, type Cost } from "./lib/allocate.ts";
 import {
   architectureOf,
   claimOutput,
@@ -44,8 +45,12 @@ import { percent, say, si } from "./lib/terminal.ts";
 import { IMPORTANCE_FILE, SEARCH_FILE, ZETA_FILE } from "./search.ts";
 
 export interface CompressOptions extends Partial<Budgets> {
-  /** share of the dense MACs, instead of three budgets */
-  macs?: number;
+  /** share of the dense MACs, instead of three budgets; `true` where `budgets` has the shares */
+  macs?: number | true;
+  /** the same of the dense parameters */
+  params?: number | true;
+  /** shares of MACs or parameters: a model for each, in a folder of its own under `out` */
+  budgets?: number[];
   out: string;
   tokens: TokenRule;
   absolute?: boolean;
@@ -56,20 +61,58 @@ export interface CompressOptions extends Partial<Budgets> {
 }
 
 export interface CompressReport {
+  out: string;
   params: number;
   macs: number;
   /** share of the dense model's */
   macsShare: number;
+  paramsShare: number;
   /** largest logit difference between the slim model and the same weights with the cut parts multiplied by zero */
   maxAbsDiff: number;
 }
 
-export function compress(source: string, options: CompressOptions): CompressReport {
+/** One report, or with `budgets` one a budget, from the smallest cut to the largest. */
+export function compress(source: string, options: CompressOptions): CompressReport | CompressReport[] {
+  const target = targetOf(options);
+  if (!options.budgets) {
+    if (target?.share === true)
+      throw new SlimViTError("bad-option", `compress: give --${target.cost} a share, or --budgets a list of shares.`);
+    return compressOne(source, options, target as Target | undefined);
+  }
+  const cost = target?.cost ?? "macs";
+  if (options.attn !== undefined || options.mlp !== undefined || options.patch !== undefined)
+    throw new SlimViTError(
+      "bad-option",
+      "compress: --budgets are shares of MACs or parameters; leave out --attn, --mlp and --patch.",
+    );
+  const shares = typeof target?.share === "number" ? [...options.budgets, target.share] : options.budgets;
+  return [...new Set(shares)]
+    .sort((a, b) => b - a)
+    .map((share) => {
+      const folder = `${cost}-${Number((100 * share).toFixed(4))}`;
+      const name = `${options.name ?? basename(resolve(options.out))}-${folder}`;
+      return compressOne(source, { ...options, name, out: join(options.out, folder) }, { cost, share });
+    });
+}
+
+interface Target {
+  cost: Cost;
+  share: number;
+}
+
+function targetOf({ macs, params }: CompressOptions): { cost: Cost; share: number | true } | undefined {
+  if (macs !== undefined && params !== undefined)
+    throw new SlimViTError("bad-option", "compress: --macs and --params are two targets; give one of them.");
+  if (macs !== undefined) return { cost: "macs", share: macs };
+  return params === undefined ? undefined : { cost: "params", share: params };
+}
+
+function compressOne(source: string, options: CompressOptions, target: Target | undefined): CompressReport {
   claimOutput(options.out, options.force);
   const searched = readModelFolder(source);
   const arch = architectureOf(searched.manifest);
   const { mode, zetas } = readMasks(source, ZETA_FILE, searched);
-  const masks = chooseMasks(source, searched, mode, zetas, options);
+  const masks = chooseMasks(source, searched, mode, zetas, options, target);
   const folded = options.weights ? sameShaped(options.weights, searched) : foldTensors(searched, zetas);
   const slim = slimArchitecture(searched.manifest, masks);
   const tensors = cutTensors(arch, folded, masks);
@@ -77,11 +120,13 @@ export function compress(source: string, options: CompressOptions): CompressRepo
   const classes = slim.labels.length;
   const macs = countMacs(slim, classes);
   const denseMacs = countMacs(arch, classes);
+  const params = countParams(slim, classes);
+  const denseParams = countParams(arch, classes);
   const maxAbsDiff = againstMasked(searched, folded, masks, { manifest: slim, dtype: "f32", tensors });
   const { format: _, weights: __, ...draft } = slim;
   const name = options.name ?? `${searched.manifest.name}-slim`;
-  const { attn, mlp, patch, tokens: rule, absolute, macs: target } = options;
-  const how = target === undefined ? { attn, mlp, patch, rule, absolute: absolute ?? false } : { macs: target };
+  const { attn, mlp, patch, tokens: rule, absolute } = options;
+  const how = target ? { [target.cost]: target.share } : { attn, mlp, patch, rule, absolute: absolute ?? false };
   const dense = { heads: arch.blocks[0].headDims.length, mlpHidden: arch.blocks.map((b) => b.mlpHidden) };
   const weights = options.weights && { weights: readManifestFile(options.weights).name };
   const provenance = withStep({ ...slim.provenance, dense }, "compress", { ...how, ...weights });
@@ -93,9 +138,16 @@ export function compress(source: string, options: CompressOptions): CompressRepo
   say(
     `compress: kept ${channels} of ${sum(arch.blocks.map(innerDim))} head channels, ${units} of ${sum(arch.blocks.map((b) => b.mlpHidden))} MLP units, ` +
       `${rows} of ${sum(arch.blocks.map((b) => b.keepIdx.length))} tokens; ${si(macs)} MACs (${percent(macs / denseMacs)}), ` +
-      `${si(countParams(slim, classes))} parameters; logits within ${maxAbsDiff.toExponential(1)} of the masked model`,
+      `${si(params)} parameters (${percent(params / denseParams)}); logits within ${maxAbsDiff.toExponential(1)} of the masked model`,
   );
-  return { params: countParams(slim, classes), macs, macsShare: macs / denseMacs, maxAbsDiff };
+  return {
+    out: options.out,
+    params,
+    macs,
+    macsShare: macs / denseMacs,
+    paramsShare: params / denseParams,
+    maxAbsDiff,
+  };
 }
 
 function sameShaped(source: string, { manifest }: Model): Tensors {
@@ -112,6 +164,8 @@ function sameShaped(source: string, { manifest }: Model): Tensors {
   );
 }
 
+const COUNT = { macs: countMacs, params: countParams };
+
 /** By three rankings of ζ, or by one target and importance per MAC. */
 function chooseMasks(
   source: string,
@@ -119,23 +173,35 @@ function chooseMasks(
   mode: MaskMode,
   zetas: BlockZeta[],
   options: CompressOptions,
+  target: Target | undefined,
 ): BlockMask[] {
   const arch = architectureOf(searched.manifest);
-  const { attn, mlp, patch, macs } = options;
-  if (macs !== undefined) {
+  const { attn, mlp, patch } = options;
+  if (target) {
+    const { cost, share } = target;
     if (attn !== undefined || mlp !== undefined || patch !== undefined) {
       throw new SlimViTError(
         "bad-option",
-        "compress: --macs takes the place of --attn, --mlp and --patch; give one or the other.",
+        `compress: --${cost} takes the place of --attn, --mlp and --patch; give one or the other.`,
       );
     }
     const { zetas: importance } = readMasks(source, IMPORTANCE_FILE, searched);
     const { wAttn, wMlp, wPatch } = JSON.parse(readFileSync(join(source, SEARCH_FILE), "utf8"));
     const frozen = { attn: wAttn === 0, mlp: wMlp === 0, patch: wPatch === 0 };
-    return allocate(arch, mode, importance, frozen, countMacs(arch, searched.manifest.labels.length), macs);
+    const costOf = (net: Architecture) => COUNT[cost](net, searched.manifest.labels.length);
+    const masks = allocate(arch, mode, importance, frozen, costOf(arch), share, cost);
+    const left = costOf(slimArchitecture(arch, masks)) / costOf(arch);
+    if (left > share) {
+      throw new SlimViTError(
+        "bad-option",
+        `compress: --${cost} ${share} cannot be reached: ${percent(left)} is left when all that the search had masks for ` +
+          `${cost === "params" ? "and that has parameters " : ""}is gone.`,
+      );
+    }
+    return masks;
   }
   if (attn === undefined || mlp === undefined || patch === undefined) {
-    throw new SlimViTError("bad-option", "compress: give --attn, --mlp and --patch, or --macs.");
+    throw new SlimViTError("bad-option", "compress: give --attn, --mlp and --patch, or --macs, or --params.");
   }
   return hardenMasks(arch, zetas, { attn, mlp, patch }, { mode, rule: options.tokens, absolute: options.absolute })
     .blocks;

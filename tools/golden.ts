@@ -19,6 +19,7 @@ import {
   blockZetas,
   cutTensors,
   foldZeta,
+  ghostCounts,
   type HardMasks,
   hardenMasks,
   MASK_MODES,
@@ -301,10 +302,10 @@ function checkCompression(tf: TF, c: Case, classes: number, expected: Stored, re
     const [attn, mlp, patch] = budget.budget;
     const budgets: Budgets = { attn, mlp, patch };
     const expectedLogits = (name: string) => numbers(expected.get(`${key}.${name}`)!);
-    const logitsOf = (tensors: Tensors, net: Architecture, gates?: number[][]) =>
+    const logitsOf = (tensors: Tensors, net: Architecture, gates?: number[][], ghosts?: number[]) =>
       tf.tidy(() => {
         const weights = new Map([...tensors].map(([name, t]) => [name, tf.tensor(t.data as Float32Array, t.shape)]));
-        const options = gates && { tokenGates: gates.map((values) => tf.tensor1d(values)) };
+        const options = { tokenGates: gates?.map((values) => tf.tensor1d(values) as Tensor), ghosts };
         return [...forward(tf, net, weights, pixels, options).logits.dataSync()];
       });
 
@@ -339,6 +340,10 @@ function checkCompression(tf: TF, c: Case, classes: number, expected: Stored, re
         const referenceMask = tensorRows(expected.get(`${key}.mask_patch`)!, arch.blocks.length);
         const masked = logitsOf(cutTensors(arch, dense, everyToken), slimArchitecture(arch, everyToken), referenceMask);
         report(`${at}: masked_logits`, worst(masked, expectedLogits("masked_logits")), TOLERANCE.logits);
+        // The same from the physically slim net: a ghost stands for the removed tokens, a masked class token is zeroed.
+        const classToken = slim.blocks.map((b, i) => b.keepIdx.map((token) => (token === 0 ? referenceMask[i][0] : 1)));
+        const ghosted = logitsOf(cutTensors(arch, dense, masks.blocks), slim, classToken, ghostCounts(slim));
+        report(`${at}: masked_logits by ghosts`, worst(ghosted, expectedLogits("masked_logits")), TOLERANCE.logits);
       }
     }
   }

@@ -3,25 +3,42 @@
  */
 import { forward } from "../src/engines/tfjs/forward.ts";
 import { SlimViTError } from "../src/errors.ts";
-import type { Model, Tensors } from "../src/format/model.ts";
+import type { Architecture, Model, Tensors } from "../src/format/model.ts";
 import { float32 } from "../src/format/read.ts";
 import { openBackend } from "./lib/backend.ts";
 import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
+import { ghostCounts } from "./lib/masks.ts";
 import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
 import { asFunction, weightsOnBackend } from "./lib/teacher.ts";
 import { percent, say } from "./lib/terminal.ts";
 import { removeCheckpoint, type TrainReport, type TrainTask, train, variablesFrom } from "./lib/train.ts";
 
-export async function retrain(source: string, options: TrainOptions): Promise<TrainReport> {
+export interface RetrainOptions extends TrainOptions {
+  ghost?: boolean;
+}
+
+export async function retrain(source: string, options: RetrainOptions): Promise<TrainReport> {
   claimOutput(options.out, options.force);
   return trainWeights("retrain", readModelFolder(source), options);
+}
+
+/** Share of the training after which no ghost is left: the rest trains what ships. */
+const GHOSTS_END = 0.5;
+
+/**
+ * In the search a removed token was a key made of biases; taking all of them out at once is a jump. One ghost a block
+ * counts as all of its removed tokens first and as none from half time on: its score falls from log n to −∞.
+ */
+export function ghostsAt(arch: Architecture, progress: number): number[] {
+  const share = Math.max(0, 1 - progress / GHOSTS_END);
+  return ghostCounts(arch).map((count) => count * share);
 }
 
 /** Trains all weights of a model in its own arithmetic and writes the result. */
 export async function trainWeights(
   name: "retrain" | "finetune",
   model: Model,
-  options: TrainOptions,
+  options: RetrainOptions,
 ): Promise<TrainReport> {
   const arch = architectureOf(model.manifest);
   const { dataset, data } = await openTrainData(options, model.manifest);
@@ -39,7 +56,8 @@ export async function trainWeights(
   const task: TrainTask = {
     name,
     variables,
-    forward: (pixels, branchGates) => forward(tf, arch, variables, pixels, { branchGates }),
+    forward: (pixels, branchGates, progress) =>
+      forward(tf, arch, variables, pixels, { branchGates, ...(options.ghost && { ghosts: ghostsAt(arch, progress) }) }),
     teacher,
     classes: model.manifest.labels.length,
     depth: arch.blocks.length,

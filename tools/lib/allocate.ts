@@ -1,11 +1,14 @@
 /**
- * One target for three families: which channels, units and tokens go first, by importance per MAC saved.
+ * One target for three families: which channels, units and tokens go first, by importance per MAC or parameter saved.
  * The order of removal does not depend on the target, so the models of one search are nested.
  */
 import { type Architecture, innerDim } from "../../src/format/model.ts";
 import type { BlockMask, BlockZeta, MaskMode } from "./masks.ts";
 
-/** What removing one more unit of a kind in a block saves, in MACs; widths and tokens are the block's current ones. */
+/** What is to be saved. */
+export type Cost = "macs" | "params";
+
+/** A block's current width and tokens, on which depends what removing one more unit saves. */
 interface BlockCost {
   tokens: number;
   channels: number;
@@ -13,20 +16,22 @@ interface BlockCost {
 }
 
 /**
- * Removes the unit with the least importance per MAC saved until at most `share` of the dense MACs are left.
+ * Removes the unit with the least importance per MAC (or parameter) saved until at most `share` of the dense cost is left,
+ * or nothing is left that may go.
  * A token goes in the deepest block where it still lives, so keep-lists stay nested; prefix tokens never go; a family
- * whose mask was frozen stays whole.
+ * whose mask was frozen stays whole. A token has no parameters of its own: with them as the cost all tokens stay.
  *
  * @param importance per block, `attn` spread over channels, `patch` by token
- * @param macs of the dense model
+ * @param dense the dense model's cost
  */
 export function allocate(
   arch: Architecture,
   mode: MaskMode,
   importance: BlockZeta[],
   frozen: { attn: boolean; mlp: boolean; patch: boolean },
-  macs: number,
+  dense: number,
   share: number,
+  cost: Cost = "macs",
 ): BlockMask[] {
   const { embedDim: d, headDim, patchSize, prefixTokens, blocks } = arch;
   const masks: BlockMask[] = blocks.map((block) => ({
@@ -43,13 +48,14 @@ export function allocate(
   const deepest: number[] = Array(blocks[0].keepIdx.length).fill(blocks.length - 1);
   const groups = channelGroups(mode, blocks[0].headDims.length, headDim, blocks.length);
 
-  const channelSaving = ({ tokens: n }: BlockCost) => 4 * n * d + 2 * n * n;
-  const unitSaving = ({ tokens: n }: BlockCost) => 2 * n * d;
+  // Weights, and the biases of q, k, v and of fc1.
+  const channelSaving = ({ tokens: n }: BlockCost) => (cost === "params" ? 4 * d + 3 : 4 * n * d + 2 * n * n);
+  const unitSaving = ({ tokens: n }: BlockCost) => (cost === "params" ? 2 * d + 1 : 2 * n * d);
   const tokenSaving = ({ tokens: n, channels: s, units: m }: BlockCost, block: number) =>
     4 * d * s + 2 * (2 * n - 1) * s + 2 * d * m + (block === 0 ? 3 * patchSize ** 2 * d : 0);
 
-  let left = macs;
-  while (left > macs * share) {
+  let left = dense;
+  while (left > dense * share) {
     let best: { score: number; saving: number; remove: () => void } | undefined;
     const offer = (value: number, saving: number, remove: () => void) => {
       // A token in a block that has lost everything else does nothing there and is in the way: it goes first.
@@ -88,7 +94,7 @@ export function allocate(
         }
       }
     });
-    if (!frozen.patch) {
+    if (!frozen.patch && cost === "macs") {
       for (let token = prefixTokens; token < deepest.length; token++) {
         const block = deepest[token];
         if (block < 0) continue;

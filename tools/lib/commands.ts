@@ -98,7 +98,9 @@ const BUILDERS: Record<StageName, () => Command> = {
       .option("--attn <budget>", "share of attention channels (or heads) to keep", fraction)
       .option("--mlp <budget>", "share of MLP units to keep", fraction)
       .option("--patch <budget>", "share of tokens over all blocks to keep", fraction)
-      .option("--macs <share>", "instead of three budgets: share of the dense MACs, split by importance", fraction)
+      .option("--macs [share]", "instead of three budgets: share of the dense MACs, split by importance", fraction)
+      .option("--params [share]", "the same for the dense parameters; tokens have none and stay", fraction)
+      .option("--budgets <list>", "shares of MACs (or --params): a model each, OUT/macs-70 and so on", fractions)
       .addOption(
         new Option("--tokens <rule>", "a shallow block keeps what a deeper one needs; or dropped is dropped")
           .choices(["union", "intersect"])
@@ -112,7 +114,7 @@ const BUILDERS: Record<StageName, () => Command> = {
     addTrainOptions(
       withJson(new Command("retrain").description("train the slim arithmetic itself"), [MODEL]),
       RECIPE_DEFAULTS,
-    ),
+    ).option("--ghost", "start with a key in place of the removed tokens, gone by half time: no jump after the search"),
 
   finetune: () =>
     addTrainOptions(
@@ -169,6 +171,7 @@ export function addSlimOptions(command: Command): Command {
     .option("--data <source>", "folder or zip with one subfolder a class; may be given more than once", all)
     .option("-o, --out <folder>", "output folder")
     .option("--macs <share>", "share of the dense MACs, split over heads, MLPs and tokens by importance", fraction)
+    .option("--params <share>", "instead: share of the dense parameters", fraction)
     .addOption(new Option("--split <split>", "which part of the data trains").choices(SPLITS))
     .option("--teacher <model>", "distilled in search and retrain; default the model that the search starts from")
     .option("--no-teacher", "learn from the labels alone")
@@ -190,6 +193,8 @@ function size(text: string): [number, number] {
   if (!match) throw new InvalidArgumentError("expected SIDE or HEIGHTxWIDTH.");
   return [Number(match[1]), Number(match[2] ?? match[1])];
 }
+
+const fractions = (text: string): number[] => text.split(",").map(fraction);
 
 function triple(text: string): [number, number, number] {
   const values = text.split(",").map(Number);

@@ -36,6 +36,7 @@ export interface SlimFlags {
   data?: string[];
   out?: string;
   macs?: number;
+  params?: number;
   split?: Split;
   teacher?: string | false;
   finetune?: boolean;
@@ -53,7 +54,7 @@ export interface SlimFlags {
 
 const TOP_KEYS = ["model", "out", "teacher", "stages", "force", ...SHARED, ...STAGES];
 /** `slim` sees to these itself. */
-const WIRED = ["out", "json", "force", "resume", "record"];
+const WIRED = ["out", "json", "force", "resume", "record", "budgets"];
 
 /** @throws SlimViTError `bad-option` naming the file, the key and the fault */
 export function readRecipe(source: string, flags: SlimFlags): RecipeFile {
@@ -77,7 +78,8 @@ export function readRecipe(source: string, flags: SlimFlags): RecipeFile {
   if (flags.teacher !== undefined) recipe.teacher = flags.teacher === false ? "none" : flags.teacher;
   for (const stage of STAGES)
     if (stage !== "import" && stage !== "finetune") recipe[stage] = { ...(recipe[stage] as Section) };
-  if (flags.macs !== undefined) recipe.compress = { macs: flags.macs };
+  if (flags.macs !== undefined || flags.params !== undefined)
+    recipe.compress = { macs: flags.macs, params: flags.params };
   recipe.export.dtype = flags.dtype ?? recipe.export.dtype ?? ["f32", "int8"];
   if (flags.onnx) recipe.export.onnx = true;
   for (const assignment of flags.set ?? []) assign(recipe, assignment);
@@ -90,7 +92,7 @@ export function readRecipe(source: string, flags: SlimFlags): RecipeFile {
   if (typeof recipe.data === "string") recipe.data = [recipe.data];
   if (!recipe.data?.length) fail(name, isFile ? 'names no "data"; add it, or give --data.' : "give --data.");
   if (Object.keys(recipe.compress).length === 0)
-    fail(name, "has no target; give --macs R, a share of the dense model's MACs.");
+    fail(name, "has no target; give --macs R or --params R, a share of the dense model.");
   // Every stage's options are read before the first one runs: a typing error in the last must not cost a search.
   for (const stage of STAGES) {
     const section = recipe[stage];

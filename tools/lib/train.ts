@@ -57,8 +57,11 @@ export type Variables = Map<string, tfjs.Variable>;
 export interface TrainTask {
   name: string;
   variables: Variables;
-  /** The base loss's forward pass. */
-  forward(pixels: Tensor, branchGates: ForwardOptions["branchGates"]): Heads;
+  /**
+   * The base loss's forward pass.
+   * @param progress 0 at the first step, 1 after the last
+   */
+  forward(pixels: Tensor, branchGates: ForwardOptions["branchGates"], progress: number): Heads;
   /** further terms, already weighted, by name */
   penalties?(): Record<string, Tensor>;
   teacher?: (pixels: Tensor) => Tensor;
@@ -112,7 +115,8 @@ export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): P
     waited += performance.now() - waiting;
     if (done) break;
     if (batch.size) {
-      const gradients = gradientsOf(tf, task, recipe, batch, random(seed, 0x73746570, step, ...(part ? [part] : [])));
+      const rng = random(seed, 0x73746570, step, ...(part ? [part] : []));
+      const gradients = gradientsOf(tf, task, recipe, batch, rng, step / total);
       if (!Number.isFinite(gradients.terms.loss)) {
         progress.stop();
         throw notFinite(task, gradients.terms.loss, step, batch);
@@ -189,7 +193,14 @@ interface Gradients {
   terms: Record<string, number>;
 }
 
-function gradientsOf(tf: TF, task: TrainTask, recipe: Recipe, batch: Batch, rng: () => number): Gradients {
+function gradientsOf(
+  tf: TF,
+  task: TrainTask,
+  recipe: Recipe,
+  batch: Batch,
+  rng: () => number,
+  progress: number,
+): Gradients {
   const mixed = mix(batch, task, recipe, rng);
   const [height, width] = task.data.preprocess.crop;
   const kept: Record<string, Tensor> = {};
@@ -200,7 +211,7 @@ function gradientsOf(tf: TF, task: TrainTask, recipe: Recipe, batch: Batch, rng:
     const gates = dropPathGates(tf, task.depth, batch.size, recipe.dropPath, rng);
     const { value, grads } = tf.variableGrads(() => {
       const parts: Record<string, Tensor> = {
-        ...baseLoss(tf, recipe, task.forward(pixels, gates), targets, teacher),
+        ...baseLoss(tf, recipe, task.forward(pixels, gates, progress), targets, teacher),
         ...task.penalties?.(),
       };
       for (const [name, term] of Object.entries(parts)) kept[name] = tf.keep(term.clone());

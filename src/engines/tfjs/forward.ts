@@ -16,6 +16,11 @@ export interface ForwardOptions {
    * Where G is 0 nobody reads the token, as if it were gone.
    */
   scoreGates?: Tensor[];
+  /**
+   * A ghost a block: one constant key and value, those of the qkv bias, that counts as so many tokens in every softmax.
+   * It is what a token leaves behind whose norm output was multiplied by zero instead of removed; at 0 there is none.
+   */
+  ghosts?: (number | Tensor)[];
   /** Stochastic depth: whether a residual branch runs for each picture, [batch, 1, 1], already divided by its keep rate. */
   branchGates?: { attn: Tensor; mlp: Tensor }[];
   /** Receives the residual stream after each block, [batch, tokens, embedDim]. */
@@ -68,6 +73,7 @@ export function forward(
       gate(norm(flat(x), `blocks.${i}.norm1`)),
       batch,
       options.scoreGates?.[i],
+      options.ghosts?.[i],
     );
     x = tf.add(x, branch(attn, options.branchGates?.[i].attn));
     const half = (name: string) => tf.mul(w(name), Math.SQRT1_2); // see erfGate
@@ -134,6 +140,7 @@ function attention(
   x: Tensor,
   batch: number,
   scoreGate?: Tensor,
+  ghost: number | Tensor = 0,
 ): Tensor {
   const { embedDim, headDim } = arch;
   const heads = block.headDims.length;
@@ -165,9 +172,23 @@ function attention(
   const scaledBias = tf.mul(qkvBias, tf.reshape(rows([scale, 0, 1]), [-1]));
   const qkv = tf.reshape(linear(tf, x, scaledWeight, scaledBias), [batch, tokens, 3, heads, width]);
   const [q, k, v] = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]));
-  const attended = tf.transpose(attend(tf, q, k, v, scoreGate), [0, 2, 1, 3]);
-  const mixed = tf.reshape(attended, [batch * tokens, heads * width]);
+  const attended = ghost === 0 ? attend(tf, q, k, v, scoreGate) : attendGhost(ghost);
+  const mixed = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [batch * tokens, heads * width]);
   return linear(tf, mixed, padHeads(tf, projWeight, block.headDims, width, 1), projBias);
+
+  /** Its key is the key bias, which is left out of all keys: zero. */
+  function attendGhost(ghost: number | Tensor): Tensor {
+    const one = [batch, heads, 1, width];
+    const valueBias = tf.reshape(tf.slice(qkvBias, [2 * heads * width], [heads * width]), [1, heads, 1, width]);
+    const gates = tf.concat([scoreGate ?? tf.ones([tokens]), tf.reshape(ghost, [1])], 0);
+    return attend(
+      tf,
+      q,
+      tf.concat([k, tf.zeros(one)], 2),
+      tf.concat([v, tf.tile(valueBias, [batch, 1, 1, 1])], 2),
+      gates,
+    );
+  }
 
   function padHeads(tf: TF, tensor: Tensor, widths: number[], width: number, axis: 0 | 1): Tensor {
     if (widths.every((w) => w === width)) return tensor;
