@@ -207,7 +207,7 @@ describe("simd", () => {
     engine.dispose();
   });
 
-  test("sees an abort before the run, and one whose message comes during it", async () => {
+  test("sees an abort before the run, an abort whose message comes during it, and a dispose", async () => {
     const engine = await openSimd(model, {});
     await expect(engine.run(pixels, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: "aborted" });
     engine.dispose();
@@ -230,7 +230,11 @@ describe("simd", () => {
     const run = slowEngine.run(randomPixels(arch, 1), { signal: controller.signal });
     await expect(run).rejects.toMatchObject({ code: "aborted" });
     port1.close();
+
+    const unfinished = slowEngine.run(randomPixels(arch, 1), { signal: new AbortController().signal });
     slowEngine.dispose();
+    slowEngine.dispose();
+    await expect(unfinished).rejects.toMatchObject({ code: "disposed" });
   });
 
   test("refuses pixels of another size", async () => {

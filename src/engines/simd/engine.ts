@@ -60,14 +60,14 @@ class SimdEngine implements Engine {
     private readonly manifest: Manifest,
     private readonly plan: Plan,
     private memory: WebAssembly.Memory | undefined,
-    private readonly kernels: Kernels,
+    private kernels: Kernels | undefined,
     readonly threads: number,
     private readonly helpers?: Helpers,
   ) {}
 
   async run(pixels: Float32Array, { signal, profile, explain }: RunOptions = {}): Promise<RunOutput> {
     throwIfAborted(signal);
-    const { plan, kernels } = this;
+    const { plan } = this;
     const { blocks, embedDim, imageSize, prefixTokens, labels } = this.manifest;
     const expected = 3 * imageSize[0] * imageSize[1];
     if (pixels.length !== expected) {
@@ -79,7 +79,7 @@ class SimdEngine implements Engine {
     this.view(plan.pixels, pixels.length).set(pixels);
     const stages = blocks.length + 2;
     const blockMs: number[] = [];
-    if (!signal && !profile) kernels.run(0, stages);
+    if (!signal && !profile) this.stages(0, stages);
     else {
       let turn = performance.now();
       for (let stage = 0; stage < stages; stage++) {
@@ -89,9 +89,8 @@ class SimdEngine implements Engine {
           turn = performance.now();
         }
         throwIfAborted(signal);
-        this.view(plan.pixels, 0); // throws when disposed of in the meantime
         const from = performance.now();
-        kernels.run(stage, stage + 1);
+        this.stages(stage, stage + 1);
         if (stage > 0 && stage <= blocks.length) blockMs.push(performance.now() - from);
       }
     }
@@ -119,10 +118,16 @@ class SimdEngine implements Engine {
       this.helpers.terminate();
     }
     this.memory = undefined;
+    this.kernels = undefined; // they hold the memory, too
+  }
+
+  private stages(from: number, to: number): void {
+    if (!this.kernels) throw disposedError();
+    this.kernels.run(from, to);
   }
 
   private view(at: number, length: number): Float32Array {
-    if (!this.memory) throw new SlimViTError("disposed", "The engine has been disposed of.");
+    if (!this.memory) throw disposedError();
     return new Float32Array(this.memory.buffer, at, length);
   }
 
@@ -130,6 +135,10 @@ class SimdEngine implements Engine {
   private copy(at: number, length: number): Float32Array {
     return new Float32Array(this.view(at, length));
   }
+}
+
+function disposedError(): SlimViTError {
+  return new SlimViTError("disposed", "The engine has been disposed of.");
 }
 
 /** @throws SlimViTError `out-of-memory` */
