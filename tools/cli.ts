@@ -80,12 +80,16 @@ addSlimOptions(
   finish(options, await slim(source, options));
 });
 
-command("inspect", "parameters, MACs, widths, tokens", [MODEL]).action(async (source, options) => {
-  const { inspect } = await import("./inspect.ts");
-  const { inspection, text } = inspect(source);
-  if (!options.json) process.stdout.write(`${text}\n`);
-  finish(options, inspection);
-});
+command("inspect", "parameters, MACs, widths, tokens", [["<models...>", "model folders"]])
+  .option("--report <file>", "write an HTML page with charts, also of masks and losses where the folder has them")
+  .action(async (sources: string[], options) => {
+    const { inspect, writeReport } = await import("./inspect.ts");
+    const inspected = sources.map(inspect);
+    if (options.report) await writeReport(sources, options.report);
+    if (!options.json) process.stdout.write(`${inspected.map(({ text }) => text).join("\n\n")}\n`);
+    const [first] = inspected;
+    finish(options, sources.length === 1 ? first.inspection : inspected.map(({ inspection }) => inspection));
+  });
 
 stage("eval").action(async (source, options) => {
   const { evaluate } = await import("./eval.ts");

@@ -3,7 +3,7 @@
  * searched masks; with --budgets R,R,… a folder of them, one for each share of the cost.
  * ζ is folded into the weights once; heads, channels, units and tokens below their family's threshold are gone.
  */
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { SlimViTError } from "../src/errors.ts";
 import {
@@ -16,7 +16,6 @@ import {
   tensorShapes,
 } from "../src/format/model.ts";
 import { float32 } from "../src/format/read.ts";
-import { readSafetensors } from "../src/format/safetensors.ts";
 import { selfTestPixels } from "../src/format/write.ts";
 import { forward } from "../src/reference/forward.ts";
 import { allocate, type Cost } from "./lib/allocate.ts";
@@ -32,17 +31,14 @@ import {
   type BlockMask,
   type BlockZeta,
   type Budgets,
-  blockZetas,
   cutTensors,
   hardenMasks,
-  MASK_MODES,
   type MaskMode,
   slimArchitecture,
   type TokenRule,
-  zetaShapes,
 } from "./lib/masks.ts";
+import { IMPORTANCE_FILE, readMasks, SEARCH_FILE, ZETA_FILE } from "./lib/searched.ts";
 import { percent, say, si } from "./lib/terminal.ts";
-import { IMPORTANCE_FILE, SEARCH_FILE, ZETA_FILE } from "./search.ts";
 
 export interface CompressOptions extends Partial<Budgets> {
   /** share of the dense MACs, instead of three budgets; `true` where `budgets` has the shares */
@@ -111,7 +107,7 @@ function compressOne(source: string, options: CompressOptions, target: Target | 
   claimOutput(options.out, options.force);
   const searched = readModelFolder(source);
   const arch = architectureOf(searched.manifest);
-  const { mode, zetas } = readMasks(source, ZETA_FILE, searched);
+  const { mode, zetas } = readMasks(source, ZETA_FILE, searched.manifest);
   const masks = chooseMasks(source, searched, mode, zetas, options, target);
   const folded = options.weights ? sameShaped(options.weights, searched) : foldTensors(searched, zetas);
   const slim = slimArchitecture(searched.manifest, masks);
@@ -185,7 +181,7 @@ function chooseMasks(
         `compress: --${cost} takes the place of --attn, --mlp and --patch; give one or the other.`,
       );
     }
-    const { zetas: importance } = readMasks(source, IMPORTANCE_FILE, searched);
+    const { zetas: importance } = readMasks(source, IMPORTANCE_FILE, searched.manifest);
     const { wAttn, wMlp, wPatch } = JSON.parse(readFileSync(join(source, SEARCH_FILE), "utf8"));
     const frozen = { attn: wAttn === 0, mlp: wMlp === 0, patch: wPatch === 0 };
     const costOf = (net: Architecture) => COUNT[cost](net, searched.manifest.labels.length);
@@ -205,18 +201,6 @@ function chooseMasks(
   }
   return hardenMasks(arch, zetas, { attn, mlp, patch }, { mode, rule: options.tokens, absolute: options.absolute })
     .blocks;
-}
-
-function readMasks(source: string, file: string, { manifest }: Model): { mode: MaskMode; zetas: BlockZeta[] } {
-  const path = join(source, file);
-  if (!existsSync(path))
-    throw new SlimViTError("bad-model", `${source}: has no ${file}; compress needs the output of "slimvit search".`);
-  const stored = readSafetensors(readFileSync(path), path);
-  const fits = (mode: MaskMode) =>
-    [...zetaShapes(manifest, mode)].every(([name, shape]) => stored.get(name)?.shape.join() === shape.join());
-  const mode = MASK_MODES.find(fits);
-  if (!mode) throw new SlimViTError("bad-model", `${path}: its masks do not fit the model in slimvit.json.`);
-  return { mode, zetas: blockZetas(manifest, mode, (name) => stored.get(name)!.data as Float32Array) };
 }
 
 /** ζ into the rows of q, k, v and their biases, and into the columns of fc2: foldZeta of lib/masks.ts without a backend. */

@@ -1,7 +1,7 @@
-/** slimvit inspect MODEL: what a model is made of and what it costs. */
+/** slimvit inspect MODEL... [--report FILE.html]: what a model is made of and what it costs. */
 import { countMacs, countParams, innerDim, type Manifest, patchGrid } from "../src/format/model.ts";
-import { readManifestFile } from "./lib/folders.ts";
-import { si } from "./lib/terminal.ts";
+import { readManifestFile, writeFileAtomic } from "./lib/folders.ts";
+import { say, si } from "./lib/terminal.ts";
 
 export interface Inspection {
   params: number;
@@ -25,6 +25,13 @@ export function inspect(source: string): { inspection: Inspection; text: string 
     blocks: blocks.map(({ headDims, mlpHidden, keepIdx }) => ({ headDims, mlpHidden, keepIdx })),
   };
   return { inspection, text: describe(manifest, inspection) };
+}
+
+/** One page for all of them, with their accuracy against their MACs where it was measured. */
+export async function writeReport(sources: string[], file: string): Promise<void> {
+  const { readReportModel, reportHtml } = await import("./lib/report.ts"); // the charts are slow to load
+  writeFileAtomic(file, reportHtml(sources.map(readReportModel)));
+  say(`inspect: report → ${file}`);
 }
 
 function describe(manifest: Manifest, { params, macs }: Inspection): string {

@@ -9,6 +9,7 @@ import { openBackend } from "./lib/backend.ts";
 import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
 import { ghostCounts } from "./lib/masks.ts";
 import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
+import { reportHtml } from "./lib/report.ts";
 import { asFunction, weightsOnBackend } from "./lib/teacher.ts";
 import { percent, say } from "./lib/terminal.ts";
 import { removeCheckpoint, type TrainReport, type TrainTask, train, variablesFrom } from "./lib/train.ts";
@@ -76,6 +77,7 @@ export async function trainWeights(
   });
   writeModelFolder(options.out, { ...draft, provenance, metrics: {} }, tensors, ["f32"], {
     "history.json": `${JSON.stringify(history)}\n`,
+    "report.html": reportHtml([{ manifest: { ...draft, provenance }, history }]),
   });
   removeCheckpoint(task);
   tf.dispose([...variables.values(), ...(teacherWeights?.values() ?? [])]);

@@ -15,6 +15,7 @@ import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolde
 import { measureImportance } from "./lib/importance.ts";
 import { crossEntropy, smoothTargets, softDistillation } from "./lib/losses.ts";
 import {
+  blockZetas,
   foldZeta,
   isZeta,
   type MaskMode,
@@ -27,6 +28,8 @@ import {
   zetaShapes,
 } from "./lib/masks.ts";
 import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
+import { reportHtml } from "./lib/report.ts";
+import { IMPORTANCE_FILE, SEARCH_FILE, ZETA_FILE } from "./lib/searched.ts";
 import { asFunction, weightsOnBackend } from "./lib/teacher.ts";
 import { percent, say } from "./lib/terminal.ts";
 import {
@@ -50,10 +53,6 @@ export interface SearchOptions extends TrainOptions {
   zetaDecay?: boolean;
   masksOnly?: boolean;
 }
-
-export const ZETA_FILE = "zetas.safetensors";
-export const IMPORTANCE_FILE = "importance.safetensors";
-export const SEARCH_FILE = "search.json";
 
 export async function search(source: string, options: SearchOptions): Promise<TrainReport> {
   claimOutput(options.out, options.force);
@@ -96,6 +95,7 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
         patch: tf.mul(l1.patch, families.patch),
       };
     },
+    figures: () => zetaQuantiles(zetas),
     teacher,
     classes: model.manifest.labels.length,
     depth: arch.blocks.length,
@@ -165,6 +165,18 @@ function requireDense({ manifest }: Model, source: string): void {
   if (!dense) throw new SlimViTError("bad-input", `${source}: is already slim; search starts from a dense model.`);
 }
 
+/** How the masks spread: quantiles of ζ, and of tanh ζ for tokens, by family. */
+function zetaQuantiles(zetas: Variables): Record<string, number> {
+  const quantiles: Record<string, number> = {};
+  for (const family of ["attn", "mlp", "patch"] as Family[]) {
+    const values = [...zetas].flatMap(([name, zeta]) => (familyOf(name) === family ? [...zeta.dataSync()] : []));
+    const sorted = Float32Array.from(values, (v) => (family === "patch" ? Math.tanh(v) : v)).sort();
+    for (const share of [0.1, 0.5, 0.9])
+      quantiles[`${family}.p${100 * share}`] = Number(sorted[Math.floor(share * (sorted.length - 1))].toFixed(4));
+  }
+  return quantiles;
+}
+
 type Family = "attn" | "mlp" | "patch";
 const familyOf = (zeta: string): Family =>
   zeta.endsWith("patch_zeta") ? "patch" : zeta.includes(".mlp.") ? "mlp" : "attn";
@@ -198,12 +210,14 @@ function writeSearchFolder(
       { dtype: "F32" as const, shape: z.shape, data: z.dataSync() as Float32Array },
     ]),
   );
+  const plain = blockZetas(manifest, options.masks, (name) => masks.get(name)!.data);
   const { history, ...figures } = report;
   const provenance = withStep(manifest.provenance, "search", { ...recorded, ...figures });
   const { format: _, weights: __, ...draft } = manifest;
   writeModelFolder(options.out, { ...draft, provenance }, tensors, ["f32"], {
     [ZETA_FILE]: writeSafetensors(masks, { masks: options.masks }),
     [IMPORTANCE_FILE]: writeSafetensors(importance),
+    "report.html": reportHtml([{ manifest: { ...draft, provenance }, zetas: plain, history }]),
     "history.json": `${JSON.stringify(history)}\n`,
     [SEARCH_FILE]: `${JSON.stringify({ masks: options.masks, patchForm: options.patchForm, tokens: options.tokens, wAttn: options.wAttn, wMlp: options.wMlp, wPatch: options.wPatch }, null, 2)}\n`,
   });

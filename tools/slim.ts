@@ -20,6 +20,7 @@ import { readManifestFile, sha256, writeFileAtomic } from "./lib/folders.ts";
 import { digestData } from "./lib/provenance.ts";
 import type { TrainOptions } from "./lib/recipe.ts";
 import { type RecipeFile, readRecipe, type SlimFlags, stageOptions } from "./lib/recipefile.ts";
+import { readReportModel, reportHtml } from "./lib/report.ts";
 import { percent, say } from "./lib/terminal.ts";
 import { checkpointPath } from "./lib/train.ts";
 import toolsPackage from "./package.json" with { type: "json" };
@@ -87,6 +88,8 @@ export async function slim(source: string, flags: SlimFlags): Promise<SlimReport
   );
   await writeRecords(run, recipe);
   const accuracy = await measure(run, recipe, out);
+  const pages = [searched, retrained, out].map(readReportModel);
+  writeFileAtomic(join(run.folder, `${basename(out)}.html`), reportHtml(pages));
 
   const manifest = readManifestFile(out);
   const classes = manifest.labels.length;

@@ -76,6 +76,8 @@ describe("slimvit slim", () => {
     expect(listed.split("\n")).toHaveLength(30);
     expect(listed).toContain(`${sha256(at("pictures", "plums", "03.png"))}  plums/03.png`);
     expect(retrained.dataSha256).toEqual([createHash("sha256").update(listed).digest("hex")]);
+    for (const page of [join(report.stages[1].folder, "report.html"), at("slim.stages", "slim.html")])
+      expect(readFileSync(page, "utf8")).toContain("Loss and its terms");
     expect(JSON.stringify(readModelFolder(at("slim")).manifest)).not.toContain(dir); // no path of this machine
   }, 120_000);
 

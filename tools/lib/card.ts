@@ -91,7 +91,7 @@ function interval(p: number, n: number): string {
 }
 
 /** What the model was cut from, as far as its own manifest tells: all tokens, and the recorded dense widths. */
-function denseOf(manifest: Omit<Manifest, "weights">): Architecture {
+export function denseOf(manifest: Omit<Manifest, "format" | "weights">): Architecture {
   const recorded = (manifest.provenance.dense ?? {}) as { heads?: number; mlpHidden?: number[] };
   const keepIdx = Array.from({ length: denseTokens(manifest) }, (_, token) => token);
   const heads = recorded.heads ?? Math.max(...manifest.blocks.map((b) => b.headDims.length));

@@ -70,6 +70,8 @@ export interface TrainTask {
   /** the recipe's rate → this variable's */
   rate?: (name: string, lr: number) => number;
   decays?: (name: string, variable: Tensor) => boolean;
+  /** further figures of a line of the history, by names with a dot */
+  figures?: () => Record<string, number>;
   /** e.g. a projection of masks onto their allowed range */
   afterStep?: () => void;
   data: TrainData;
@@ -140,7 +142,7 @@ export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): P
       task.afterStep?.();
       if (recipe.ema) updateEma(tf, task.variables, ema, recipe.ema, step);
       if ((step + 1) % Math.max(1, Math.floor(total / HISTORY_LINES)) === 0 || step + 1 === total)
-        history.push({ step: step + 1, ...terms });
+        history.push({ step: step + 1, ...terms, ...task.figures?.() });
       const figures = Object.entries(terms).map(([name, value]) => `${name} ${value.toFixed(3)}`);
       progress.update(step + 1, `${figures.join(" ")}  ${(images / ((now - started) / 1000)).toFixed(1)} images/s`);
     }

@@ -1,0 +1,104 @@
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import type { Manifest } from "../../src/format/model.ts";
+import { type ReportModel, reportHtml } from "../../tools/lib/report.ts";
+import { manifestOf } from "../helpers.ts";
+import { randomTensors, slimvit, tinyArchitecture, writeCheckpoint } from "./fixtures.ts";
+
+const dir = mkdtempSync(join(tmpdir(), "slimvit-report-"));
+afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+const accuracy = (top1: number) => ({
+  accuracy: [{ data: "d", split: "val", top1, n: 9, engine: "simd", dtype: "f32" }],
+});
+
+function slim(name: string, top1: number): ReportModel {
+  const arch = tinyArchitecture();
+  const blocks = [
+    { headDims: [8, 3], mlpHidden: 20, keepIdx: [0, 1, 2, 3, 5, 8, 13] },
+    { headDims: [4], mlpHidden: 7, keepIdx: [0, 1, 2, 3, 5, 8, 13] },
+    { headDims: [], mlpHidden: 0, keepIdx: [0, 5, 13] },
+  ];
+  const manifest: Manifest = { ...manifestOf({ ...arch, blocks }), name, metrics: accuracy(top1) };
+  manifest.provenance = { dense: { heads: 2, mlpHidden: [24, 24, 24] } };
+  return { manifest };
+}
+
+const zetas = tinyArchitecture().blocks.map(() => ({
+  attn: Float32Array.from({ length: 16 }, (_, c) => c / 16),
+  mlp: new Float32Array(24).fill(1),
+  patch: new Float32Array(17).fill(3),
+}));
+const history = [1, 2, 3].map((step) => ({ step, loss: 3 / step, ce: 2 / step, "attn.p50": 1 - step / 10 }));
+
+const figures = (html: string) =>
+  new Map([...html.matchAll(/<figure>(.*?)<figcaption>(.*?)<\/figcaption>/gs)].map(([, svg, title]) => [title, svg]));
+
+describe("a report", () => {
+  const html = reportHtml([{ ...slim("small", 0.5), zetas, history }, slim("large <b>", 0.75)]);
+  const charts = figures(html);
+
+  test("is one file: no script, nothing fetched, names escaped, light and dark", () => {
+    expect(html).not.toMatch(/<script|<link|<img|\ssrc=|\shref=|url\((?!#)|@import/);
+    expect(html).toContain("large &lt;b&gt;");
+    expect(html).not.toContain("large <b>");
+    expect(html).toContain("light-dark(");
+    expect(html).not.toMatch(/#0a0b0c/i); // all ink has become the page's colour
+    expect(html).toContain('fill="currentColor"');
+  });
+
+  test("has every chart that its folder has figures for", () => {
+    expect([...charts.keys()]).toEqual(
+      expect.arrayContaining([
+        "Top-1 accuracy against multiply-accumulates",
+        "Attention channels a block, by surviving head",
+        "MLP units a block",
+        "Tokens a block",
+        "from block 0: 6 of 16 patches",
+        "from block 2: 2 of 16 patches",
+        "Attention ζ, all blocks",
+        "MLP ζ, all blocks",
+        "Tokens: tanh ζ, all blocks",
+        "Loss and its terms",
+        "Attention ζ: 10 %, 50 %, 90 % quantile",
+      ]),
+    );
+    expect(charts.has("from block 1: 6 of 16 patches")).toBe(false); // the same list as block 0
+    const plain = figures(reportHtml([slim("alone", 0.5)]));
+    for (const title of ["Top-1 accuracy against multiply-accumulates", "Loss and its terms", "MLP ζ, all blocks"])
+      expect(plain.has(title)).toBe(false);
+  });
+
+  test("draws one cell a patch, and as many kept ones as there are", () => {
+    const cells = (title: string, fill: RegExp) => charts.get(title)!.match(fill)!.length;
+    expect(cells("from block 0: 6 of 16 patches", /fill="#3b82f6"/gi)).toBe(6);
+    expect(cells("from block 2: 2 of 16 patches", /fill="#3b82f6"/gi)).toBe(2);
+  });
+
+  test("names the loss's terms, and bars and heads by what they are", () => {
+    for (const term of ["loss", "ce"]) expect(charts.get("Loss and its terms")).toContain(`>${term}</text>`);
+    for (const name of ["head 0", "head 1", "cut"])
+      expect(charts.get("Attention channels a block, by surviving head")).toContain(`>${name}</text>`);
+  });
+});
+
+test("inspect --report writes the page of several models", () => {
+  writeCheckpoint(join(dir, "tiny.safetensors"), randomTensors(tinyArchitecture(), 3, 1));
+  for (const name of ["a", "b"])
+    slimvit("import", join(dir, "tiny.safetensors"), "-o", join(dir, name), "--heads", "2", "--name", name);
+  const { status, stdout } = slimvit(
+    "inspect",
+    join(dir, "a"),
+    join(dir, "b"),
+    "--report",
+    join(dir, "page.html"),
+    "--json",
+  );
+  expect(status).toBe(0);
+  expect(JSON.parse(stdout)).toHaveLength(2);
+  const page = readFileSync(join(dir, "page.html"), "utf8");
+  expect(page).toContain("<h2>a</h2>");
+  expect(page).toContain("<h2>b</h2>");
+});

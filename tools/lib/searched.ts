@@ -1,0 +1,24 @@
+/** What a search leaves in its folder beside the trained weights. */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { SlimViTError } from "../../src/errors.ts";
+import type { Architecture } from "../../src/format/model.ts";
+import { readSafetensors } from "../../src/format/safetensors.ts";
+import { type BlockZeta, blockZetas, MASK_MODES, type MaskMode, zetaShapes } from "./masks.ts";
+
+export const ZETA_FILE = "zetas.safetensors";
+export const IMPORTANCE_FILE = "importance.safetensors";
+export const SEARCH_FILE = "search.json";
+
+/** @throws SlimViTError `bad-model` for a folder without masks, or with masks of another model */
+export function readMasks(source: string, file: string, arch: Architecture): { mode: MaskMode; zetas: BlockZeta[] } {
+  const path = join(source, file);
+  if (!existsSync(path))
+    throw new SlimViTError("bad-model", `${source}: has no ${file}; compress needs the output of "slimvit search".`);
+  const stored = readSafetensors(readFileSync(path), path);
+  const fits = (mode: MaskMode) =>
+    [...zetaShapes(arch, mode)].every(([name, shape]) => stored.get(name)?.shape.join() === shape.join());
+  const mode = MASK_MODES.find(fits);
+  if (!mode) throw new SlimViTError("bad-model", `${path}: its masks do not fit the model in slimvit.json.`);
+  return { mode, zetas: blockZetas(arch, mode, (name) => stored.get(name)!.data as Float32Array) };
+}
