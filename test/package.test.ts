@@ -112,16 +112,19 @@ describe("in Node", () => {
     expect(out.latencyMs.total).toBeGreaterThan(0);
   });
 
-  test("takes onnxruntime-web by itself where it is installed, and ends after dispose()", () => {
+  test.each([
+    ["auto", "simd"],
+    ["onnx-wasm", "onnx-wasm"],
+  ])("engine %s runs %s without a word of configuration, and the process ends after dispose()", (asked, expected) => {
     const { status, stdout, stderr } = node(`
       import { SlimViT } from ${JSON.stringify(INDEX)};
-      const vit = await SlimViT.load(${JSON.stringify(model)}, { threads: 2 });
+      const vit = await SlimViT.load(${JSON.stringify(model)}, { threads: 2, engine: ${JSON.stringify(asked)} });
       const image = { data: new Uint8ClampedArray(64 * 64 * 4).fill(90), width: 64, height: 64 };
       const runs = await Promise.all([vit.classify(image), vit.classify(image)]);
       vit.dispose();
       console.log(JSON.stringify([vit.info.engine, vit.info.dtype, runs[0].classes[0].score === runs[1].classes[0].score]));`);
     expect([status, stderr]).toEqual([0, ""]);
-    expect(JSON.parse(stdout)).toEqual(["onnx-wasm", "f16", true]);
+    expect(JSON.parse(stdout)).toEqual([expected, "f16", true]);
   });
 
   test("says what is wrong with a folder, a damaged file and a picture it cannot decode", () => {

@@ -10,12 +10,12 @@ export interface OpenedEngine {
 }
 
 /** Best first. */
-const AUTO: readonly EngineName[] = ["onnx-wasm", "reference"];
+const AUTO: readonly EngineName[] = ["simd", "onnx-wasm", "reference"];
 
 const ENGINES: Record<EngineName, (() => Promise<OpenEngine>) | undefined> = {
   reference: async () => (await import("./reference.ts")).openReference,
   "onnx-wasm": async () => (await import("./onnx/engine.ts")).openOnnx,
-  simd: undefined,
+  simd: async () => (await import("./simd/engine.ts")).openSimd,
   "onnx-webgpu": undefined,
   "tfjs-webgpu": undefined,
 };

@@ -14,26 +14,27 @@ describe.each([
   });
   afterAll(() => stage.close());
 
-  test("onnx-wasm and reference agree within 1e-4, in a module worker", async () => {
-    const { classes, features, threads, workers } = await stage.page.evaluate(async () => {
-      const out = { classes: [] as number[][], features: [] as number[][], threads: 0, workers: 0 };
-      for (const engine of ["reference", "onnx-wasm"]) {
+  test("simd, onnx-wasm and reference agree within 1e-4, in a module worker", async () => {
+    const { classes, features, threads } = await stage.page.evaluate(async () => {
+      const out = { classes: [] as number[][], features: [] as number[][], threads: [] as number[] };
+      for (const engine of ["reference", "onnx-wasm", "simd"]) {
         const vit = await load({ engine, dtype: "f32", threads: 2 });
         const { classes } = await vit.classify(picture(), { topK: 3 });
         const scores: number[] = [];
         for (const { index, score } of classes) scores[index] = Math.log(score);
         out.classes.push(scores);
         out.features.push([...(await vit.embed(picture()))]);
-        out.threads = vit.info.threads;
+        out.threads.push(vit.info.threads);
         vit.dispose();
       }
       return out;
     });
-    classes[0].forEach((v, k) => void expect(Math.abs(classes[1][k] - v)).toBeLessThan(1e-4));
-    features[0].forEach((v, k) => void expect(Math.abs(features[1][k] - v)).toBeLessThan(1e-4));
+    for (const engine of [1, 2]) {
+      classes[0].forEach((v, k) => void expect(Math.abs(classes[engine][k] - v)).toBeLessThan(1e-4));
+      features[0].forEach((v, k) => void expect(Math.abs(features[engine][k] - v)).toBeLessThan(1e-4));
+    }
     expect(features[0]).toHaveLength(16);
-    expect(threads).toBe(isolated ? 2 : 1);
-    expect(workers).toBe(0);
+    expect(threads).toEqual(isolated ? [1, 2, 2] : [1, 1, 1]);
   });
 });
 
@@ -401,9 +402,9 @@ describe("lifecycle", () => {
     expect(out).toEqual(["3 aborted", 0, 1, 2, 4]);
   });
 
-  test("profile and explain are answered by reference, refused by onnx-wasm", async () => {
-    const out = await stage.page.evaluate(async () => {
-      const slow = await load({ engine: "reference" });
+  test.each(["reference", "simd"])("profile and explain are answered by %s, refused by onnx-wasm", async (engine) => {
+    const out = await stage.page.evaluate(async (engine) => {
+      const slow = await load({ engine });
       const { blockMs, attention } = await slow.classify(picture(), { profile: true, explain: true });
       const fast = await load();
       const refused = await failure(fast.classify(picture(), { explain: true }));
@@ -418,7 +419,7 @@ describe("lifecycle", () => {
         refused,
         latencyMs,
       };
-    });
+    }, engine);
     expect(out.blocks).toBe(3);
     expect(out.lengths).toEqual([15, 0, 3]);
     expect(out.sums[0]).toBeCloseTo(1, 5);
