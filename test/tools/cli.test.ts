@@ -131,7 +131,7 @@ describe("the whole chain on a tiny ViT", () => {
       (v, k) => void expect(Math.abs(v - reference.logits[k])).toBeLessThan(0.02),
     );
     expect(readdirSync(dir).filter((name) => name.startsWith("."))).toEqual([]); // no checkpoint, no half folder left
-  }, 180_000);
+  });
 
   test("the score form searches with head masks and compresses to one MACs target", () => {
     const train = ["--data", at("pictures"), "--batch", "6", "--epochs", "6", "--warmup", "0"];
@@ -202,7 +202,7 @@ describe("the whole chain on a tiny ViT", () => {
     const [whole, resumed] = [readModelFolder(at("whole")), readModelFolder(at("killed"))];
     for (const name of whole.tensors.keys())
       expect(float32(resumed.tensors, name)).toEqual(float32(whole.tensors, name));
-  }, 180_000);
+  });
 });
 
 describe("import", () => {

@@ -10,7 +10,7 @@ let backend: Backend;
 
 beforeAll(async () => {
   backend = await openBackend("tfjs-node");
-}, 120_000);
+});
 
 test("search model, losses, gradients, AdamW, masks, slim logits and counts are the golden ones", () => {
   const rows = checkGolden(backend.tf, FIXTURES);

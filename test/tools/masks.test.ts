@@ -15,7 +15,7 @@ const CLASSES = 5;
 let tf: TF;
 beforeAll(async () => {
   ({ tf } = await openBackend("tfjs-node"));
-}, 120_000);
+});
 
 const asModel = (arch: Architecture, tensors: Tensors): Model => ({
   manifest: arch as Manifest,

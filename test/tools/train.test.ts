@@ -52,7 +52,7 @@ beforeAll(async () => {
     preprocess: { resize: 32, crop: [32, 32], interpolation: "bicubic", mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5] },
     augmentation: { minScale: 0.5, flip: true },
   };
-}, 120_000);
+});
 
 function taskOf(name: string, variables: Variables, net: Architecture = arch): TrainTask {
   return {
@@ -93,7 +93,7 @@ describe("a training step", () => {
     );
     expect(counts).toHaveLength(200);
     expect(counts[199]).toBe(counts[9]);
-  }, 120_000);
+  });
 
   test("of accumulated batches is the step of one large batch", async () => {
     const results = await Promise.all(
@@ -206,7 +206,7 @@ describe("a distilled network's two heads", () => {
     const taught = ["--teacher", at("tuned"), "--distillation", "hard", ...args];
     const { steps } = slimvitJson<{ steps: number }>("retrain", at("tuned"), "-o", at("taught"), ...taught);
     expect(steps).toBe(2); // 12 pictures, six a step
-  }, 60_000);
+  });
 });
 
 describe("augmentation", () => {
