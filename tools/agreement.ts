@@ -81,7 +81,7 @@ function best(logits: Float32Array): { index: number; score: number } {
 async function loadInPage(dtype: string): Promise<void> {
   const url = "/dist/index.js";
   const { SlimViT } = await import(/* @vite-ignore */ url);
-  const engineUrls = { "onnxruntime-web": new URL("/ort/ort.wasm.min.mjs", location.href).href };
+  const engineUrls = { "onnxruntime-web": new URL("/ort/ort.wasm.bundle.min.mjs", location.href).href };
   Object.assign(globalThis, {
     vit: await SlimViT.load("/model/", { engine: "onnx-wasm", dtype, threads: 1, cache: false, engineUrls }),
   });

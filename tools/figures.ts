@@ -7,6 +7,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { fileURLToPath } from "node:url";
 import { findChromium } from "../scripts/setup-chromium.mjs";
+import type { EngineName } from "../src/engines/engine.ts";
 import { countMacs, countParams } from "../src/format/model.ts";
 import { type BenchRow, bench } from "./bench.ts";
 import type { AccuracyRecord } from "./lib/card.ts";
@@ -25,14 +26,14 @@ interface BenchFile {
 }
 
 async function measure(folders: string[]): Promise<BenchFile> {
-  const engine = ["onnx-wasm" as const];
+  const engine: EngineName[] = ["simd", "onnx-wasm"];
   const options = { engine, dtype: ["f16" as const], threads: [1, 2], rounds: ROUNDS };
   const rows = await bench(
     folders.map((folder) => path(`models/${folder}`)),
     options,
   );
   const browser = execFileSync(findChromium()!, ["--version"], { encoding: "utf8" }).trim();
-  const command = `npx slimvit bench ${folders.map((folder) => `models/${folder}`).join(" ")} --engine ${engine} --dtype f16 --threads 1,2 --rounds ${ROUNDS}`;
+  const command = `npx slimvit bench ${folders.map((folder) => `models/${folder}`).join(" ")} --engine ${engine.join(",")} --dtype f16 --threads 1,2 --rounds ${ROUNDS}`;
   return { device: `${cpus()[0].model.trim()}, ${cpus().length} cores`, browser, command, rows };
 }
 
@@ -46,8 +47,9 @@ function modelsTable(folders: string[], measured?: BenchFile): string {
     const files = manifest.weights.map((file) => `${(file.bytes / 1e6).toFixed(1)} MB ${file.dtype}`);
     const ms = [1, 2].map(
       (threads) =>
-        measured?.rows.find((row) => row.model === manifest.name && row.threads === threads)?.msMedian.toFixed(0) ??
-        "–",
+        measured?.rows
+          .find((row) => row.model === manifest.name && row.engine === "simd" && row.threads === threads)
+          ?.msMedian.toFixed(0) ?? "–",
     );
     return `| [${folder}](models/${folder}/card.md) | ${accuracy.join("; ") || "not measured"} | ${si(countMacs(manifest, classes))} | ${si(countParams(manifest, classes))} | ${files.join(", ")} | ${ms.join(" / ")} |`;
   });
@@ -58,7 +60,7 @@ function modelsTable(folders: string[], measured?: BenchFile): string {
     "",
     ...(measured
       ? [
-          `Milliseconds: \`onnx-wasm\`, inference only, medians of ${ROUNDS} interleaved rounds after the outputs were checked against the reference; ${measured.device}, ${measured.browser}; \`npm run figures\`.`,
+          `Milliseconds: \`simd\`, f16 weights, inference only, medians of ${ROUNDS} interleaved rounds after the outputs were checked against the reference; ${measured.device}, ${measured.browser}; \`npm run figures\`.`,
         ]
       : []),
     "Accuracy: `npx slimvit eval models/NAME --data DATA --record`.",
