@@ -79,7 +79,7 @@ describe("slimvit slim", () => {
     for (const page of [join(report.stages[1].folder, "report.html"), at("slim.stages", "slim.html")])
       expect(readFileSync(page, "utf8")).toContain("Loss and its terms");
     expect(JSON.stringify(readModelFolder(at("slim")).manifest)).not.toContain(dir); // no path of this machine
-  }, 120_000);
+  });
 
   test("skips what is done: all of it, or all before the changed option", () => {
     const before = statSync(at("slim", "slimvit.json")).mtimeMs;
@@ -101,7 +101,7 @@ describe("slimvit slim", () => {
     );
     expect(other.stages.map(({ skipped }) => skipped)).toEqual([true, true, false, false, false, false]);
     expect(other.macs).toBeGreaterThan(again.macs);
-  }, 120_000);
+  });
 
   test("killed in training and started again, it ends with the same weights", async () => {
     writeRecipe("killed.yaml", "killed");
@@ -124,14 +124,14 @@ describe("slimvit slim", () => {
     const [whole, resumed] = [readModelFolder(at("slim")), readModelFolder(at("killed"))];
     for (const name of whole.tensors.keys())
       expect(float32(resumed.tensors, name)).toEqual(float32(whole.tensors, name));
-  }, 120_000);
+  });
 
   test("the recipe it leaves beside the stages makes the same model again", () => {
     const recipe = parse(readFileSync(at("slim.stages", "slim.yaml"), "utf8"));
     expect(recipe.search).toMatchObject({ lrMask: 0.01, wAttn: 0.01, masks: "channel", epochs: 2 });
     const again = slimvitJson<SlimReport>("slim", at("slim.stages", "slim.yaml"), "--stages", at("slim.stages"));
     expect(again.stages.every(({ skipped }) => skipped)).toBe(true);
-  }, 60_000);
+  });
 
   test("finetunes first where the data's classes are not the model's", async () => {
     await writePictures(at("renamed"), 5, ["apples", "figs", "limes"]);
@@ -140,7 +140,7 @@ describe("slimvit slim", () => {
     const report = slimvitJson<SlimReport>("slim", at("slim.stages", dense), "-o", at("tuned"), ...args);
     expect(report.stages[0].stage).toBe("finetune");
     expect(readModelFolder(at("tuned")).manifest.labels.map(({ id }) => id)).toEqual(["apples", "figs", "limes"]);
-  }, 120_000);
+  });
 
   test.each<[string, string, RegExp]>([
     ["an unknown stage", "serach: {}", /knows no "serach"; it may have model, out/],
