@@ -48,18 +48,18 @@ export async function bench(sources: string[], options: BenchOptions): Promise<B
   const require = createRequire(import.meta.url);
   const ort = dirname(require.resolve("onnxruntime-web"));
   const mounts: Record<string, string> = { "/dist": dist, "/ort": ort };
-  sources.forEach((source, k) => {
-    readManifestFile(source);
+  const cases: Case[] = sources.flatMap((source, k) => {
     mounts[`/model${k}`] = resolve(source);
-  });
-
-  const cases: Case[] = sources.flatMap((source, k) =>
-    options.engine.flatMap((engine) =>
-      options.dtype.flatMap((dtype) =>
+    const has = new Set(readManifestFile(source).weights.map((file) => file.dtype));
+    const dtypes = options.dtype.filter((dtype) => has.has(dtype));
+    if (dtypes.length === 0)
+      throw new SlimViTError("bad-option", `${source}: has no ${options.dtype.join(" or ")} weights.`);
+    return options.engine.flatMap((engine) =>
+      dtypes.flatMap((dtype) =>
         options.threads.map((threads) => ({ source, url: `/model${k}/`, engine, dtype, threads })),
       ),
-    ),
-  );
+    );
+  });
   const image = testImage();
   const expected = new Map(sources.map((source) => [source, referenceLogProbabilities(source, image)]));
 

@@ -8,7 +8,7 @@ import { cpus } from "node:os";
 import { fileURLToPath } from "node:url";
 import { findChromium } from "../scripts/setup-chromium.mjs";
 import type { EngineName } from "../src/engines/engine.ts";
-import { countMacs, countParams } from "../src/format/model.ts";
+import { countMacs, countParams, type WeightsDtype } from "../src/format/model.ts";
 import { type BenchRow, bench } from "./bench.ts";
 import type { AccuracyRecord } from "./lib/card.ts";
 import { manifestText, readManifestFile, writeFileAtomic } from "./lib/folders.ts";
@@ -27,55 +27,55 @@ interface BenchFile {
 
 async function measure(folders: string[]): Promise<BenchFile> {
   const engine: EngineName[] = ["simd", "onnx-wasm"];
-  const options = { engine, dtype: ["f16" as const], threads: [1, 2], rounds: ROUNDS };
+  const options = { engine, dtype: ["f16", "int8"] as WeightsDtype[], threads: [1, 2], rounds: ROUNDS };
   const rows = await bench(
     folders.map((folder) => path(`models/${folder}`)),
     options,
   );
   const browser = execFileSync(findChromium()!, ["--version"], { encoding: "utf8" }).trim();
-  const command = `npx slimvit bench ${folders.map((folder) => `models/${folder}`).join(" ")} --engine ${engine.join(",")} --dtype f16 --threads 1,2 --rounds ${ROUNDS}`;
+  const command = `npx slimvit bench ${folders.map((folder) => `models/${folder}`).join(" ")} --engine ${engine.join(",")} --dtype f16,int8 --threads 1,2 --rounds ${ROUNDS}`;
   return { device: `${cpus()[0].model.trim()}, ${cpus().length} cores`, browser, command, rows };
 }
 
 function modelsTable(folders: string[], measured?: BenchFile): string {
-  const lines = folders.map((folder) => {
+  const lines = folders.flatMap((folder) => {
     const manifest = readManifestFile(path(`models/${folder}`));
     const classes = manifest.labels.length;
-    const accuracy = ((manifest.metrics.accuracy ?? []) as AccuracyRecord[]).map(
-      (a) => `${(100 * a.top1).toFixed(1)} % (${a.data}, n ${a.n}, ${a.dtype})`,
-    );
-    const files = manifest.weights.map((file) => `${(file.bytes / 1e6).toFixed(1)} MB ${file.dtype}`);
-    const ms = [1, 2].map(
-      (threads) =>
-        measured?.rows
-          .find((row) => row.model === manifest.name && row.engine === "simd" && row.threads === threads)
-          ?.msMedian.toFixed(0) ?? "–",
-    );
-    return `| [${folder}](models/${folder}/card.md) | ${accuracy.join("; ") || "not measured"} | ${si(countMacs(manifest, classes))} | ${si(countParams(manifest, classes))} | ${files.join(", ")} | ${ms.join(" / ")} |`;
+    return manifest.weights.map(({ dtype, bytes }) => {
+      const ms = [1, 2].map((threads) => {
+        const row = measured?.rows.find(
+          (r) => r.model === manifest.name && r.engine === "simd" && r.dtype === dtype && r.threads === threads,
+        );
+        return row?.msMedian.toFixed(0) ?? "–";
+      });
+      const accuracy = ((manifest.metrics.accuracy ?? []) as AccuracyRecord[])
+        .filter((a) => a.dtype === dtype)
+        .map((a) => `${(100 * a.top1).toFixed(1)} % (${a.data}, n ${a.n})`);
+      return `| [${folder}](models/${folder}/card.md), ${dtype} | ${accuracy.join("; ") || "not measured"} | ${si(countMacs(manifest, classes))} | ${si(countParams(manifest, classes))} | ${(bytes / 1e6).toFixed(1)} MB | ${ms.join(" / ")} |`;
+    });
   });
   return [
-    "| model | top-1 | MACs | parameters | download | ms an image, 1 / 2 threads |",
+    "| model, weights | top-1 | MACs | parameters | download | ms an image, 1 / 2 threads |",
     "| --- | --- | --- | --- | --- | --- |",
     ...lines,
     "",
     ...(measured
       ? [
-          `Milliseconds: \`simd\`, f16 weights, inference only, medians of ${ROUNDS} interleaved rounds after the outputs were checked against the reference; ${measured.device}, ${measured.browser}; \`npm run figures\`.`,
+          `Milliseconds: \`simd\`, inference only, medians of ${ROUNDS} interleaved rounds after the outputs were checked against the reference; ${measured.device}, ${measured.browser}; \`npm run figures\`.`,
         ]
       : []),
-    "Accuracy: `npx slimvit eval models/NAME --data DATA --record`.",
+    "Accuracy: `npx slimvit eval models/NAME --data DATA --dtype T --record`.",
   ].join("\n");
 }
 
 function measuredTable({ device, browser, command, rows }: BenchFile): string {
-  const dense = (row: BenchRow) => rows.find((other) => other.threads === row.threads && other.engine === row.engine)!;
   return [
-    `\`${command}\` on ${device}, ${browser}:`,
+    `\`${command}\` on ${device}, ${browser}. "of dense": against the first model's f16 weights on the same engine and threads.`,
     "",
     "| model | engine | weights | threads | ms, median (p10–p90) | of dense | MACs, of dense | load ms | largest log-probability error |",
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ...rows.map((row) => {
-      const base = dense(row);
+      const base = rows.find((other) => other.threads === row.threads && other.engine === row.engine)!;
       return `| ${row.model} | ${row.engine} | ${row.dtype} | ${row.threads} | ${row.msMedian.toFixed(1)} (${row.msP10.toFixed(1)}–${row.msP90.toFixed(1)}) | ${(row.msMedian / base.msMedian).toFixed(2)} | ${(row.gmacs / base.gmacs).toFixed(2)} | ${row.loadMs.toFixed(0)} | ${row.maxAbsDiff.toExponential(1)} |`;
     }),
   ].join("\n");
