@@ -2,8 +2,9 @@
  * The slim forward pass in TensorFlow.js ops, batched and differentiable. Training and the tfjs engine both run it, so
  * what is trained is what ships. The maths is that of src/reference/forward.ts.
  */
+import type * as tfjs from "@tensorflow/tfjs-core";
 import { type Architecture, type BlockShape, denseTokens, patchGrid } from "../../format/model.ts";
-import { attend, erfGate, gatherTokens, layerNorm, linear, type Tensor, type TF } from "./ops.ts";
+import { attend, erfGate, gatherTokens, layerNorm, linear, normalise, type Tensor, type TF } from "./ops.ts";
 
 /** Tensors by timm name, f32, shaped as `tensorShapes` says. */
 export type Weights = ReadonlyMap<string, Tensor>;
@@ -48,6 +49,19 @@ export function forward(
   const batch = pixels.shape[0]!;
   const w = (name: string) => weights.get(name)!;
   const norm = (x: Tensor, name: string) => layerNorm(tf, x, w(`${name}.weight`), w(`${name}.bias`), layerNormEps);
+  // A norm's gain and shift go into the linear after it, W(γn + β) + b = (Wγ)n + (Wβ + b), which saves passes over the
+  // activations; not where something acts between the two, nor with ghosts, which are made of b alone.
+  const folds = !options.tokenGates && !options.ghosts;
+  const normAndLinear = (x: Tensor, normName: string, name: string): Linear => {
+    const [weight, bias] = [w(`${name}.weight`), w(`${name}.bias`)];
+    if (!folds || weight.size === 0) return { x: norm(x, normName), weight, bias };
+    const shift = tf.reshape(w(`${normName}.bias`), [embedDim, 1]) as tfjs.Tensor2D;
+    return {
+      x: normalise(tf, x, layerNormEps),
+      weight: tf.mul(weight, w(`${normName}.weight`)),
+      bias: tf.add(bias, tf.reshape(tf.matMul(weight as tfjs.Tensor2D, shift), [-1])),
+    };
+  };
   const flat = (x: Tensor) => tf.reshape(x, [-1, embedDim]);
 
   let alive = blocks[0].keepIdx;
@@ -64,26 +78,23 @@ export function forward(
     };
     const branch = (y: Tensor, kept?: Tensor) => (kept ? tf.mul(stream(y), kept) : stream(y));
 
+    const qkv = normAndLinear(flat(x), `blocks.${i}.norm1`, `blocks.${i}.attn.qkv`);
     const attn = attention(
       tf,
       arch,
       block,
       weights,
       `blocks.${i}.attn`,
-      gate(norm(flat(x), `blocks.${i}.norm1`)),
+      { ...qkv, x: gate(qkv.x) },
       batch,
       options.scoreGates?.[i],
       options.ghosts?.[i],
     );
     x = tf.add(x, branch(attn, options.branchGates?.[i].attn));
-    const half = (name: string) => tf.mul(w(name), Math.SQRT1_2); // see erfGate
-    const fc1 = linear(
-      tf,
-      gate(norm(flat(x), `blocks.${i}.norm2`)),
-      half(`blocks.${i}.mlp.fc1.weight`),
-      half(`blocks.${i}.mlp.fc1.bias`),
-    );
-    const mlp = linear(tf, erfGate(tf, fc1), half(`blocks.${i}.mlp.fc2.weight`), w(`blocks.${i}.mlp.fc2.bias`));
+    const half = (t: Tensor) => tf.mul(t, Math.SQRT1_2); // see erfGate
+    const fc1 = normAndLinear(flat(x), `blocks.${i}.norm2`, `blocks.${i}.mlp.fc1`);
+    const hidden = erfGate(tf, linear(tf, gate(fc1.x), half(fc1.weight), half(fc1.bias)));
+    const mlp = linear(tf, hidden, half(w(`blocks.${i}.mlp.fc2.weight`)), w(`blocks.${i}.mlp.fc2.bias`));
     x = tf.add(x, branch(mlp, options.branchGates?.[i].mlp));
     options.onBlock?.(x);
   });
@@ -95,6 +106,13 @@ export function forward(
   if (prefixTokens === 1) return { logits: classLogits, classLogits, features };
   const distLogits = linear(tf, token(1), w("head_dist.weight"), w("head_dist.bias"));
   return { logits: tf.mul(tf.add(classLogits, distLogits), 0.5), classLogits, distLogits, features };
+}
+
+/** What is to be multiplied and added: y = x Wᵀ + b. */
+interface Linear {
+  x: Tensor;
+  weight: Tensor;
+  bias: Tensor;
 }
 
 /** Where the tokens of `keep` stand in `alive`; both ascending. */
@@ -128,7 +146,7 @@ function embed(tf: TF, arch: Architecture, weights: Weights, pixels: Tensor, kee
 /**
  * Heads of one block may differ in width. Their weights, not their activations, are padded with zero channels to the
  * widest head, so that all heads run in one batched product; a zero channel adds nothing to q·k and carries no value.
- * @param x [batch × tokens, embedDim]
+ * @param qkvOf q, k and v of x [batch × tokens, embedDim]
  * @returns [batch × tokens, embedDim]
  */
 function attention(
@@ -137,33 +155,22 @@ function attention(
   block: BlockShape,
   weights: Weights,
   name: string,
-  x: Tensor,
+  qkvOf: Linear,
   batch: number,
   scoreGate?: Tensor,
   ghost: number | Tensor = 0,
 ): Tensor {
   const { embedDim, headDim } = arch;
+  const { x } = qkvOf;
   const heads = block.headDims.length;
   const tokens = x.shape[0]! / batch;
   const projWeight = weights.get(`${name}.proj.weight`)!;
   const projBias = weights.get(`${name}.proj.bias`)!;
   if (heads === 0) return linear(tf, x, projWeight, projBias);
   const width = Math.max(...block.headDims);
-  const qkvWeight = padHeads(
-    tf,
-    weights.get(`${name}.qkv.weight`)!,
-    [...block.headDims, ...block.headDims, ...block.headDims],
-    width,
-    0,
-  );
-  const qkvBias = padHeads(
-    tf,
-    weights.get(`${name}.qkv.bias`)!,
-    [...block.headDims, ...block.headDims, ...block.headDims],
-    width,
-    0,
-  );
-  // Per row: q carries the softmax scale. A key bias adds the same to all scores of a query, so softmax does not see it:
+  const qkvWeight = padHeads(tf, qkvOf.weight, [...block.headDims, ...block.headDims, ...block.headDims], width, 0);
+  const qkvBias = padHeads(tf, qkvOf.bias, [...block.headDims, ...block.headDims, ...block.headDims], width, 0);
+  // Per row: q carries the softmax scale. A key bias (or a norm's shift folded into it) adds the same to all scores of a query, so softmax does not see it:
   // left out, its gradient is exactly 0; left in, it is rounding noise, which Adam would scale up to whole steps.
   const scale = 1 / Math.sqrt(headDim);
   const rows = (factors: number[]) =>

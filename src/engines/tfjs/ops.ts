@@ -56,6 +56,26 @@ export function layerNorm(tf: TF, x: Tensor, weight: Tensor, bias: Tensor, eps: 
   return op(x, weight, bias);
 }
 
+/** Layer norm without gain and shift: (x − mean) / √(variance + eps) over the last axis of x [rows, dim]. */
+export function normalise(tf: TF, x: Tensor, eps: number): Tensor {
+  const op = tf.customGrad((x, save) => {
+    const xt = x as Tensor;
+    const centred = tf.sub(xt, tf.mean(xt, -1, true));
+    const inverse = tf.rsqrt(tf.add(tf.mean(tf.square(centred), -1, true), eps));
+    const normal = tf.mul(centred, inverse);
+    (save as unknown as Save)([normal, inverse]);
+    return {
+      value: normal,
+      gradFunc: (dy: Tensor, saved: Tensor[]) => {
+        const [normal, inverse] = saved;
+        const along = tf.mean(tf.mul(dy, normal), -1, true);
+        return tf.mul(tf.sub(tf.sub(dy, tf.mean(dy, -1, true)), tf.mul(normal, along)), inverse);
+      },
+    };
+  });
+  return op(x);
+}
+
 /**
  * u (1 + erf u), which is √2 · GELU(√2 u), exact. With √½ in the weights of the linears around it, as `forward` puts
  * it, this is GELU in the fewest passes over the widest activation.
