@@ -51,7 +51,7 @@ export function forward(
   const norm = (x: Tensor, name: string) => layerNorm(tf, x, w(`${name}.weight`), w(`${name}.bias`), layerNormEps);
   // A norm's gain and shift go into the linear after it, W(γn + β) + b = (Wγ)n + (Wβ + b), which saves passes over the
   // activations; not where something acts between the two, nor with ghosts, which are made of b alone.
-  const folds = !options.tokenGates && !options.ghosts;
+  const folds = !options.tokenGates && !options.ghosts?.some((ghost) => ghost !== 0);
   const normAndLinear = (x: Tensor, normName: string, name: string): Linear => {
     const [weight, bias] = [w(`${name}.weight`), w(`${name}.bias`)];
     if (!folds || weight.size === 0) return { x: norm(x, normName), weight, bias };
