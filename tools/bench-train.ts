@@ -217,7 +217,7 @@ function median(values: number[]): number {
 async function main(): Promise<void> {
   const program = new Command("bench-train")
     .option("--batch <n>", "pictures a step", count, 128)
-    .option("--rounds <n>", "timed steps of each form", count, 7)
+    .option("--rounds <n>", "timed steps of each form", count, 15)
     .option("--backend <name>", BACKENDS.join(", "))
     .option("--precision <p>", "f32 or bf16", "f32")
     .option("--no-deit", "leave DeiT-Ti out")
