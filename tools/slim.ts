@@ -41,8 +41,35 @@ export interface SlimReport {
 export async function slim(source: string, flags: SlimFlags): Promise<SlimReport> {
   const recipe = readRecipe(source, flags);
   const out = resolve(recipe.out);
-  const run = new Run(recipe, recipe.stages ?? `${out}.stages`);
+  const folder = recipe.stages ?? `${out}.stages`;
+  // An output that is in the way is said before hours of training, not after.
+  if (existsSync(out) && !recipe.force) await runStages(new Run(recipe, folder, true), recipe, out);
+  const run = new Run(recipe, folder);
+  const { dense, searched, retrained } = await runStages(run, recipe, out);
 
+  await writeRecords(run, recipe);
+  const accuracy = await measure(run, recipe, out);
+  const pages = [searched, retrained, out].map(readReportModel);
+  writeFileAtomic(join(run.folder, `${basename(out)}.html`), reportHtml(pages));
+
+  const manifest = readManifestFile(out);
+  const classes = manifest.labels.length;
+  const [params, macs] = [countParams(manifest, classes), countMacs(manifest, classes)];
+  const denseManifest = readManifestFile(dense);
+  say(
+    `slim: ${percent(macs / countMacs(denseManifest, classes))} of the MACs, ` +
+      `${percent(params / countParams(denseManifest, classes))} of the parameters, top-1 ${percent(accuracy.top1)} ` +
+      `of ${accuracy.n} pictures → ${out}`,
+  );
+  return { out, stages: run.done, params, macs, top1: accuracy.top1, top5: accuracy.top5, n: accuracy.n };
+}
+
+/** Import to export; @returns the folders that the report is about */
+async function runStages(
+  run: Run,
+  recipe: RecipeFile,
+  out: string,
+): Promise<{ dense: string; searched: string; retrained: string }> {
   let model = recipe.model;
   if (recipe.import) {
     const { source: checkpoint, ...section } = recipe.import;
@@ -56,7 +83,7 @@ export async function slim(source: string, flags: SlimFlags): Promise<SlimReport
     run.startFrom(readManifestFile(model).weights.map((file) => file.sha256));
   }
 
-  if (await needsFinetune(recipe, model)) {
+  if (await needsFinetune(recipe, model, run.dry)) {
     const section = recipe.finetune === true || recipe.finetune === undefined ? {} : (recipe.finetune as object);
     model = await run.stage("finetune", model, section, {}, (folder, options) =>
       finetune(model, { ...(options as unknown as FinetuneOptions), ...run.training(folder) }),
@@ -86,21 +113,7 @@ export async function slim(source: string, flags: SlimFlags): Promise<SlimReport
     },
     out,
   );
-  await writeRecords(run, recipe);
-  const accuracy = await measure(run, recipe, out);
-  const pages = [searched, retrained, out].map(readReportModel);
-  writeFileAtomic(join(run.folder, `${basename(out)}.html`), reportHtml(pages));
-
-  const manifest = readManifestFile(out);
-  const classes = manifest.labels.length;
-  const [params, macs] = [countParams(manifest, classes), countMacs(manifest, classes)];
-  const denseManifest = readManifestFile(dense);
-  say(
-    `slim: ${percent(macs / countMacs(denseManifest, classes))} of the MACs, ` +
-      `${percent(params / countParams(denseManifest, classes))} of the parameters, top-1 ${percent(accuracy.top1)} ` +
-      `of ${accuracy.n} pictures → ${out}`,
-  );
-  return { out, stages: run.done, params, macs, top1: accuracy.top1, top5: accuracy.top5, n: accuracy.n };
+  return { dense, searched, retrained };
 }
 
 /** Names each stage's folder after a hash of its options and of all that came before, and runs what is not there yet. */
@@ -114,6 +127,8 @@ class Run {
   constructor(
     private readonly recipe: RecipeFile,
     readonly folder: string,
+    /** only asks whether all is done already */
+    readonly dry = false,
   ) {}
 
   startFrom(hashes: string[]): void {
@@ -138,12 +153,14 @@ class Run {
     this.resolved[name] = options;
     const folder = out ?? join(this.folder, `${name}-${this.key.slice(0, 10)}`);
     const skipped = out ? madeFrom(out) === this.key : existsSync(folder);
-    if (out && !skipped && existsSync(out) && !this.recipe.force) {
+    if (!skipped && this.dry) {
       throw new SlimViTError(
         "bad-option",
-        `${out}: exists already and is not what this recipe makes. Choose another -o, or give --force to replace it.`,
+        `${resolve(this.recipe.out)}: exists already and is not what this recipe makes with the stages in ${this.folder}. ` +
+          "Choose another -o, or give --force to replace it.",
       );
     }
+    if (this.dry) return folder;
     say(skipped ? `slim: ${name} is done already (${folder})` : `slim: ${name} → ${folder}`);
     const started = performance.now();
     if (!skipped) await perform(folder, options);
@@ -172,7 +189,7 @@ function madeFrom(out: string): string | undefined {
 }
 
 /** Asked for, or else where the data's classes are not the model's. */
-async function needsFinetune(recipe: RecipeFile, model: string): Promise<boolean> {
+async function needsFinetune(recipe: RecipeFile, model: string, quiet: boolean): Promise<boolean> {
   if (recipe.finetune !== undefined) return recipe.finetune !== false;
   if (recipe.search.unlabelled && recipe.retrain.unlabelled) return false;
   const { classNames } = await openDataset(recipe.data, recipe.split ?? "train");
@@ -181,6 +198,7 @@ async function needsFinetune(recipe: RecipeFile, model: string): Promise<boolean
     return false;
   } catch (error) {
     if (!(error instanceof SlimViTError)) throw error;
+    if (quiet) return true;
     say(
       `slim: finetunes first, because the data's classes are not the model's (${messageOf(error).split(" Use ")[0]})`,
     );

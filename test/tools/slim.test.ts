@@ -160,6 +160,14 @@ describe("slimvit slim", () => {
     expect(existsSync(at("never"))).toBe(false);
   });
 
+  test("an output that is in the way is said before anything is trained", () => {
+    const args = ["slim", at("recipe.yaml"), "--macs", "0.5", "--stages", at("unused.stages")];
+    const { status, stderr } = slimvit(...args);
+    expect(stderr).toMatch(/^slimvit: .*slim: exists already and is not what this recipe makes/);
+    expect(status).toBe(2);
+    expect(existsSync(at("unused.stages"))).toBe(false);
+  });
+
   test("no target is one sentence", () => {
     const { status, stderr } = slimvit("slim", at("nowhere"), "--data", at("pictures"), "-o", at("never"));
     expect(stderr).toMatch(/^slimvit: slim: has no target; give --macs R/);
