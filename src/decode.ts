@@ -2,6 +2,7 @@
 import { messageOf, SlimViTError, throwIfAborted } from "./errors.ts";
 import type { Preprocess } from "./format/model.ts";
 import type { RawImage, Region } from "./image.ts";
+import { checkSize, imageSize, MAX_FILE_BYTES } from "./imagesize.ts";
 
 /** A picture as it crosses to the worker: URLs absolute, a bitmap the worker's own. */
 export type WireImage =
@@ -48,10 +49,16 @@ async function decode(
   }
   const blob = wire.kind === "blob" ? wire.blob : await download(wire.url, signal);
   throwIfAborted(signal);
+  const what = blob.type ? `${blob.size} bytes of ${blob.type}` : `${blob.size} bytes`;
+  const size = blob.size <= MAX_FILE_BYTES ? imageSize(new Uint8Array(await blob.arrayBuffer())) : undefined;
+  if (!size) {
+    const expected = "expected PNG, JPEG, WebP, GIF, BMP or AVIF of at most 256 MiB";
+    throw new SlimViTError("bad-input", `${name}: ${what} are no picture whose size can be read; ${expected}.`);
+  }
+  checkSize(name, ...size);
   try {
     return await createImageBitmap(blob, { imageOrientation: "from-image", premultiplyAlpha: "none" });
   } catch (error) {
-    const what = blob.type ? `${blob.size} bytes of ${blob.type}` : `${blob.size} bytes`;
     throw new SlimViTError("bad-input", `${name}: ${what} are no picture that this browser can read.`, {
       cause: error,
     });
@@ -77,6 +84,7 @@ function shorten(url: string): string {
 
 function readPixels(bitmap: ImageBitmap, region: Region | undefined, { resize }: Preprocess): RawImage {
   const { x, y, width, height } = region ?? { x: 0, y: 0, width: bitmap.width, height: bitmap.height };
+  checkSize("The image", bitmap.width, bitmap.height); // of whatever form
   const whole = [x, y, width, height].every(Number.isSafeInteger);
   if (!whole || x < 0 || y < 0 || width < 1 || height < 1 || x + width > bitmap.width || y + height > bitmap.height) {
     throw new SlimViTError(

@@ -6,6 +6,7 @@ import { SlimViTError, throwIfAborted } from "./errors.ts";
 import type { WeightsDtype } from "./format/model.ts";
 import type { CallId, Host } from "./host.ts";
 import type { RawImage } from "./image.ts";
+import { checkSize } from "./imagesize.ts";
 import type { Progress, Source, WeightsStore } from "./load.ts";
 import type {
   ModelInfo,
@@ -307,9 +308,13 @@ async function toWire(image: ImageInput): Promise<WireImage> {
     );
   }
   try {
-    if (typeof HTMLImageElement !== "undefined" && image instanceof HTMLImageElement) await image.decode();
+    if (typeof HTMLImageElement !== "undefined" && image instanceof HTMLImageElement) {
+      if (!image.complete) await image.decode();
+      if (image.naturalWidth) checkSize("The image", image.naturalWidth, image.naturalHeight);
+    }
     return { kind: "bitmap", bitmap: await createImageBitmap(image, { premultiplyAlpha: "none" }) };
   } catch (error) {
+    if (error instanceof SlimViTError) throw error;
     throw new SlimViTError(
       "bad-input",
       "The image cannot be read: it has no pixels yet, or is none of the forms classify takes.",
