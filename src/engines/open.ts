@@ -16,7 +16,7 @@ const ENGINES: Record<EngineName, (() => Promise<OpenEngine>) | undefined> = {
   reference: async () => (await import("./reference.ts")).openReference,
   "onnx-wasm": async () => (await import("./onnx/engine.ts")).openOnnx,
   simd: async () => (await import("./simd/engine.ts")).openSimd,
-  "onnx-webgpu": undefined,
+  "onnx-webgpu": async () => (await import("./onnx/engine.ts")).openOnnxWebgpu,
   "tfjs-webgpu": undefined,
 };
 

@@ -63,14 +63,18 @@ export interface Stage extends BrowserPage {
 }
 
 /** @param isolated with the headers that bring SharedArrayBuffer */
-export async function openStage(isolated = true): Promise<Stage> {
+export async function openStage(
+  isolated = true,
+  mounts: Record<string, string> = {},
+  flags: string[] = [],
+): Promise<Stage> {
   const models = mkdtempSync(join(tmpdir(), "slimvit-browser-"));
   const { draft, tensors } = tinySlimModel();
   const dtypes: WeightsDtype[] = ["f32", "f16", "int8"];
   writeModelFolder(join(models, "tiny"), draft, tensors, dtypes);
   mkdirSync(join(models, "none"));
   writeFileSync(join(models, "not-a-picture.txt"), "no picture");
-  const opened = await openPage({ "/dist": DIST, "/ort": ORT, "/models": models }, isolated);
+  const opened = await openPage({ "/dist": DIST, "/ort": ORT, "/models": models, ...mounts }, isolated, flags);
   // As a script, not a function: the test runner would rewrite its import().
   await opened.page.addScriptTag({ type: "module", content: PAGE_SCRIPT });
   await opened.page.waitForFunction(() => "load" in globalThis);

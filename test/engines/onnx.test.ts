@@ -1,12 +1,14 @@
 import fc from "fast-check";
+import { InferenceSession, Tensor } from "onnxruntime-web";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openOnnx } from "../../src/engines/onnx/engine.ts";
 import { writeOnnx } from "../../src/engines/onnx/graph.ts";
 import { Message } from "../../src/engines/onnx/proto.ts";
 import { openEngine } from "../../src/engines/open.ts";
 import type { Architecture, BlockShape, Model } from "../../src/format/model.ts";
-import { encodeTensors } from "../../src/format/write.ts";
+import { encodeTensors, selfTestPixels } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
+import { readModelFolder } from "../../tools/lib/folders.ts";
 import { cut, expectClose, randomModel, randomPixels, readGolden, slimArchitecture } from "../helpers.ts";
 
 const golden = readGolden();
@@ -218,6 +220,34 @@ describe("openEngine", () => {
 
   test("says which engines this version lacks", async () => {
     await expect(openEngine("onnx-webgpu", model)).rejects.toMatchObject({ code: "unsupported" });
+  });
+});
+
+describe("writeOnnx in f16", () => {
+  const run = async (model: Model, pixels: Float32Array) => {
+    const session = await InferenceSession.create(writeOnnx(model, true), { logSeverityLevel: 3 });
+    const { logits } = await session.run({
+      pixels: new Tensor("float32", pixels, [1, 3, ...model.manifest.imageSize]),
+    });
+    const values = Float32Array.from(logits.data as Float32Array);
+    await session.release();
+    return values;
+  };
+
+  test.each(golden.cases)("gives the golden network's logits within 0.02, cut by $name", async ({ cuts, logits }) => {
+    expectClose(await run(cut(golden.model, cuts), golden.images[0]), logits[0], 0.02);
+  });
+
+  test("gives the shipped slim model's within 0.02", async () => {
+    const model = readModelFolder("models/deit-tiny-slim", "f16");
+    const pixels = selfTestPixels(model.manifest, 1);
+    expectClose(await run(model, pixels), forward(model, pixels).logits, 0.02);
+  });
+
+  test("halves the weights", () => {
+    const model = randomModel(architecture({ mlpHidden: 4096 }), 1);
+    const ratio = writeOnnx(model, true).length / writeOnnx(model).length;
+    expect(ratio).toBeCloseTo(0.5, 1);
   });
 });
 

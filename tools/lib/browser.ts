@@ -5,7 +5,7 @@ import { type Browser, chromium, type Page } from "playwright-core";
 import sirv from "sirv";
 import { SlimViTError } from "../../src/errors.ts";
 
-/** Quiet and offline; WebGPU on whatever adapter there is. */
+/** Quiet and offline. */
 const FLAGS = [
   "--no-sandbox",
   "--disable-quic",
@@ -14,6 +14,9 @@ const FLAGS = [
   "--disable-component-update",
   "--disable-sync",
 ];
+
+/** WebGPU on the CPU: right results at no speed. */
+export const SWIFTSHADER = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
 
 export interface BrowserPage {
   page: Page;
@@ -25,15 +28,20 @@ export interface BrowserPage {
 /**
  * @param mounts folders by the path that serves them, e.g. { "/dist": "…/dist" }
  * @param isolated with the headers that bring SharedArrayBuffer and threads
+ * @param flags more of Chromium's
  */
-export async function openPage(mounts: Record<string, string>, isolated = true): Promise<BrowserPage> {
+export async function openPage(
+  mounts: Record<string, string>,
+  isolated = true,
+  flags: string[] = [],
+): Promise<BrowserPage> {
   const { findChromium } = await import("../../scripts/setup-chromium.mjs");
   const executablePath = findChromium();
   if (!executablePath)
     throw new SlimViTError("unsupported", 'No Chromium was found. Set CHROME_PATH, or run "npm run setup".');
   const server = await serve(mounts, isolated);
   const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  const browser = await chromium.launch({ executablePath, args: FLAGS });
+  const browser = await chromium.launch({ executablePath, args: [...FLAGS, ...flags] });
   const page = await browser.newPage();
   await page.goto(`${origin}/`);
   return {

@@ -1,13 +1,20 @@
-/** The slim network on onnxruntime-web's WASM kernels. The package is an optional peer, loaded when this engine is asked for. */
+/**
+ * The slim network on onnxruntime-web, by its WASM kernels or its WebGPU ones. The package is an optional peer, loaded
+ * when one of these engines is asked for.
+ */
 import type * as Ort from "onnxruntime-web/wasm";
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import type { Manifest, Model } from "../../format/model.ts";
 import type { Engine, EngineOptions, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
+import { DeviceWatch, requestAdapter } from "../gpu.ts";
 import { writeOnnx } from "./graph.ts";
 
 type Runtime = typeof Ort;
+type Name = "onnx-wasm" | "onnx-webgpu";
 
 const PACKAGE = "onnxruntime-web";
+/** The build with WebGPU kernels, twice the download. In `engineUrls` it may be named by itself. */
+const WEBGPU_BUILD = `${PACKAGE}/webgpu`;
 
 /**
  * @param options.threads taken by the first engine of a page or process: onnxruntime-web sets its threads up once, so
@@ -15,10 +22,25 @@ const PACKAGE = "onnxruntime-web";
  * @throws SlimViTError `unsupported` where onnxruntime-web is not installed or does not start, `out-of-memory`
  */
 export const openOnnx: OpenEngine = async (model, options) => {
-  const runtime = await loadRuntime(options.engineUrls?.[PACKAGE]);
-  if (!started.has(runtime)) setUp(runtime, options);
-  const session = await createSession(runtime, model);
-  return new OnnxEngine(runtime, session, model.manifest, runtime.env.wasm.numThreads ?? 1);
+  const runtime = await loadRuntime("onnx-wasm", options.engineUrls?.[PACKAGE]);
+  if (!started.has(runtime)) setUp(runtime, options.threads, options.engineUrls?.[PACKAGE]);
+  const session = await createSession(runtime, model, "wasm");
+  return new OnnxEngine("onnx-wasm", runtime, session, model.manifest, runtime.env.wasm.numThreads ?? 1);
+};
+
+/**
+ * Computes in f16 where the weights are f16 and the adapter has shader-f16, else in f32.
+ * @throws SlimViTError as `openOnnx`; `unsupported` without an adapter; `device-lost` where onnxruntime-web's device is
+ * gone, of which it has one a page or worker
+ */
+export const openOnnxWebgpu: OpenEngine = async (model, { engineUrls }) => {
+  const adapter = await requestAdapter("onnx-webgpu");
+  const url = engineUrls?.[WEBGPU_BUILD] ?? engineUrls?.[PACKAGE];
+  const runtime = await loadRuntime("onnx-webgpu", url);
+  if (!started.has(runtime)) setUp(runtime, 1, url);
+  const session = await createSession(runtime, model, "webgpu", adapter.features.has("shader-f16"));
+  const watch = new DeviceWatch("onnx-webgpu", (await runtime.env.webgpu.device) as GPUDevice);
+  return new OnnxEngine("onnx-webgpu", runtime, session, model.manifest, 1, watch);
 };
 
 /** Runtimes whose settings are taken: onnxruntime-web hears of none after its first session. */
@@ -26,43 +48,49 @@ const started = new WeakSet<Runtime>();
 
 const inNode = typeof process !== "undefined" && process.versions?.node !== undefined;
 
-async function loadRuntime(url?: string): Promise<Runtime> {
+async function loadRuntime(name: Name, url?: string): Promise<Runtime> {
   try {
     if (url !== undefined) {
       const module = await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
       if (!module.InferenceSession) throw new Error("it exports no InferenceSession");
       return module;
     }
+    if (name === "onnx-webgpu") return await import("onnxruntime-web/webgpu");
     // In Node the main entry is the one whose threads start; a variable hides it, and its larger WASM, from bundlers.
     if (inNode) return await import(/* @vite-ignore */ /* webpackIgnore: true */ PACKAGE);
     return await import("onnxruntime-web/wasm");
   } catch (error) {
     const where = url === undefined ? "is not installed" : `did not load from ${url}`;
+    const [key, file] = name === "onnx-wasm" ? [PACKAGE, "ort.wasm"] : [WEBGPU_BUILD, "ort.webgpu"];
     throw new SlimViTError(
       "unsupported",
-      `Engine "onnx-wasm" needs the package ${PACKAGE}, which ${where} (${messageOf(error)}). ` +
-        `Run "npm install ${PACKAGE}", or pass engineUrls: { "${PACKAGE}": "URL of its ort.wasm.bundle.min.mjs" }.`,
+      `Engine "${name}" needs the package ${PACKAGE}, which ${where} (${messageOf(error)}). ` +
+        `Run "npm install ${PACKAGE}", or pass engineUrls: { "${key}": "URL of its ${file}.bundle.min.mjs" }.`,
       { cause: error },
     );
   }
 }
 
-function setUp(runtime: Runtime, { threads = 1, engineUrls }: EngineOptions): void {
+function setUp(runtime: Runtime, threads = 1, url?: string): void {
   started.add(runtime);
   const { wasm } = runtime.env;
   const shared = inNode || globalThis.crossOriginIsolated === true; // threads need SharedArrayBuffer
   wasm.numThreads = shared ? Math.max(1, Math.floor(threads)) : 1;
   wasm.proxy = false; // we are in a worker already
   runtime.env.logLevel = "error";
-  const url = engineUrls?.[PACKAGE];
   if (url !== undefined) wasm.wasmPaths = new URL("./", new URL(url, globalThis.location?.href)).href;
 }
 
-async function createSession({ InferenceSession }: Runtime, model: Model): Promise<Ort.InferenceSession> {
-  const graph = writeOnnx(model);
+async function createSession(
+  { InferenceSession }: Runtime,
+  model: Model,
+  provider: "wasm" | "webgpu",
+  half = false,
+): Promise<Ort.InferenceSession> {
+  const graph = writeOnnx(model, half && model.dtype === "f16");
   try {
     return await InferenceSession.create(graph, {
-      executionProviders: ["wasm"],
+      executionProviders: [provider],
       executionMode: "sequential",
       graphOptimizationLevel: "all",
       logSeverityLevel: 3, // errors
@@ -79,14 +107,15 @@ function failure(what: string, error: unknown): SlimViTError {
 }
 
 class OnnxEngine implements Engine {
-  readonly name = "onnx-wasm";
   private disposed = false;
 
   constructor(
+    readonly name: Name,
     private readonly runtime: Runtime,
     private readonly session: Ort.InferenceSession,
     private readonly manifest: Manifest,
     readonly threads: number,
+    private readonly watch?: DeviceWatch,
   ) {}
 
   async run(pixels: Float32Array, options: RunOptions = {}): Promise<RunOutput> {
@@ -95,12 +124,12 @@ class OnnxEngine implements Engine {
       if (options[option]) {
         throw new SlimViTError(
           "unsupported",
-          `Engine "onnx-wasm" cannot ${option}; use "simd", "tfjs-webgpu" or "reference".`,
+          `Engine "${this.name}" cannot ${option}; use "simd", "tfjs-webgpu" or "reference".`,
         );
       }
     }
     throwIfAborted(options.signal);
-    const output = await this.infer(pixels);
+    const output = await (this.watch?.guard(this.infer(pixels)) ?? this.infer(pixels));
     throwIfAborted(options.signal);
     return output;
   }

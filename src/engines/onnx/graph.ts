@@ -4,6 +4,7 @@
  * are stored, and the arithmetic is that of src/reference/forward.ts.
  */
 import { SlimViTError } from "../../errors.ts";
+import { encodeFloat16 } from "../../format/float16.ts";
 import { type BlockShape, innerDim, type Model, patchGrid } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
 import { Message } from "./proto.ts";
@@ -16,9 +17,10 @@ const MAX_WEIGHT_BYTES = 2 ** 31 - 2 ** 24;
 
 /**
  * Input `pixels` [1, 3, height, width]; outputs `logits` [1, classes] and `features` [1, embedDim], all f32.
+ * @param half weights and arithmetic in f16
  * @throws SlimViTError `unsupported` past 2 GB
  */
-export function writeOnnx(model: Model): Uint8Array {
+export function writeOnnx(model: Model, half = false): Uint8Array {
   const { name, imageSize, embedDim, prefixTokens, blocks, labels } = model.manifest;
   let bytes = 0;
   for (const { data } of model.tensors.values()) bytes += 4 * data.length;
@@ -26,10 +28,10 @@ export function writeOnnx(model: Model): Uint8Array {
     throw new SlimViTError("unsupported", `${name}: needs ${bytes} bytes of f32 weights; an ONNX file ends at 2 GB.`);
   }
 
-  const graph = new Graph(model);
-  graph.input("pixels", [1, 3, ...imageSize]);
+  const graph = new Graph(model, half);
+  const pixels = graph.input("pixels", [1, 3, ...imageSize]);
   let alive = blocks[0].keepIdx;
-  let x = embed(graph, model);
+  let x = embed(graph, model, pixels);
   blocks.forEach((block, i) => {
     if (block.keepIdx.length < alive.length) {
       const row = new Map(alive.map((token, k) => [token, k]));
@@ -62,7 +64,7 @@ export function writeOnnx(model: Model): Uint8Array {
 }
 
 /** [keepIdx.length, embedDim] of the first block: prefix tokens, whose values are constants, and the kept patches. */
-function embed(graph: Graph, { manifest, tensors }: Model): string {
+function embed(graph: Graph, { manifest, tensors }: Model, pixels: string): string {
   const { embedDim, patchSize: p, prefixTokens, blocks } = manifest;
   const position = float32(tensors, "pos_embed");
   const start = new Float32Array(prefixTokens * embedDim);
@@ -85,7 +87,7 @@ function embed(graph: Graph, { manifest, tensors }: Model): string {
   });
 
   const [rows, columns] = patchGrid(manifest);
-  const tiles = graph.reshape("pixels", [3, rows, p, columns, p]);
+  const tiles = graph.reshape(pixels, [3, rows, p, columns, p]);
   let values = graph.reshape(graph.node("Transpose", [tiles], { perm: [1, 3, 0, 2, 4] }), [rows * columns, 3 * p * p]);
   if (patches.length < rows * columns) values = graph.rows(values, patches);
   const weight = graph.floats("patch_embed", float32(tensors, "patch_embed.proj.weight"), [embedDim, 3 * p * p]);
@@ -141,7 +143,10 @@ class Graph {
   private readonly constants = new Set<string>();
   private values = 0;
 
-  constructor(private readonly model: Model) {}
+  constructor(
+    private readonly model: Model,
+    private readonly half: boolean,
+  ) {}
 
   /** @returns the name of its (first) output */
   node(op: string, inputs: string[], attributes: Attributes = {}, outputs = [this.fresh()]): string {
@@ -204,7 +209,8 @@ class Graph {
   }
 
   floats(name: string, values: Float32Array, shape: number[]): string {
-    return this.constant(name, FLOAT, shape, new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
+    const { buffer, byteOffset, byteLength } = this.half ? encodeFloat16(values) : values;
+    return this.constant(name, this.half ? FLOAT16 : FLOAT, shape, new Uint8Array(buffer, byteOffset, byteLength));
   }
 
   private integers(values: number[]): string {
@@ -221,12 +227,15 @@ class Graph {
     return name;
   }
 
-  input(name: string, shape: number[]): void {
+  /** @returns what to compute with */
+  input(name: string, shape: number[]): string {
     this.graph.message(11, valueInfo(name, shape));
+    return this.half ? this.node("Cast", [name], { to: FLOAT16 }) : name;
   }
 
   output(name: string, value: string, shape: number[]): void {
-    this.node("Identity", [value], {}, [name]);
+    if (this.half) this.node("Cast", [value], { to: FLOAT }, [name]);
+    else this.node("Identity", [value], {}, [name]);
     this.graph.message(12, valueInfo(name, shape));
   }
 
@@ -251,6 +260,7 @@ class Graph {
 /** TensorProto.DataType */
 const FLOAT = 1;
 const INT64 = 7;
+const FLOAT16 = 10;
 
 function valueInfo(name: string, shape: number[]): Message {
   const dims = new Message();

@@ -1,0 +1,14 @@
+/** Bundled for the browser by gpu.ts: an engine on the page itself, fed with pixels, which the package does not offer. */
+import { openEngine } from "../../src/engines/open.ts";
+import { loadModel } from "../../src/load.ts";
+
+Object.assign(globalThis, {
+  openEngine,
+  loadModel: (folder: string) =>
+    loadModel({
+      source: { url: new URL(folder, location.href).href },
+      engine: "reference",
+      dtype: "auto",
+      cache: false,
+    }),
+});

@@ -1,0 +1,50 @@
+/** Pages with WebGPU on SwiftShader. A missing adapter fails the run. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
+import type { openEngine as OpenEngine } from "../../src/engines/open.ts";
+import type { loadModel as LoadModel } from "../../src/load.ts";
+import { SWIFTSHADER } from "../../tools/lib/browser.ts";
+import { openStage, type Stage } from "./page.ts";
+
+const SHIPPED = fileURLToPath(new URL("../../models", import.meta.url));
+
+export const GPU_URLS = {
+  "onnxruntime-web/webgpu": "/ort/ort.webgpu.bundle.min.mjs",
+};
+
+/** A page with the package and, bundled from the sources, engines to be opened on the page itself. */
+export async function openGpuStage(): Promise<Stage> {
+  const bundle = mkdtempSync(join(tmpdir(), "slimvit-engines-"));
+  await build({
+    entryPoints: [fileURLToPath(new URL("engines.ts", import.meta.url))],
+    outfile: join(bundle, "engines.js"),
+    bundle: true,
+    format: "esm",
+    target: "es2022",
+    external: ["onnxruntime-web", "@tensorflow"],
+    logLevel: "error",
+  });
+  const stage = await openStage(true, { "/shipped": SHIPPED, "/bundle": bundle }, SWIFTSHADER);
+  const hasAdapter = await stage.page.evaluate(async () => !!(await navigator.gpu?.requestAdapter()));
+  if (!hasAdapter) {
+    await stage.close();
+    throw new Error(`Chromium finds no WebGPU adapter with ${SWIFTSHADER.join(" ")}.`);
+  }
+  await stage.page.addScriptTag({ type: "module", url: "/bundle/engines.js" });
+  await stage.page.waitForFunction(() => "openEngine" in globalThis);
+  return {
+    ...stage,
+    async close() {
+      await stage.close();
+      rmSync(bundle, { recursive: true, force: true });
+    },
+  };
+}
+
+declare global {
+  var openEngine: typeof OpenEngine;
+  var loadModel: (folder: string) => ReturnType<typeof LoadModel>;
+}
