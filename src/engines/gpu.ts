@@ -29,14 +29,10 @@ export class DeviceWatch {
 
   /** @throws SlimViTError `device-lost`, also in place of whatever the loss made the work throw or return */
   async guard<T>(work: Promise<T>): Promise<T> {
-    try {
-      return await Promise.race([work, this.lost]);
-    } catch (error) {
-      await new Promise((resolve) => setTimeout(resolve)); // the loss may be told after its first victim
-      throw error;
-    } finally {
-      if (this.reason !== undefined) throw this.error();
-    }
+    const outcome = Promise.race([work, this.lost]);
+    await outcome.catch(() => new Promise((resolve) => setTimeout(resolve))); // the loss may be told after its first victim
+    if (this.reason !== undefined) throw this.error();
+    return outcome;
   }
 
   private error(): SlimViTError {

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, test } from "vitest";
 import { forward } from "../../src/reference/forward.ts";
 import { readModelFolder, writeModelFolder } from "../../tools/lib/folders.ts";
 import { cut, expectClose, randomPixels, readGolden } from "../helpers.ts";

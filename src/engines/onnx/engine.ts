@@ -5,7 +5,7 @@
 import type * as Ort from "onnxruntime-web/wasm";
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import type { Manifest, Model } from "../../format/model.ts";
-import type { Engine, EngineOptions, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
+import type { Engine, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
 import { DeviceWatch, requestAdapter } from "../gpu.ts";
 import { writeOnnx } from "./graph.ts";
 
