@@ -82,10 +82,13 @@ addSlimOptions(
 
 command("inspect", "parameters, MACs, widths, tokens", [["<models...>", "model folders"]])
   .option("--report <file>", "write an HTML page with charts, also of masks and losses where the folder has them")
+  .option("--pictures <images...>", "draw attention maps on these pictures into the report, model under model")
   .action(async (sources: string[], options) => {
     const { inspect, writeReport } = await import("./inspect.ts");
     const inspected = sources.map(inspect);
-    if (options.report) await writeReport(sources, options.report);
+    if (options.pictures && !options.report)
+      throw new SlimViTError("bad-option", "inspect: --pictures are drawn into a report; give --report FILE.html.");
+    if (options.report) await writeReport(sources, options.report, options.pictures);
     if (!options.json) process.stdout.write(`${inspected.map(({ text }) => text).join("\n\n")}\n`);
     const [first] = inspected;
     finish(options, sources.length === 1 ? first.inspection : inspected.map(({ inspection }) => inspection));

@@ -1,4 +1,4 @@
-/** slimvit inspect MODEL... [--report FILE.html]: what a model is made of and what it costs. */
+/** slimvit inspect MODEL... [--report FILE.html [--pictures IMAGE...]]: what a model is made of and what it costs. */
 import { countMacs, countParams, innerDim, type Manifest, patchGrid } from "../src/format/model.ts";
 import { readManifestFile, writeFileAtomic } from "./lib/folders.ts";
 import { say, si } from "./lib/terminal.ts";
@@ -27,10 +27,16 @@ export function inspect(source: string): { inspection: Inspection; text: string 
   return { inspection, text: describe(manifest, inspection) };
 }
 
-/** One page for all of them, with their accuracy against their MACs where it was measured. */
-export async function writeReport(sources: string[], file: string): Promise<void> {
+/**
+ * One page for all of them, with their accuracy against their MACs where it was measured.
+ *
+ * @param pictures files on which attention maps are drawn, model under model
+ */
+export async function writeReport(sources: string[], file: string, pictures: string[] = []): Promise<void> {
   const { readReportModel, reportHtml } = await import("./lib/report.ts"); // the charts are slow to load
-  writeFileAtomic(file, reportHtml(sources.map(readReportModel)));
+  const { attentionHtml } = await import("./lib/attention.ts");
+  const maps = pictures.length ? await attentionHtml(sources, pictures) : "";
+  writeFileAtomic(file, reportHtml(sources.map(readReportModel), maps));
   say(`inspect: report → ${file}`);
 }
 

@@ -1,11 +1,24 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Manifest } from "../../src/format/model.ts";
+import { preprocess } from "../../src/image.ts";
+import { forward } from "../../src/reference/forward.ts";
+import { attentionShade, lookAt } from "../../tools/lib/attention.ts";
+import { decode } from "../../tools/lib/data.ts";
+import { readModelFolder, writeModelFolder } from "../../tools/lib/folders.ts";
 import { type ReportModel, reportHtml } from "../../tools/lib/report.ts";
-import { manifestOf } from "../helpers.ts";
-import { randomTensors, slimvit, tinyArchitecture, writeCheckpoint } from "./fixtures.ts";
+import { expectClose, manifestOf } from "../helpers.ts";
+import {
+  CLASSES,
+  randomTensors,
+  slimvit,
+  slimvitJson,
+  tinyArchitecture,
+  writeCheckpoint,
+  writePictures,
+} from "./fixtures.ts";
 
 const dir = mkdtempSync(join(tmpdir(), "slimvit-report-"));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
@@ -101,4 +114,57 @@ test("inspect --report writes the page of several models", () => {
   const page = readFileSync(join(dir, "page.html"), "utf8");
   expect(page).toContain("<h2>a</h2>");
   expect(page).toContain("<h2>b</h2>");
+});
+
+describe("attention maps", () => {
+  const picture = join(dir, "pictures", CLASSES[0], "00.png");
+  const [dense, cut] = [join(dir, "dense"), join(dir, "cut")];
+  beforeAll(async () => {
+    await writePictures(join(dir, "pictures"), 2);
+    writeCheckpoint(join(dir, "maps.safetensors"), randomTensors(tinyArchitecture(), 3, 1));
+    slimvitJson("import", join(dir, "maps.safetensors"), "-o", dense, "--heads", "2", "--name", "the <dense>");
+    const { manifest, tensors } = readModelFolder(dense);
+    const blocks = manifest.blocks.map((b, i) => ({ ...b, keepIdx: i ? [0, 3, 7, 16] : b.keepIdx }));
+    writeModelFolder(cut, { ...manifest, name: "cut", blocks }, tensors, ["f32"]);
+  });
+
+  test("are those of the reference, over the tokens each model keeps", async () => {
+    const models = [dense, cut].map((folder) => readModelFolder(folder));
+    const [looked] = await lookAt(models, [picture]);
+    const image = await decode(readFileSync(picture), picture);
+    models.forEach((model, m) => {
+      const pixels = preprocess(image, model.manifest.preprocess);
+      const { attention } = forward(model, pixels, { explain: true });
+      expect(looked[m].attention.map((map) => map.length)).toEqual(m ? [17, 4, 4] : [17, 17, 17]);
+      looked[m].attention.forEach((map, i) => void expectClose(map, attention![i], 1e-5));
+    });
+  });
+
+  test("leave the patch with most attention bright, darken the others, grey what is gone", () => {
+    const shade = attentionShade(Float32Array.of(0.7, 0.1, 0.2), [0, 2, 4], 1, 5);
+    const patch = (k: number) => [...shade.subarray(4 * k, 4 * k + 4)];
+    expect(patch(0)).toEqual([128, 128, 128, 255]); // token 1
+    expect(patch(1)).toEqual([0, 0, 0, Math.round((255 * 0.85) / 2)]);
+    expect(patch(3)).toEqual([0, 0, 0, 0]); // the class token's own 0.7 does not count
+  });
+
+  test("inspect --pictures draws every block of every model on every picture", () => {
+    const other = join(dir, "pictures", CLASSES[1], "01.png");
+    const page = join(dir, "maps.html");
+    slimvitJson("inspect", dense, cut, "--report", page, "--pictures", picture, other);
+    const html = readFileSync(page, "utf8");
+    expect(html.match(/<img /g)).toHaveLength(2 * 2 * 3);
+    expect(html.match(/block 2: 3 patches<\/figcaption>/g)).toHaveLength(2);
+    expect(html.match(/the &lt;dense&gt;: [\w ]+, [\d.]+ %/g)).toHaveLength(2);
+    expect(html).not.toMatch(/<script|<link|(src=|url\()"?(?!"?data:|#)/);
+  });
+
+  test("need a report to be drawn into, and pictures that can be read", () => {
+    const alone = slimvit("inspect", dense, "--pictures", picture);
+    expect(alone.stderr).toMatch(/--pictures are drawn into a report; give --report/);
+    expect(alone.status).toBe(2);
+    const missing = slimvit("inspect", dense, "--report", join(dir, "no.html"), "--pictures", join(dir, "none.png"));
+    expect(missing.stderr).toMatch(/none\.png: cannot be read/);
+    expect(missing.status).toBe(1);
+  });
 });

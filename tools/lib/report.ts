@@ -11,6 +11,7 @@ import { SVGRenderer } from "echarts/renderers";
 import { countMacs, countParams, innerDim, type Manifest, patchGrid } from "../../src/format/model.ts";
 import { type AccuracyRecord, denseOf } from "./card.ts";
 import { readManifestFile } from "./folders.ts";
+import { escaped } from "./html.ts";
 import type { BlockZeta } from "./masks.ts";
 import { readMasks, ZETA_FILE } from "./searched.ts";
 import { percent, si } from "./terminal.ts";
@@ -36,7 +37,8 @@ export function readReportModel(folder: string): ReportModel {
   };
 }
 
-export function reportHtml(models: ReportModel[]): string {
+/** @param more HTML for the page's end */
+export function reportHtml(models: ReportModel[], more = ""): string {
   const title = models.map(({ manifest }) => manifest.name).join(", ");
   return `<!doctype html>
 <html lang="en">
@@ -51,6 +53,7 @@ export function reportHtml(models: ReportModel[]): string {
 ${summary(models)}
 ${accuracyChart(models)}
 ${models.map(section).join("\n")}
+${more}
 </body>
 </html>
 `;
@@ -331,8 +334,4 @@ function table(head: string[], rows: string[][]): string {
   const line = (tag: string, cells: string[]) =>
     `<tr>${cells.map((c) => `<${tag}>${escaped(c)}</${tag}>`).join("")}</tr>`;
   return `<table>${line("th", head)}${rows.map((row) => line("td", row)).join("")}</table>`;
-}
-
-function escaped(text: string): string {
-  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
 }
