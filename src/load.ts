@@ -1,5 +1,6 @@
 /** Where models come from: a folder behind a URL, on Hugging Face, in a list of files, or on Node's disk. */
 import { sha256 } from "@noble/hashes/sha2.js";
+import { Collector, download, MANIFEST, type ReadOptions } from "./download.ts";
 import type { EngineName } from "./engines/engine.ts";
 import { messageOf, SlimViTError, throwIfAborted } from "./errors.ts";
 import type { Manifest, Model, WeightsDtype, WeightsFile } from "./format/model.ts";
@@ -39,7 +40,7 @@ export interface LoadedModel {
   notes: string[];
 }
 
-const MANIFEST = "slimvit.json";
+const CACHE = "slimvit";
 const MAX_MANIFEST_BYTES = 64 * 2 ** 20;
 
 /** @throws SlimViTError `network`, `integrity`, `bad-model`, `bad-option`, `aborted`, `out-of-memory` */
@@ -47,13 +48,32 @@ export async function loadModel(request: LoadRequest): Promise<LoadedModel> {
   const { source, engine, dtype, signal } = request;
   throwIfAborted(signal);
   const folder = await openFolder(source, signal);
-  const text = new TextDecoder().decode(await folder.read(MANIFEST, { limit: MAX_MANIFEST_BYTES }));
+  const text = new TextDecoder().decode(await readManifestBytes(folder, request));
   const manifest = readManifest(text, folder.nameOf(MANIFEST));
   const weights = chooseWeights(manifest, dtype, engine, folder.nameOf(MANIFEST));
   const notes: string[] = [];
-  const bytes = await readWeights(folder, weights, request, notes);
+  const store = request.cache && folder.remote ? openStore(request.cache, notes) : undefined;
+  const read = () => readWeights(folder, weights, request, store, notes);
+  const bytes = await (store ? inTurn(`slimvit-${weights.sha256}`, read, signal) : read());
   throwIfAborted(signal);
   return { model: readModel(manifest, weights.dtype, bytes, folder.nameOf(weights.file)), notes };
+}
+
+/** From the last visit when there is no network; a server that answers is always believed. */
+async function readManifestBytes(folder: Folder, { cache, signal }: LoadRequest): Promise<Uint8Array> {
+  const kept = cache === true && folder.remote && typeof caches !== "undefined" ? caches.open(CACHE) : undefined;
+  const name = folder.nameOf(MANIFEST);
+  try {
+    const bytes = await folder.read(MANIFEST, { limit: MAX_MANIFEST_BYTES });
+    await kept?.then((cache) => cache.put(name, new Response(bytes as Uint8Array<ArrayBuffer>))).catch(() => {});
+    return bytes;
+  } catch (error) {
+    const isOffline = error instanceof SlimViTError && error.code === "network" && error.cause;
+    const found = isOffline ? await kept?.then((cache) => cache.match(name)).catch(() => {}) : undefined;
+    throwIfAborted(signal);
+    if (!found) throw error;
+    return new Uint8Array(await found.arrayBuffer());
+  }
 }
 
 /** What "auto" prefers, best first: the one place that knows which weights suit an engine. */
@@ -79,14 +99,13 @@ function chooseWeights(
 async function readWeights(
   folder: Folder,
   { file, bytes: totalBytes, sha256 }: WeightsFile,
-  { cache, signal, onProgress }: LoadRequest,
+  { signal, onProgress }: LoadRequest,
+  store: WeightsStore | undefined,
   notes: string[],
 ): Promise<Uint8Array> {
   const report = async (loadedBytes: number, cached = false) => {
     await Promise.resolve(onProgress?.({ file, loadedBytes, totalBytes, cached })).catch(() => {}); // the caller's own affair
   };
-  const store = cache && folder.remote ? openStore(cache, notes) : undefined;
-
   const kept = await fromStore(store, sha256);
   if (kept) {
     await report(totalBytes, true);
@@ -114,6 +133,17 @@ async function readWeights(
   return bytes;
 }
 
+/** Workers and tabs that want the same file wait for the first, then find it in the store. Insecure origins have no locks. */
+async function inTurn<T>(name: string, work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+  let turn: Promise<T> | undefined;
+  try {
+    await globalThis.navigator?.locks?.request(name, { signal }, () => (turn = work()));
+  } catch {
+    throwIfAborted(signal);
+  }
+  return turn ?? work();
+}
+
 /** The kept bytes if they are whole; a store that fails or has the wrong bytes is as good as an empty one. */
 async function fromStore(store: WeightsStore | undefined, sha256: string): Promise<Uint8Array | undefined> {
   try {
@@ -133,7 +163,7 @@ function openStore(cache: true | WeightsStore, notes: string[]): WeightsStore | 
     return undefined;
   }
   const key = (sha256: string) => `https://slimvit.invalid/${sha256}`; // never fetched
-  const open = () => caches.open("slimvit");
+  const open = () => caches.open(CACHE);
   return {
     async get(sha256) {
       const response = await (await open()).match(key(sha256));
@@ -160,14 +190,6 @@ interface Folder {
   read(file: string, how: ReadOptions): Promise<Uint8Array>;
 }
 
-interface ReadOptions {
-  /** the size the file must have … */
-  exactly?: number;
-  /** … or may have at most */
-  limit?: number;
-  onBytes?: (count: number) => void;
-}
-
 async function openFolder(source: Source, signal?: AbortSignal): Promise<Folder> {
   if ("files" in source) return folderOfFiles(source.files, signal);
   return source.url.startsWith("file:") ? folderOnDisk(source.url, signal) : folderOfUrl(source.url, signal);
@@ -176,39 +198,6 @@ async function openFolder(source: Source, signal?: AbortSignal): Promise<Folder>
 function folderOfUrl(base: string, signal?: AbortSignal): Folder {
   const nameOf = (file: string) => new URL(file, base).href;
   return { remote: true, nameOf, read: (file, how) => download(nameOf(file), how, signal) };
-}
-
-async function download(url: string, how: ReadOptions, signal?: AbortSignal): Promise<Uint8Array> {
-  const failed = (what: string, cause?: unknown) => {
-    throwIfAborted(signal);
-    return new SlimViTError("network", `${url}: ${what}`, { cause });
-  };
-  let response: Response;
-  try {
-    response = await fetch(url, { signal });
-  } catch (error) {
-    throw failed(
-      `could not be fetched (${messageOf(error)}). Is it online, and does it allow this page (CORS)?`,
-      error,
-    );
-  }
-  if (!response.ok || !response.body) {
-    throw failed(`the server answered ${response.status}; expected a folder with ${MANIFEST} and its weights.`);
-  }
-  const buffer = new Collector(url, how);
-  const reader = response.body.getReader();
-  try {
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) break;
-      buffer.add(value);
-    }
-  } catch (error) {
-    reader.cancel().catch(() => {});
-    if (error instanceof SlimViTError) throw error;
-    throw failed(`broke off after ${buffer.length} bytes (${messageOf(error)}).`, error);
-  }
-  return buffer.finish("network");
 }
 
 function folderOfFiles(files: { name: string; blob: Blob }[], signal?: AbortSignal): Folder {
@@ -257,48 +246,4 @@ async function folderOnDisk(url: string, signal?: AbortSignal): Promise<Folder> 
 /** Hidden from bundlers, which would look for Node's modules in a browser. */
 function importNode(name: string): Promise<unknown> {
   return import(/* @vite-ignore */ /* webpackIgnore: true */ `node:${name}`);
-}
-
-/** Joins the pieces of a file and holds them to the size that was promised. */
-class Collector {
-  length = 0;
-  private bytes: Uint8Array;
-
-  constructor(
-    private readonly name: string,
-    private readonly how: ReadOptions,
-  ) {
-    try {
-      this.bytes = new Uint8Array(how.exactly ?? 2 ** 16);
-    } catch (error) {
-      throw new SlimViTError("out-of-memory", `${name}: ${how.exactly} bytes cannot be held (${messageOf(error)}).`);
-    }
-  }
-
-  add(piece: Uint8Array): void {
-    const { exactly, limit = Number.POSITIVE_INFINITY, onBytes } = this.how;
-    const end = this.length + piece.length;
-    if (end > (exactly ?? limit)) {
-      const fault =
-        exactly === undefined ? `is longer than ${limit} bytes` : `is longer than the ${exactly} bytes in ${MANIFEST}`;
-      throw new SlimViTError(exactly === undefined ? "bad-model" : "integrity", `${this.name}: ${fault}.`);
-    }
-    if (end > this.bytes.length) {
-      const larger = new Uint8Array(Math.max(end, 2 * this.bytes.length));
-      larger.set(this.bytes.subarray(0, this.length));
-      this.bytes = larger;
-    }
-    this.bytes.set(piece, this.length);
-    this.length = end;
-    onBytes?.(end);
-  }
-
-  /** @param code of a file that is too short */
-  finish(code: "network" | "integrity"): Uint8Array {
-    const { exactly } = this.how;
-    if (exactly !== undefined && this.length < exactly) {
-      throw new SlimViTError(code, `${this.name}: ended after ${this.length} of the ${exactly} bytes in ${MANIFEST}.`);
-    }
-    return this.bytes.subarray(0, this.length);
-  }
 }

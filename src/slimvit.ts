@@ -1,21 +1,15 @@
 /** SlimViT on the page's thread: starts the worker, sends it pictures, and makes sure that every promise settles. */
-import { proxy, type Remote, transfer } from "comlink";
+import { transfer } from "comlink";
 import type { WireImage } from "./decode.ts";
 import type { EngineName } from "./engines/engine.ts";
 import { SlimViTError, throwIfAborted } from "./errors.ts";
 import type { WeightsDtype } from "./format/model.ts";
-import type { CallId, Host } from "./host.ts";
+import type { CallId } from "./host.ts";
 import type { RawImage } from "./image.ts";
 import { checkSize } from "./imagesize.ts";
 import type { Progress, Source, WeightsStore } from "./load.ts";
-import type {
-  ModelInfo,
-  ScoredClass,
-  ClassifyOptions as SessionOptions,
-  SessionRequest,
-  SessionResult,
-} from "./session.ts";
-import { spawnWorker } from "./spawn.ts";
+import type { ModelInfo, ScoredClass, ClassifyOptions as SessionOptions, SessionResult } from "./session.ts";
+import { type SharedModel, type SharedRequest, share, type User } from "./shared.ts";
 
 export interface LoadOptions {
   /** default "auto": the fastest that works here */
@@ -56,39 +50,39 @@ export type ImageInput = ImageBitmapSource | VideoFrame | string | URL | RawImag
 /** The folder's URL, "hf:owner/name", or its files; in Node also its path. */
 export type ModelSource = string | URL | Iterable<File>;
 
-const LOAD: CallId = 0;
+let nextCall: CallId = 1;
 
 /** A loaded model. Calls are answered in order; `dispose()` frees worker and memory. */
 export class SlimViT {
-  private nextCall: CallId = LOAD + 1;
   private disposed = false;
-  private connection: Promise<Connection> | undefined;
-  private close = () => {};
-  private loaded: ModelInfo | undefined;
+  private readonly user: User;
+  private readonly shared: SharedModel;
   /** rejects a call that has not settled */
   private readonly pending = new Set<(error: SlimViTError) => void>();
 
-  private constructor(
-    private readonly request: Omit<SessionRequest, "onProgress" | "signal" | "cache">,
-    private readonly options: LoadOptions,
-  ) {}
+  private constructor(request: SharedRequest, onProgress: LoadOptions["onProgress"]) {
+    this.user = { onProgress, onLost: (error) => this.rejectPending(error) };
+    this.shared = share(request, this.user);
+  }
 
   /** What was loaded and how it runs. */
   get info(): ModelInfo {
-    return this.loaded!; // `load` resolves only when it is there
+    return this.shared.info!; // `load` resolves only when it is there
   }
 
   /**
+   * Loads of one folder with the same options share a worker; it ends with the last `dispose()`.
+   *
    * @param source folder URL (slimvit.json inside), "hf:owner/name", or the folder's files; in Node also a folder's path
    * @throws SlimViTError `network`, `bad-model`, `integrity`, `bad-option`, `unsupported`, `aborted`, `out-of-memory`
    */
   static async load(source: ModelSource, options: LoadOptions = {}): Promise<SlimViT> {
     throwIfAborted(options.signal);
-    const { engine = "auto", dtype = "auto", threads = "auto", engineUrls } = options;
-    const request = { source: await resolveSource(source), engine, dtype, threads, engineUrls: absolute(engineUrls) };
-    const vit = new SlimViT(request, options);
+    const { engine = "auto", dtype = "auto", threads = "auto", cache = true, workerUrl, engineUrls } = options;
+    const model = { source: await resolveSource(source), engine, dtype, threads, engineUrls: absolute(engineUrls) };
+    const vit = new SlimViT({ ...model, cache, workerUrl }, options.onProgress);
     try {
-      await vit.settle(options.signal, () => vit.connect(options.onProgress));
+      await vit.settle(options.signal, () => vit.shared.connect(vit.user));
       return vit;
     } catch (error) {
       vit.dispose();
@@ -126,7 +120,7 @@ export class SlimViT {
     if (this.disposed) return;
     this.disposed = true;
     this.rejectPending(disposedError());
-    this.disconnect();
+    this.shared.leave(this.user);
   }
 
   [Symbol.dispose](): void {
@@ -138,15 +132,14 @@ export class SlimViT {
   }
 
   private run(image: ImageInput, options: SessionOptions, signal?: AbortSignal): Promise<SessionResult> {
-    return this.settle(signal, async (call, isSettled) => {
+    return this.settle(signal, async (call, ended) => {
       const wire = await toWire(image);
-      const { host } = await this.connect();
-      if (isSettled()) {
+      const host = await this.shared.connect(this.user);
+      if (ended.aborted) {
         if (wire.kind === "bitmap") wire.bitmap.close();
         throw disposedError(); // heard by no one
       }
-      const abort = () => void host.abort(call);
-      signal?.addEventListener("abort", abort);
+      ended.addEventListener("abort", () => void host.abort(call));
       try {
         return (await host.run(call, handOver(wire), options)) as SessionResult;
       } catch (error) {
@@ -156,58 +149,26 @@ export class SlimViT {
           "The image is from another origin that does not allow its pixels to be read. Serve it with CORS headers and set crossorigin on the element.",
           { cause: error },
         );
-      } finally {
-        signal?.removeEventListener("abort", abort);
       }
     });
-  }
-
-  /** The worker with its model, started again if it was lost. */
-  private connect(onProgress?: (progress: Progress) => void): Promise<Connection> {
-    this.connection ??= this.open(onProgress).catch((error) => {
-      this.disconnect();
-      throw error;
-    });
-    return this.connection;
-  }
-
-  private disconnect(): void {
-    this.close();
-    this.close = () => {};
-    this.connection = undefined;
-  }
-
-  private async open(onProgress?: (progress: Progress) => void): Promise<Connection> {
-    const { host, close } = await startHost(this.options.workerUrl, () => {
-      this.disconnect();
-      this.rejectPending(
-        new SlimViTError("worker-lost", "The worker stopped unexpectedly. The next call starts a fresh one."),
-      );
-    });
-    this.close = close;
-    if (this.disposed) throw disposedError();
-    const { cache = true } = this.options;
-    const inWorker = typeof Worker !== "undefined";
-    const store = typeof cache === "object" && inWorker ? proxy(cache) : cache;
-    const report = onProgress && inWorker ? proxy(onProgress) : onProgress;
-    this.loaded = (await host.load(LOAD, this.request, store, report)) as ModelInfo;
-    return { host, close };
   }
 
   /** Settles with the work, or as soon as the caller aborts, the model is disposed of or the worker is lost. */
   private settle<T>(
     signal: AbortSignal | undefined,
-    work: (call: CallId, isSettled: () => boolean) => Promise<T>,
+    work: (call: CallId, ended: AbortSignal) => Promise<T>,
   ): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       if (this.disposed) throw disposedError();
       throwIfAborted(signal);
+      const ended = new AbortController();
       const finish = () => {
         this.pending.delete(fail);
         signal?.removeEventListener("abort", abort);
       };
       const fail = (error: unknown) => {
         finish();
+        ended.abort();
         reject(error);
       };
       const abort = () => {
@@ -215,7 +176,7 @@ export class SlimViT {
       };
       this.pending.add(fail);
       signal?.addEventListener("abort", abort);
-      work(this.nextCall++, () => !this.pending.has(fail)).then((value) => {
+      work(nextCall++, ended.signal).then((value) => {
         finish();
         resolve(value);
       }, fail);
@@ -229,24 +190,6 @@ export class SlimViT {
 
 function disposedError(): SlimViTError {
   return new SlimViTError("disposed", "The model was disposed of; load it again.");
-}
-
-interface Connection {
-  host: Host | Remote<Host>;
-  close(): void;
-}
-
-async function startHost(workerUrl: string | URL | undefined, onLost: () => void): Promise<Connection> {
-  if (typeof Worker !== "undefined") return spawnWorker(workerUrl, onLost);
-  // Node: the same code in this process.
-  const host = (await import("./worker.js")).createHost();
-  return {
-    host,
-    close() {
-      host.abort(LOAD);
-      host.dispose();
-    },
-  };
 }
 
 async function resolveSource(source: ModelSource): Promise<Source> {

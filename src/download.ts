@@ -1,0 +1,125 @@
+/** One file over the network: sizes held to what was promised, a broken download taken up again where it broke. */
+import { messageOf, SlimViTError, throwIfAborted } from "./errors.ts";
+
+export const MANIFEST = "slimvit.json";
+
+export interface ReadOptions {
+  /** the size the file must have … */
+  exactly?: number;
+  /** … or may have at most */
+  limit?: number;
+  onBytes?: (count: number) => void;
+}
+
+/** A server that sends nothing for so long has gone. */
+const STALL_MS = 30_000;
+/** Tries in a row without a new byte before a broken download is given up, … */
+const TRIES = 3;
+/** … and the wait before the first of them, which doubles. */
+const WAIT_MS = 250;
+
+/**
+ * Only files of a known size are resumed: their sha256 tells whether the pieces belong together.
+ *
+ * @throws SlimViTError `network`, `integrity` or `bad-model` for a file that is too long, `aborted`, `out-of-memory`
+ */
+export async function download(url: string, how: ReadOptions, signal?: AbortSignal): Promise<Uint8Array> {
+  const buffer = new Collector(url, how);
+  let fault: unknown;
+  for (let tries = 0; ; tries++) {
+    const from = buffer.length;
+    try {
+      await readFrom(url, buffer, signal);
+      return buffer.finish("network");
+    } catch (error) {
+      throwIfAborted(signal);
+      if (buffer.length > from) {
+        tries = 0;
+        fault = undefined;
+      }
+      fault ??= error; // the first says what happened, the others that it lasts
+      const isOurs = error instanceof SlimViTError && error.code !== "network";
+      if (isOurs || !buffer.length || how.exactly === undefined || tries >= TRIES)
+        throw told(url, buffer.length, fault);
+      await new Promise((resolve) => setTimeout(resolve, WAIT_MS * 2 ** tries));
+      throwIfAborted(signal);
+    }
+  }
+}
+
+async function readFrom(url: string, buffer: Collector, signal?: AbortSignal): Promise<void> {
+  const from = buffer.length;
+  const response = await fetch(url, { signal, headers: from ? { Range: `bytes=${from}-` } : {} });
+  const { ok, status, body } = response;
+  if (!ok || !body) {
+    const fault = `the server answered ${status}; expected a folder with ${MANIFEST} and its weights.`;
+    throw new SlimViTError("network", `${url}: ${fault}`);
+  }
+  let skip = status === 206 ? 0 : from; // a server without ranges starts again
+  const reader = body.getReader();
+  const hangUp = () => void reader.cancel().catch(() => {});
+  try {
+    for (;;) {
+      const stall = setTimeout(hangUp, STALL_MS);
+      const { done, value } = await reader.read().finally(() => clearTimeout(stall));
+      if (done) return;
+      if (skip < value.length) buffer.add(value.subarray(skip));
+      skip = Math.max(0, skip - value.length);
+    }
+  } catch (error) {
+    hangUp();
+    throw error;
+  }
+}
+
+function told(url: string, length: number, error: unknown): unknown {
+  if (error instanceof SlimViTError) return error;
+  const fault = length
+    ? `broke off after ${length} bytes (${messageOf(error)}).`
+    : `could not be fetched (${messageOf(error)}). Is it online, and does it allow this page (CORS)?`;
+  return new SlimViTError("network", `${url}: ${fault}`, { cause: error });
+}
+
+/** Joins the pieces of a file and holds them to the size that was promised. */
+export class Collector {
+  length = 0;
+  private bytes: Uint8Array;
+
+  constructor(
+    private readonly name: string,
+    private readonly how: ReadOptions,
+  ) {
+    try {
+      this.bytes = new Uint8Array(how.exactly ?? 2 ** 16);
+    } catch (error) {
+      throw new SlimViTError("out-of-memory", `${name}: ${how.exactly} bytes cannot be held (${messageOf(error)}).`);
+    }
+  }
+
+  add(piece: Uint8Array): void {
+    const { exactly, limit = Number.POSITIVE_INFINITY, onBytes } = this.how;
+    const end = this.length + piece.length;
+    if (end > (exactly ?? limit)) {
+      const fault =
+        exactly === undefined ? `is longer than ${limit} bytes` : `is longer than the ${exactly} bytes in ${MANIFEST}`;
+      throw new SlimViTError(exactly === undefined ? "bad-model" : "integrity", `${this.name}: ${fault}.`);
+    }
+    if (end > this.bytes.length) {
+      const larger = new Uint8Array(Math.max(end, 2 * this.bytes.length));
+      larger.set(this.bytes.subarray(0, this.length));
+      this.bytes = larger;
+    }
+    this.bytes.set(piece, this.length);
+    this.length = end;
+    onBytes?.(end);
+  }
+
+  /** @param code of a file that is too short */
+  finish(code: "network" | "integrity"): Uint8Array {
+    const { exactly } = this.how;
+    if (exactly !== undefined && this.length < exactly) {
+      throw new SlimViTError(code, `${this.name}: ended after ${this.length} of the ${exactly} bytes in ${MANIFEST}.`);
+    }
+    return this.bytes.subarray(0, this.length);
+  }
+}

@@ -1,0 +1,194 @@
+/** Loading from a server that breaks off, stalls, forgets ranges or changes its files: never a wrong model, no byte twice. */
+import { createHash } from "node:crypto";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
+import { type LoadRequest, loadModel, type Progress, type WeightsStore } from "../../src/load.ts";
+import { writeModelFolder } from "../../tools/lib/folders.ts";
+import { randomModel } from "../helpers.ts";
+
+const FILE = "model.f32.safetensors";
+
+let folder: string;
+let weights: Buffer;
+/** what the server does with a request for the weights, the n-th from 0 */
+let answer: (n: number, from: number, response: ServerResponse) => void;
+let ranges: (string | undefined)[] = [];
+const server = createServer((request: IncomingMessage, response) => {
+  const name = request.url!.slice(1);
+  if (name !== FILE) return response.end(readFileSync(join(folder, name)));
+  const { range } = request.headers;
+  ranges.push(range);
+  answer(ranges.length - 1, Number(range?.match(/^bytes=(\d+)-$/)?.[1] ?? 0), response);
+});
+
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), "slimvit-download-"));
+  const shape = {
+    imageSize: [32, 32] as [number, number],
+    patchSize: 8,
+    embedDim: 32,
+    headDim: 16,
+    layerNormEps: 1e-6,
+  };
+  const block = { headDims: [16, 9], mlpHidden: 64, keepIdx: [...Array(17).keys()] };
+  const { manifest, tensors } = randomModel({ ...shape, prefixTokens: 1, blocks: [block, block] }, 3);
+  writeModelFolder(folder, manifest, tensors, ["f32"]);
+  weights = readFileSync(join(folder, FILE));
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+});
+afterAll(() => {
+  server.close();
+  rmSync(folder, { recursive: true, force: true });
+});
+afterEach(() => {
+  ranges = [];
+  vi.restoreAllMocks();
+});
+
+const url = () => `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
+
+async function load(options: Partial<LoadRequest> = {}) {
+  const seen: Progress[] = [];
+  const request: LoadRequest = {
+    source: { url: url() },
+    engine: "reference",
+    dtype: "f32",
+    cache: false,
+    onProgress: (progress) => seen.push(progress),
+    ...options,
+  };
+  const { model } = await loadModel(request);
+  return { model, seen };
+}
+
+const failure = (work: Promise<unknown>) =>
+  work.then(
+    () => ({ code: "none" }),
+    (error) => error,
+  );
+
+/** Sends the bytes from…to and hangs up, or ends well if that is all. */
+function send(response: ServerResponse, from: number, to: number, body = weights): void {
+  response.writeHead(from ? 206 : 200, {
+    "Content-Length": body.length - from,
+    ...(from && { "Content-Range": `bytes ${from}-${body.length - 1}/${body.length}` }),
+  });
+  response.write(body.subarray(from, to), () =>
+    to < body.length ? setTimeout(() => response.destroy(), 20) : response.end(),
+  );
+}
+
+describe("a download that breaks off", () => {
+  test.each([1, 50, 99])("after %d of 100 goes on from there: every byte is fetched once", async (percent) => {
+    const cut = Math.floor((weights.length * percent) / 100);
+    answer = (n, from, response) => send(response, from, n ? weights.length : cut);
+    const { model, seen } = await load();
+    expect(ranges).toEqual([undefined, `bytes=${cut}-`]);
+    expect(model.manifest.blocks).toHaveLength(2);
+    const counts = seen.map((progress) => progress.loadedBytes);
+    expect(counts).toEqual([...counts].sort((a, b) => a - b));
+    expect(counts.at(-1)).toBe(weights.length);
+  });
+
+  test("again and again still arrives, as long as each try brings something", async () => {
+    const piece = Math.ceil(weights.length / 6);
+    answer = (_, from, response) => send(response, from, Math.min(weights.length, from + piece));
+    await load();
+    expect(ranges).toHaveLength(6);
+  });
+
+  test("on a server that knows no ranges is read again, and the bytes are the right ones", async () => {
+    answer = (n, _, response) => send(response, 0, n ? weights.length : 5000);
+    const { seen } = await load();
+    expect(ranges).toEqual([undefined, "bytes=5000-"]);
+    expect(seen.at(-1)!.loadedBytes).toBe(weights.length);
+  });
+
+  test("and whose server answers 503 for a moment goes on after it", async () => {
+    answer = (n, from, response) =>
+      n === 1 ? void response.writeHead(503).end() : send(response, from, n ? weights.length : 5000);
+    await load();
+    expect(ranges).toEqual([undefined, "bytes=5000-", "bytes=5000-"]);
+  });
+
+  test("always at the same byte is a network error that says where", async () => {
+    answer = (_, from, response) => (from ? response.destroy() : send(response, 0, 5000));
+    const error = await failure(load());
+    expect(error).toMatchObject({ code: "network" });
+    expect(error.message).toMatch(/model\.f32\.safetensors: broke off after 5000 bytes/);
+    expect(ranges).toHaveLength(4);
+  });
+
+  test("and is another file by now is an integrity error, never a mixture", async () => {
+    const other = Buffer.from(weights).fill(7, 6000);
+    answer = (n, from, response) => send(response, from, n ? weights.length : 5000, n ? other : weights);
+    expect(await failure(load())).toMatchObject({ code: "integrity" });
+  });
+
+  test("stops trying when the caller aborts", async () => {
+    const controller = new AbortController();
+    answer = (n, from, response) => {
+      if (n) controller.abort();
+      send(response, from, from + 1000);
+    };
+    expect(await failure(load({ signal: controller.signal }))).toMatchObject({ code: "aborted" });
+    const tries = ranges.length;
+    await new Promise((resolve) => setTimeout(resolve, 600));
+    expect(ranges).toHaveLength(tries);
+  });
+});
+
+test("a server that stalls is hung up on, and the rest fetched anew", async () => {
+  const wait = globalThis.setTimeout;
+  vi.spyOn(globalThis, "setTimeout").mockImplementation(((work: () => void, ms: number) =>
+    wait(work, ms === 30_000 ? 200 : ms)) as typeof setTimeout);
+  answer = (n, from, response) => {
+    if (n) return send(response, from, weights.length);
+    response.writeHead(200, { "Content-Length": weights.length });
+    response.write(weights.subarray(0, 5000)); // and then nothing
+  };
+  await load();
+  expect(ranges).toEqual([undefined, "bytes=5000-"]);
+});
+
+test("a short file is a network error, a long one an integrity error", async () => {
+  answer = (_, from, response) =>
+    from ? void response.writeHead(416).end() : void response.end(weights.subarray(0, 5000));
+  const short = await failure(load());
+  expect(short).toMatchObject({ code: "network" });
+  expect(short.message).toMatch(new RegExp(`ended after 5000 of the ${weights.length} bytes in slimvit.json`));
+  answer = (_, __, response) => void response.end(Buffer.concat([weights, Buffer.from("x")]));
+  expect(await failure(load())).toMatchObject({ code: "integrity" });
+});
+
+describe("a store", () => {
+  const sha256 = () => createHash("sha256").update(weights).digest("hex");
+  const storeOf = (kept: Map<string, Uint8Array>): WeightsStore => ({
+    get: async (key) => kept.get(key),
+    put: async (key, bytes) => void kept.set(key, bytes),
+  });
+
+  test("is asked by sha256, filled once, and its hit is not fetched", async () => {
+    answer = (_, from, response) => send(response, from, weights.length);
+    const kept = new Map<string, Uint8Array>();
+    await load({ cache: storeOf(kept) });
+    expect([...kept.keys()]).toEqual([sha256()]);
+    const { seen } = await load({ cache: storeOf(kept) });
+    expect(ranges).toHaveLength(1);
+    expect(seen).toEqual([{ file: FILE, loadedBytes: weights.length, totalBytes: weights.length, cached: true }]);
+  });
+
+  test("whose entry lost a bit is not believed: the weights are fetched and kept anew", async () => {
+    answer = (_, from, response) => send(response, from, weights.length);
+    const flipped = new Uint8Array(weights);
+    flipped[flipped.length - 3] ^= 64;
+    const kept = new Map([[sha256(), flipped]]);
+    await load({ cache: storeOf(kept) });
+    expect(ranges).toHaveLength(1);
+    expect(createHash("sha256").update(kept.get(sha256())!).digest("hex")).toBe(sha256());
+  });
+});
