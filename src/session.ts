@@ -31,6 +31,10 @@ export interface ModelInfo {
   sizeBytes: number;
   engine: EngineName;
   threads: number;
+  /** what the engine holds, weights and activations; undefined where it cannot be known */
+  memoryBytes?: number;
+  /** how long loading took, in milliseconds: files, from wherever they came; engine; its first run, which checks it */
+  loadMs: { files: number; engine: number; firstRun: number };
   blocks: BlockShape[];
   /** engines that `auto` would have liked better, and why they did not open */
   tried: OpenedEngine["tried"];
@@ -82,8 +86,11 @@ export class Session {
   /** @throws SlimViTError as `loadModel` and `openEngine`, and `unsupported` for an engine that computes wrong results here */
   static async open(request: SessionRequest): Promise<Session> {
     const threads = chooseThreads(request.threads);
+    const start = performance.now();
     const { model, notes } = await loadModel(request);
+    const loaded = performance.now();
     const { engine, tried } = await openEngine(request.engine, model, { threads, engineUrls: request.engineUrls });
+    const opened = performance.now();
     try {
       throwIfAborted(request.signal);
       await selfTest(engine, model);
@@ -92,7 +99,8 @@ export class Session {
       engine.dispose();
       throw error;
     }
-    return new Session(describe(model, engine, tried, notes), model, engine);
+    const loadMs = { files: loaded - start, engine: opened - loaded, firstRun: performance.now() - opened };
+    return new Session(describe(model, engine, tried, notes, loadMs), model, engine);
   }
 
   /** One call at a time, in the order of arrival. */
@@ -129,7 +137,13 @@ export class Session {
   }
 }
 
-function describe(model: Model, engine: Engine, tried: OpenedEngine["tried"], notes: string[]): ModelInfo {
+function describe(
+  model: Model,
+  engine: Engine,
+  tried: OpenedEngine["tried"],
+  notes: string[],
+  loadMs: ModelInfo["loadMs"],
+): ModelInfo {
   const { manifest, dtype } = model;
   const { name, license, embedDim, imageSize, labels, blocks, weights } = manifest;
   return {
@@ -145,6 +159,8 @@ function describe(model: Model, engine: Engine, tried: OpenedEngine["tried"], no
     sizeBytes: weights.find((entry) => entry.dtype === dtype)!.bytes,
     engine: engine.name,
     threads: engine.threads,
+    memoryBytes: engine.memoryBytes,
+    loadMs,
     blocks,
     tried,
     notes,

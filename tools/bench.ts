@@ -1,10 +1,12 @@
 /**
  * slimvit bench MODEL... [--engine E,...] [--dtype T,...] [--threads N,...]: milliseconds an image in a real browser.
  * Every combination is loaded into one page, its output is checked against the reference engine, and only then are all
- * of them timed in turn, round by round, so that a drift of the machine's speed meets them alike.
+ * of them timed in turn, round by round and each round in another order, so that a drift of the machine's speed or what
+ * the one before leaves behind meets them alike. A MODEL may also be random:deit-small and the like (lib/shapes.ts).
  */
-import { existsSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
+import { availableParallelism, loadavg, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { EngineName } from "../src/engines/engine.ts";
@@ -13,8 +15,9 @@ import { countMacs, type WeightsDtype } from "../src/format/model.ts";
 import { preprocess, type RawImage } from "../src/image.ts";
 import { forward } from "../src/reference/forward.ts";
 import { openPage } from "./lib/browser.ts";
-import { readManifestFile, readModelFolder } from "./lib/folders.ts";
-import { random } from "./lib/random.ts";
+import { readManifestFile, readModelFolder, writeModelFolder } from "./lib/folders.ts";
+import { random, shuffled } from "./lib/random.ts";
+import { randomShape } from "./lib/shapes.ts";
 import { say } from "./lib/terminal.ts";
 
 export interface BenchOptions {
@@ -33,7 +36,12 @@ export interface BenchRow {
   msMedian: number;
   msP10: number;
   msP90: number;
+  /** the first time, files over the network of this machine */
   loadMs: number;
+  /** the second time, code and weights from the browser's caches, first run left out */
+  coldMs: number;
+  /** weights, activations and all, where the engine knows */
+  memoryBytes?: number;
   /** against the reference engine on the f32 weights: largest difference of a log-probability */
   maxAbsDiff: number;
   gmacs: number;
@@ -41,7 +49,26 @@ export interface BenchRow {
 
 const WARM_UP = 3;
 
-export async function bench(sources: string[], options: BenchOptions): Promise<BenchRow[]> {
+export async function bench(names: string[], options: BenchOptions): Promise<BenchRow[]> {
+  const busy = loadavg()[0];
+  if (busy > 0.3 * availableParallelism())
+    say(`bench: this machine has other work (load ${busy.toFixed(1)}): ratios hold, milliseconds do not`);
+  const temporary = mkdtempSync(join(tmpdir(), "slimvit-bench-"));
+  try {
+    const sources = names.map((name) => {
+      const shape = randomShape(name);
+      if (!shape) return name;
+      const folder = join(temporary, name.slice("random:".length));
+      writeModelFolder(folder, shape.draft, shape.tensors, options.dtype);
+      return folder;
+    });
+    return await benchFolders(sources, options);
+  } finally {
+    rmSync(temporary, { recursive: true, force: true });
+  }
+}
+
+async function benchFolders(sources: string[], options: BenchOptions): Promise<BenchRow[]> {
   const dist = fileURLToPath(new URL("../dist", import.meta.url));
   if (!existsSync(join(dist, "index.js")))
     throw new SlimViTError("unsupported", 'The package is not built: run "npm run build" first.');
@@ -72,8 +99,9 @@ export async function bench(sources: string[], options: BenchOptions): Promise<B
     });
     const samples: number[][] = cases.map(() => []);
     for (let round = 0; round < WARM_UP + options.rounds; round++) {
-      const times = await page.evaluate(timeOneRound);
-      if (round >= WARM_UP) times.forEach((ms, k) => void samples[k].push(ms));
+      const order = shuffled([...cases.keys()], random(1, round));
+      const times = await page.evaluate(timeOneRound, order);
+      if (round >= WARM_UP) times.forEach((ms, k) => void samples[order[k]].push(ms));
     }
     return cases.map((c, k) => {
       const manifest = readManifestFile(c.source);
@@ -87,6 +115,8 @@ export async function bench(sources: string[], options: BenchOptions): Promise<B
         msP10: quantile(samples[k], 0.1),
         msP90: quantile(samples[k], 0.9),
         loadMs: loaded[k].loadMs,
+        coldMs: loaded[k].coldMs,
+        memoryBytes: loaded[k].memoryBytes,
         maxAbsDiff: loaded[k].logProbabilities.reduce((worst, v, i) => Math.max(worst, Math.abs(v - wanted[i])), 0),
         gmacs: countMacs(manifest, manifest.labels.length) / 1e9,
       };
@@ -120,37 +150,44 @@ async function loadInPage({
   const { SlimViT } = await import(/* @vite-ignore */ url);
   const picture = { ...image, data: new Uint8ClampedArray(image.data) };
   const all = [];
-  const results: { loadMs: number; threads: number; logProbabilities: number[] }[] = [];
+  const results: {
+    loadMs: number;
+    coldMs: number;
+    memoryBytes?: number;
+    threads: number;
+    logProbabilities: number[];
+  }[] = [];
   for (const { url, engine, dtype, threads } of cases) {
+    const engineUrls = { "onnxruntime-web": new URL(ort, location.href).href };
+    await caches.delete("slimvit");
     const start = performance.now();
-    const vit = await SlimViT.load(url, {
-      engine,
-      dtype,
-      threads,
-      cache: false,
-      engineUrls: { "onnxruntime-web": new URL(ort, location.href).href },
-    });
+    const first = await SlimViT.load(url, { engine, dtype, threads, engineUrls });
     const loadMs = performance.now() - start;
+    first.dispose();
+    const again = performance.now();
+    const vit = await SlimViT.load(url, { engine, dtype, threads, engineUrls });
+    const coldMs = performance.now() - again - vit.info.loadMs.firstRun;
     const { classes } = await vit.classify(picture, { topK: vit.info.labels.length });
     const logProbabilities: number[] = [];
     for (const { index, score } of classes) logProbabilities[index] = Math.log(Math.max(score, 1e-30));
     all.push(vit);
-    results.push({ loadMs, threads: vit.info.threads, logProbabilities });
+    const { memoryBytes, threads: taken } = vit.info;
+    results.push({ loadMs, coldMs, memoryBytes, threads: taken, logProbabilities });
   }
   Object.assign(globalThis, { bench: { all, picture } });
   return results;
 }
 
-/** Runs in the page: each case once, in turn. */
-async function timeOneRound(): Promise<number[]> {
+/** Runs in the page: each case once, in this order. */
+async function timeOneRound(order: number[]): Promise<number[]> {
   const { all, picture } = (
     globalThis as unknown as {
       bench: { all: { classify(image: unknown): Promise<{ latencyMs: { inference: number } }> }[]; picture: unknown };
     }
   ).bench;
   const times: number[] = [];
-  for (const vit of all) {
-    times.push((await vit.classify(picture)).latencyMs.inference);
+  for (const k of order) {
+    times.push((await all[k].classify(picture)).latencyMs.inference);
     await new Promise((resolve) => setTimeout(resolve, 30)); // until the engine's threads have stopped spinning
   }
   return times;
@@ -198,12 +235,14 @@ export function benchTable(rows: BenchRow[]): string {
       `${r.msMedian.toFixed(1)} (${r.msP10.toFixed(1)}–${r.msP90.toFixed(1)})`,
       ((r.gmacs / r.msMedian) * 1000).toFixed(1),
       r.loadMs.toFixed(0),
+      r.coldMs.toFixed(0),
+      r.memoryBytes === undefined ? "–" : (r.memoryBytes / 2 ** 20).toFixed(1),
       r.maxAbsDiff.toExponential(1),
     ].join(" | "),
   );
   return [
-    "| model | engine | weights | threads | ms, median (p10–p90) | GMAC/s | load ms | max log-probability error |",
-    "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    "| model | engine | weights | threads | ms, median (p10–p90) | GMAC/s | load ms | from cache ms | memory MiB | max log-probability error |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ...lines.map((line) => `| ${line} |`),
   ].join("\n");
 }

@@ -9,6 +9,8 @@ export type EngineName = "simd" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | 
 export interface Engine {
   readonly name: EngineName;
   readonly threads: number;
+  /** weights, activations and all; only an engine that takes its memory itself knows */
+  readonly memoryBytes?: number;
   /**
    * @param pixels [3, height, width], normalised
    * @throws SlimViTError `aborted`; `unsupported` for an option the engine has no answer to

@@ -261,6 +261,18 @@ describe("simd", () => {
     for (const engine of engines) engine.dispose();
   });
 
+  test.each(dtypes)("holds %s weights once, and says how much it holds", async (dtype) => {
+    const model = encode(
+      randomModel({ ...architecture(...Array(6).fill({ mlpHidden: 512 })), embedDim: 128 }, 3),
+      dtype,
+    );
+    const engine = await openSimd(model, {});
+    const weights = [...model.tensors.values()].reduce((sum, { data }) => sum + data.byteLength, 0);
+    expect(engine.memoryBytes).toBeGreaterThan(weights);
+    expect(engine.memoryBytes).toBeLessThan(1.1 * weights + 2 * 65_536); // biases become f32, widths multiples of 8; pages
+    engine.dispose();
+  });
+
   test("says which memory could not be had", async () => {
     const { Memory } = WebAssembly;
     try {

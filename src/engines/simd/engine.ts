@@ -54,6 +54,7 @@ async function openWith(model: Model, threads: number, flavour: Flavour): Promis
 
 class SimdEngine implements Engine {
   readonly name = "simd";
+  readonly memoryBytes: number;
   private disposed = false;
 
   constructor(
@@ -63,7 +64,9 @@ class SimdEngine implements Engine {
     private kernels: Kernels | undefined,
     readonly threads: number,
     private readonly helpers?: Helpers,
-  ) {}
+  ) {
+    this.memoryBytes = memory!.buffer.byteLength;
+  }
 
   async run(pixels: Float32Array, { signal, profile, explain }: RunOptions = {}): Promise<RunOutput> {
     throwIfAborted(signal);
