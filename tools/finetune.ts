@@ -14,6 +14,8 @@ import { trainWeights } from "./retrain.ts";
 
 export interface FinetuneOptions extends TrainOptions {
   imageSize?: [number, number];
+  /** the new head's rate; it starts from nothing and the rest does not, so it is ten times `lr` unless given */
+  lrHead?: number;
 }
 
 export async function finetune(source: string, options: FinetuneOptions): Promise<TrainReport> {
@@ -23,8 +25,13 @@ export async function finetune(source: string, options: FinetuneOptions): Promis
   const { classNames } = await openDataset(options.data, options.split);
   requireClasses(classNames);
   say(`finetune: new head for ${classNames.length} classes, "${classNames[0]}" to "${classNames.at(-1)}"`);
-  return trainWeights("finetune", withNewHead(model, classNames), options);
+  const { lr, lrHead = 10 * lr } = options;
+  const recorded: FinetuneOptions = { ...options, lrHead };
+  const rate = (name: string, scheduled: number) => (isHead(name) ? (scheduled / lr) * lrHead : scheduled);
+  return trainWeights("finetune", withNewHead(model, classNames), recorded, rate);
 }
+
+const isHead = (name: string) => /^head(_dist)?\./.test(name);
 
 /** Zero weights: every class starts equally likely, and the first steps train the head alone in effect. */
 function withNewHead(model: Model, classNames: string[]): Model {

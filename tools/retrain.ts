@@ -35,11 +35,15 @@ export function ghostsAt(arch: Architecture, progress: number): number[] {
   return ghostCounts(arch).map((count) => count * share);
 }
 
-/** Trains all weights of a model in its own arithmetic and writes the result. */
+/**
+ * Trains all weights of a model in its own arithmetic and writes the result.
+ * @param rate the schedule's rate → this tensor's; the same for all unless given
+ */
 export async function trainWeights(
   name: "retrain" | "finetune",
   model: Model,
   options: RetrainOptions,
+  rate?: TrainTask["rate"],
 ): Promise<TrainReport> {
   const arch = architectureOf(model.manifest);
   const { dataset, data } = await openTrainData(options, model.manifest);
@@ -62,6 +66,7 @@ export async function trainWeights(
     teacher,
     classes: model.manifest.labels.length,
     depth: arch.blocks.length,
+    ...(rate && { rate }),
     data,
     checkpoint: checkpointOf(name, model.manifest, dataset, options),
   };

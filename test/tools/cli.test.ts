@@ -185,6 +185,38 @@ describe("the whole chain on a tiny ViT", () => {
     );
   });
 
+  test("the new head has a rate of its own", () => {
+    const rates = ["--lr", "1e-9", "--lr-head", "0.1", "--warmup", "0", "--weight-decay", "0", "--epochs", "1"];
+    slimvitJson("finetune", at("dense"), "--data", at("pictures"), "-o", at("headed"), "--batch", "4", ...rates);
+    const [before, after] = [readModelFolder(at("dense")), readModelFolder(at("headed"))];
+    const largest = (name: string) => {
+      const [a, b] = [before, after].map(({ tensors }) => float32(tensors, name));
+      return Math.max(...b.map((v, k) => Math.abs(v - (name === "head.bias" ? 0 : a[k]))));
+    };
+    expect(largest("head.bias")).toBeGreaterThan(1e-3);
+    expect(largest("blocks.0.mlp.fc1.weight")).toBeLessThan(1e-6);
+  });
+
+  test("compress --weights cuts another model's weights by the searched masks", () => {
+    const budgets = ["--attn", "0.5", "--mlp", "0.5", "--patch", "1"];
+    slimvitJson("compress", at("scored"), "-o", at("own"), "--weights", at("dense"), ...budgets);
+    const [dense, cut] = [readModelFolder(at("dense")), readModelFolder(at("own"))];
+    const rowsOf = ({ tensors, manifest }: typeof dense) => {
+      const values = [...float32(tensors, "blocks.0.mlp.fc1.weight")];
+      const { embedDim } = manifest;
+      return Array.from({ length: values.length / embedDim }, (_, r) =>
+        values.slice(r * embedDim, (r + 1) * embedDim).join(),
+      );
+    };
+    const rows = rowsOf(dense);
+    const kept = rowsOf(cut);
+    expect(kept.length).toBeGreaterThan(0);
+    for (const row of kept) expect(rows).toContain(row);
+    expect(slimvit("compress", at("scored"), "-o", at("own2"), "--weights", at("tuned"), ...budgets)).toMatchObject({
+      status: 1,
+    });
+  });
+
   test("a run killed again and again, and resumed, ends with the weights of one never killed", async () => {
     const args = ["--data", at("pictures"), "--teacher", at("dense"), "--batch", "6", "--epochs", "60", "--seed", "3"];
     args.push("--ema", "0.9", "--mixup", "0.5", "--drop-path", "0.1", "--checkpoint-seconds", "0");

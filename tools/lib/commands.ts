@@ -107,6 +107,10 @@ const BUILDERS: Record<StageName, () => Command> = {
           .default("union"),
       )
       .option("--absolute", "rank by |ζ| instead of signed ζ")
+      .option(
+        "--weights <model>",
+        "dense model whose weights are cut in place of the search's, which then only chooses",
+      )
       .option("--name <name>", "what the model is called")
       .option("--force", "replace the output folder"),
 
@@ -120,11 +124,13 @@ const BUILDERS: Record<StageName, () => Command> = {
     addTrainOptions(
       withJson(new Command("finetune").description("new head for the data's classes"), [MODEL]),
       FINETUNE_RECIPE,
-    ).option(
-      "--image-size <size>",
-      "SIDE or HEIGHTxWIDTH in pixels; position embeddings and keep-lists are resampled",
-      size,
-    ),
+    )
+      .option("--lr-head <rate>", "AdamW's rate for the new head; default ten times --lr", positive)
+      .option(
+        "--image-size <size>",
+        "SIDE or HEIGHTxWIDTH in pixels; position embeddings and keep-lists are resampled",
+        size,
+      ),
 
   export: () =>
     newCommand("export", "weights for shipping", [MODEL])

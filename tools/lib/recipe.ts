@@ -170,7 +170,7 @@ function trainingOptions(options: TrainOptions): Record<string, unknown> {
 }
 
 /** Rates may change at a resume: lowering them is how a run whose loss became NaN is saved. */
-const RATES = ["lr", "lrMask", "lrMaskPatch"];
+const RATES = ["lr", "lrHead", "lrMask", "lrMaskPatch"];
 
 /**
  * Where the checkpoint goes, and what must be equal for it to be continued: the model, the pictures' names and every
