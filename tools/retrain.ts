@@ -12,7 +12,7 @@ import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from 
 import { reportHtml } from "./lib/report.ts";
 import { asFunction, weightsOnBackend } from "./lib/teacher.ts";
 import { percent, say } from "./lib/terminal.ts";
-import { removeCheckpoint, type TrainReport, type TrainTask, train, variablesFrom } from "./lib/train.ts";
+import { removeCheckpoint, storedTensor, type TrainReport, type TrainTask, train, variablesFrom } from "./lib/train.ts";
 
 export interface RetrainOptions extends TrainOptions {
   ghost?: boolean;
@@ -72,8 +72,7 @@ export async function trainWeights(
   };
   const report = await train(backend, task, options);
   const tensors: Tensors = new Map();
-  for (const [name, v] of variables)
-    tensors.set(name, { dtype: "F32", shape: v.shape, data: v.dataSync() as Float32Array });
+  for (const [name, variable] of variables) tensors.set(name, await storedTensor(variable));
   const { history, ...figures } = report;
   const { format: _, weights: __, ...draft } = model.manifest;
   const provenance = withStep(model.manifest.provenance, name, {

@@ -34,6 +34,7 @@ import { asFunction, weightsOnBackend } from "./lib/teacher.ts";
 import { percent, say } from "./lib/terminal.ts";
 import {
   removeCheckpoint,
+  storedTensor,
   type TrainReport,
   type TrainTask,
   train,
@@ -117,7 +118,7 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
     baseLoss(tf, model, options, teacher),
     options.seed,
   );
-  writeSearchFolder(
+  await writeSearchFolder(
     model,
     weights,
     zetas,
@@ -166,10 +167,11 @@ function requireDense({ manifest }: Model, source: string): void {
 }
 
 /** How the masks spread: quantiles of ζ, and of tanh ζ for tokens, by family. */
-function zetaQuantiles(zetas: Variables): Record<string, number> {
+async function zetaQuantiles(zetas: Variables): Promise<Record<string, number>> {
   const quantiles: Record<string, number> = {};
   for (const family of ["attn", "mlp", "patch"] as Family[]) {
-    const values = [...zetas].flatMap(([name, zeta]) => (familyOf(name) === family ? [...zeta.dataSync()] : []));
+    const values: number[] = [];
+    for (const [name, zeta] of zetas) if (familyOf(name) === family) values.push(...(await zeta.data()));
     const sorted = Float32Array.from(values, (v) => (family === "patch" ? Math.tanh(v) : v)).sort();
     for (const share of [0.1, 0.5, 0.9])
       quantiles[`${family}.p${100 * share}`] = Number(sorted[Math.floor(share * (sorted.length - 1))].toFixed(4));
@@ -191,7 +193,7 @@ function initialZetas(tf: Parameters<typeof variablesFrom>[0], { manifest }: Mod
   );
 }
 
-function writeSearchFolder(
+async function writeSearchFolder(
   model: Model,
   weights: Variables,
   zetas: Variables,
@@ -199,17 +201,12 @@ function writeSearchFolder(
   options: SearchOptions,
   report: TrainReport,
   recorded: Record<string, unknown>,
-): void {
+): Promise<void> {
   const { manifest } = model;
   const tensors: Tensors = new Map();
-  for (const [name, variable] of weights)
-    tensors.set(name, { dtype: "F32", shape: variable.shape, data: variable.dataSync() as Float32Array });
-  const masks = new Map(
-    [...zetas].map(([name, z]) => [
-      name,
-      { dtype: "F32" as const, shape: z.shape, data: z.dataSync() as Float32Array },
-    ]),
-  );
+  for (const [name, variable] of weights) tensors.set(name, await storedTensor(variable));
+  const masks = new Map<string, Awaited<ReturnType<typeof storedTensor>>>();
+  for (const [name, zeta] of zetas) masks.set(name, await storedTensor(zeta));
   const plain = blockZetas(manifest, options.masks, (name) => masks.get(name)!.data);
   const { history, ...figures } = report;
   const provenance = withStep(manifest.provenance, "search", { ...recorded, ...figures });

@@ -37,7 +37,7 @@ export async function measureImportance(
   for await (const batch of trainBatches(data, { batch: BATCH, seed, from: 0, to: steps })) {
     if (batch.size === 0) continue;
     const [height, width] = data.preprocess.crop;
-    tf.tidy(() => {
+    const changes = tf.tidy(() => {
       const pixels = tf.tensor4d(batch.pixels, [batch.size, 3, height, width]);
       // Tokens are differentiated at their gate tanh ζ, channels and units at ζ.
       const gates = [...zetas].map(([name, zeta]) => (name.endsWith("patch_zeta") ? tf.tanh(zeta) : tf.clone(zeta)));
@@ -48,12 +48,14 @@ export async function measureImportance(
         const { logits } = forward(tf, arch, foldZeta(tf, arch, weights, gate), pixels, patch);
         return lossOf(logits, pixels, batch.labels);
       })(gates as tfjs.Tensor[]);
-      gradients.forEach((gradient, k) => {
-        const change = tf.abs(tf.mul(gradient, gates[k])).dataSync();
-        const sum = sums.get(names[k])!;
-        for (let i = 0; i < sum.length; i++) sum[i] += change[i];
-      });
+      return gradients.map((gradient, k) => tf.abs(tf.mul(gradient, gates[k])));
     });
+    for (const [k, name] of [...zetas.keys()].entries()) {
+      const change = await changes[k].data();
+      const sum = sums.get(name)!;
+      for (let i = 0; i < sum.length; i++) sum[i] += change[i];
+    }
+    tf.dispose(changes);
     progress.update(++step, "");
   }
   progress.stop();

@@ -58,14 +58,15 @@ export async function compare(
     );
     const batch = loaded.filter((item) => item !== undefined);
     if (batch.length === 0) continue;
-    const [chosen, wanted] = tf.tidy(() => {
+    const best = tf.tidy(() => {
       const [height, width] = preprocess.crop;
       const pixels = tf.stack(
         batch.map(({ pixels }) => tf.tensor3d(pixels, [3, height, width]) as tfjs.Tensor),
       ) as Tensor;
-      const best = (net: (pixels: Tensor) => Tensor) => tf.argMax(net(pixels), -1).dataSync();
-      return [best(student), teacher && best(teacher)];
+      return [student, ...(teacher ? [teacher] : [])].map((net) => tf.argMax(net(pixels), -1));
     });
+    const [chosen, wanted] = await Promise.all(best.map((indices) => indices.data()));
+    tf.dispose(best);
     batch.forEach(({ picture }, k) => {
       n++;
       if (wanted && chosen[k] === wanted[k]) agreed++;

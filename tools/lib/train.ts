@@ -71,7 +71,7 @@ export interface TrainTask {
   rate?: (name: string, lr: number) => number;
   decays?: (name: string, variable: Tensor) => boolean;
   /** further figures of a line of the history, by names with a dot */
-  figures?: () => Record<string, number>;
+  figures?: () => Promise<Record<string, number>>;
   /** e.g. a projection of masks onto their allowed range */
   afterStep?: () => void;
   data: TrainData;
@@ -118,7 +118,7 @@ export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): P
     if (done) break;
     if (batch.size) {
       const rng = random(seed, 0x73746570, step, ...(part ? [part] : []));
-      const gradients = gradientsOf(tf, task, recipe, batch, rng, step / total);
+      const gradients = await gradientsOf(tf, task, recipe, batch, rng, step / total);
       if (!Number.isFinite(gradients.terms.loss)) {
         progress.stop();
         throw notFinite(task, gradients.terms.loss, step, batch);
@@ -131,7 +131,7 @@ export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): P
     // Before the update: these weights have just given a finite loss. What the update makes of them is not known yet.
     const now = performance.now();
     if (step > firstStep && now - lastCheckpoint > recipe.checkpointSeconds * 1000) {
-      save(task, optimiser, ema, history, step);
+      await save(task, optimiser, ema, history, step);
       lastCheckpoint = now;
     }
     if (sum) {
@@ -142,7 +142,7 @@ export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): P
       task.afterStep?.();
       if (recipe.ema) updateEma(tf, task.variables, ema, recipe.ema, step);
       if ((step + 1) % Math.max(1, Math.floor(total / HISTORY_LINES)) === 0 || step + 1 === total)
-        history.push({ step: step + 1, ...terms, ...task.figures?.() });
+        history.push({ step: step + 1, ...terms, ...(await task.figures?.()) });
       const figures = Object.entries(terms).map(([name, value]) => `${name} ${value.toFixed(3)}`);
       progress.update(step + 1, `${figures.join(" ")}  ${(images / ((now - started) / 1000)).toFixed(1)} images/s`);
     }
@@ -150,9 +150,9 @@ export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): P
     step++;
   }
   for (const [name, variable] of task.variables)
-    if (!variable.dataSync().every(Number.isFinite)) throw notFinite(task, NaN, step - 1, undefined, name);
+    if (!(await variable.data()).every(Number.isFinite)) throw notFinite(task, NaN, step - 1, undefined, name);
   progress.stop();
-  save(task, optimiser, ema, history, step); // so that a kill while the result is written loses nothing
+  await save(task, optimiser, ema, history, step); // so that a kill while the result is written loses nothing
   for (const [name, average] of ema) task.variables.get(name)!.assign(average as tfjs.Tensor);
   optimiser.dispose();
   tf.dispose([...ema.values()]);
@@ -195,14 +195,14 @@ interface Gradients {
   terms: Record<string, number>;
 }
 
-function gradientsOf(
+async function gradientsOf(
   tf: TF,
   task: TrainTask,
   recipe: Recipe,
   batch: Batch,
   rng: () => number,
   progress: number,
-): Gradients {
+): Promise<Gradients> {
   const mixed = mix(batch, task, recipe, rng);
   const [height, width] = task.data.preprocess.crop;
   const kept: Record<string, Tensor> = {};
@@ -221,9 +221,8 @@ function gradientsOf(
     }, [...task.variables.values()]);
     return { gradients: grads, loss: value as Tensor };
   });
-  const terms = Object.fromEntries(
-    Object.entries({ loss, ...kept }).map(([name, term]) => [name, term.dataSync()[0]] as const),
-  );
+  const terms: Record<string, number> = {};
+  for (const [name, term] of Object.entries({ loss, ...kept })) terms[name] = (await term.data())[0];
   tf.dispose([loss, kept]);
   const byName = new Map(
     [...task.variables].flatMap(([name, variable]) =>
@@ -324,22 +323,21 @@ function updateEma(tf: TF, variables: Variables, ema: Map<string, Tensor>, decay
   }
 }
 
-function save(
+async function save(
   { checkpoint, variables }: TrainTask,
   optimiser: AdamW,
   ema: Map<string, Tensor>,
   history: Record<string, number>[],
   step: number,
-): void {
+): Promise<void> {
   const stored = new Map<string, StoredTensor>();
-  const put = (name: string, t: Tensor) =>
-    stored.set(name, { dtype: "F32", shape: t.shape, data: t.dataSync() as Float32Array });
-  for (const [name, variable] of variables) put(`variable.${name}`, variable);
+  const put = async (name: string, tensor: Tensor) => void stored.set(name, await storedTensor(tensor));
+  for (const [name, variable] of variables) await put(`variable.${name}`, variable);
   for (const [name, [m, v]] of optimiser.moments) {
-    put(`m.${name}`, m);
-    put(`v.${name}`, v);
+    await put(`m.${name}`, m);
+    await put(`v.${name}`, v);
   }
-  for (const [name, average] of ema) put(`ema.${name}`, average);
+  for (const [name, average] of ema) await put(`ema.${name}`, average);
   const metadata = {
     step: String(step),
     fingerprint: checkpoint.fingerprint,
@@ -389,6 +387,11 @@ function restore(
   optimiser.steps = Number(metadata.step);
   history.push(...JSON.parse(metadata.history));
   return Number(metadata.step);
+}
+
+/** Read back without blocking, which WebGPU cannot do otherwise. */
+export async function storedTensor(tensor: Tensor): Promise<{ dtype: "F32"; shape: number[]; data: Float32Array }> {
+  return { dtype: "F32", shape: tensor.shape, data: (await tensor.data()) as Float32Array };
 }
 
 /** Named f32 tensors → trainable variables. */
