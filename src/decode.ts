@@ -93,7 +93,7 @@ function readPixels(bitmap: ImageBitmap, region: Region | undefined, { resize }:
     );
   }
   const shorter = Math.min(width, height);
-  const drawn = DRAWN_DOWN * resize;
+  const drawn = DRAWN_DOWN * Math.max(...[resize].flat());
   const scale = shorter > Math.max(LARGE, drawn) ? drawn / shorter : 1;
   const size = { width: Math.round(width * scale), height: Math.round(height * scale) };
   const context = new OffscreenCanvas(size.width, size.height).getContext("2d", { willReadFrequently: true });

@@ -20,8 +20,8 @@ export interface Region {
 type Interpolation = Preprocess["interpolation"];
 
 /**
- * Resizes the shorter side to `p.resize`, cuts `p.crop` from the centre, normalises: torchvision's Resize, CenterCrop,
- * ToTensor, Normalize on a Pillow image. Only what the crop shows is computed.
+ * Resizes the shorter side (or both) to `p.resize`, cuts `p.crop` from the centre, normalises: torchvision's Resize,
+ * CenterCrop, ToTensor, Normalize on a Pillow image. Only what the crop shows is computed.
  *
  * @param region cut out before anything else
  * @returns [3, crop height, crop width]
@@ -32,12 +32,7 @@ export function preprocess(image: RawImage, p: Preprocess, region?: Region): Flo
   const source = region ?? { x: 0, y: 0, width: image.width, height: image.height };
   if (region) checkRegion(image, region);
   const [cropHeight, cropWidth] = p.crop;
-  const long = (side: number, shorter: number) => Math.trunc((p.resize * side) / shorter);
-  const { width, height } = source;
-  const resized = {
-    width: width <= height ? p.resize : long(width, height),
-    height: width <= height ? long(height, width) : p.resize,
-  };
+  const resized = resizedSize(source, p.resize);
   const rgb = resample(image, source, resized, p.interpolation, {
     x: roundHalfEven((resized.width - cropWidth) / 2),
     y: roundHalfEven((resized.height - cropHeight) / 2),
@@ -45,6 +40,12 @@ export function preprocess(image: RawImage, p: Preprocess, region?: Region): Flo
     height: cropHeight,
   });
   return normalise(rgb, cropWidth * cropHeight, p);
+}
+
+function resizedSize({ width, height }: Region, to: Preprocess["resize"]): { width: number; height: number } {
+  if (typeof to !== "number") return { height: to[0], width: to[1] };
+  const long = (side: number, shorter: number) => Math.trunc((to * side) / shorter);
+  return width <= height ? { width: to, height: long(height, width) } : { width: long(width, height), height: to };
 }
 
 /** The whole image at another size, as Pillow's `Image.resize`; opaque. */

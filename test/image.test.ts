@@ -64,6 +64,29 @@ describe("preprocess gives torchvision's resize and centre crop", () => {
   );
 });
 
+test("a squash resizes both sides whatever the shape, as resizeImage does, then cuts the centre", () => {
+  const mean: [number, number, number] = [0, 0, 0];
+  const how: Preprocess = { resize: [14, 20], crop: [14, 20], interpolation: "bicubic", mean, std: [1, 1, 1] };
+  for (const [width, height] of [
+    [64, 48],
+    [31, 90],
+    [9, 11],
+  ]) {
+    const whole = resizeImage(picture(width, height), 20, 14, "bicubic").data;
+    const levels = (out: Float32Array) => [...out].map((v) => Math.round(255 * v));
+    const expected = (top: number, left: number, rows: number, columns: number) =>
+      [0, 1, 2].flatMap((c) =>
+        Array.from({ length: rows * columns }, (_, i) => {
+          const [row, column] = [top + Math.floor(i / columns), left + (i % columns)];
+          return whole[(row * 20 + column) * 4 + c];
+        }),
+      );
+    expect(levels(preprocess(picture(width, height), how))).toEqual(expected(0, 0, 14, 20));
+    const cut = preprocess(picture(width, height), { ...how, crop: [8, 10] });
+    expect(levels(cut)).toEqual(expected(3, 5, 8, 10));
+  }
+});
+
 test("normalises each channel by its own mean and deviation", () => {
   const grey = { data: new Uint8Array(20 * 20 * 4).fill(51), width: 20, height: 20 };
   const out = preprocess(grey, settings);

@@ -339,31 +339,18 @@ function shortNames(labels: Label[]): Label[] {
   }));
 }
 
-function preprocessing(
-  arch: Architecture,
-  { config, preprocessor }: Configs,
-  options: ImportOptions,
-  assumed: string[],
-): Preprocess {
+function preprocessing(arch: Architecture, configs: Configs, options: ImportOptions, assumed: string[]): Preprocess {
+  const { config, preprocessor } = configs;
   const timm = (config.pretrained_cfg ?? {}) as Record<string, unknown>;
-  const take = <T>(what: string, flag: string, ...values: (T | undefined)[]): T => {
+  const take: Take = <T>(what: string, flag: string, ...values: (T | undefined)[]): T => {
     const found = values.slice(0, -1).find((value) => value !== undefined);
     if (found === undefined) assumed.push(`${what} ${JSON.stringify(values.at(-1))} assumed (timm's; ${flag})`);
     return found ?? values.at(-1)!;
   };
   type Triple = [number, number, number];
-  const shorter = Math.min(...arch.imageSize);
-  const edge = (preprocessor.size as Record<string, number> | undefined)?.shortest_edge;
-  const cropPct = take(
-    "crop share",
-    "config.json",
-    timm.crop_pct as number | undefined,
-    edge && shorter / edge,
-    DEFAULTS.cropPct,
-  );
   const resample = preprocessor.resample;
   return {
-    resize: Math.max(Math.floor(shorter / cropPct), ...arch.imageSize),
+    resize: squashed(arch, preprocessor) ?? shorterSide(arch, configs, take),
     crop: arch.imageSize,
     interpolation: timm.interpolation === "bilinear" || resample === 2 ? "bilinear" : "bicubic",
     mean: take(
@@ -383,4 +370,27 @@ function preprocessing(
       DEFAULTS.std as Triple,
     ),
   };
+}
+
+type Take = <T>(what: string, flag: string, ...values: (T | undefined)[]) => T;
+
+/** Hugging Face's `size: { height, width }`, in old files one number: both sides, whatever the picture's shape. */
+function squashed(
+  { imageSize }: Architecture,
+  { size, do_center_crop }: Record<string, unknown>,
+): [number, number] | undefined {
+  const { height, width } = (typeof size === "number" ? { height: size, width: size } : (size ?? {})) as {
+    height?: number;
+    width?: number;
+  };
+  if (!height || !width) return undefined;
+  return do_center_crop ? [Math.max(height, imageSize[0]), Math.max(width, imageSize[1])] : imageSize;
+}
+
+function shorterSide({ imageSize }: Architecture, { config, preprocessor }: Configs, take: Take): number {
+  const shorter = Math.min(...imageSize);
+  const timm = (config.pretrained_cfg ?? {}) as { crop_pct?: number };
+  const edge = (preprocessor.size as Record<string, number> | undefined)?.shortest_edge;
+  const share = take("crop share", "config.json", timm.crop_pct, edge && shorter / edge, DEFAULTS.cropPct);
+  return Math.max(Math.floor(shorter / share), ...imageSize);
 }

@@ -30,8 +30,8 @@ export interface Architecture {
 }
 
 export interface Preprocess {
-  /** The shorter side is resized to this many pixels … */
-  resize: number;
+  /** The shorter side is resized to this many pixels, or the whole picture to [height, width] whatever its shape … */
+  resize: number | [number, number];
   /** … and this [height, width] is cut from the centre. */
   crop: [number, number];
   interpolation: "bicubic" | "bilinear";

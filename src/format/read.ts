@@ -157,7 +157,13 @@ function checkPreprocess(check: Check, { preprocess, imageSize }: Manifest): voi
   check.object(preprocess, "preprocess");
   const crop = check.pair(preprocess.crop, "preprocess.crop", LIMITS.imageSize);
   if (!sameShape(crop, imageSize)) check.fail(`preprocess.crop ${show(crop)} is not imageSize ${show(imageSize)}.`);
-  check.integer(preprocess.resize, "preprocess.resize", Math.max(...crop), 4 * LIMITS.imageSize);
+  const { resize } = preprocess;
+  if (Array.isArray(resize)) {
+    check.list(resize, "preprocess.resize", 2, 2);
+    resize.forEach((side, k) => void check.integer(side, `preprocess.resize[${k}]`, crop[k], 4 * LIMITS.imageSize));
+  } else {
+    check.integer(resize, "preprocess.resize", Math.max(...crop), 4 * LIMITS.imageSize);
+  }
   if (preprocess.interpolation !== "bicubic" && preprocess.interpolation !== "bilinear") {
     check.fail(`preprocess.interpolation is ${show(preprocess.interpolation)}; expected "bicubic" or "bilinear".`);
   }

@@ -103,6 +103,8 @@ describe("a malformed manifest is refused with its name and the fault", () => {
     ["no preprocess", (m) => delete m.preprocess, /preprocess is undefined/],
     ["a crop that is not imageSize", (m) => (m.preprocess.crop = [8, 4]), /preprocess.crop \[8, 4\] is not imageSize/],
     ["a resize smaller than the crop", (m) => (m.preprocess.resize = 7), /preprocess.resize is 7/],
+    ["a squash smaller than the crop", (m) => (m.preprocess.resize = [4096, 7]), /preprocess.resize\[1\] is 7/],
+    ["a squash of one side", (m) => (m.preprocess.resize = [99] as never), /preprocess.resize/],
     ["a resize past the limit", (m) => (m.preprocess.resize = 1e6), /preprocess.resize is 1000000/],
     ["an unknown interpolation", (m) => (m.preprocess.interpolation = "lanczos"), /interpolation is "lanczos"/],
     ["two means", (m) => (m.preprocess.mean = [0, 0]), /preprocess.mean has 2 entries/],

@@ -264,6 +264,21 @@ describe("import", () => {
     expect(b.manifest.labels.map((l) => l.label)).toEqual(["a", "b", "c"]);
   });
 
+  test.each<[string, object, number | [number, number]]>([
+    ["both sides", { do_resize: true, size: { height: 32, width: 32 } }, [32, 32]],
+    ["both sides, one number", { size: 32, do_center_crop: false }, [32, 32]],
+    ["both sides, then a crop", { size: { height: 40, width: 40 }, do_center_crop: true, crop_size: 32 }, [40, 40]],
+    ["the shorter side", { size: { shortest_edge: 36 }, do_center_crop: true }, 36],
+  ])("takes Hugging Face's resize of %s as it is", (what, preprocessor, resize) => {
+    const folder = at(`hf-${what.replaceAll(/\W+/g, "-")}`);
+    mkdirSync(folder);
+    writeCheckpoint(join(folder, "model.safetensors"), tensors);
+    writeFileSync(join(folder, "config.json"), JSON.stringify({ num_attention_heads: 2 }));
+    writeFileSync(join(folder, "preprocessor_config.json"), JSON.stringify(preprocessor));
+    slimvitJson("import", folder, "-o", `${folder}-model`);
+    expect(readModelFolder(`${folder}-model`).manifest.preprocess).toMatchObject({ resize, crop: [32, 32] });
+  });
+
   test.each<[string, (t: Tensors) => void, RegExp]>([
     ["a missing tensor", (t) => t.delete("blocks.1.mlp.fc2.weight"), /tensor "blocks\.1\.mlp\.fc2\.weight" is missing/],
     [

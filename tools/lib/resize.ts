@@ -1,6 +1,6 @@
 /** A network moved to another image size: position embeddings and keep-lists follow the new patch grid. */
 import { SlimViTError } from "../../src/errors.ts";
-import { denseTokens, type Model, patchGrid, type Tensors } from "../../src/format/model.ts";
+import { denseTokens, type Model, type Preprocess, patchGrid, type Tensors } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
 
 /** @throws SlimViTError `bad-option` for a size that is no multiple of the patch size */
@@ -14,14 +14,13 @@ export function resizeModel(model: Model, imageSize: [number, number]): Model {
       `An image of ${imageSize[0]}×${imageSize[1]} px does not divide into patches of ${patchSize} px.`,
     );
   }
-  const grow = Math.min(...imageSize) / Math.min(...manifest.imageSize);
   const resized = {
     ...manifest,
     imageSize,
     preprocess: {
       ...preprocess,
       crop: imageSize,
-      resize: Math.max(Math.round(preprocess.resize * grow), ...imageSize),
+      resize: grown(preprocess.resize, manifest.imageSize, imageSize),
     },
   };
   const [from, to] = [patchGrid(manifest), patchGrid(resized)];
@@ -33,6 +32,12 @@ export function resizeModel(model: Model, imageSize: [number, number]): Model {
   const position = resamplePositions(float32(tensors, "pos_embed"), from, to, prefixTokens, manifest.embedDim);
   tensors.set("pos_embed", { dtype: "F32", shape: [1, denseTokens(resized), manifest.embedDim], data: position });
   return { ...model, manifest: { ...resized, blocks }, tensors };
+}
+
+/** What pictures are resized to, in proportion. */
+function grown(resize: Preprocess["resize"], from: [number, number], to: [number, number]): Preprocess["resize"] {
+  if (typeof resize === "number") return Math.max(Math.round((resize * Math.min(...to)) / Math.min(...from)), ...to);
+  return resize.map((side, k) => Math.round((side * to[k]) / from[k])) as [number, number];
 }
 
 type Grid = [rows: number, columns: number];
