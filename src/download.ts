@@ -80,20 +80,19 @@ function told(url: string, length: number, error: unknown): unknown {
   return new SlimViTError("network", `${url}: ${fault}`, { cause: error });
 }
 
+/** Taken on a manifest's word alone; beyond it memory grows with the bytes that have come. */
+const TRUSTED_BYTES = 2 ** 26;
+
 /** Joins the pieces of a file and holds them to the size that was promised. */
 export class Collector {
   length = 0;
-  private bytes: Uint8Array;
+  private bytes = new Uint8Array(0);
 
   constructor(
     private readonly name: string,
     private readonly how: ReadOptions,
   ) {
-    try {
-      this.bytes = new Uint8Array(how.exactly ?? 2 ** 16);
-    } catch (error) {
-      throw new SlimViTError("out-of-memory", `${name}: ${how.exactly} bytes cannot be held (${messageOf(error)}).`);
-    }
+    this.grow(Math.min(how.exactly ?? 2 ** 16, TRUSTED_BYTES));
   }
 
   add(piece: Uint8Array): void {
@@ -104,14 +103,21 @@ export class Collector {
         exactly === undefined ? `is longer than ${limit} bytes` : `is longer than the ${exactly} bytes in ${MANIFEST}`;
       throw new SlimViTError(exactly === undefined ? "bad-model" : "integrity", `${this.name}: ${fault}.`);
     }
-    if (end > this.bytes.length) {
-      const larger = new Uint8Array(Math.max(end, 2 * this.bytes.length));
-      larger.set(this.bytes.subarray(0, this.length));
-      this.bytes = larger;
-    }
+    if (end > this.bytes.length) this.grow(Math.min(Math.max(end, 2 * this.bytes.length), exactly ?? limit));
     this.bytes.set(piece, this.length);
     this.length = end;
     onBytes?.(end);
+  }
+
+  private grow(size: number): void {
+    let larger: Uint8Array<ArrayBuffer>;
+    try {
+      larger = new Uint8Array(size);
+    } catch (error) {
+      throw new SlimViTError("out-of-memory", `${this.name}: ${size} bytes cannot be held (${messageOf(error)}).`);
+    }
+    larger.set(this.bytes.subarray(0, this.length));
+    this.bytes = larger;
   }
 
   /** @param code of a file that is too short */

@@ -1,10 +1,10 @@
 /** Where models come from: a folder behind a URL, on Hugging Face, in a list of files, or on Node's disk. */
-import { sha256 } from "@noble/hashes/sha2.js";
 import { Collector, download, MANIFEST, type ReadOptions } from "./download.ts";
 import type { EngineName } from "./engines/engine.ts";
 import { messageOf, SlimViTError, throwIfAborted } from "./errors.ts";
 import type { Manifest, Model, WeightsDtype, WeightsFile } from "./format/model.ts";
-import { readManifest, readModel } from "./format/read.ts";
+import { MAX_MANIFEST_BYTES, readManifest, readModel } from "./format/read.ts";
+import { sha256 } from "./sha256.ts";
 
 /** A folder by its absolute URL (`file:` in Node), or its files. */
 export type Source = { url: string } | { files: { name: string; blob: Blob }[] };
@@ -41,7 +41,6 @@ export interface LoadedModel {
 }
 
 const CACHE = "slimvit";
-const MAX_MANIFEST_BYTES = 64 * 2 ** 20;
 
 /** @throws SlimViTError `network`, `integrity`, `bad-model`, `bad-option`, `aborted`, `out-of-memory` */
 export async function loadModel(request: LoadRequest): Promise<LoadedModel> {

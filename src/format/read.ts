@@ -15,6 +15,12 @@ import {
 import { readSafetensors } from "./safetensors.ts";
 import { show } from "./show.ts";
 
+/**
+ * 21,841 labels and their self-tests fit. JSON.parse can make thirty times as much of a text, and whoever serves it has
+ * promised nothing yet.
+ */
+export const MAX_MANIFEST_BYTES = 2.5 * 2 ** 20;
+
 /** Bounds on what a manifest may claim, so that a hostile one cannot make its reader allocate without end. */
 const LIMITS = {
   imageSize: 4096,
@@ -25,6 +31,7 @@ const LIMITS = {
   classes: 1_000_000,
   mlpHidden: 65_536,
   heads: 1024,
+  weightsBytes: 2 ** 31,
 };
 
 /**
@@ -32,13 +39,14 @@ const LIMITS = {
  * @throws SlimViTError `bad-model`, naming the file and the fault
  */
 export function readManifest(text: string, name: string): Manifest {
+  const check = new Check(name);
+  if (text.length > MAX_MANIFEST_BYTES) check.fail(`is longer than ${MAX_MANIFEST_BYTES} bytes.`);
   let json: unknown;
   try {
     json = JSON.parse(text);
   } catch (error) {
-    throw new SlimViTError("bad-model", `${name}: is not JSON (${messageOf(error)}).`);
+    check.fail(`is not JSON (${messageOf(error)}).`);
   }
-  const check = new Check(name);
   const m = check.object(json, "the manifest");
   if (m.format !== FORMAT) {
     check.fail(
@@ -201,7 +209,7 @@ function checkWeightsFiles(check: Check, manifest: Manifest): void {
         `${at}.file is ${show(file)}; expected the plain name of a .safetensors file in the model's own folder.`,
       );
     }
-    check.integer(bytes, `${at}.bytes`, 8, Number.MAX_SAFE_INTEGER);
+    check.integer(bytes, `${at}.bytes`, 8, LIMITS.weightsBytes);
     if (typeof sha256 !== "string" || !/^[0-9a-f]{64}$/.test(sha256))
       check.fail(`${at}.sha256 is ${show(sha256)}; expected 64 hex digits.`);
     if (selfTest !== undefined) {

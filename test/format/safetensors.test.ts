@@ -1,7 +1,8 @@
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { afterAll, describe, expect, test } from "vitest";
 import { SlimViTError } from "../../src/errors.ts";
 import { readSafetensors, type StoredTensor, writeSafetensors } from "../../src/format/safetensors.ts";
+import { Tally } from "../robustness/tally.ts";
 
 /** A file with this header, written as it is, and this many bytes of data. */
 function file(header: string | object, dataBytes: number, claimed?: number): Uint8Array {
@@ -27,11 +28,14 @@ const huge = Number.MAX_SAFE_INTEGER;
 const deep = (depth: number) => "[".repeat(depth) + "]".repeat(depth);
 
 describe("a malformed file is refused with its name and the fault", () => {
+  const tally = new Tally("format", "named malformed safetensors files");
+  afterAll(() => tally.close());
   test.each<[string, Uint8Array, RegExp]>([
     ["empty", new Uint8Array(0), /is 0 bytes long/],
     ["seven bytes", new Uint8Array(7), /is 7 bytes long/],
     ["a header of no bytes", new Uint8Array(8), /no JSON header/],
     ["a header of 100 MB + 1", file({}, 0, 100_000_001), /header of 100000001 bytes/],
+    ["a header of 2.5 MiB + 1", file({}, 0, 2_621_441), /header of 2621441 bytes; .*the limit is 2621440/],
     ["a header of 2^53", file({}, 0, 2 ** 53), /header of 9007199254740992 bytes/],
     ["a header of 2^64 − 1", new Uint8Array(64).fill(255), /claims a header/],
     ["a header longer than the file", file({}, 0, 3), /cut off inside its header \(3 bytes claimed, 2 there\)/],
@@ -123,6 +127,7 @@ describe("a malformed file is refused with its name and the fault", () => {
         message: expect.stringMatching(new RegExp(`^x\\.safetensors: .*${fault.source}`)),
       }),
     );
+    tally.add();
   });
 
   test("cut at every byte", () => {
@@ -134,6 +139,7 @@ describe("a malformed file is refused with its name and the fault", () => {
     );
     for (let length = 0; length < whole.length; length++) {
       expect(() => readSafetensors(whole.subarray(0, length), "x"), `cut at ${length}`).toThrow(SlimViTError);
+      tally.add();
     }
     expect(readSafetensors(whole, "x").size).toBe(2);
   });
