@@ -194,7 +194,7 @@ async function timeOneRound(order: number[]): Promise<number[]> {
 }
 
 /** Smooth random blobs: a picture of no class that still has edges and colours. */
-function testImage(): RawImage {
+export function testImage(): RawImage {
   const [width, height] = [320, 256];
   const rng = random(7);
   const waves = Array.from({ length: 12 }, () => [rng() * 0.1, rng() * 0.1, rng() * 6.28, Math.floor(rng() * 3)]);

@@ -29,17 +29,19 @@ export interface BrowserPage {
  * @param mounts folders by the path that serves them, e.g. { "/dist": "…/dist" }
  * @param isolated with the headers that bring SharedArrayBuffer and threads
  * @param flags more of Chromium's
+ * @param seen told of each path that is asked for
  */
 export async function openPage(
   mounts: Record<string, string>,
   isolated = true,
   flags: string[] = [],
+  seen: (path: string) => void = () => {},
 ): Promise<BrowserPage> {
   const { findChromium } = await import("../../scripts/setup-chromium.mjs");
   const executablePath = findChromium();
   if (!executablePath)
     throw new SlimViTError("unsupported", 'No Chromium was found. Set CHROME_PATH, or run "npm run setup".');
-  const server = await serve(mounts, isolated);
+  const server = await serve(mounts, isolated, seen);
   const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const browser = await chromium.launch({ executablePath, args: [...FLAGS, ...flags] });
   const page = await browser.newPage();
@@ -55,7 +57,7 @@ export async function openPage(
   };
 }
 
-function serve(mounts: Record<string, string>, isolated: boolean): Promise<Server> {
+function serve(mounts: Record<string, string>, isolated: boolean, seen: (path: string) => void): Promise<Server> {
   const handlers = Object.entries(mounts).map(([prefix, dir]) => ({
     prefix: `${prefix}/`,
     handle: sirv(dir, { dev: true }),
@@ -73,6 +75,7 @@ function serve(mounts: Record<string, string>, isolated: boolean): Promise<Serve
       response.setHeader("Content-Type", "text/html");
       return response.end("<!doctype html><title>slimvit</title>");
     }
+    seen(request.url!);
     const mount = handlers.find(({ prefix }) => request.url?.startsWith(prefix));
     if (!mount) return notFound();
     request.url = request.url!.slice(mount.prefix.length - 1);

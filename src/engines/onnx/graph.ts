@@ -18,9 +18,10 @@ const MAX_WEIGHT_BYTES = 2 ** 31 - 2 ** 24;
 /**
  * Input `pixels` [1, 3, height, width]; outputs `logits` [1, classes] and `features` [1, embedDim], all f32.
  * @param half weights and arithmetic in f16
+ * @param graph to build on: benchmarks write linears in other forms
  * @throws SlimViTError `unsupported` past 2 GB
  */
-export function writeOnnx(model: Model, half = false): Uint8Array {
+export function writeOnnx(model: Model, half = false, graph = new Graph(model, half)): Uint8Array {
   const { name, imageSize, embedDim, prefixTokens, blocks, labels } = model.manifest;
   let bytes = 0;
   for (const { data } of model.tensors.values()) bytes += 4 * data.length;
@@ -28,7 +29,6 @@ export function writeOnnx(model: Model, half = false): Uint8Array {
     throw new SlimViTError("unsupported", `${name}: needs ${bytes} bytes of f32 weights; an ONNX file ends at 2 GB.`);
   }
 
-  const graph = new Graph(model, half);
   const pixels = graph.input("pixels", [1, 3, ...imageSize]);
   let alive = blocks[0].keepIdx;
   let x = embed(graph, model, pixels);
@@ -138,22 +138,23 @@ function mlp(graph: Graph, { mlpHidden }: BlockShape, at: string, x: string): st
 type Attributes = Record<string, number | number[]>;
 
 /** An ONNX graph under construction. Values are named by strings; a named constant is stored once. */
-class Graph {
+export class Graph {
   private readonly graph = new Message().string(2, "slimvit");
   private readonly constants = new Set<string>();
   private values = 0;
 
   constructor(
-    private readonly model: Model,
+    protected readonly model: Model,
     private readonly half: boolean,
   ) {}
 
   /** @returns the name of its (first) output */
-  node(op: string, inputs: string[], attributes: Attributes = {}, outputs = [this.fresh()]): string {
+  node(op: string, inputs: string[], attributes: Attributes = {}, outputs = [this.fresh()], domain = ""): string {
     const node = new Message();
     for (const name of inputs) node.string(1, name);
     for (const name of outputs) node.string(2, name);
     node.string(4, op);
+    if (domain) node.string(7, domain);
     for (const [name, value] of Object.entries(attributes)) node.message(5, attribute(name, value));
     this.graph.message(1, node);
     return outputs[0];
@@ -218,7 +219,7 @@ class Graph {
     return this.constant(this.fresh(), INT64, [values.length], new Uint8Array(data.buffer));
   }
 
-  private constant(name: string, type: number, shape: number[], raw: Uint8Array): string {
+  protected constant(name: string, type: number, shape: number[], raw: Uint8Array): string {
     if (this.constants.has(name)) return name;
     this.constants.add(name);
     const tensor = new Message();
@@ -239,20 +240,22 @@ class Graph {
     this.graph.message(12, valueInfo(name, shape));
   }
 
-  finish(): Uint8Array {
-    return new Message()
+  /** @param domains that nodes come from, beside ONNX's own */
+  finish(domains: string[] = []): Uint8Array {
+    const file = new Message()
       .int(1, IR_VERSION)
       .string(2, "slimvit")
       .message(7, this.graph)
-      .message(8, new Message().string(1, "").int(2, OPSET))
-      .finish();
+      .message(8, new Message().string(1, "").int(2, OPSET));
+    for (const domain of domains) file.message(8, new Message().string(1, domain).int(2, 1));
+    return file.finish();
   }
 
-  private fresh(): string {
+  protected fresh(): string {
     return `v${this.values++}`;
   }
 
-  private tensor(key: string): Float32Array {
+  protected tensor(key: string): Float32Array {
     return float32(this.model.tensors, key);
   }
 }

@@ -1,0 +1,75 @@
+/** Writes the same weights in the form that each runtime takes. */
+import { mkdirSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { writeOnnx } from "../src/engines/onnx/graph.ts";
+import { countMacs, type Model, type Tensors } from "../src/format/model.ts";
+import { float32 } from "../src/format/read.ts";
+import { readModelFolder, writeModelFolder } from "../tools/lib/folders.ts";
+import { randomShape } from "../tools/lib/shapes.ts";
+import type { Network } from "./cases.ts";
+import { cutModel, uniformBlocks } from "./cut.ts";
+import { writeInt8Onnx, writeMaskedOnnx, writeRenamedOnnx } from "./onnx-forms.ts";
+import { writeTflite } from "./tflite.ts";
+
+/** @returns each network in f32, as the reference is to run it */
+export function writeModels(out: string, sources: { dense: string; slim: string }): Record<Network, Model> {
+  const write = (file: string, content: string | Uint8Array) => {
+    mkdirSync(dirname(join(out, file)), { recursive: true });
+    writeFileSync(join(out, file), content);
+  };
+  const [dense, slim] = (["dense", "slim"] as const).map((network) => {
+    const folder = join(out, network);
+    const { draft, tensors } = randomShape(sources[network]) ?? widened(sources[network]);
+    writeModelFolder(folder, draft, tensors, ["f32", "int8"]);
+    const [f32, int8] = (["f32", "int8"] as const).map((dtype) => readModelFolder(folder, dtype));
+    for (const form of ["MatMulInteger", "DynamicQuantizeMatMul"] as const)
+      write(`${network}.${form}.onnx`, writeInt8Onnx(int8, form));
+    write(`${network}.onnx`, writeOnnx(f32));
+    write(`${network}.f32.tflite`, writeTflite(f32));
+    write(`${network}.int8.tflite`, writeTflite(int8));
+    if (network === "dense") writeTransformers(f32, int8, write);
+    return f32;
+  });
+  const { blocks } = slim.manifest;
+  const masked = blocks.map((block, i) => ({ ...block, keepIdx: dense.manifest.blocks[i].keepIdx }));
+  write("masked.onnx", writeMaskedOnnx(dense, masked));
+  const uniform = cutModel(dense, uniformBlocks(dense, countMacs(slim.manifest, slim.manifest.labels.length)));
+  write("uniform.onnx", writeOnnx(uniform));
+  return { dense, slim, masked: cutModel(dense, masked), uniform };
+}
+
+function widened(source: string) {
+  const { manifest, tensors } = readModelFolder(source);
+  const { format: _, weights: __, ...draft } = manifest;
+  const values: Tensors = new Map();
+  for (const [key, { shape }] of tensors) {
+    if (!key.endsWith(".scale")) values.set(key, { dtype: "F32", shape, data: float32(tensors, key) });
+  }
+  return { draft, tensors: values };
+}
+
+/** A folder as on Hugging Face. */
+function writeTransformers(f32: Model, int8: Model, write: (file: string, content: string | Uint8Array) => void): void {
+  const { labels, preprocess, imageSize } = f32.manifest;
+  const id2label = Object.fromEntries(labels.map(({ label }, i) => [i, label]));
+  write(
+    "transformers/config.json",
+    JSON.stringify({ model_type: "vit", architectures: ["ViTForImageClassification"], id2label }),
+  );
+  write(
+    "transformers/preprocessor_config.json",
+    JSON.stringify({
+      image_processor_type: "DeiTFeatureExtractor",
+      do_resize: true,
+      size: { shortest_edge: preprocess.resize },
+      resample: 3,
+      do_center_crop: true,
+      crop_size: { height: imageSize[0], width: imageSize[1] },
+      do_normalize: true,
+      image_mean: preprocess.mean,
+      image_std: preprocess.std,
+    }),
+  );
+  write("transformers/onnx/model.onnx", writeRenamedOnnx(f32, "pixel_values"));
+  write("transformers/onnx/model_quantized.onnx", writeInt8Onnx(int8, "MatMulInteger", "pixel_values"));
+}

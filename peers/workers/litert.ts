@@ -1,0 +1,30 @@
+/** LiteRT.js on the CPU (XNNPACK). A classic worker: its loader calls importScripts. */
+import { type CompiledModel, loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
+import { servePeer } from "./peer.ts";
+
+let compiled: CompiledModel;
+
+servePeer({
+  async open({ base, model, threads }) {
+    // Its loader looks for files beside the worker's own script, unless told.
+    Object.assign(self, {
+      Module: {
+        locateFile: (file: string) => `${base}litert/${file}`,
+        mainScriptUrlOrBlob: `${base}litert/litert_wasm_threaded_internal.js`,
+      },
+    });
+    await loadLiteRt(`${base}litert/`, { threads: threads > 1 });
+    compiled = await loadAndCompile(base + model, { accelerator: "wasm", cpuOptions: { numThreads: threads } });
+  },
+  async run(pixels) {
+    const side = Math.sqrt(pixels.length / 3);
+    const start = performance.now();
+    const input = new Tensor(pixels, [1, 3, side, side]);
+    const [output] = await compiled.run(input);
+    const logits = Float32Array.from(output.toTypedArray() as Float32Array);
+    const ms = performance.now() - start;
+    input.delete();
+    output.delete();
+    return { logits, ms };
+  },
+});
