@@ -8,8 +8,10 @@ export type { ModelInfo, ScoredClass } from "./session.ts";
 export {
   type Classification,
   type ClassifyOptions,
+  type EmbedOptions,
   type ImageInput,
   type LoadOptions,
   type ModelSource,
   SlimViT,
 } from "./slimvit.ts";
+export type { FrameSource } from "./stream.ts";

@@ -10,6 +10,7 @@ import { checkSize } from "./imagesize.ts";
 import type { Progress, Source, WeightsStore } from "./load.ts";
 import type { ModelInfo, ScoredClass, ClassifyOptions as SessionOptions, SessionResult } from "./session.ts";
 import { type SharedModel, type SharedRequest, share, type User } from "./shared.ts";
+import { type FrameSource, newestFrames } from "./stream.ts";
 
 export interface LoadOptions {
   /** default "auto": the fastest that works here */
@@ -31,6 +32,8 @@ export interface LoadOptions {
 export interface ClassifyOptions extends SessionOptions {
   signal?: AbortSignal;
 }
+
+export type EmbedOptions = Pick<ClassifyOptions, "signal" | "region">;
 
 export interface Classification {
   /** best first */
@@ -91,28 +94,41 @@ export class SlimViT {
   }
 
   /**
-   * @param image any size; the original is left alone
+   * @param image any size; the original is left alone. Of an array, each is on its way while the one before is in work.
    * @returns the `topK` best classes, best first; scores over all classes sum to 1
    * @throws SlimViTError `bad-input` for what is no picture, `aborted`, `worker-lost`, `disposed` after `dispose()`
    */
-  async classify(image: ImageInput, { signal, ...options }: ClassifyOptions = {}): Promise<Classification> {
-    const start = performance.now();
-    const { classes, blockMs, attention, preprocessMs, inferenceMs } = await this.run(image, options, signal);
-    return {
-      classes,
-      latencyMs: { preprocess: preprocessMs, inference: inferenceMs, total: performance.now() - start },
-      engine: this.info.engine,
-      ...(blockMs && { blockMs }),
-      ...(attention && { attention }),
-    };
+  classify(image: ImageInput, options?: ClassifyOptions): Promise<Classification>;
+  classify(images: readonly ImageInput[], options?: ClassifyOptions): Promise<Classification[]>;
+  async classify(image: ImageInput | readonly ImageInput[], { signal, ...options }: ClassifyOptions = {}) {
+    return eachOf(image, async (one) => {
+      const start = performance.now();
+      const { classes, blockMs, attention, preprocessMs, inferenceMs } = await this.run(one, options, signal);
+      return {
+        classes,
+        latencyMs: { preprocess: preprocessMs, inference: inferenceMs, total: performance.now() - start },
+        engine: this.info.engine,
+        ...(blockMs && { blockMs }),
+        ...(attention && { attention }),
+      };
+    });
   }
 
   /** The class token after the final norm, [embedDim]: a picture's features. */
-  async embed(
-    image: ImageInput,
-    { signal, region }: Pick<ClassifyOptions, "signal" | "region"> = {},
-  ): Promise<Float32Array> {
-    return (await this.run(image, { topK: 1, region }, signal)).features;
+  embed(image: ImageInput, options?: EmbedOptions): Promise<Float32Array>;
+  embed(images: readonly ImageInput[], options?: EmbedOptions): Promise<Float32Array[]>;
+  async embed(image: ImageInput | readonly ImageInput[], { signal, region }: EmbedOptions = {}) {
+    return eachOf(image, async (one) => (await this.run(one, { topK: 1, region }, signal)).features);
+  }
+
+  /**
+   * Classifies a video while it plays: always the newest frame, so that answers never lag behind. Leave the loop to stop.
+   *
+   * @param source a video element, a stream of VideoFrames (closed here), or any async iterable of pictures; a camera whose track is stopped does not end, abort then
+   * @throws SlimViTError as `classify`
+   */
+  async *stream(source: FrameSource<ImageInput>, options: ClassifyOptions = {}): AsyncGenerator<Classification> {
+    for await (const frame of newestFrames(source, options.signal)) yield await this.classify(frame, options);
   }
 
   /** Frees worker, weights and memory; calls in flight reject with `disposed`. Idempotent. */
@@ -186,6 +202,33 @@ export class SlimViT {
   private rejectPending(error: SlimViTError): void {
     for (const reject of [...this.pending]) reject(error);
   }
+}
+
+/** Two at a time: one in work, one on its way. */
+async function eachOf<R>(
+  image: ImageInput | readonly ImageInput[],
+  work: (one: ImageInput) => Promise<R>,
+): Promise<R | R[]> {
+  if (!Array.isArray(image)) return work(image as ImageInput);
+  const results: R[] = [];
+  const start = (i: number) => {
+    const result = work(image[i]);
+    result.catch(() => {}); // heard when its turn comes
+    return result;
+  };
+  let next = image.length ? start(0) : undefined;
+  for (let i = 0; next; i++) {
+    const current: Promise<R> = next;
+    next = i + 1 < image.length ? start(i + 1) : undefined;
+    try {
+      results.push(await current);
+    } catch (error) {
+      if (!(error instanceof SlimViTError)) throw error;
+      const message = `Picture ${i + 1} of ${image.length}: ${error.message}`;
+      throw new SlimViTError(error.code, message, { cause: error });
+    }
+  }
+  return results;
 }
 
 function disposedError(): SlimViTError {

@@ -127,6 +127,47 @@ describe("in Node", () => {
     expect(JSON.parse(stdout)).toEqual([expected, "f16", true]);
   });
 
+  test.each(["reference", "simd"])("%s answers a batch, a region, labels, profile, explain and a stream", (engine) => {
+    const { status, stdout, stderr } = node(`
+      import { SlimViT } from ${JSON.stringify(INDEX)};
+      const vit = await SlimViT.load(${JSON.stringify(model)}, { engine: ${JSON.stringify(engine)}, dtype: "f32" });
+      const picture = (seed, width = 40, height = 40) => {
+        const data = Uint8ClampedArray.from({ length: width * height * 4 }, (_, i) => (i * seed + ((i * i) >> 5)) % 256);
+        return { data, width, height };
+      };
+      const whole = picture(37);
+      const region = { x: 4, y: 6, width: 20, height: 12 };
+      const cut = { data: new Uint8ClampedArray(20 * 12 * 4), width: 20, height: 12 };
+      for (let y = 0; y < 12; y++) cut.data.set(whole.data.subarray(((y + 6) * 40 + 4) * 4, ((y + 6) * 40 + 24) * 4), y * 80);
+      const pictures = [whole, picture(11), cut];
+      const tops = (results) => results.map(({ classes }) => classes[0].score);
+      const alone = [];
+      for (const one of pictures) alone.push(await vit.classify(one));
+      const { classes, blockMs, attention } = await vit.classify(whole, { topK: 9, profile: true, explain: true });
+      const [first, ...others] = classes.map(({ label }) => label);
+      async function* frames() { for (let k = 0; k < 40; k++) yield picture(k + 1); }
+      let answers = 0;
+      for await (const answer of vit.stream(frames(), { topK: 1 })) answers += answer.classes.length;
+      console.log(JSON.stringify({
+        alone: tops(alone), together: tops(await vit.classify(pictures)), region: tops([await vit.classify(whole, { region })]),
+        blocks: blockMs.length, maps: attention.map((map) => map.length), sum: attention[0].reduce((a, b) => a + b, 0),
+        allow: (await vit.classify(whole, { allow: [first] })).classes.length,
+        deny: (await vit.classify(whole, { topK: 9, deny: [first] })).classes.map(({ label }) => label), others,
+        threshold: (await vit.classify(whole, { scoreThreshold: 1 })).classes.length, answers,
+        named: await vit.classify([whole, { width: 1 }]).catch(({ code, message }) => code + " " + message),
+      }));
+      vit.dispose();`);
+    expect([status, stderr]).toEqual([0, ""]);
+    const out = JSON.parse(stdout);
+    expect(out.together).toEqual(out.alone);
+    expect(out.region[0]).toBe(out.alone[2]);
+    expect(out).toMatchObject({ blocks: 2, maps: [17, 5], allow: 1, threshold: 0, deny: out.others });
+    expect(out.sum).toBeCloseTo(1, 5);
+    expect(out.answers).toBeGreaterThan(0);
+    expect(out.answers).toBeLessThan(40);
+    expect(out.named).toMatch(/^bad-input Picture 2 of 2: /);
+  });
+
   test("says what is wrong with a folder, a damaged file and a picture it cannot decode", () => {
     const damaged = join(folder, "damaged");
     const { manifest, tensors } = readModelFolder(model, "f32");

@@ -66,9 +66,9 @@ export function compileKernels(flavour: Flavour, shared: boolean): Promise<WebAs
 async function compile(flavour: Flavour, shared: boolean): Promise<WebAssembly.Module> {
   const { binary } =
     flavour === "relaxed" ? await import("./generated/relaxed.ts") : await import("./generated/plain.ts");
-  const text = atob(binary);
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  const deflated = Uint8Array.from(atob(binary), (letter) => letter.charCodeAt(0));
+  const inflating = new Blob([deflated]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  const bytes = new Uint8Array(await new Response(inflating).arrayBuffer());
   if (!shared) unshare(bytes);
   return WebAssembly.compile(bytes);
 }
