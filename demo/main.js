@@ -1,220 +1,281 @@
-// The demo: the public package, used as any page would.
-import { SlimViT, SlimViTError } from "slimvit";
+// The demo: the public package, used as any page would. Dense and slim side by side on the same picture.
+import { setUpBenchmark } from "./benchmark.js";
+import { drawChart } from "./chart.js";
+import { Insight } from "./insight.js";
+import { keepForOffline } from "./offline.js";
+import { Pickers } from "./pickers.js";
+import { Pictures } from "./pictures.js";
+import { Side } from "./side.js";
+import { $, advice, isOurDoing, milliseconds, percent } from "./words.js";
 
-/** File names in samples/ and what to call them; the first is shown on arrival. */
-const TITLES = {
-  panda: "panda",
-  pizza: "pizza",
-  dalmatian: "Dalmatian",
-  chelsea: "cat",
-  flamingo: "flamingo",
-  strawberry: "strawberries",
-  coffee: "coffee",
-  umbrella: "umbrella",
-  grand_piano: "grand piano",
-  laptop: "laptop",
-  starfish: "starfish",
-  llama: "llama",
-  elephant: "elephant",
-  soccer_ball: "soccer ball",
-  hedgehog: "hedgehog",
-  scorpion: "scorpion",
-  flower: "flower",
-  china: "pavilion",
-  camera: "photographer",
-  rocket: "rocket",
-  astronaut: "astronaut",
-  revolver: "revolver",
-};
+/** A still picture is classified again for the statistics, at most so often and so long. */
+const STILL_RUNS = 10;
+const STILL_MS = 2500;
+/** In front of the camera, attention and times of the blocks are asked for only now and then: it costs a run. */
+const LOOK_EVERY_MS = 600;
+const SPEAK_EVERY_MS = 4000;
 
-const $ = (id) => document.getElementById(id);
-let vit; // the loaded model
-let loading = new AbortController();
-let shown; // the picture on the page: a Blob
-let turn = 0; // only the newest load or classification may write to the page
+const pictures = new Pictures(restart);
+const pickers = new Pickers(load);
+const insight = new Insight();
+const slim = new Side("slim", retry);
+const dense = new Side("dense", retry);
+let pairs = [];
+let isPaused = false;
+let turn = new AbortController(); // of the runs on what is shown now
+let loads = 0;
 
 async function start() {
-  $("samples").append(...Object.entries(TITLES).map(sampleButton));
+  $("sides").append(slim.root, dense.root);
   $("model").addEventListener("change", load);
-  $("engine").addEventListener("change", load);
-  $("file").addEventListener("change", () => {
-    if ($("file").files[0]) show($("file").files[0]);
-    $("file").value = ""; // so that the same file can be chosen again
-  });
-  $("preview").addEventListener("error", () => togglePreview(false));
-  acceptDrops();
-  const response = await fetch("models/index.json");
-  if (!response.ok) throw new Error("There is no list of models (models/index.json) beside this page.");
-  for (const { folder, title } of await response.json()) $("model").append(new Option(title, folder));
-  await Promise.all([showSample(Object.keys(TITLES)[0]), load()]);
+  $("compare").addEventListener("change", compare);
+  setUpTheme();
+  setUpBenchmark(benchmarkSetup, { pause, resume });
+  new ResizeObserver(refreshChart).observe($("chart"));
+  pickers.probe();
+  const [list] = await Promise.all([fetchJson("models/index.json", "The list of models"), pictures.showFirst()]);
+  pairs = pairsOf(list);
+  $("model").replaceChildren(...pairs.map(({ slim }, i) => new Option(slim.title, String(i))));
+  await load();
+  keepForOffline();
 }
 
+/** A slim model and the dense one it came from; a model that is neither stands alone. */
+function pairsOf(list) {
+  const baselines = new Set(list.map((entry) => entry.dense));
+  return list
+    .filter((entry) => entry.dense || !baselines.has(entry.folder))
+    .map((slim) => ({ slim: { ...slim }, dense: list.find(({ folder }) => folder === slim.dense) }));
+}
+
+/** The slim model first: it answers while the dense one is still on its way. */
 async function load() {
-  const mine = ++turn;
-  loading.abort();
-  loading = new AbortController();
-  vit?.dispose();
-  vit = undefined;
-  for (const id of ["classes", "latency", "facts", "notes"]) $(id).replaceChildren();
-  $("result").removeAttribute("aria-busy");
-  say("Loading the model …");
-  $("progress").hidden = false;
+  const mine = ++loads;
+  const pair = pairs[$("model").value];
+  if (!pair) return;
+  turn.abort();
+  slim.unload();
+  dense.unload();
+  refresh();
+  $("verdict").textContent = "Loading the model …";
   try {
-    const loaded = await SlimViT.load(`models/${$("model").value}/`, {
-      engine: $("engine").value,
-      engineUrls: { "onnxruntime-web": "ort/ort.wasm.bundle.min.mjs" },
-      signal: loading.signal,
-      onProgress: ({ loadedBytes, totalBytes, cached }) => {
-        if (mine !== turn) return;
-        $("progress").value = loadedBytes / totalBytes;
-        if (cached) say("Starting the model from this browser's cache …");
-        else if (loadedBytes === totalBytes) say("Starting the model …");
-        else say(`Loading the model: ${megabytes(loadedBytes)} of ${megabytes(totalBytes)}`);
-      },
-    });
-    if (mine !== turn) return loaded.dispose();
-    vit = loaded;
-    showFacts(vit.info);
-    say("Ready. Choose a picture.");
-    if (shown) await classify();
+    for (const model of [pair.slim, pair.dense]) {
+      if (model) model.manifest ??= await fetchJson(`models/${model.folder}/slimvit.json`, `${model.title}`);
+      if (mine !== loads) return;
+    }
+    pickers.offerDtypes(pair.slim.manifest.weights.map(({ dtype }) => dtype));
+    insight.show(pair.slim.manifest, pair.dense?.manifest);
+    $("compare").disabled = !pair.dense;
+    const isCompared = $("compare").checked && pair.dense;
+    dense.root.hidden = !isCompared;
+    if (!(await slim.load(pair.slim, options(pair.slim)))) return;
+    report(pair);
+    restart();
+    if (isCompared) await loadDense(pair.dense);
   } catch (error) {
-    if (mine === turn) fail(error);
-  } finally {
-    if (vit || mine === turn) $("progress").hidden = true;
+    if (mine !== loads || isOurDoing(error)) return;
+    if (error.code === "unsupported" && pickers.engine !== "auto") {
+      pickers.refuse(pickers.engine, error.message);
+      return load();
+    }
+    if (!slim.vit) {
+      slim.fail(error);
+      $("verdict").textContent = "The model could not be loaded";
+    }
   }
 }
 
-async function show(blob, sample) {
-  shown = blob;
-  $("preview").alt = TITLES[sample] ?? blob.name ?? "";
-  for (const button of $("samples").querySelectorAll("button")) {
-    button.setAttribute("aria-pressed", String(button.dataset.sample === sample));
-  }
-  URL.revokeObjectURL($("preview").src);
-  $("preview").src = URL.createObjectURL(blob);
-  togglePreview(true);
-  if (vit) await classify();
+/** The dense model comes, or goes; the slim one stays as it is. */
+async function compare() {
+  const pair = pairs[$("model").value];
+  if (!slim.vit) return load();
+  dense.unload();
+  dense.root.hidden = !$("compare").checked;
+  refresh();
+  restart();
+  if ($("compare").checked) await loadDense(pair.dense).catch(() => {}); // its card says why
 }
 
-async function showSample(name) {
-  try {
-    const response = await fetch(`samples/${name}.jpg`);
-    if (!response.ok) throw new Error(`The sample picture could not be fetched (${response.status}).`);
-    await show(await response.blob(), name);
-  } catch (error) {
-    fail(error);
-  }
+async function loadDense(model) {
+  if (!(await dense.load(model, options(model)))) return;
+  slim.runs = []; // those beside a starting worker
+  restart();
 }
 
-function togglePreview(isShown) {
-  $("preview").hidden = !isShown;
-  $("drop").classList.toggle("filled", isShown);
+/** A folder may lack the weights that were chosen for its partner. */
+function options({ manifest }) {
+  const { engine, dtype, threads } = pickers;
+  return { engine, threads, dtype: manifest.weights.some((entry) => entry.dtype === dtype) ? dtype : "auto" };
 }
 
-async function classify() {
-  const mine = ++turn;
-  $("result").setAttribute("aria-busy", "true");
-  try {
-    const { classes, latencyMs, engine } = await vit.classify(shown);
-    if (mine !== turn) return;
-    say(`${classes[0].label}, ${(100 * classes[0].score).toFixed(0)} %`);
-    $("classes").replaceChildren(...classes.map(bar));
-    figures("latency", [
-      ["preprocess", `${latencyMs.preprocess.toFixed(1)} ms`],
-      ["inference", `${latencyMs.inference.toFixed(1)} ms`],
-      ["total", `${latencyMs.total.toFixed(1)} ms`],
-      ["engine", `${engine}, ${vit.info.threads} ${vit.info.threads === 1 ? "thread" : "threads"}`],
-    ]);
-  } catch (error) {
-    if (mine === turn) fail(error);
-  } finally {
-    if (mine === turn) $("result").removeAttribute("aria-busy");
-  }
+function report({ dense }) {
+  const { info } = slim.vit;
+  const isMissing = dense && pickers.dtype !== "auto" && options(dense).dtype === "auto";
+  const notes = isMissing ? [`${dense.title} has no ${pickers.dtype} weights; it runs those it has.`] : [];
+  pickers.report(info, [...info.notes, ...notes]);
 }
 
-function showFacts(info) {
-  const heads = info.blocks.reduce((sum, { headDims }) => sum + headDims.length, 0);
-  const channels = info.blocks.reduce((sum, { headDims }) => sum + headDims.reduce((a, b) => a + b, 0), 0);
-  const units = info.blocks.reduce((sum, { mlpHidden }) => sum + mlpHidden, 0);
-  const tokens = info.blocks.map(({ keepIdx }) => keepIdx.length);
-  figures("facts", [
-    ["download", `${megabytes(info.sizeBytes)} (${info.dtype})`],
-    ["multiply-accumulates", `${(info.macs / 1e9).toFixed(2)} G`],
-    ["parameters", `${(info.params / 1e6).toFixed(2)} M`],
-    ["attention", `${heads} heads, ${channels.toLocaleString("en")} channels`],
-    ["MLP units", units.toLocaleString("en")],
-    ["tokens, first → last block", `${tokens[0]} → ${tokens.at(-1)}`],
-  ]);
-  $("notes").textContent = info.notes.join(" ");
+function retry() {
+  if (slim.vit && (dense.vit || !$("compare").checked)) restart();
+  else if (pairs.length) load();
+  else location.reload();
 }
 
-function bar({ label, score }) {
-  const item = document.createElement("li");
-  const name = Object.assign(document.createElement("span"), { textContent: label });
-  const share = Object.assign(document.createElement("span"), {
-    textContent: `${(100 * score).toFixed(1)} %`,
-    className: "share",
+function pause() {
+  isPaused = true;
+  turn.abort();
+}
+
+function resume() {
+  isPaused = false;
+  restart();
+}
+
+/** Another picture, or another model: what was under way ends. */
+function restart() {
+  turn.abort();
+  turn = new AbortController();
+  if (isPaused || !slim.vit) return;
+  const { signal } = turn;
+  (pictures.live ? runLive(signal) : runStill(signal)).catch((error) => {
+    if (signal.aborted || isOurDoing(error)) return;
+    if (error.code === "bad-input") pictures.fail(advice(error));
+    else refresh();
   });
-  item.append(name, share);
-  item.style.setProperty("--score", score);
-  return item;
 }
 
-function figures(id, pairs) {
-  $(id).replaceChildren(
-    ...pairs.map(([term, value]) => {
-      const group = document.createElement("div");
-      group.append(
-        Object.assign(document.createElement("dt"), { textContent: term }),
-        Object.assign(document.createElement("dd"), { textContent: value }),
-      );
-      return group;
-    }),
+const ready = () => [slim, dense].filter((side) => side.vit);
+
+async function runStill(signal) {
+  const picture = pictures.still;
+  if (!picture) {
+    for (const side of [slim, dense]) side.clear();
+    return refresh();
+  }
+  const isNew = picture !== runStill.last;
+  if (isNew) for (const side of [slim, dense]) side.runs = [];
+  runStill.last = picture;
+  for (const side of ready()) {
+    await side.classify(picture, signal);
+    refresh();
+  }
+  speak();
+  insight.setPicture(await createImageBitmap(picture));
+  const end = performance.now() + STILL_MS;
+  for (let run = 1; run < STILL_RUNS && performance.now() < end; run++) {
+    if (run % 3 === 1) await insight.look(slim.vit, picture, signal);
+    for (const side of ready()) await side.classify(picture, signal);
+    refresh();
+  }
+}
+
+/** The latest frame wins: both models see the same one, and those that came meanwhile are let go. */
+async function runLive(signal) {
+  const times = [];
+  let [looked, spoken] = [0, 0];
+  for (const side of [slim, dense]) side.runs = [];
+  while (!signal.aborted) {
+    const video = await pictures.nextFrame(signal);
+    if (signal.aborted) return;
+    const frame = await createImageBitmap(video);
+    try {
+      for (const side of ready()) await side.classify(frame, signal);
+      const now = performance.now();
+      if (now - looked > LOOK_EVERY_MS) {
+        await insight.look(slim.vit, frame, signal);
+        insight.setPicture(frame);
+        looked = performance.now();
+      }
+      if (now - spoken > SPEAK_EVERY_MS) {
+        speak();
+        spoken = now;
+      }
+    } finally {
+      frame.close();
+    }
+    times.push(performance.now());
+    if (times.length > 20) times.shift();
+    const rate = (1000 * (times.length - 1)) / (times.at(-1) - times[0]);
+    $("rate").textContent = times.length > 1 ? `${rate.toFixed(1)} frames/s` : "";
+    refresh();
+  }
+}
+
+function refresh() {
+  const top = (slim.answer ?? dense.answer)?.classes[0];
+  $("results").classList.toggle("empty", !top);
+  $("sure").textContent = top ? percent(top.score) : "";
+  if (top) $("verdict").textContent = top.label;
+  else if (slim.vit && !pictures.still && !pictures.live) $("verdict").textContent = "Choose a picture";
+  $("comparison").replaceChildren(...comparison());
+  refreshChart();
+}
+
+function refreshChart() {
+  const rows = [slim, dense].filter(({ root }) => !root.hidden);
+  drawChart(
+    $("chart"),
+    rows.map(({ role, runs }) => ({ name: role === "slim" ? "Slim" : "Dense", className: role, runs })),
   );
 }
 
-function sampleButton([name, title]) {
-  const item = document.createElement("li");
-  const button = Object.assign(document.createElement("button"), { type: "button", title });
-  button.dataset.sample = name;
-  button.setAttribute("aria-pressed", "false");
-  button.append(Object.assign(new Image(), { loading: "lazy", alt: title, src: `samples/${name}.jpg` }));
-  button.addEventListener("click", () => showSample(name));
-  item.append(button);
-  return item;
+/** @returns {(string | Node)[]} the sentence under the answer */
+function comparison() {
+  const [a, b] = [slim, dense].map(({ answer }) => answer?.classes[0]);
+  if (!a) return [];
+  if (!b) return [`Found in ${milliseconds(slim.median)} ms.`];
+  const ratio = dense.median / slim.median;
+  const share = (key) => percent(slim.vit.info[key] / dense.vit.info[key]);
+  const speed = Object.assign(document.createElement("strong"), { textContent: `${ratio.toFixed(2)} × as fast` });
+  const agree = a.index === b.index ? "Both models agree." : `The dense model says ${b.label}.`;
+  return [
+    speed,
+    ` as dense, with ${share("macs")} of the multiply-accumulates and ${share("sizeBytes")} of the download. ${agree}`,
+  ];
 }
 
-function acceptDrops() {
-  for (const type of ["dragover", "dragleave", "drop"]) {
-    addEventListener(type, (event) => {
-      event.preventDefault();
-      $("drop").classList.toggle("over", type === "dragover");
-    });
-  }
-  addEventListener("drop", ({ dataTransfer }) => dataTransfer?.files[0] && show(dataTransfer.files[0]));
-  addEventListener("paste", ({ clipboardData }) => clipboardData?.files[0] && show(clipboardData.files[0]));
+/** For screen readers: an answer a picture, and in front of the camera only now and then. */
+function speak() {
+  const top = slim.answer?.classes[0];
+  if (top) $("status").textContent = `${top.label}, ${percent(top.score)}`;
 }
 
-const ADVICE = {
-  "bad-input": "That file is no picture this browser can read. Try a JPEG, PNG or WebP.",
-  network: "The model could not be downloaded. Check the connection and choose the model again.",
-  integrity: "The model arrived damaged and was not used. Choose it again to fetch it once more.",
-  "worker-lost": "The worker stopped. Try the picture again: a fresh one will start.",
-  "out-of-memory": "There is not enough memory for this model here.",
-};
-
-function fail(error) {
-  const code = error instanceof SlimViTError ? error.code : undefined;
-  $("classes").replaceChildren();
-  $("latency").replaceChildren();
-  say(ADVICE[code] ?? error.message, true);
+function benchmarkSetup() {
+  const pair = pairs[$("model").value];
+  const picture = pictures.still;
+  if (!pair?.slim.manifest || !picture)
+    throw new Error("Choose a picture and wait for the model, then run the benchmark.");
+  const models = [pair.dense, pair.slim].filter(Boolean);
+  return { models, engines: pickers.engines, threads: pickers.threads, picture };
 }
 
-function say(text, isError = false) {
-  $("status").textContent = text;
-  $("status").classList.toggle("error", isError);
+function setUpTheme() {
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const show = (isDark) => {
+    document.documentElement.style.colorScheme = isDark ? "dark" : "light";
+    $("theme").setAttribute("aria-pressed", String(isDark));
+    insight.redraw();
+  };
+  show(localStorage.theme ? localStorage.theme === "dark" : system.matches);
+  system.addEventListener("change", () => localStorage.theme || show(system.matches));
+  $("theme").addEventListener("click", () => {
+    const isDark = $("theme").getAttribute("aria-pressed") !== "true";
+    localStorage.theme = isDark ? "dark" : "light";
+    show(isDark);
+  });
 }
 
-const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
+async function fetchJson(url, what) {
+  const response = await fetch(url).catch(() => undefined);
+  if (response?.ok) return response.json();
+  throw new Error(
+    response
+      ? `${what} is not on this server (it answered ${response.status}).`
+      : `${what} could not be downloaded. Check the connection, then try again.`,
+  );
+}
 
-start().catch(fail);
+start().catch((error) => {
+  slim.fail(error);
+  $("verdict").textContent = "The page could not start";
+});

@@ -1,111 +1,213 @@
 import { readFileSync } from "node:fs";
-import type { Server } from "node:http";
-import { type Browser, chromium, type Page } from "playwright-core";
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { serveDemo } from "../../demo/serve.mjs";
-import { findChromium } from "../../scripts/setup-chromium.mjs";
+import { createRequire } from "node:module";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { accessibilityFaults, type Demo, drop, expectBoth, expectVerdict, openDemo } from "./demo.ts";
 
-let browser: Browser;
-let page: Page;
-let served: { server: Server; url: string };
-const complaints: string[] = [];
+const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
+const sample = (name: string) => readFileSync(new URL(`../../demo/samples/${name}.jpg`, import.meta.url));
 
-beforeAll(async () => {
-  served = await serveDemo();
-  browser = await chromium.launch({
-    executablePath: findChromium(),
-    args: ["--no-sandbox", "--disable-quic", "--disable-background-networking"],
+describe("the demo on a phone of 360 px", () => {
+  let demo: Demo;
+  const text = (selector: string) => demo.page.textContent(selector);
+
+  beforeAll(async () => {
+    demo = await openDemo({ viewport: { width: 360, height: 740 } });
   });
-  page = await browser.newPage({ viewport: { width: 360, height: 740 } });
-  page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
-  page.on("pageerror", (error) => complaints.push(error.message));
-  await page.goto(served.url);
+  afterAll(() => demo?.close());
+
+  test("the first sample is answered on arrival by both models, with times, MACs and megabytes", async () => {
+    await expectBoth(demo.page);
+    await expectVerdict(demo.page, /giant panda/);
+    for (const side of [".side.slim", ".side.dense"]) {
+      expect(await demo.page.locator(`${side} .classes li`).count()).toBe(5);
+      expect(await text(`${side} .speed`)).toMatch(/\d ms/);
+      expect(await text(`${side} .facts`)).toMatch(/MACs.* [GM].*MB.*M.*simd/);
+    }
+    expect(await text("#comparison")).toMatch(/× as fast as dense, with \d+ % of the multiply-accumulates/);
+    expect(await demo.page.getAttribute("#chart", "aria-label")).toMatch(/Slim: median .* ms.*; Dense: median .* ms/);
+    expect(await text("#chosen")).toMatch(/^Auto chose simd on \d threads?, \w+ weights: the/);
+  });
+
+  test("nothing is wider than the screen", async () => {
+    expect(await demo.page.evaluate(() => document.documentElement.scrollWidth)).toBe(360);
+  });
+
+  test.each([
+    ["dalmatian", /^dalmatian/],
+    ["flamingo", /^flamingo/],
+    ["strawberry", /^strawberry/],
+    ["chelsea", /^(tabby|Egyptian cat|tiger cat)/],
+    ["umbrella", /^umbrella/],
+    ["pizza", /^pizza/],
+    ["starfish", /^starfish/],
+    ["elephant", /^(Indian|African) elephant|^tusker/],
+    ["soccer_ball", /^soccer ball/],
+    ["hedgehog", /^porcupine/], // ImageNet's "porcupine, hedgehog"
+    ["grand_piano", /^grand piano/],
+    ["llama", /^llama/],
+    ["laptop", /^(laptop|notebook)/],
+    ["scorpion", /^scorpion/],
+    ["coffee", /^(espresso|cup)/],
+    ["revolver", /^revolver/],
+    ["panda", /^giant panda/],
+  ])("a click on the sample %s gives its label", async (name, label) => {
+    await demo.page.click(`[data-sample=${name}]`);
+    await expectVerdict(demo.page, label);
+    expect(await demo.page.getAttribute(`[data-sample=${name}]`, "aria-pressed")).toBe("true");
+  });
+
+  test("axe finds no fault, light and dark", async () => {
+    await demo.page.addScriptTag({ path: AXE });
+    expect(await accessibilityFaults(demo.page)).toEqual([]);
+    await demo.page.click("#theme");
+    expect(await demo.page.getAttribute("#theme", "aria-pressed")).toBe("true");
+    expect(await demo.page.evaluate(() => document.documentElement.style.colorScheme)).toBe("dark");
+    expect(await accessibilityFaults(demo.page)).toEqual([]);
+    await demo.page.click("#theme");
+  });
+
+  test("a file that is no picture is explained, dropped or chosen, and the page goes on", async () => {
+    await drop(demo.page, Buffer.from("%PDF-1.4"), "paper.pdf", "application/pdf");
+    await expect.poll(() => text("#picture-error")).toMatch(/no picture this browser can read/);
+    expect(await demo.page.isVisible("#preview")).toBe(false);
+    await drop(demo.page, sample("panda"), "bear.jpg", "image/jpeg");
+    await expectVerdict(demo.page, /giant panda/);
+    expect(await demo.page.getAttribute("#preview", "alt")).toBe("bear.jpg");
+    expect(await text("#picture-error")).toBe("");
+    await demo.page.setInputFiles("#file", { name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("no") });
+    await expect.poll(() => text("#picture-error")).toMatch(/no picture/);
+    await demo.page.setInputFiles("#file", { name: "dog.jpg", mimeType: "image/jpeg", buffer: sample("dalmatian") });
+    await expectVerdict(demo.page, /dalmatian/);
+  });
+
+  test("a picture is pasted", async () => {
+    const base64 = sample("pizza").toString("base64");
+    await demo.page.evaluate(async (base64) => {
+      const blob = await (await fetch(`data:image/jpeg;base64,${base64}`)).blob();
+      const clipboardData = new DataTransfer();
+      clipboardData.items.add(new File([blob], "pasted.jpg", { type: "image/jpeg" }));
+      document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true }));
+    }, base64);
+    await expectVerdict(demo.page, /pizza/);
+  });
+
+  test("a picture is opened by its address; an address that cannot be read is explained", async () => {
+    await demo.page.fill("#address", `${demo.url}samples/llama.jpg`);
+    await demo.page.press("#address", "Enter");
+    await expectVerdict(demo.page, /llama/);
+    await demo.page.fill("#address", "http://127.0.0.1:9/picture.jpg");
+    await demo.page.click("#address-form button");
+    await expect.poll(() => text("#picture-error")).toMatch(/cannot be read from here.*Save the picture/);
+    await demo.page.fill("#address", `${demo.url}samples/none.jpg`);
+    await demo.page.click("#address-form button");
+    await expect.poll(() => text("#picture-error")).toMatch(/answered 404/);
+    await demo.page.click("[data-sample=panda]");
+    await expectVerdict(demo.page, /giant panda/);
+  });
+
+  test("the slider goes through the blocks: fewer patches, the table follows, the picture fades", async () => {
+    const left = async () => Number((await text("#depth-words"))!.match(/works on (\d+) of/)![1]);
+    const ink = () => demo.page.evaluate(() => (document.querySelector("#patches") as HTMLCanvasElement).toDataURL());
+    await demo.page.locator("#depth").fill("1");
+    await demo.page.waitForTimeout(400); // the fade
+    const [first, firstInk] = [await left(), await ink()];
+    await demo.page.focus("#depth");
+    await demo.page.keyboard.press("End");
+    await demo.page.waitForTimeout(400);
+    expect(await left()).toBeLessThan(first);
+    expect(await ink()).not.toBe(firstInk);
+    expect(await demo.page.getAttribute("#depth", "aria-valuetext")).toMatch(/^Block 12 of 12/);
+    expect(await text("#blocks .current th")).toBe("12");
+    await demo.page.click("#blocks tbody tr:nth-child(7)");
+    expect(await text("#depth-value")).toBe("7");
+  });
+
+  test("attention of the class token and milliseconds of each block are shown", async () => {
+    await expect.poll(() => text("#blocks tbody tr:last-child td:last-child")).toMatch(/^\d/);
+    const patches = await demo.page.evaluate(() =>
+      (document.querySelector("#patches") as HTMLCanvasElement).toDataURL(),
+    );
+    await demo.page.check("#overlay [value=attention]", { force: true });
+    await demo.page.waitForTimeout(400);
+    expect(await demo.page.getAttribute("#patches", "aria-label")).toMatch(/class token looks in block 7/);
+    expect(
+      await demo.page.evaluate(() => (document.querySelector("#patches") as HTMLCanvasElement).toDataURL()),
+    ).not.toBe(patches);
+    await demo.page.check("#overlay [value=patches]", { force: true });
+  });
+
+  test("play goes to the last block and stops there", async () => {
+    await demo.page.locator("#depth").fill("10");
+    await demo.page.click("#play");
+    await expect.poll(() => text("#depth-value"), { timeout: 10_000 }).toBe("12");
+    await expect.poll(() => demo.page.getAttribute("#play", "aria-label")).toMatch(/^Play/);
+  });
+
+  test("the dense model goes and comes back", async () => {
+    await demo.page.uncheck("#compare");
+    await expect.poll(() => text("#comparison")).toMatch(/^Found in \d/);
+    expect(await demo.page.isVisible(".side.dense")).toBe(false);
+    await demo.page.check("#compare");
+    await expectBoth(demo.page);
+  });
+
+  test("weights and threads are chosen; what does not work here is not, and says why", async () => {
+    const select = (group: string, value: string) => demo.page.check(`#${group} [value="${value}"]`, { force: true });
+    await select("threads", "1");
+    await expect.poll(() => text(".side.slim .facts"), { timeout: 60_000 }).toMatch(/1 thread/);
+    await select("dtype", "int8");
+    await expect.poll(() => text(".side.slim .facts"), { timeout: 60_000 }).toMatch(/int8/);
+    await expectBoth(demo.page);
+    await expectVerdict(demo.page, /giant panda/);
+    for (const value of ["onnx-webgpu", "tfjs-webgpu"])
+      expect(await demo.page.isDisabled(`#engine [value=${value}]`)).toBe(true);
+    expect(await text("#reasons")).toMatch(/onnx-webgpu.*(no WebGPU|no graphics device)/);
+    await select("dtype", "auto");
+    await expectBoth(demo.page);
+  });
+
+  test("another engine answers the same, and says what it cannot tell", async () => {
+    await demo.page.check("#engine [value=onnx-wasm]", { force: true });
+    await expect.poll(() => text(".side.dense .facts"), { timeout: 120_000 }).toMatch(/onnx-wasm/);
+    await expectBoth(demo.page);
+    await expectVerdict(demo.page, /giant panda/);
+    await expect.poll(() => text("#insight-note")).toMatch(/onnx-wasm tells neither/);
+    expect(await text("#chosen")).toMatch(/^Running onnx-wasm/);
+    await demo.page.check("#engine [value=auto]", { force: true });
+    await expectBoth(demo.page);
+  });
+
+  test("every model of the list answers", async () => {
+    const count = await demo.page.locator("#model option").count();
+    expect(count).toBeGreaterThan(0);
+    for (let i = 0; i < count; i++) {
+      await demo.page.selectOption("#model", String(i));
+      await expect.poll(() => demo.page.locator(".side.slim .classes li").count(), { timeout: 60_000 }).toBe(5);
+      await expectVerdict(demo.page, /panda/);
+    }
+    await demo.page.selectOption("#model", "0");
+    await expectBoth(demo.page);
+  });
+
+  test("the console stayed clean", () => {
+    // What the browser itself says of the pictures and addresses above that are none.
+    expect(demo.complaints.filter((line) => !/blob:|ERR_|status of 404|CORS policy/.test(line))).toEqual([]);
+  });
 });
-afterAll(async () => {
-  await browser?.close();
-  served?.server.close();
-});
 
-const status = () => page.textContent("#status");
-
-/** Waits until the headline is this; a headline that never comes fails here, with what is there instead. */
-async function expectStatus(pattern: RegExp): Promise<void> {
-  await expect.poll(status, { timeout: 30_000 }).toMatch(pattern);
-}
-
-test("the first sample is classified on arrival, with latency, engine, size and MACs", async () => {
-  await expectStatus(/giant panda, \d+ %/);
-  expect(await page.locator("#classes li").count()).toBe(5);
-  expect(await page.textContent("#latency")).toMatch(/preprocess.*ms.*inference.*ms.*total.*ms.*(onnx-wasm|simd)/s);
-  expect(await page.textContent("#facts")).toMatch(/MB.*multiply-accumulates.*G/s);
-});
-
-test.each([
-  ["dalmatian", /dalmatian/],
-  ["chelsea", /tabby|Egyptian cat|tiger cat/],
-  ["grand_piano", /grand piano/],
-  ["soccer_ball", /soccer ball/],
-])("a click on %s gives its label", async (sample, label) => {
-  await page.click(`[data-sample=${sample}]`);
-  await expectStatus(label);
-  expect(await page.getAttribute(`[data-sample=${sample}]`, "aria-pressed")).toBe("true");
-});
-
-test("nothing is wider than a phone of 360 px", async () => {
-  expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBe(360);
-});
-
-test("a dropped file that is no picture is explained, and the page goes on", async () => {
-  await page.setInputFiles("#file", { name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("no picture") });
-  await page.waitForSelector("#status.error");
-  expect(await status()).toMatch(/no picture this browser can read/);
-  expect(await page.isVisible("#preview")).toBe(false);
-  await page.click("[data-sample=pizza]");
-  await expectStatus(/pizza/);
-});
-
-test("every shipped model loads and answers", async () => {
-  const folders = await page
-    .locator("#model option")
-    .evaluateAll((options) => options.map((option) => (option as HTMLOptionElement).value));
-  expect(folders.length).toBeGreaterThan(0);
-  for (const folder of folders) {
-    await page.selectOption("#model", folder);
-    await page.waitForFunction(() => document.querySelector("#classes li"));
-    await expectStatus(/pizza/);
-  }
-});
-
-test("a picture dropped on the page is classified, and one that is none is explained", async () => {
-  const drop = async (bytes: Buffer, name: string, type: string) => {
-    const file = { base64: bytes.toString("base64"), name, type };
-    await page.evaluate(async ({ base64, name, type }) => {
-      const blob = await (await fetch(`data:${type};base64,${base64}`)).blob();
-      const dataTransfer = new DataTransfer();
-      dataTransfer.items.add(new File([blob], name, { type }));
-      document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
-    }, file);
-  };
-  await drop(Buffer.from("%PDF-1.4"), "paper.pdf", "application/pdf");
-  await expectStatus(/no picture this browser can read/);
-  await drop(readFileSync(new URL("../../demo/samples/panda.jpg", import.meta.url)), "bear.jpg", "image/jpeg");
-  await expectStatus(/giant panda/);
-  expect(await page.getAttribute("#preview", "alt")).toBe("bear.jpg");
-});
-
-test("a page that is not isolated works too, in dark mode on a desktop", async () => {
-  const plain = await serveDemo({ isolated: false });
-  const other = await browser.newPage({ viewport: { width: 1280, height: 800 }, colorScheme: "dark" });
+test("a page without isolation works, on a desktop, dark; threads say why they are one", async () => {
+  const demo = await openDemo({ isolated: false, viewport: { width: 1280, height: 800 }, colorScheme: "dark" });
   try {
-    await other.goto(plain.url);
-    await expect.poll(() => other.textContent("#status"), { timeout: 30_000 }).toMatch(/giant panda/);
-    expect(await other.evaluate(() => crossOriginIsolated)).toBe(false);
+    await expectBoth(demo.page);
+    await expectVerdict(demo.page, /giant panda/);
+    expect(await demo.page.evaluate(() => crossOriginIsolated)).toBe(false);
+    expect(await demo.page.textContent("#reasons")).toMatch(
+      /2, 4, 8 threads this page is served without isolation headers/,
+    );
+    await demo.page.addScriptTag({ path: AXE });
+    expect(await accessibilityFaults(demo.page)).toEqual([]);
+    expect(demo.complaints).toEqual([]);
   } finally {
-    await other.close();
-    plain.server.close();
+    await demo.close();
   }
-});
-
-test("the console stayed clean", () => {
-  expect(complaints.filter((text) => !/notes\.txt|blob:/.test(text))).toEqual([]);
 });

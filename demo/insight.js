@@ -1,0 +1,210 @@
+// What is left of the model, and what it looks at: keep-lists over the picture, head and MLP widths, attention, times.
+import { $, element, isOurDoing, milliseconds, quantile } from "./words.js";
+
+const FADE_MS = 220;
+const STEP_MS = 650;
+const KEPT_LOOKS = 9;
+
+export class Insight {
+  #slim;
+  #dense;
+  /** what the model sees of the picture: the resized and cropped square */
+  #crop = document.createElement("canvas");
+  #hasPicture = false;
+  #attention;
+  #blockMs = [];
+  /** how much each patch is covered now, and shall be: 0 clear, 1 gone */
+  #cover = new Float32Array(0);
+  #target = new Float32Array(0);
+  #fading = 0;
+  #playing = 0;
+
+  constructor() {
+    $("depth").addEventListener("input", () => this.#select());
+    $("overlay").addEventListener("change", () => this.#select());
+    $("play").addEventListener("click", () => (this.#playing ? this.#stop() : this.#play()));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
+  }
+
+  /** @param slim manifest @param dense its baseline's, if there is one */
+  show(slim, dense) {
+    this.#slim = slim;
+    this.#dense = dense ?? slim;
+    this.#attention = undefined;
+    this.#blockMs = [];
+    const [height, width] = slim.imageSize;
+    this.grid = { columns: width / slim.patchSize, rows: height / slim.patchSize };
+    this.#cover = new Float32Array(this.grid.columns * this.grid.rows);
+    this.#target = this.#cover.slice();
+    Object.assign($("depth"), { max: slim.blocks.length });
+    $("blocks").tBodies[0].replaceChildren(...slim.blocks.map((_, i) => this.#row(i)));
+    this.#select();
+  }
+
+  /** @param {ImageBitmap} picture any size */
+  setPicture(picture) {
+    const { resize, crop } = this.#slim.preprocess;
+    const scale = Math.min(picture.width, picture.height) / resize;
+    const [height, width] = crop.map((side) => side * scale);
+    const { width: w, height: h } = $("patches");
+    Object.assign(this.#crop, { width: w, height: h });
+    const context = this.#crop.getContext("2d");
+    context.drawImage(picture, (picture.width - width) / 2, (picture.height - height) / 2, width, height, 0, 0, w, h);
+    this.#hasPicture = true;
+    this.redraw();
+  }
+
+  /** One run that tells attention and times; an engine that cannot tell is no fault. */
+  async look(vit, picture, signal) {
+    try {
+      const { attention, blockMs } = await vit.classify(picture, { explain: true, profile: true, signal });
+      this.#attention = attention;
+      this.#blockMs = [...this.#blockMs, blockMs].slice(-KEPT_LOOKS);
+      $("insight-note").textContent = "";
+    } catch (error) {
+      if (error.code !== "unsupported" && !isOurDoing(error)) throw error;
+      if (isOurDoing(error)) return;
+      this.#attention = undefined;
+      this.#blockMs = [];
+      $("insight-note").textContent =
+        `${vit.info.engine} tells neither attention nor times of single blocks; choose simd to see them.`;
+    }
+    this.#showTimes();
+    this.#select(false);
+  }
+
+  redraw() {
+    if (!this.#hasPicture) return;
+    const { width, height } = $("patches");
+    const context = $("patches").getContext("2d");
+    context.globalAlpha = 1;
+    context.drawImage(this.#crop, 0, 0);
+    context.fillStyle = getComputedStyle($("patches")).backgroundColor;
+    const { columns, rows } = this.grid;
+    const [w, h] = [width / columns, height / rows];
+    this.#cover.forEach((cover, i) => {
+      if (cover < 0.01) return;
+      context.globalAlpha = cover;
+      context.fillRect((i % columns) * w, Math.floor(i / columns) * h, w, h);
+    });
+  }
+
+  #select(isFading = true) {
+    const at = $("depth").valueAsNumber - 1;
+    const { blocks, prefixTokens } = this.#slim;
+    const { headDims, mlpHidden, keepIdx } = blocks[at];
+    const kept = keepIdx.filter((token) => token >= prefixTokens).map((token) => token - prefixTokens);
+    const showsAttention = $("overlay").querySelector(":checked").value === "attention";
+    const map = showsAttention ? this.#attention?.[at] : undefined;
+    this.#target.fill(map ? 0.97 : 0.88);
+    if (map?.length) {
+      const weights = map.subarray(keepIdx.length - kept.length);
+      const most = weights.reduce((a, b) => Math.max(a, b), 1e-9);
+      for (const [k, patch] of kept.entries()) this.#target[patch] = 0.85 * (1 - Math.sqrt(weights[k] / most));
+    } else for (const patch of kept) this.#target[patch] = 0;
+    this.#fade(isFading);
+
+    const total = this.#target.length;
+    const words = `Block ${at + 1} of ${blocks.length} works on ${kept.length} of ${total} patches, with ${headWords(headDims)} and ${mlpHidden} of ${this.#dense.blocks[at].mlpHidden} MLP units.`;
+    $("depth-value").textContent = `${at + 1}`;
+    $("depth").setAttribute("aria-valuetext", words);
+    $("depth-words").textContent = words;
+    $("patches").setAttribute(
+      "aria-label",
+      showsAttention
+        ? `The picture, brighter where the class token looks in block ${at + 1}`
+        : `The picture with the ${total - kept.length} patches that block ${at + 1} no longer sees faded out`,
+    );
+    for (const [i, row] of [...$("blocks").tBodies[0].rows].entries()) row.classList.toggle("current", i === at);
+  }
+
+  #fade(isFading) {
+    cancelAnimationFrame(this.#fading);
+    if (!isFading || matchMedia("(prefers-reduced-motion: reduce)").matches) {
+      this.#cover.set(this.#target);
+      return this.redraw();
+    }
+    const [from, start] = [this.#cover.slice(), performance.now()];
+    const step = (now) => {
+      const share = Math.min(1, Math.max(0, (now - start) / FADE_MS));
+      this.#cover = from.map((v, i) => v + (this.#target[i] - v) * share);
+      this.redraw();
+      if (share < 1) this.#fading = requestAnimationFrame(step);
+    };
+    this.#fading = requestAnimationFrame(step);
+  }
+
+  #play() {
+    const last = Number($("depth").max);
+    if ($("depth").valueAsNumber === last) $("depth").value = 1;
+    else $("depth").value = $("depth").valueAsNumber + 1;
+    this.#select();
+    this.#playing = setInterval(() => {
+      $("depth").value = $("depth").valueAsNumber + 1;
+      this.#select();
+      if ($("depth").valueAsNumber === last) this.#stop();
+    }, STEP_MS);
+    this.#showPlaying();
+  }
+
+  #stop() {
+    clearInterval(this.#playing);
+    this.#playing = 0;
+    this.#showPlaying();
+  }
+
+  #showPlaying() {
+    $("play").textContent = this.#playing ? "❚❚" : "▶";
+    $("play").setAttribute("aria-label", this.#playing ? "Pause" : "Play through the depth");
+  }
+
+  #row(i) {
+    const [slim, dense] = [this.#slim.blocks[i], this.#dense.blocks[i]];
+    const patches = ({ keepIdx }) => keepIdx.length - this.#slim.prefixTokens;
+    const heads = element("div", { className: "heads" });
+    // A block that lost a head: which of the dense heads it was is not on file, so the survivors stand first.
+    heads.append(...dense.headDims.map((dim, k) => bar((slim.headDims[k] ?? 0) / dim)));
+    const row = element(
+      "tr",
+      {},
+      Object.assign(element("th", { textContent: `${i + 1}` }), { scope: "row" }),
+      element("td", {}, heads, element("small", { textContent: slim.headDims.join(" · ") || "none" })),
+      element("td", {}, bar(slim.mlpHidden / dense.mlpHidden), element("small", { textContent: `${slim.mlpHidden}` })),
+      element("td", {}, bar(patches(slim) / patches(dense)), element("small", { textContent: `${patches(slim)}` })),
+      element("td", { className: "time" }, bar(0, "time"), element("small", { textContent: "–" })),
+    );
+    row.addEventListener("click", () => {
+      $("depth").value = i + 1;
+      this.#select();
+    });
+    return row;
+  }
+
+  #showTimes() {
+    const times = this.#slim.blocks.map(
+      (_, i) =>
+        this.#blockMs.length &&
+        quantile(
+          this.#blockMs.map((ms) => ms[i]),
+          0.5,
+        ),
+    );
+    const most = Math.max(...times, 1e-9);
+    [...$("blocks").tBodies[0].rows].forEach((row, i) => {
+      const cell = row.lastElementChild;
+      cell.firstElementChild.style.setProperty("--share", times[i] / most);
+      cell.lastElementChild.textContent = times[i] ? milliseconds(times[i]) : "–";
+    });
+  }
+}
+
+function bar(share, className = "") {
+  const node = element("div", { className: `bar ${className}` });
+  node.style.setProperty("--share", share);
+  return node;
+}
+
+function headWords(headDims) {
+  if (!headDims.length) return "no attention heads";
+  return `${headDims.length} ${headDims.length === 1 ? "head" : "heads"} of ${headDims.join(", ")} channels`;
+}

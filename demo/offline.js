@@ -1,0 +1,27 @@
+// Keeps the page for visits without a network. The weights are kept by the package.
+import { SAMPLES } from "./pictures.js";
+import { $ } from "./words.js";
+
+/** Call it once the models are loaded: what was fetched till then is what the page needs. */
+export async function keepForOffline() {
+  if (!navigator.serviceWorker) return; // browsers offer it on https only
+  try {
+    await navigator.serviceWorker.register("sw.js");
+    const { active } = await navigator.serviceWorker.ready;
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = ({ data }) => {
+      $("offline").hidden = !data;
+      port1.close();
+    };
+    active.postMessage(needed(), [port2]);
+  } catch {
+    // The page works without it.
+  }
+}
+
+function needed() {
+  const fetched = performance.getEntriesByType("resource").map(({ name }) => name);
+  const urls = ["./", "lib/worker.js", ...SAMPLES, ...fetched].map((url) => new URL(url, document.baseURI));
+  const ours = urls.filter(({ href, origin }) => origin === location.origin && !href.endsWith(".safetensors"));
+  return [...new Set(ours.map(({ href }) => href))];
+}

@@ -1,0 +1,86 @@
+/** The demo in a real Chromium: a page, its complaints, and waiting for its answers. */
+import type { Server } from "node:http";
+import { type Browser, type BrowserContextOptions, chromium, type Page } from "playwright-core";
+import { expect } from "vitest";
+import { serveDemo } from "../../demo/serve.mjs";
+import { findChromium } from "../../scripts/setup-chromium.mjs";
+
+/** A moving test picture in the place of a camera. */
+export const CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"];
+
+export interface Demo {
+  browser: Browser;
+  page: Page;
+  server: Server;
+  url: string;
+  /** errors on the console, and those nobody caught */
+  complaints: string[];
+  close(): Promise<void>;
+}
+
+export interface DemoOptions extends BrowserContextOptions {
+  isolated?: boolean;
+  args?: string[];
+  /** where to go instead of to a server of its own */
+  url?: string;
+  /** runs in the page before its own scripts */
+  before?: () => void;
+}
+
+export async function openDemo({
+  isolated = true,
+  args = [],
+  url,
+  before,
+  ...context
+}: DemoOptions = {}): Promise<Demo> {
+  const served = await serveDemo({ isolated });
+  const browser = await chromium.launch({
+    executablePath: findChromium(),
+    args: ["--no-sandbox", "--disable-quic", "--disable-background-networking", ...args],
+  });
+  const page = await (await browser.newContext(context)).newPage();
+  if (before) await page.addInitScript(before);
+  const complaints: string[] = [];
+  page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+  page.on("pageerror", (error) => complaints.push(error.message));
+  await page.goto(url ?? served.url);
+  return {
+    browser,
+    page,
+    ...served,
+    complaints,
+    async close() {
+      await browser.close();
+      served.server.closeAllConnections();
+      served.server.close();
+    },
+  };
+}
+
+/** Waits until the headline is this; one that never comes fails here, with what is there instead. */
+export async function expectVerdict(page: Page, pattern: RegExp): Promise<void> {
+  await expect.poll(() => page.textContent("#verdict"), { timeout: 60_000 }).toMatch(pattern);
+}
+
+/** Waits until both models have answered. */
+export async function expectBoth(page: Page): Promise<void> {
+  await expect.poll(() => page.textContent("#comparison"), { timeout: 60_000 }).toMatch(/× as fast/);
+}
+
+export async function drop(page: Page, bytes: Buffer, name: string, type: string): Promise<void> {
+  const file = { base64: bytes.toString("base64"), name, type };
+  await page.evaluate(async ({ base64, name, type }) => {
+    const blob = await (await fetch(`data:${type};base64,${base64}`)).blob();
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([blob], name, { type }));
+    document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+  }, file);
+}
+
+export async function accessibilityFaults(page: Page): Promise<string[]> {
+  const { violations } = await page.evaluate(() =>
+    (globalThis as unknown as { axe: typeof import("axe-core") }).axe.run(),
+  );
+  return violations.map(({ id, help, nodes }) => `${id}: ${help} (${nodes.map(({ target }) => target).join(", ")})`);
+}
