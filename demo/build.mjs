@@ -14,8 +14,7 @@ const TOOLING = /(\.mjs|\.d\.mts)$/;
 const ORT = [
   "ort.wasm.bundle.min.mjs",
   "ort.webgpu.bundle.min.mjs",
-  "ort-wasm-simd-threaded.wasm",
-  "ort-wasm-simd-threaded.asyncify.wasm",
+  ...["", ".asyncify"].flatMap((build) => ["mjs", "wasm"].map((end) => `ort-wasm-simd-threaded${build}.${end}`)),
 ];
 
 /** @param {string} out replaced @returns {number} bytes written */

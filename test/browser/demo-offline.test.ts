@@ -27,10 +27,10 @@ test("the second visit works without a network, samples included", async () => {
 test("a network cut while a model loads is explained, and trying again goes on", async () => {
   const demo = await openDemo({ url: "about:blank" });
   let isCut = true;
+  let sent = 0; // over all tries: the package resumes
   demo.server.prependListener("request", ({ url }, response) => {
     if (!url?.endsWith(".safetensors")) return;
     const write = response.write.bind(response);
-    let sent = 0;
     response.write = (chunk: Uint8Array, ...rest: never[]) => {
       sent += chunk.length;
       if (isCut && sent > 2e6) response.socket?.destroy();
