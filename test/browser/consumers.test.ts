@@ -1,0 +1,176 @@
+/** The packed tarball as its users have it: in vite, React, webpack, rollup, esbuild and a plain page, under strict CSPs. */
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { type Browser, chromium } from "playwright-core";
+import sirv from "sirv";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { findChromium } from "../../scripts/setup-chromium.mjs";
+import { writeModelFolder } from "../../tools/lib/folders.ts";
+import { tinySlimModel } from "./page.ts";
+
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+const PICTURE = join(ROOT, "demo/samples/umbrella.jpg");
+const ANSWER = /^a (bananas|cherries|plums), \d+ ms on (\w+)$/;
+
+let folder: string;
+let browser: Browser;
+let server: Server;
+let policy = "";
+/** what the server's root is, below `folder` */
+let site = "";
+
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), "slimvit-consumers-"));
+  const modules = join(folder, "node_modules");
+  mkdirSync(modules);
+  execFileSync("npm", ["pack", "--ignore-scripts", "--silent", "--pack-destination", folder], { cwd: ROOT });
+  const { version } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as { version: string };
+  execFileSync("tar", ["xzf", join(folder, `slimvit-${version}.tgz`), "-C", folder]);
+  cpSync(join(folder, "package"), join(modules, "slimvit"), { recursive: true });
+  for (const name of ["comlink", "react", "react-dom", "vite", "webpack", "rollup", "esbuild", "@rollup"])
+    symlinkSync(join(ROOT, "node_modules", name), join(modules, name));
+  cpSync(join(ROOT, "examples"), folder, { recursive: true });
+  const { draft, tensors } = tinySlimModel();
+  writeModelFolder(join(folder, "models/deit-tiny-slim"), draft, tensors, ["f16"]);
+  server = await serve();
+  browser = await chromium.launch({ executablePath: findChromium(), args: ["--no-sandbox", "--disable-quic"] });
+});
+afterAll(async () => {
+  await browser?.close();
+  server?.close();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+function serve(): Promise<Server> {
+  const models = sirv(folder, { dev: true });
+  const started = createServer((request, response) => {
+    if (policy) response.setHeader("Content-Security-Policy", policy);
+    const notFound = () => void response.writeHead(404).end();
+    if (request.url!.startsWith("/models/")) return models(request, response, notFound);
+    sirv(join(folder, site), { dev: true })(request, response, notFound);
+  });
+  return new Promise((resolve) => started.listen(0, "127.0.0.1", () => resolve(started)));
+}
+
+/** Opens the page, picks a picture, and returns what the page says. */
+async function visit(at: string, csp = ""): Promise<string> {
+  site = at;
+  policy = csp;
+  return answerOf(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`);
+}
+
+async function answerOf(url: string): Promise<string> {
+  const page = await browser.newPage();
+  try {
+    await page.goto(url);
+    await page.locator("input:enabled").setInputFiles(PICTURE);
+    const output = page.locator("output:not(:empty)");
+    await output.waitFor({ state: "attached", timeout: 120_000 });
+    return (await output.textContent())!;
+  } finally {
+    await page.close();
+  }
+}
+
+const node = (name: string, ...args: string[]) =>
+  execFileSync(process.execPath, args, { cwd: join(folder, name), stdio: ["ignore", "ignore", "pipe"] });
+const vite = () => join(folder, "node_modules/vite/bin/vite.js");
+
+/** A site made of the vite example's page and a bundle of its script, or of another. */
+function bundle(name: string, script: string, main = readFileSync(join(folder, "vite/main.js"), "utf8")): string {
+  mkdirSync(join(folder, name, "dist"), { recursive: true });
+  writeFileSync(join(folder, name, "main.js"), main);
+  writeFileSync(join(folder, name, "build.mjs"), script);
+  cpSync(join(folder, "vite/index.html"), join(folder, name, "dist/index.html"));
+  node(name, "build.mjs");
+  return `${name}/dist`;
+}
+
+const ESBUILD = `import { build } from "esbuild";
+  await build({ entryPoints: ["main.js"], bundle: true, splitting: true, format: "esm", outdir: "dist" });`;
+
+describe("from the packed tarball, without any configuration", () => {
+  test.each(["vite", "react"])("examples/%s, built by vite", async (name) => {
+    node(name, vite(), "build");
+    expect(await visit(`${name}/dist`)).toMatch(ANSWER);
+  });
+
+  test("examples/vite, served by vite's development server", async () => {
+    const started = spawn(process.execPath, [vite(), "--host", "127.0.0.1", "--port", "0"], {
+      cwd: join(folder, "vite"),
+      env: { ...process.env, NO_COLOR: "1" },
+    });
+    cpSync(join(folder, "models"), join(folder, "vite/public/models"), { recursive: true });
+    try {
+      expect(await answerOf(await urlOf(started))).toMatch(ANSWER);
+    } finally {
+      started.kill();
+    }
+  });
+
+  test("webpack", async () => {
+    const script = `import webpack from "webpack";
+      const output = { path: process.cwd() + "/dist", filename: "main.js" };
+      webpack({ mode: "production", entry: "./main.js", output }, (error, stats) => {
+        if (error || stats.hasErrors()) throw error ?? new Error(stats.toString());
+      });`;
+    expect(await visit(bundle("webpack", script))).toMatch(ANSWER);
+  });
+
+  test("rollup", async () => {
+    const script = `import { rollup } from "rollup";
+      import resolve from "@rollup/plugin-node-resolve";
+      const bundle = await rollup({ input: "main.js", plugins: [resolve({ browser: true })], external: [/^onnxruntime-web/] });
+      await bundle.write({ dir: "dist", format: "es" });`;
+    expect(await visit(bundle("rollup", script))).toMatch(ANSWER);
+  });
+
+  test("esbuild", async () => {
+    expect(await visit(bundle("esbuild", ESBUILD))).toMatch(ANSWER);
+  });
+
+  test("examples/plain-html", async () => {
+    symlinkSync(join(folder, "node_modules"), join(folder, "plain-html/node_modules"));
+    expect(await visit("plain-html")).toMatch(ANSWER);
+  });
+});
+
+function urlOf(server: ChildProcess): Promise<string> {
+  return new Promise((resolve, reject) => {
+    let text = "";
+    server.stdout!.on("data", (data) => {
+      text += data;
+      const url = text.match(/http:\/\/127\.0\.0\.1:\d+\//)?.[0];
+      if (url) resolve(url);
+    });
+    server.on("exit", () => reject(new Error(`vite ended: ${text}`)));
+  });
+}
+
+describe("under a Content-Security-Policy", () => {
+  const SELF = "default-src 'self'; script-src 'self'";
+  const main = (options: string) =>
+    readFileSync(join(folder, "vite/main.js"), "utf8").replace('slim/")', `slim/", ${options})`);
+
+  test("script-src 'self' 'wasm-unsafe-eval' is enough for a bundle that ships worker.js", async () => {
+    expect(await visit("vite/dist", `${SELF} 'wasm-unsafe-eval'`)).toMatch(/on simd$/);
+  });
+
+  test("without 'wasm-unsafe-eval' the plain loops answer", async () => {
+    expect(await visit("vite/dist", SELF)).toMatch(/on reference$/);
+  });
+
+  test("a bundle that lost worker.js needs worker-src blob:, or worker.js copied and workerUrl", async () => {
+    const wasm = `${SELF} 'wasm-unsafe-eval'`;
+    expect(await visit("esbuild/dist", `${wasm}; worker-src 'self' blob:`)).toMatch(/on simd$/);
+    expect(await visit("esbuild/dist", `${wasm}; worker-src 'self'`)).toMatch(/worker did not start.*workerUrl/);
+    const at = bundle("esbuild-worker", ESBUILD, main('{ workerUrl: "/worker.js" }'));
+    cpSync(join(folder, "node_modules/slimvit/dist/worker.js"), join(folder, at, "worker.js"));
+    expect(await visit(at, `${wasm}; worker-src 'self'`)).toMatch(/on simd$/);
+  });
+});
