@@ -4,9 +4,9 @@ import type { Plugin, RollupOptions } from "rollup";
 import dts from "rollup-plugin-dts";
 import esbuild from "rollup-plugin-esbuild";
 
-// Two entries into one folder, so that new URL("./worker.js", import.meta.url) holds. The worker is one file without a
-// relative import: it must also work from a blob and from a CDN.
-export const OPTIONAL = [/^onnxruntime-web/];
+// All into one folder, so that new URL("./worker.js", import.meta.url) holds. The worker is one file without a relative
+// import: it must also work from a blob and from a CDN. The GPU engines are a file of their own: few pages choose them.
+export const OPTIONAL = [/^onnxruntime-web/, /^@tensorflow\//];
 export const plugins = [
   resolve({ browser: true }),
   esbuild({ target: "es2022", tsconfig: "tsconfig.json" }),
@@ -19,6 +19,12 @@ const configs: RollupOptions[] = [
     output: { file: "dist/worker.js", format: "es", inlineDynamicImports: true, sourcemap: true },
     external: OPTIONAL,
     plugins: [...plugins, inlineCopy()],
+  },
+  {
+    input: "src/engines/webgpu.ts",
+    output: { file: "dist/webgpu.js", format: "es", sourcemap: true },
+    external: OPTIONAL,
+    plugins,
   },
   {
     input: "src/index.ts",

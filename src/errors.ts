@@ -23,6 +23,11 @@ export class SlimViTError extends Error {
   ) {
     super(message, options);
   }
+
+  /** Of any copy of this class: the GPU engines' file has one of its own. */
+  static override [Symbol.hasInstance](value: unknown): value is SlimViTError {
+    return value instanceof Object && (value as Error).name === "SlimViTError";
+  }
 }
 
 /** @throws SlimViTError `aborted` when `signal` has fired */

@@ -7,6 +7,7 @@ import { type BlockShape, countMacs, countParams, type Label, type Model, type W
 import { selfTestPixels } from "./format/write.ts";
 import { preprocess, type Region } from "./image.ts";
 import { type LoadRequest, loadModel } from "./load.ts";
+import { nextTurn } from "./turn.ts";
 
 export interface SessionRequest extends LoadRequest {
   threads: number | "auto";
@@ -106,7 +107,7 @@ export class Session {
   /** One call at a time, in the order of arrival. */
   run(image: WireImage, options: ClassifyOptions, signal?: AbortSignal): Promise<SessionResult> {
     const turn = this.last.then(async () => {
-      await nextTask(); // lets aborts in, which an engine that never waits would keep out
+      await nextTurn(); // lets aborts in, which an engine that never waits would keep out
       throwIfAborted(signal);
       if (this.disposed) throw new SlimViTError("disposed", "The model was disposed of.");
       return this.runNow(image, options, signal);
@@ -242,15 +243,4 @@ function softmax(logits: Float32Array): Float64Array {
   const scores = Float64Array.from(logits, (v) => Math.exp(v - max));
   const total = scores.reduce((a, b) => a + b, 0);
   return scores.map((v) => v / total);
-}
-
-function nextTask(): Promise<void> {
-  return new Promise((resolve) => {
-    const { port1, port2 } = new MessageChannel();
-    port1.onmessage = () => {
-      port1.close();
-      resolve();
-    };
-    port2.postMessage(0);
-  });
 }

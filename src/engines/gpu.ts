@@ -31,8 +31,12 @@ export class DeviceWatch {
   async guard<T>(work: Promise<T>): Promise<T> {
     const outcome = Promise.race([work, this.lost]);
     await outcome.catch(() => new Promise((resolve) => setTimeout(resolve))); // the loss may be told after its first victim
-    if (this.reason !== undefined) throw this.error();
+    if (this.isLost) throw this.error();
     return outcome;
+  }
+
+  get isLost(): boolean {
+    return this.reason !== undefined;
   }
 
   private error(): SlimViTError {

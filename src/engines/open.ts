@@ -12,12 +12,12 @@ export interface OpenedEngine {
 /** Best first. */
 const AUTO: readonly EngineName[] = ["simd", "onnx-wasm", "reference"];
 
-const ENGINES: Record<EngineName, (() => Promise<OpenEngine>) | undefined> = {
+const ENGINES: Record<EngineName, (urls?: Record<string, string>) => Promise<OpenEngine>> = {
   reference: async () => (await import("./reference.ts")).openReference,
   "onnx-wasm": async () => (await import("./onnx/engine.ts")).openOnnx,
   simd: async () => (await import("./simd/engine.ts")).openSimd,
-  "onnx-webgpu": async () => (await import("./onnx/engine.ts")).openOnnxWebgpu,
-  "tfjs-webgpu": undefined,
+  "onnx-webgpu": async (urls) => (await loadGpuEngines(urls)).openOnnxWebgpu,
+  "tfjs-webgpu": async (urls) => (await loadGpuEngines(urls)).openTfjs,
 };
 
 /**
@@ -50,10 +50,22 @@ async function open(name: EngineName, model: Model, options: EngineOptions): Pro
       `engine is ${JSON.stringify(name)}; expected "auto" or one of ${Object.keys(ENGINES).join(", ")}.`,
     );
   }
-  const load = ENGINES[name];
-  if (!load)
-    throw new SlimViTError("unsupported", `Engine "${name}" is not in this version; use ${AUTO.join(" or ")}.`);
-  return (await load())(model, options);
+  return (await ENGINES[name](options.engineUrls))(model, options);
+}
+
+/** In a file beside this one, which only pages that choose these engines load. */
+async function loadGpuEngines(urls?: Record<string, string>): Promise<typeof import("./webgpu.ts")> {
+  try {
+    const url = urls?.["slimvit/webgpu.js"] ?? new URL("./webgpu.js", import.meta.url).href; // the form that bundlers look for
+    return await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
+  } catch (error) {
+    throw new SlimViTError(
+      "unsupported",
+      `The package's webgpu.js did not load (${messageOf(error)}). Serve it from your own origin and pass ` +
+        'engineUrls: { "slimvit/webgpu.js": "its URL" }.',
+      { cause: error },
+    );
+  }
 }
 
 /** A fault that the next engine would find again. */

@@ -1,18 +1,24 @@
 /** Pages with WebGPU on SwiftShader. A missing adapter fails the run. */
-import { mkdtempSync, rmSync } from "node:fs";
+import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import type { openEngine as OpenEngine } from "../../src/engines/open.ts";
 import type { loadModel as LoadModel } from "../../src/load.ts";
 import { SWIFTSHADER } from "../../tools/lib/browser.ts";
-import { openStage, type Stage } from "./page.ts";
+import { DIST, openStage, type Stage } from "./page.ts";
 
 const SHIPPED = fileURLToPath(new URL("../../models", import.meta.url));
 
+const packageDist = (name: string) => dirname(createRequire(import.meta.url).resolve(name));
+
+/** As a page without a bundler names the optional engines: the packages' own files. */
 export const GPU_URLS = {
   "onnxruntime-web/webgpu": "/ort/ort.webgpu.bundle.min.mjs",
+  "@tensorflow/tfjs-core": "/tfjs-core/tf-core.min.js",
+  "@tensorflow/tfjs-backend-webgpu": "/tfjs-webgpu/tf-backend-webgpu.min.js",
 };
 
 /** A page with the package and, bundled from the sources, engines to be opened on the page itself. */
@@ -27,7 +33,14 @@ export async function openGpuStage(): Promise<Stage> {
     external: ["onnxruntime-web", "@tensorflow"],
     logLevel: "error",
   });
-  const stage = await openStage(true, { "/shipped": SHIPPED, "/bundle": bundle }, SWIFTSHADER);
+  copyFileSync(join(DIST, "webgpu.js"), join(bundle, "webgpu.js"));
+  const mounts = {
+    "/shipped": SHIPPED,
+    "/bundle": bundle,
+    "/tfjs-core": packageDist("@tensorflow/tfjs-core"),
+    "/tfjs-webgpu": packageDist("@tensorflow/tfjs-backend-webgpu"),
+  };
+  const stage = await openStage(true, mounts, SWIFTSHADER);
   const hasAdapter = await stage.page.evaluate(async () => !!(await navigator.gpu?.requestAdapter()));
   if (!hasAdapter) {
     await stage.close();

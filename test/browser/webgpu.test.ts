@@ -38,7 +38,7 @@ function runEngine(engine: "onnx-webgpu" | "tfjs-webgpu", folder: string, images
   );
 }
 
-describe.each(["onnx-webgpu"] as const)("%s, on SwiftShader", (engine) => {
+describe.each(["tfjs-webgpu", "onnx-webgpu"] as const)("%s, on SwiftShader", (engine) => {
   test.each(cases)("gives PyTorch's logits for the golden network, cut by $name", async ({ name, cuts, logits }) => {
     const outputs = await runEngine(engine, `/models/${name}/`, golden.images);
     const model = cut(golden.model, cuts);

@@ -5,6 +5,7 @@ import { openOnnx } from "../../src/engines/onnx/engine.ts";
 import { writeOnnx } from "../../src/engines/onnx/graph.ts";
 import { Message } from "../../src/engines/onnx/proto.ts";
 import { openEngine } from "../../src/engines/open.ts";
+import { encodeFloat16 } from "../../src/format/float16.ts";
 import type { Architecture, BlockShape, Model } from "../../src/format/model.ts";
 import { encodeTensors, selfTestPixels } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
@@ -225,7 +226,7 @@ describe("openEngine", () => {
 
 describe("writeOnnx in f16", () => {
   const run = async (model: Model, pixels: Float32Array) => {
-    const session = await InferenceSession.create(writeOnnx(model, true), { logSeverityLevel: 3 });
+    const session = await InferenceSession.create(writeOnnx(model, encodeFloat16), { logSeverityLevel: 3 });
     const { logits } = await session.run({
       pixels: new Tensor("float32", pixels, [1, 3, ...model.manifest.imageSize]),
     });
@@ -246,7 +247,7 @@ describe("writeOnnx in f16", () => {
 
   test("halves the weights", () => {
     const model = randomModel(architecture({ mlpHidden: 4096 }), 1);
-    const ratio = writeOnnx(model, true).length / writeOnnx(model).length;
+    const ratio = writeOnnx(model, encodeFloat16).length / writeOnnx(model).length;
     expect(ratio).toBeCloseTo(0.5, 1);
   });
 });

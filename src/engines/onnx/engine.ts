@@ -6,15 +6,15 @@ import type * as Ort from "onnxruntime-web/wasm";
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import type { Manifest, Model } from "../../format/model.ts";
 import type { Engine, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
-import { DeviceWatch, requestAdapter } from "../gpu.ts";
+import type { DeviceWatch } from "../gpu.ts";
 import { writeOnnx } from "./graph.ts";
 
 type Runtime = typeof Ort;
 type Name = "onnx-wasm" | "onnx-webgpu";
 
-const PACKAGE = "onnxruntime-web";
+export const PACKAGE = "onnxruntime-web";
 /** The build with WebGPU kernels, twice the download. In `engineUrls` it may be named by itself. */
-const WEBGPU_BUILD = `${PACKAGE}/webgpu`;
+export const WEBGPU_BUILD = `${PACKAGE}/webgpu`;
 
 /**
  * @param options.threads taken by the first engine of a page or process: onnxruntime-web sets its threads up once, so
@@ -22,25 +22,14 @@ const WEBGPU_BUILD = `${PACKAGE}/webgpu`;
  * @throws SlimViTError `unsupported` where onnxruntime-web is not installed or does not start, `out-of-memory`
  */
 export const openOnnx: OpenEngine = async (model, options) => {
-  const runtime = await loadRuntime("onnx-wasm", options.engineUrls?.[PACKAGE]);
-  if (!started.has(runtime)) setUp(runtime, options.threads, options.engineUrls?.[PACKAGE]);
+  const url = options.engineUrls?.[PACKAGE];
+  const runtime = await loadRuntime("onnx-wasm", url, () =>
+    // In Node the main entry is the one whose threads start; a variable hides it, and its larger WASM, from bundlers.
+    inNode ? import(/* @vite-ignore */ /* webpackIgnore: true */ PACKAGE) : import("onnxruntime-web/wasm"),
+  );
+  setUp(runtime, options.threads, url);
   const session = await createSession(runtime, model, "wasm");
   return new OnnxEngine("onnx-wasm", runtime, session, model.manifest, runtime.env.wasm.numThreads ?? 1);
-};
-
-/**
- * Computes in f16 where the weights are f16 and the adapter has shader-f16, else in f32.
- * @throws SlimViTError as `openOnnx`; `unsupported` without an adapter; `device-lost` where onnxruntime-web's device is
- * gone, of which it has one a page or worker
- */
-export const openOnnxWebgpu: OpenEngine = async (model, { engineUrls }) => {
-  const adapter = await requestAdapter("onnx-webgpu");
-  const url = engineUrls?.[WEBGPU_BUILD] ?? engineUrls?.[PACKAGE];
-  const runtime = await loadRuntime("onnx-webgpu", url);
-  if (!started.has(runtime)) setUp(runtime, 1, url);
-  const session = await createSession(runtime, model, "webgpu", adapter.features.has("shader-f16"));
-  const watch = new DeviceWatch("onnx-webgpu", (await runtime.env.webgpu.device) as GPUDevice);
-  return new OnnxEngine("onnx-webgpu", runtime, session, model.manifest, 1, watch);
 };
 
 /** Runtimes whose settings are taken: onnxruntime-web hears of none after its first session. */
@@ -48,17 +37,16 @@ const started = new WeakSet<Runtime>();
 
 const inNode = typeof process !== "undefined" && process.versions?.node !== undefined;
 
-async function loadRuntime(name: Name, url?: string): Promise<Runtime> {
+export async function loadRuntime(
+  name: Name,
+  url: string | undefined,
+  installed: () => Promise<Runtime>,
+): Promise<Runtime> {
   try {
-    if (url !== undefined) {
-      const module = await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
-      if (!module.InferenceSession) throw new Error("it exports no InferenceSession");
-      return module;
-    }
-    if (name === "onnx-webgpu") return await import("onnxruntime-web/webgpu");
-    // In Node the main entry is the one whose threads start; a variable hides it, and its larger WASM, from bundlers.
-    if (inNode) return await import(/* @vite-ignore */ /* webpackIgnore: true */ PACKAGE);
-    return await import("onnxruntime-web/wasm");
+    if (url === undefined) return await installed();
+    const module = await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
+    if (!module.InferenceSession) throw new Error("it exports no InferenceSession");
+    return module;
   } catch (error) {
     const where = url === undefined ? "is not installed" : `did not load from ${url}`;
     const [key, file] = name === "onnx-wasm" ? [PACKAGE, "ort.wasm"] : [WEBGPU_BUILD, "ort.webgpu"];
@@ -71,7 +59,8 @@ async function loadRuntime(name: Name, url?: string): Promise<Runtime> {
   }
 }
 
-function setUp(runtime: Runtime, threads = 1, url?: string): void {
+export function setUp(runtime: Runtime, threads = 1, url?: string): void {
+  if (started.has(runtime)) return;
   started.add(runtime);
   const { wasm } = runtime.env;
   const shared = inNode || globalThis.crossOriginIsolated === true; // threads need SharedArrayBuffer
@@ -81,13 +70,12 @@ function setUp(runtime: Runtime, threads = 1, url?: string): void {
   if (url !== undefined) wasm.wasmPaths = new URL("./", new URL(url, globalThis.location?.href)).href;
 }
 
-async function createSession(
+export async function createSession(
   { InferenceSession }: Runtime,
   model: Model,
   provider: "wasm" | "webgpu",
-  half = false,
+  graph = writeOnnx(model),
 ): Promise<Ort.InferenceSession> {
-  const graph = writeOnnx(model, half && model.dtype === "f16");
   try {
     return await InferenceSession.create(graph, {
       executionProviders: [provider],
@@ -106,7 +94,7 @@ function failure(what: string, error: unknown): SlimViTError {
   return new SlimViTError(code, `${PACKAGE} ${what} (${messageOf(error)}).`, { cause: error });
 }
 
-class OnnxEngine implements Engine {
+export class OnnxEngine implements Engine {
   private disposed = false;
 
   constructor(

@@ -4,7 +4,6 @@
  * are stored, and the arithmetic is that of src/reference/forward.ts.
  */
 import { SlimViTError } from "../../errors.ts";
-import { encodeFloat16 } from "../../format/float16.ts";
 import { type BlockShape, innerDim, type Model, patchGrid } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
 import { Message } from "./proto.ts";
@@ -17,11 +16,11 @@ const MAX_WEIGHT_BYTES = 2 ** 31 - 2 ** 24;
 
 /**
  * Input `pixels` [1, 3, height, width]; outputs `logits` [1, classes] and `features` [1, embedDim], all f32.
- * @param half weights and arithmetic in f16
+ * @param half for weights and arithmetic in f16: `encodeFloat16`, which the WASM engine's page need not download
  * @param graph to build on: benchmarks write linears in other forms
  * @throws SlimViTError `unsupported` past 2 GB
  */
-export function writeOnnx(model: Model, half = false, graph = new Graph(model, half)): Uint8Array {
+export function writeOnnx(model: Model, half?: Half, graph = new Graph(model, half)): Uint8Array {
   const { name, imageSize, embedDim, prefixTokens, blocks, labels } = model.manifest;
   let bytes = 0;
   for (const { data } of model.tensors.values()) bytes += 4 * data.length;
@@ -135,6 +134,7 @@ function mlp(graph: Graph, { mlpHidden }: BlockShape, at: string, x: string): st
   return graph.linear(hidden, `${at}.mlp.fc2`);
 }
 
+type Half = (values: Float32Array) => Uint16Array;
 type Attributes = Record<string, number | number[]>;
 
 /** An ONNX graph under construction. Values are named by strings; a named constant is stored once. */
@@ -145,7 +145,7 @@ export class Graph {
 
   constructor(
     protected readonly model: Model,
-    private readonly half: boolean,
+    private readonly half?: Half,
   ) {}
 
   /** @returns the name of its (first) output */
@@ -210,7 +210,7 @@ export class Graph {
   }
 
   floats(name: string, values: Float32Array, shape: number[]): string {
-    const { buffer, byteOffset, byteLength } = this.half ? encodeFloat16(values) : values;
+    const { buffer, byteOffset, byteLength } = this.half?.(values) ?? values;
     return this.constant(name, this.half ? FLOAT16 : FLOAT, shape, new Uint8Array(buffer, byteOffset, byteLength));
   }
 

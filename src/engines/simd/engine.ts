@@ -1,6 +1,7 @@
 /** The engine of our own: WebAssembly kernels (assembly/) that run the whole forward pass over one memory a model. */
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import type { Manifest, Model } from "../../format/model.ts";
+import { nextTurn } from "../../turn.ts";
 import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
 import { chooseFlavour, compileKernels, type Flavour } from "./binary.ts";
 import { SYNC_EPOCH, SYNC_QUIT } from "./layout.ts";
@@ -161,16 +162,4 @@ function takeMemory(bytes: number, shared: boolean): WebAssembly.Memory {
 /** A page's own thread may not wait. */
 function maySleep(): boolean {
   return typeof document === "undefined";
-}
-
-/** A macrotask, without the milliseconds that timers add. */
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => {
-    const { port1, port2 } = new MessageChannel();
-    port1.onmessage = () => {
-      port1.close();
-      resolve();
-    };
-    port2.postMessage(0);
-  });
 }

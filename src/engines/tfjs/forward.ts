@@ -3,7 +3,7 @@
  * what is trained is what ships. The maths is that of src/reference/forward.ts.
  */
 import type * as tfjs from "@tensorflow/tfjs-core";
-import { type Architecture, type BlockShape, denseTokens, patchGrid } from "../../format/model.ts";
+import { type Architecture, denseTokens, patchGrid } from "../../format/model.ts";
 import { attend, erfGate, gatherTokens, layerNorm, linear, normalise, type Tensor, type TF } from "./ops.ts";
 
 /** Tensors by timm name, f32, shaped as `tensorShapes` says. */
@@ -24,6 +24,8 @@ export interface ForwardOptions {
   ghosts?: (number | Tensor)[];
   /** Stochastic depth: whether a residual branch runs for each picture, [batch, 1, 1], already divided by its keep rate. */
   branchGates?: { attn: Tensor; mlp: Tensor }[];
+  /** Receives the class token's attention in block i, [batch, heads, 1, tokens]. */
+  onAttention?: (p: Tensor, i: number) => void;
   /** Receives the residual stream after each block, [batch, tokens, embedDim]. */
   onBlock?: (x: Tensor) => void;
 }
@@ -45,74 +47,148 @@ export function forward(
   pixels: Tensor,
   options: ForwardOptions = {},
 ): ForwardOutput {
-  const { embedDim, layerNormEps, prefixTokens, blocks } = arch;
-  const batch = pixels.shape[0]!;
-  const w = (name: string) => weights.get(name)!;
-  const norm = (x: Tensor, name: string) => layerNorm(tf, x, w(`${name}.weight`), w(`${name}.bias`), layerNormEps);
+  let x = embed(tf, arch, weights, pixels);
+  arch.blocks.forEach((_, i) => {
+    x = runBlock(tf, arch, i, blockWeights(tf, arch, i, weights, options), x, options);
+    options.onBlock?.(x);
+  });
+  return classify(tf, arch, weights, x);
+}
+
+/** y = x Wᵀ + b */
+interface Linear {
+  weight: Tensor;
+  bias: Tensor;
+}
+
+/** A block's weights as `runBlock` multiplies with them: for training made anew each step, for inference once. */
+export interface BlockWeights {
+  /** gain and shift of the norms, where they are not part of the linears after them */
+  norm1?: Linear;
+  norm2?: Linear;
+  /** heads padded to the widest; absent without heads */
+  qkv?: Linear;
+  proj: Linear;
+  /** absent without hidden units */
+  fc1?: Linear;
+  fc2: Linear;
+}
+
+export function blockWeights(
+  tf: TF,
+  arch: Architecture,
+  i: number,
+  weights: Weights,
+  options: ForwardOptions = {},
+): BlockWeights {
+  const { embedDim, headDim, blocks } = arch;
+  const { headDims, mlpHidden } = blocks[i];
+  const at = (name: string): Linear => ({
+    weight: weights.get(`blocks.${i}.${name}.weight`)!,
+    bias: weights.get(`blocks.${i}.${name}.bias`)!,
+  });
   // A norm's gain and shift go into the linear after it, W(γn + β) + b = (Wγ)n + (Wβ + b), which saves passes over the
   // activations; not where something acts between the two, nor with ghosts, which are made of b alone.
   const folds = !options.tokenGates && !options.ghosts?.some((ghost) => ghost !== 0);
-  const normAndLinear = (x: Tensor, normName: string, name: string): Linear => {
-    const [weight, bias] = [w(`${name}.weight`), w(`${name}.bias`)];
-    if (!folds || weight.size === 0) return { x: norm(x, normName), weight, bias };
-    const shift = tf.reshape(w(`${normName}.bias`), [embedDim, 1]) as tfjs.Tensor2D;
+  const fold = (norm: Linear, { weight, bias }: Linear): Linear => {
+    if (!folds) return { weight, bias };
+    const shift = tf.reshape(norm.bias, [embedDim, 1]) as tfjs.Tensor2D;
     return {
-      x: normalise(tf, x, layerNormEps),
-      weight: tf.mul(weight, w(`${normName}.weight`)),
+      weight: tf.mul(weight, norm.weight),
       bias: tf.add(bias, tf.reshape(tf.matMul(weight as tfjs.Tensor2D, shift), [-1])),
     };
   };
-  const flat = (x: Tensor) => tf.reshape(x, [-1, embedDim]);
+  const half = (t: Tensor) => tf.mul(t, Math.SQRT1_2); // see erfGate
 
-  let alive = blocks[0].keepIdx;
-  let x = embed(tf, arch, weights, pixels, alive);
-  blocks.forEach((block, i) => {
-    const rows = positions(alive, block.keepIdx);
-    x = gatherTokens(tf, x, rows);
-    alive = block.keepIdx;
-    const tokens = alive.length;
-    const stream = (y: Tensor) => tf.reshape(y, [batch, tokens, embedDim]);
-    const gate = (y: Tensor) => {
-      const g = options.tokenGates?.[i];
-      return g ? flat(tf.mul(stream(y), tf.reshape(g, [tokens, 1]))) : y;
+  const out: BlockWeights = { proj: at("attn.proj"), fc2: at("mlp.fc2") };
+  if (!folds) Object.assign(out, { norm1: at("norm1"), norm2: at("norm2") });
+  if (headDims.length > 0) {
+    const width = Math.max(...headDims);
+    const thrice = [...headDims, ...headDims, ...headDims];
+    const qkv = fold(at("norm1"), at("attn.qkv"));
+    // Per row: q carries the softmax scale. A key bias (or a norm's shift folded into it) adds the same to all scores of a
+    // query, so softmax does not see it: left out, its gradient is exactly 0; left in, it is rounding noise, which Adam
+    // would scale up to whole steps.
+    const scale = 1 / Math.sqrt(headDim);
+    const rows = (factors: number[]) =>
+      tf.reshape(tf.mul(tf.tensor2d(factors, [3, 1]), tf.ones([1, headDims.length * width])), [-1, 1]);
+    out.qkv = {
+      weight: tf.mul(padHeads(tf, qkv.weight, thrice, 0), rows([scale, 1, 1])),
+      bias: tf.mul(padHeads(tf, qkv.bias, thrice, 0), tf.reshape(rows([scale, 0, 1]), [-1])),
     };
-    const branch = (y: Tensor, kept?: Tensor) => (kept ? tf.mul(stream(y), kept) : stream(y));
+    out.proj = { weight: padHeads(tf, out.proj.weight, headDims, 1), bias: out.proj.bias };
+  }
+  if (mlpHidden > 0) {
+    const fc1 = fold(at("norm2"), at("mlp.fc1"));
+    out.fc1 = { weight: half(fc1.weight), bias: half(fc1.bias) };
+    out.fc2 = { weight: half(out.fc2.weight), bias: out.fc2.bias };
+  }
+  return out;
+}
 
-    const qkv = normAndLinear(flat(x), `blocks.${i}.norm1`, `blocks.${i}.attn.qkv`);
-    const attn = attention(
-      tf,
-      arch,
-      block,
-      weights,
-      `blocks.${i}.attn`,
-      { ...qkv, x: gate(qkv.x) },
-      batch,
-      options.scoreGates?.[i],
-      options.ghosts?.[i],
-    );
-    x = tf.add(x, branch(attn, options.branchGates?.[i].attn));
-    const half = (t: Tensor) => tf.mul(t, Math.SQRT1_2); // see erfGate
-    const fc1 = normAndLinear(flat(x), `blocks.${i}.norm2`, `blocks.${i}.mlp.fc1`);
-    const hidden = erfGate(tf, linear(tf, gate(fc1.x), half(fc1.weight), half(fc1.bias)));
-    const mlp = linear(tf, hidden, half(w(`blocks.${i}.mlp.fc2.weight`)), w(`blocks.${i}.mlp.fc2.bias`));
-    x = tf.add(x, branch(mlp, options.branchGates?.[i].mlp));
-    options.onBlock?.(x);
+/**
+ * Heads of one block may differ in width. Their weights, not their activations, are padded with zero channels to the
+ * widest head, so that all heads run in one batched product; a zero channel adds nothing to q·k and carries no value.
+ */
+function padHeads(tf: TF, tensor: Tensor, widths: number[], axis: 0 | 1): Tensor {
+  const width = Math.max(...widths);
+  if (widths.every((w) => w === width)) return tensor;
+  const padded = tf.split(tensor, widths, axis).map((head, h) => {
+    const padding = tensor.shape.map((_, a) => (a === axis ? [0, width - widths[h]] : [0, 0])) as [number, number][];
+    return widths[h] === width ? head : tf.pad(head, padding);
   });
+  return tf.concat(padded, axis);
+}
 
-  const token = (k: number) =>
-    norm(tf.reshape(tf.slice(x, [0, k, 0], [batch, 1, embedDim]), [batch, embedDim]), "norm");
+/**
+ * Drops the tokens that do not enter block `i`, then attention and MLP.
+ * @param x [batch, tokens of the block before, embedDim]
+ * @returns [batch, keepIdx.length, embedDim]
+ */
+export function runBlock(
+  tf: TF,
+  arch: Architecture,
+  i: number,
+  w: BlockWeights,
+  x: Tensor,
+  options: ForwardOptions = {},
+): Tensor {
+  const { embedDim, layerNormEps, blocks } = arch;
+  const { keepIdx } = blocks[i];
+  const batch = x.shape[0]!;
+  const tokens = keepIdx.length;
+  const flat = (y: Tensor) => tf.reshape(y, [-1, embedDim]);
+  const stream = (y: Tensor) => tf.reshape(y, [batch, tokens, embedDim]);
+  const norm = (y: Tensor, affine?: Linear) => {
+    const n = affine
+      ? layerNorm(tf, flat(y), affine.weight, affine.bias, layerNormEps)
+      : normalise(tf, flat(y), layerNormEps);
+    const gate = options.tokenGates?.[i];
+    return gate ? flat(tf.mul(stream(n), tf.reshape(gate, [tokens, 1]))) : n;
+  };
+  const branch = (y: Tensor, kept?: Tensor) => (kept ? tf.mul(stream(y), kept) : stream(y));
+
+  x = gatherTokens(tf, x, positions(blocks[Math.max(0, i - 1)].keepIdx, keepIdx));
+  const mixed = w.qkv ? attention(tf, arch, i, w.qkv, norm(x, w.norm1), batch, options) : flat(x);
+  x = tf.add(x, branch(linear(tf, mixed, w.proj.weight, w.proj.bias), options.branchGates?.[i].attn));
+  const hidden = w.fc1 ? erfGate(tf, linear(tf, norm(x, w.norm2), w.fc1.weight, w.fc1.bias)) : flat(x);
+  return tf.add(x, branch(linear(tf, hidden, w.fc2.weight, w.fc2.bias), options.branchGates?.[i].mlp));
+}
+
+/** @param x [batch, tokens, embedDim] of the last block */
+export function classify(tf: TF, arch: Architecture, weights: Weights, x: Tensor): ForwardOutput {
+  const { embedDim, layerNormEps, prefixTokens } = arch;
+  const batch = x.shape[0]!;
+  const w = (name: string) => weights.get(name)!;
+  const token = (k: number) => {
+    const row = tf.reshape(tf.slice(x, [0, k, 0], [batch, 1, embedDim]), [batch, embedDim]);
+    return layerNorm(tf, row, w("norm.weight"), w("norm.bias"), layerNormEps);
+  };
   const features = token(0);
   const classLogits = linear(tf, features, w("head.weight"), w("head.bias"));
   if (prefixTokens === 1) return { logits: classLogits, classLogits, features };
   const distLogits = linear(tf, token(1), w("head_dist.weight"), w("head_dist.bias"));
   return { logits: tf.mul(tf.add(classLogits, distLogits), 0.5), classLogits, distLogits, features };
-}
-
-/** What is to be multiplied and added: y = x Wᵀ + b. */
-interface Linear {
-  x: Tensor;
-  weight: Tensor;
-  bias: Tensor;
 }
 
 /** Where the tokens of `keep` stand in `alive`; both ascending. */
@@ -121,9 +197,10 @@ function positions(alive: number[], keep: number[]): number[] {
   return keep.map((token) => at.get(token)!);
 }
 
-/** Kept patches only, as reshape and matMul: [batch, keepIdx.length, embedDim]. */
-function embed(tf: TF, arch: Architecture, weights: Weights, pixels: Tensor, keepIdx: number[]): Tensor {
+/** The first block's patches only, as reshape and matMul: [batch, keepIdx.length, embedDim]. */
+export function embed(tf: TF, arch: Architecture, weights: Weights, pixels: Tensor): Tensor {
   const { embedDim, patchSize: p, prefixTokens } = arch;
+  const { keepIdx } = arch.blocks[0];
   const [rows, columns] = patchGrid(arch);
   const batch = pixels.shape[0]!;
   const split = tf.transpose(tf.reshape(pixels, [batch, 3, rows, p, columns, p]), [0, 2, 4, 1, 3, 5]);
@@ -144,50 +221,33 @@ function embed(tf: TF, arch: Architecture, weights: Weights, pixels: Tensor, kee
 }
 
 /**
- * Heads of one block may differ in width. Their weights, not their activations, are padded with zero channels to the
- * widest head, so that all heads run in one batched product; a zero channel adds nothing to q·k and carries no value.
- * @param qkvOf q, k and v of x [batch × tokens, embedDim]
- * @returns [batch × tokens, embedDim]
+ * @param x [batch × tokens, embedDim], normalised
+ * @returns [batch × tokens, heads × width], to be mixed by proj
  */
 function attention(
   tf: TF,
   arch: Architecture,
-  block: BlockShape,
-  weights: Weights,
-  name: string,
-  qkvOf: Linear,
+  i: number,
+  { weight, bias }: Linear,
+  x: Tensor,
   batch: number,
-  scoreGate?: Tensor,
-  ghost: number | Tensor = 0,
+  { scoreGates, ghosts, onAttention }: ForwardOptions,
 ): Tensor {
-  const { embedDim, headDim } = arch;
-  const { x } = qkvOf;
-  const heads = block.headDims.length;
+  const heads = arch.blocks[i].headDims.length;
   const tokens = x.shape[0]! / batch;
-  const projWeight = weights.get(`${name}.proj.weight`)!;
-  const projBias = weights.get(`${name}.proj.bias`)!;
-  if (heads === 0) return linear(tf, x, projWeight, projBias);
-  const width = Math.max(...block.headDims);
-  const qkvWeight = padHeads(tf, qkvOf.weight, [...block.headDims, ...block.headDims, ...block.headDims], width, 0);
-  const qkvBias = padHeads(tf, qkvOf.bias, [...block.headDims, ...block.headDims, ...block.headDims], width, 0);
-  // Per row: q carries the softmax scale. A key bias (or a norm's shift folded into it) adds the same to all scores of a query, so softmax does not see it:
-  // left out, its gradient is exactly 0; left in, it is rounding noise, which Adam would scale up to whole steps.
-  const scale = 1 / Math.sqrt(headDim);
-  const rows = (factors: number[]) =>
-    tf.reshape(tf.mul(tf.tensor2d(factors, [3, 1]), tf.ones([1, heads * width])), [-1, 1]);
-  const scaledWeight = tf.mul(qkvWeight, rows([scale, 1, 1]));
-  const scaledBias = tf.mul(qkvBias, tf.reshape(rows([scale, 0, 1]), [-1]));
-  const qkv = tf.reshape(linear(tf, x, scaledWeight, scaledBias), [batch, tokens, 3, heads, width]);
+  const width = bias.size / (3 * heads);
+  const qkv = tf.reshape(linear(tf, x, weight, bias), [batch, tokens, 3, heads, width]);
   const [q, k, v] = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]));
-  const attended = ghost === 0 ? attend(tf, q, k, v, scoreGate) : attendGhost(ghost);
-  const mixed = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [batch * tokens, heads * width]);
-  return linear(tf, mixed, padHeads(tf, projWeight, block.headDims, width, 1), projBias);
+  onAttention?.(tf.softmax(tf.matMul(tf.slice(q, [0, 0, 0, 0], [batch, heads, 1, width]), k, false, true)), i);
+  const ghost = ghosts?.[i] ?? 0;
+  const attended = ghost === 0 ? attend(tf, q, k, v, scoreGates?.[i]) : attendGhost(ghost);
+  return tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [batch * tokens, heads * width]);
 
   /** Its key is the key bias, which is left out of all keys: zero. */
   function attendGhost(ghost: number | Tensor): Tensor {
     const one = [batch, heads, 1, width];
-    const valueBias = tf.reshape(tf.slice(qkvBias, [2 * heads * width], [heads * width]), [1, heads, 1, width]);
-    const gates = tf.concat([scoreGate ?? tf.ones([tokens]), tf.reshape(ghost, [1])], 0);
+    const valueBias = tf.reshape(tf.slice(bias, [2 * heads * width], [heads * width]), [1, heads, 1, width]);
+    const gates = tf.concat([scoreGates?.[i] ?? tf.ones([tokens]), tf.reshape(ghost, [1])], 0);
     return attend(
       tf,
       q,
@@ -195,14 +255,5 @@ function attention(
       tf.concat([v, tf.tile(valueBias, [batch, 1, 1, 1])], 2),
       gates,
     );
-  }
-
-  function padHeads(tf: TF, tensor: Tensor, widths: number[], width: number, axis: 0 | 1): Tensor {
-    if (widths.every((w) => w === width)) return tensor;
-    const padded = tf.split(tensor, widths, axis).map((head, h) => {
-      const padding = tensor.shape.map((_, a) => (a === axis ? [0, width - widths[h]] : [0, 0])) as [number, number][];
-      return widths[h] === width ? head : tf.pad(head, padding);
-    });
-    return axis === 1 ? tf.reshape(tf.concat(padded, 1), [embedDim, -1]) : tf.concat(padded, 0);
   }
 }

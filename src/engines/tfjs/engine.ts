@@ -1,0 +1,235 @@
+/** The training forward on @tensorflow/tfjs-backend-webgpu. TensorFlow.js is an optional peer. */
+import type { WebGPUBackend } from "@tensorflow/tfjs-backend-webgpu";
+import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
+import { type Manifest, type Model, tensorShapes } from "../../format/model.ts";
+import { float32 } from "../../format/read.ts";
+import { nextTurn } from "../../turn.ts";
+import type { Engine, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
+import { DeviceWatch, requestAdapter } from "../gpu.ts";
+import { type BlockWeights, blockWeights, classify, embed, runBlock, type Weights } from "./forward.ts";
+import type { Tensor, TF } from "./ops.ts";
+
+const CORE = "@tensorflow/tfjs-core";
+const BACKEND = "@tensorflow/tfjs-backend-webgpu";
+const NAME = "tfjs-webgpu";
+
+/**
+ * Compiles every shader before it returns, without holding the thread.
+ * @throws SlimViTError `unsupported` where TensorFlow.js is not installed or there is no adapter, `device-lost`
+ */
+export const openTfjs: OpenEngine = async (model, { engineUrls }) => {
+  const gpu = await acquire(engineUrls);
+  try {
+    return await TfjsEngine.open(gpu, model);
+  } catch (error) {
+    release(gpu);
+    throw error;
+  }
+};
+
+/** TensorFlow.js has one WebGPU backend, so the engines of a page or worker share one device. */
+interface Gpu {
+  tf: TF;
+  backend: WebGPUBackend;
+  watch: DeviceWatch;
+  users: number;
+  closed: boolean;
+}
+
+let shared: Promise<Gpu> | undefined;
+
+async function acquire(urls?: Record<string, string>): Promise<Gpu> {
+  const before = await shared?.catch(() => undefined);
+  if (!before || before.closed || before.watch.isLost) shared = start(urls);
+  const gpu = await shared!;
+  gpu.users++;
+  return gpu;
+}
+
+function release(gpu: Gpu): void {
+  if (--gpu.users > 0) return;
+  gpu.closed = true;
+  if (gpu.tf.findBackend("webgpu") === (gpu.backend as unknown)) gpu.tf.removeBackend("webgpu"); // destroys its buffers
+  gpu.backend.device.destroy();
+}
+
+async function start(urls?: Record<string, string>): Promise<Gpu> {
+  const { tf, Backend } = await loadTf(urls);
+  const adapter = await requestAdapter(NAME);
+  const { limits, features } = adapter;
+  const device = await adapter.requestDevice({
+    requiredFeatures: features.has("timestamp-query") ? ["timestamp-query"] : [],
+    requiredLimits: Object.fromEntries(LIMITS.map((name) => [name, limits[name]])),
+  });
+  const backend = new Backend(device, adapter.info);
+  if (tf.findBackendFactory("webgpu")) tf.removeBackend("webgpu"); // its own, or that of a lost device
+  tf.registerBackend("webgpu", () => backend);
+  await tf.setBackend("webgpu");
+  return { tf, backend, watch: new DeviceWatch(NAME, device), users: 0, closed: false };
+}
+
+/** Those that TensorFlow.js takes from its adapter. */
+const LIMITS = [
+  "maxComputeWorkgroupStorageSize",
+  "maxComputeWorkgroupsPerDimension",
+  "maxStorageBufferBindingSize",
+  "maxBufferSize",
+  "maxComputeWorkgroupSizeX",
+  "maxComputeInvocationsPerWorkgroup",
+] as const;
+
+/** From bare names where the bundler or Node resolves them, else from URLs: ES modules, or the packages' own scripts. */
+async function loadTf(urls: Record<string, string> = {}): Promise<{ tf: TF; Backend: typeof WebGPUBackend }> {
+  const fromUrl = async (url: string) => {
+    const module = await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
+    return Object.keys(module).length ? module : (globalThis as { tf?: object }).tf;
+  };
+  try {
+    const core = urls[CORE];
+    const tf = await (core ? fromUrl(core) : import("@tensorflow/tfjs-core"));
+    const backend = urls[BACKEND];
+    const { WebGPUBackend: Backend } = await (backend ? fromUrl(backend) : import("@tensorflow/tfjs-backend-webgpu"));
+    if (!tf?.setBackend || !Backend) throw new Error("they do not export what they should");
+    return { tf, Backend };
+  } catch (error) {
+    throw new SlimViTError(
+      "unsupported",
+      `Engine "${NAME}" needs the packages ${CORE} and ${BACKEND}, which did not load (${messageOf(error)}). Run ` +
+        `"npm install ${CORE} ${BACKEND}", or pass engineUrls: { "${CORE}": "URL of its tf-core.min.js", ` +
+        `"${BACKEND}": "URL of its tf-backend-webgpu.min.js" }.`,
+      { cause: error },
+    );
+  }
+}
+
+class TfjsEngine implements Engine {
+  readonly name = NAME;
+  readonly threads = 1;
+  private disposed = false;
+
+  private constructor(
+    private readonly gpu: Gpu,
+    private readonly manifest: Manifest,
+    private readonly weights: Weights,
+    private readonly blocks: BlockWeights[],
+  ) {}
+
+  static async open(gpu: Gpu, { manifest, tensors }: Model): Promise<TfjsEngine> {
+    const { tf, backend, watch } = gpu;
+    const shapes = [...tensorShapes(manifest, manifest.labels.length)];
+    const weights: Weights = new Map(shapes.map(([key, shape]) => [key, tf.tensor(float32(tensors, key), shape)]));
+    const prepare = (i: number) =>
+      tf.tidy(() => blockWeights(tf, manifest, i, weights) as unknown as TensorMap) as unknown as BlockWeights;
+    // A dry run asks for every shader at once; the thread is free while they compile.
+    tf.env().set("WEBGPU_ENGINE_COMPILE_ONLY", true);
+    try {
+      tf.tidy(() => {
+        let x = embed(tf, manifest, weights, tf.zeros([1, 3, ...manifest.imageSize]));
+        manifest.blocks.forEach((_, i) => {
+          x = runBlock(tf, manifest, i, prepare(i), x);
+        });
+        const { logits, features } = classify(tf, manifest, weights, x);
+        tf.concat([logits, features], 1);
+      });
+    } finally {
+      tf.env().set("WEBGPU_ENGINE_COMPILE_ONLY", false);
+    }
+    await watch.guard(backend.checkCompileCompletionAsync());
+    return new TfjsEngine(
+      gpu,
+      manifest,
+      weights,
+      manifest.blocks.map((_, i) => prepare(i)),
+    );
+  }
+
+  async run(pixels: Float32Array, options: RunOptions = {}): Promise<RunOutput> {
+    if (this.disposed) throw new SlimViTError("disposed", "The engine has been disposed of.");
+    throwIfAborted(options.signal);
+    const { imageSize } = this.manifest;
+    const expected = 3 * imageSize[0] * imageSize[1];
+    if (pixels.length !== expected) {
+      throw new SlimViTError("bad-input", `pixels has ${pixels.length} numbers; expected ${expected}.`);
+    }
+    return this.gpu.watch.guard(this.infer(pixels, options));
+  }
+
+  private async infer(pixels: Float32Array, { signal, profile, explain }: RunOptions): Promise<RunOutput> {
+    const { gpu, manifest, weights } = this;
+    const { tf } = gpu;
+    const blockMs: number[] = [];
+    const maps: Tensor[] = [];
+    let turn = performance.now();
+    let x = tf.tidy(() => embed(tf, manifest, weights, tf.tensor(pixels, [1, 3, ...manifest.imageSize])));
+    try {
+      if (profile) await finish(tf, x);
+      for (const i of manifest.blocks.keys()) {
+        if (signal && performance.now() - turn > TURN_MS) {
+          await nextTurn();
+          turn = performance.now();
+        }
+        throwIfAborted(signal);
+        const start = performance.now();
+        x = this.block(i, x, explain ? maps : undefined);
+        if (!profile) continue;
+        await finish(tf, x);
+        blockMs.push(performance.now() - start);
+      }
+      const joined = tf.tidy(() => {
+        const { logits, features } = classify(tf, manifest, weights, x);
+        return tf.concat([logits, features], 1); // one wait for both
+      });
+      const values = (await take(joined)) as Float32Array;
+      const classes = manifest.labels.length;
+      return {
+        logits: values.slice(0, classes),
+        features: values.slice(classes),
+        ...(profile && { blockMs }),
+        ...(explain && { attention: await Promise.all(maps.splice(0).map(take)) }),
+      };
+    } finally {
+      tf.dispose([x, ...maps]);
+    }
+  }
+
+  /** Frees `x`. @param maps receives the class token's attention, the mean over heads */
+  private block(i: number, x: Tensor, maps?: Tensor[]): Tensor {
+    const { manifest, blocks } = this;
+    const { tf } = this.gpu;
+    const [y, map] = tf.tidy(() => {
+      let map: Tensor | undefined;
+      const onAttention = maps && ((p: Tensor) => void (map = tf.reshape(tf.mean(p, 1), [-1])));
+      const y = runBlock(tf, manifest, i, blocks[i], x, { onAttention });
+      return map ? [y, map] : maps ? [y, tf.tensor1d([])] : [y];
+    });
+    x.dispose();
+    if (map) maps!.push(map);
+    return y;
+  }
+
+  dispose(): void {
+    if (this.disposed) return;
+    this.disposed = true;
+    const { tf } = this.gpu;
+    tf.dispose([...this.weights.values()]);
+    tf.dispose(this.blocks as unknown as TensorMap[]); // a tensor of both is freed once
+    release(this.gpu);
+  }
+}
+
+/** What tidy and dispose look through. */
+type TensorMap = Record<string, Tensor>;
+
+/** With a signal, the event loop gets a turn this often, or the abort's message would not be seen. */
+const TURN_MS = 8;
+
+async function take(tensor: Tensor): Promise<Float32Array> {
+  const values = (await tensor.data()) as Float32Array;
+  tensor.dispose();
+  return values;
+}
+
+/** Waits until the GPU has computed `x`. */
+async function finish(tf: TF, x: Tensor): Promise<void> {
+  await take(tf.tidy(() => tf.slice(x, [0, 0, 0], [1, 1, 1])));
+}
