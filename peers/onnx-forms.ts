@@ -11,12 +11,12 @@ export type Int8Form = "MatMulInteger" | "DynamicQuantizeMatMul";
 
 /** @param model with int8 weights */
 export function writeInt8Onnx(model: Model, form: Int8Form, input?: string): Uint8Array {
-  return writeOnnx(model, false, new Int8Graph(model, form, input));
+  return writeOnnx(model, undefined, new Int8Graph(model, form, input));
 }
 
 /** With the input's name that transformers.js looks for. */
 export function writeRenamedOnnx(model: Model, input: string): Uint8Array {
-  return writeOnnx(model, false, new NamedGraph(model, input));
+  return writeOnnx(model, undefined, new NamedGraph(model, input));
 }
 
 class NamedGraph extends Graph {
