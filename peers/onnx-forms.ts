@@ -24,7 +24,7 @@ class NamedGraph extends Graph {
     model: Model,
     private readonly inputName?: string,
   ) {
-    super(model, false);
+    super(model);
   }
 
   override input(name: string, shape: number[]): string {
@@ -78,7 +78,7 @@ class Int8Graph extends NamedGraph {
 
 /** The dense network, its head channels and MLP units multiplied by 0 or 1: what masks cost that remove nothing. */
 export function writeMaskedOnnx(dense: Model, kept: BlockShape[]): Uint8Array {
-  return writeOnnx(dense, false, new MaskedGraph(dense, kept));
+  return writeOnnx(dense, undefined, new MaskedGraph(dense, kept));
 }
 
 class MaskedGraph extends Graph {
@@ -86,7 +86,7 @@ class MaskedGraph extends Graph {
     model: Model,
     private readonly kept: BlockShape[],
   ) {
-    super(model, false);
+    super(model);
   }
 
   override linear(x: string, key: string, range?: [number, number]): string {
