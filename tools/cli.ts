@@ -1,5 +1,5 @@
 /** The `slimvit` command: one stage a subcommand. Exit 0, 1 (failed, one clear sentence), 2 (usage). */
-import { Command, CommanderError } from "commander";
+import { Command, CommanderError, Option } from "commander";
 import type { EngineName } from "../src/engines/engine.ts";
 import { messageOf, SlimViTError } from "../src/errors.ts";
 import type { FinetuneOptions } from "./finetune.ts";
@@ -129,6 +129,20 @@ command("bench", "milliseconds an image in a real headless browser", [["<models.
     const rows = await bench(sources, options);
     if (!options.json) process.stdout.write(`${benchTable(rows)}\n`);
     finish(options, rows);
+  });
+
+command("profile", "cost tables of this device, measured in a real headless browser", [
+  ["[models...]", "model folders to hold the tables' prediction against"],
+])
+  .requiredOption("-o, --out <file>", "device.json")
+  .option("--shape <model>", "whose dense shape is measured; default the first model's, else DeiT-Ti at 224 px")
+  .addOption(new Option("--engine <name>", "that tells blocks apart").choices(["simd", "reference"]).default("simd"))
+  .addOption(new Option("--dtype <dtype>", "of the weights").choices(DTYPES).default("f32"))
+  .option("--threads <n>", "of the engine", count, 1)
+  .option("--rounds <n>", "timed runs of each", count, 30)
+  .action(async (sources, options) => {
+    const { profileDevice } = await import("./profile.ts");
+    finish(options, await profileDevice(sources, options));
   });
 
 function finish(options: { json?: boolean }, result: unknown): void {

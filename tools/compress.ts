@@ -1,5 +1,5 @@
 /**
- * slimvit compress SEARCH -o MODEL --attn B --mlp B --patch B, or --macs R, or --params R: a physically slim model from
+ * slimvit compress SEARCH -o MODEL --attn B --mlp B --patch B, or --macs R, or --params R, or --latency-ms T --profile device.json: a physically slim model from
  * searched masks; with --budgets R,R,… a folder of them, one for each share of the cost.
  * ζ is folded into the weights once; heads, channels, units and tokens below their family's threshold are gone.
  */
@@ -18,7 +18,7 @@ import {
 import { float32 } from "../src/format/read.ts";
 import { selfTestPixels } from "../src/format/write.ts";
 import { forward } from "../src/reference/forward.ts";
-import { allocate, type Cost } from "./lib/allocate.ts";
+import { allocate, type Cost, type Savings } from "./lib/allocate.ts";
 import {
   architectureOf,
   claimOutput,
@@ -27,6 +27,7 @@ import {
   withStep,
   writeModelFolder,
 } from "./lib/folders.ts";
+import { latencySavings, predictMs, readProfile } from "./lib/latency.ts";
 import {
   type BlockMask,
   type BlockZeta,
@@ -45,6 +46,10 @@ export interface CompressOptions extends Partial<Budgets> {
   macs?: number | true;
   /** the same of the dense parameters */
   params?: number | true;
+  /** instead: milliseconds on the device of `profile` */
+  latencyMs?: number;
+  /** what `slimvit profile` measured */
+  profile?: string;
   /** shares of MACs or parameters: a model for each, in a folder of its own under `out` */
   budgets?: number[];
   out: string;
@@ -63,6 +68,8 @@ export interface CompressReport {
   /** share of the dense model's */
   macsShare: number;
   paramsShare: number;
+  /** with `latencyMs`: what the profile says of the slim model */
+  predictedMs?: number;
   /** largest logit difference between the slim model and the same weights with the cut parts multiplied by zero */
   maxAbsDiff: number;
 }
@@ -91,12 +98,23 @@ export function compress(source: string, options: CompressOptions): CompressRepo
     });
 }
 
+type TargetCost = Cost | "latencyMs";
+
 interface Target {
-  cost: Cost;
+  cost: TargetCost;
+  /** of the dense model's; milliseconds of latency */
   share: number;
 }
 
-function targetOf({ macs, params }: CompressOptions): { cost: Cost; share: number | true } | undefined {
+function targetOf(options: CompressOptions): { cost: TargetCost; share: number | true } | undefined {
+  const { macs, params, latencyMs, profile } = options;
+  if ((latencyMs === undefined) !== (profile === undefined))
+    throw new SlimViTError("bad-option", "compress: --latency-ms and --profile need each other.");
+  if (latencyMs !== undefined) {
+    if (macs !== undefined || params !== undefined || options.budgets)
+      throw new SlimViTError("bad-option", "compress: --latency-ms is a target of its own; give no other.");
+    return { cost: "latencyMs", share: latencyMs };
+  }
   if (macs !== undefined && params !== undefined)
     throw new SlimViTError("bad-option", "compress: --macs and --params are two targets; give one of them.");
   if (macs !== undefined) return { cost: "macs", share: macs };
@@ -118,6 +136,7 @@ function compressOne(source: string, options: CompressOptions, target: Target | 
   const denseMacs = countMacs(arch, classes);
   const params = countParams(slim, classes);
   const denseParams = countParams(arch, classes);
+  const predictedMs = options.profile && predictMs(readProfile(options.profile, arch), slim);
   const maxAbsDiff = againstMasked(searched, folded, masks, { manifest: slim, dtype: "f32", tensors });
   const { format: _, weights: __, ...draft } = slim;
   const name = options.name ?? `${searched.manifest.name}-slim`;
@@ -134,7 +153,8 @@ function compressOne(source: string, options: CompressOptions, target: Target | 
   say(
     `compress: kept ${channels} of ${sum(arch.blocks.map(innerDim))} head channels, ${units} of ${sum(arch.blocks.map((b) => b.mlpHidden))} MLP units, ` +
       `${rows} of ${sum(arch.blocks.map((b) => b.keepIdx.length))} tokens; ${si(macs)} MACs (${percent(macs / denseMacs)}), ` +
-      `${si(params)} parameters (${percent(params / denseParams)}); logits within ${maxAbsDiff.toExponential(1)} of the masked model`,
+      `${si(params)} parameters (${percent(params / denseParams)}); logits within ${maxAbsDiff.toExponential(1)} of the masked model` +
+      (predictedMs ? `; ${predictedMs.toFixed(2)} ms predicted` : ""),
   );
   return {
     out: options.out,
@@ -142,6 +162,7 @@ function compressOne(source: string, options: CompressOptions, target: Target | 
     macs,
     macsShare: macs / denseMacs,
     paramsShare: params / denseParams,
+    ...(predictedMs && { predictedMs }),
     maxAbsDiff,
   };
 }
@@ -174,33 +195,53 @@ function chooseMasks(
   const arch = architectureOf(searched.manifest);
   const { attn, mlp, patch } = options;
   if (target) {
-    const { cost, share } = target;
     if (attn !== undefined || mlp !== undefined || patch !== undefined) {
       throw new SlimViTError(
         "bad-option",
-        `compress: --${cost} takes the place of --attn, --mlp and --patch; give one or the other.`,
+        `compress: --${FLAG[target.cost]} takes the place of --attn, --mlp and --patch; give one or the other.`,
       );
     }
     const { zetas: importance } = readMasks(source, IMPORTANCE_FILE, searched.manifest);
     const { wAttn, wMlp, wPatch } = JSON.parse(readFileSync(join(source, SEARCH_FILE), "utf8"));
     const frozen = { attn: wAttn === 0, mlp: wMlp === 0, patch: wPatch === 0 };
-    const costOf = (net: Architecture) => COUNT[cost](net, searched.manifest.labels.length);
-    const masks = allocate(arch, mode, importance, frozen, costOf(arch), share, cost);
-    const left = costOf(slimArchitecture(arch, masks)) / costOf(arch);
-    if (left > share) {
-      throw new SlimViTError(
-        "bad-option",
-        `compress: --${cost} ${share} cannot be reached: ${percent(left)} is left when all that the search had masks for ` +
-          `${cost === "params" ? "and that has parameters " : ""}is gone.`,
-      );
-    }
-    return masks;
+    return toTarget(target, options, arch, searched.manifest.labels.length, (cost, dense, share) =>
+      allocate(arch, mode, importance, frozen, dense, share, cost),
+    );
   }
   if (attn === undefined || mlp === undefined || patch === undefined) {
     throw new SlimViTError("bad-option", "compress: give --attn, --mlp and --patch, or --macs, or --params.");
   }
   return hardenMasks(arch, zetas, { attn, mlp, patch }, { mode, rule: options.tokens, absolute: options.absolute })
     .blocks;
+}
+
+const FLAG: Record<TargetCost, string> = { macs: "macs", params: "params", latencyMs: "latency-ms" };
+
+/** @throws SlimViTError `bad-option` for a target that cannot be reached */
+function toTarget(
+  { cost, share }: Target,
+  { profile: file }: CompressOptions,
+  arch: Architecture,
+  classes: number,
+  cut: (cost: Cost | Savings, dense: number, share: number) => BlockMask[],
+): BlockMask[] {
+  const profile = cost === "latencyMs" ? readProfile(file!, arch) : undefined;
+  const costOf = (net: Architecture) => (profile ? predictMs(profile, net) : COUNT[cost as Cost](net, classes));
+  const dense = costOf(arch);
+  const goal = profile ? share : share * dense;
+  // Channels that go together save a little more or less of the tables than one by one: aim lower until it holds.
+  let [masks, left, aim] = [[] as BlockMask[], dense, goal];
+  for (let attempt = 0; attempt < (profile ? 8 : 1); attempt++) {
+    masks = cut(profile ? latencySavings(profile, arch) : (cost as Cost), dense, aim / dense);
+    left = costOf(slimArchitecture(arch, masks));
+    if (left <= goal) return masks;
+    aim -= left - goal;
+  }
+  throw new SlimViTError(
+    "bad-option",
+    `compress: --${FLAG[cost]} ${share} cannot be reached: ${profile ? `${left.toFixed(3)} ms` : percent(left / dense)} is left when ` +
+      `all that the search had masks for ${cost === "params" ? "and that has parameters " : ""}is gone.`,
+  );
 }
 
 /** ζ into the rows of q, k, v and their biases, and into the columns of fc2: foldZeta of lib/masks.ts without a backend. */

@@ -9,10 +9,17 @@ import type { BlockMask, BlockZeta, MaskMode } from "./masks.ts";
 export type Cost = "macs" | "params";
 
 /** A block's current width and tokens, on which depends what removing one more unit saves. */
-interface BlockCost {
+export interface BlockCost {
   tokens: number;
   channels: number;
   units: number;
+}
+
+/** What one more unit of each kind saves; without `token`, tokens cost nothing and stay. */
+export interface Savings {
+  channel(cost: BlockCost, block: number): number;
+  unit(cost: BlockCost, block: number): number;
+  token?(cost: BlockCost, block: number): number;
 }
 
 /**
@@ -20,6 +27,7 @@ interface BlockCost {
  * or nothing is left that may go.
  * A token goes in the deepest block where it still lives, so keep-lists stay nested; prefix tokens never go; a family
  * whose mask was frozen stays whole. A token has no parameters of its own: with them as the cost all tokens stay.
+ * The cost may also be one that a device's tables give: see latency.ts.
  *
  * @param importance per block, `attn` spread over channels, `patch` by token
  * @param dense the dense model's cost
@@ -31,9 +39,10 @@ export function allocate(
   frozen: { attn: boolean; mlp: boolean; patch: boolean },
   dense: number,
   share: number,
-  cost: Cost = "macs",
+  cost: Cost | Savings = "macs",
 ): BlockMask[] {
-  const { embedDim: d, headDim, patchSize, prefixTokens, blocks } = arch;
+  const { headDim, prefixTokens, blocks } = arch;
+  const savings = typeof cost === "string" ? countedSavings(arch)[cost] : cost;
   const masks: BlockMask[] = blocks.map((block) => ({
     attn: Array(innerDim(block)).fill(true),
     mlp: Array(block.mlpHidden).fill(true),
@@ -48,12 +57,6 @@ export function allocate(
   const deepest: number[] = Array(blocks[0].keepIdx.length).fill(blocks.length - 1);
   const groups = channelGroups(mode, blocks[0].headDims.length, headDim, blocks.length);
 
-  // Weights, and the biases of q, k, v and of fc1.
-  const channelSaving = ({ tokens: n }: BlockCost) => (cost === "params" ? 4 * d + 3 : 4 * n * d + 2 * n * n);
-  const unitSaving = ({ tokens: n }: BlockCost) => (cost === "params" ? 2 * d + 1 : 2 * n * d);
-  const tokenSaving = ({ tokens: n, channels: s, units: m }: BlockCost, block: number) =>
-    4 * d * s + 2 * (2 * n - 1) * s + 2 * d * m + (block === 0 ? 3 * patchSize ** 2 * d : 0);
-
   let left = dense;
   while (left > dense * share) {
     let best: { score: number; saving: number; remove: () => void } | undefined;
@@ -64,12 +67,13 @@ export function allocate(
       if (!best || score < best.score) best = { score, saving, remove };
     };
     if (!frozen.attn) {
+      const saved = state.map((cost, block) => savings.channel(cost, block));
       for (const group of groups) {
         if (!masks[group[0].block].attn[group[0].channel]) continue;
         let [value, saving] = [0, 0];
         for (const { block, channel } of group) {
           value += importance[block].attn[channel];
-          saving += channelSaving(state[block]);
+          saving += saved[block];
         }
         // ζ shared by a group has one importance, spread over its channels
         offer(mode === "channel" ? value : value / group.length, saving, () => {
@@ -82,7 +86,7 @@ export function allocate(
     }
     blocks.forEach((_, block) => {
       if (frozen.mlp) return;
-      const saving = unitSaving(state[block]);
+      const saving = savings.unit(state[block], block);
       const values = importance[block].mlp;
       const mask = masks[block].mlp;
       for (let unit = 0; unit < mask.length; unit++) {
@@ -94,11 +98,12 @@ export function allocate(
         }
       }
     });
-    if (!frozen.patch && cost === "macs") {
+    if (!frozen.patch && savings.token) {
+      const saved = state.map((cost, block) => savings.token!(cost, block));
       for (let token = prefixTokens; token < deepest.length; token++) {
         const block = deepest[token];
         if (block < 0) continue;
-        offer(importance[block].patch[token], tokenSaving(state[block], block), () => {
+        offer(importance[block].patch[token], saved[block], () => {
           masks[block].tokens[token] = false;
           state[block].tokens--;
           deepest[token]--;
@@ -110,6 +115,19 @@ export function allocate(
     left -= best.saving;
   }
   return masks;
+}
+
+function countedSavings({ embedDim: d, patchSize }: Architecture): Record<Cost, Savings> {
+  return {
+    macs: {
+      channel: ({ tokens: n }) => 4 * n * d + 2 * n * n,
+      unit: ({ tokens: n }) => 2 * n * d,
+      token: ({ tokens: n, channels: s, units: m }, block) =>
+        4 * d * s + 2 * (2 * n - 1) * s + 2 * d * m + (block === 0 ? 3 * patchSize ** 2 * d : 0),
+    },
+    // Weights, and the biases of q, k, v and of fc1.
+    params: { channel: () => 4 * d + 3, unit: () => 2 * d + 1 },
+  };
 }
 
 interface Channel {

@@ -100,6 +100,8 @@ const BUILDERS: Record<StageName, () => Command> = {
       .option("--patch <budget>", "share of tokens over all blocks to keep", fraction)
       .option("--macs [share]", "instead of three budgets: share of the dense MACs, split by importance", fraction)
       .option("--params [share]", "the same for the dense parameters; tokens have none and stay", fraction)
+      .option("--latency-ms <ms>", "instead: milliseconds on the device of --profile", positive)
+      .option("--profile <file>", "what slimvit profile measured there")
       .option("--budgets <list>", "shares of MACs (or --params): a model each, OUT/macs-70 and so on", fractions)
       .addOption(
         new Option("--tokens <rule>", "a shallow block keeps what a deeper one needs; or dropped is dropped")
