@@ -32,7 +32,7 @@ export function drawChart(svg, rows) {
     if (runs.length) {
       const [low, middle, high] = [0.1, 0.5, 0.9].map((q) => quantile(runs, q));
       group.append(
-        make("rect", { class: "bar", x: LEFT, y: y - 12, width: x(middle) - LEFT, height: 24, rx: 3 }),
+        make("rect", { class: "middle", x: LEFT, y: y - 12, width: x(middle) - LEFT, height: 24, rx: 3 }),
         make("rect", { class: "band", x: x(low), y: y - 12, width: Math.max(1, x(high) - x(low)), height: 24, rx: 3 }),
         // Spread over the height, so that equal times do not hide each other.
         ...runs.map((ms, k) => {

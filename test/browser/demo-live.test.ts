@@ -1,0 +1,99 @@
+import { expect, test } from "vitest";
+import { CAMERA, type Demo, expectBoth, openDemo } from "./demo.ts";
+
+async function withDemo(
+  work: (demo: Demo) => Promise<void>,
+  options: Parameters<typeof openDemo>[0] = {},
+): Promise<void> {
+  const demo = await openDemo(options);
+  try {
+    await expectBoth(demo.page);
+    await work(demo);
+  } finally {
+    await demo.close();
+  }
+}
+
+const LIVE_MS = 3000;
+
+/** The longest task of any page's main thread, in milliseconds of the processor: what others do on a busy machine is not ours. */
+async function longestTask({ browser, page }: Demo, ms: number): Promise<number> {
+  await browser.startTracing(page, { categories: ["toplevel"] });
+  await page.waitForTimeout(ms);
+  const { traceEvents } = JSON.parse((await browser.stopTracing()).toString()) as { traceEvents: TraceEvent[] };
+  const name = ({ pid, tid }: TraceEvent) => `${pid} ${tid}`;
+  const main = new Set(traceEvents.filter((e) => e.args?.name === "CrRendererMain").map(name));
+  const tasks = traceEvents.filter((e) => main.has(name(e)) && e.tdur !== undefined);
+  expect(tasks.length).toBeGreaterThan(10);
+  return tasks.reduce((longest, { tdur }) => Math.max(longest, tdur! / 1000), 0);
+}
+
+interface TraceEvent {
+  pid: number;
+  tid: number;
+  /** microseconds of the thread on the processor */
+  tdur?: number;
+  args?: { name?: string };
+}
+
+test("the camera is classified live by both models, without a task over 50 ms on the page's thread", () =>
+  withDemo(
+    async (demo) => {
+      const { page, complaints } = demo;
+      await page.click("#camera");
+      await expect.poll(() => page.textContent("#rate"), { timeout: 60_000 }).toMatch(/^\d+\.\d frames\/s$/);
+      const firstPaint = await page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0].startTime);
+      const longest = await longestTask(demo, LIVE_MS);
+      const rate = await page.textContent("#rate");
+      console.log(
+        `first contentful paint ${firstPaint.toFixed(0)} ms; live ${rate}; longest task ${longest.toFixed(1)} ms`,
+      );
+      expect(longest).toBeLessThanOrEqual(50);
+      expect(Number((await page.getAttribute("#chart", "aria-label"))!.match(/over (\d+) runs/)![1])).toBeGreaterThan(
+        3,
+      );
+      await page.click("#camera");
+      await expect.poll(() => page.textContent("#verdict"), { timeout: 60_000 }).toMatch(/giant panda/); // the picture from before
+      expect(await page.isVisible("#video")).toBe(false);
+      expect(complaints).toEqual([]);
+    },
+    { args: CAMERA },
+  ));
+
+test("a camera that is not allowed is explained", () =>
+  withDemo(async ({ page }) => {
+    await page.click("#camera");
+    await expect.poll(() => page.textContent("#picture-error")).toMatch(/camera/i);
+    expect(await page.getAttribute("#camera", "aria-pressed")).toBe("false");
+  }));
+
+test("workers that are killed are started again with the next picture", () =>
+  withDemo(
+    async ({ page, complaints }) => {
+      const killed = await page.evaluate(() => {
+        const { workers } = globalThis as unknown as { workers: Worker[] };
+        for (const worker of workers) worker.terminate(); // fires no event
+        return workers.splice(0).length;
+      });
+      expect(killed).toBeGreaterThanOrEqual(2); // two models at once
+      await page.click("[data-sample=dalmatian]");
+      await expect.poll(() => page.textContent(".side.slim .classes"), { timeout: 60_000 }).toMatch(/dalmatian/);
+      await expect.poll(() => page.textContent(".side.dense .classes"), { timeout: 60_000 }).toMatch(/dalmatian/);
+      expect(complaints).toEqual([]);
+    },
+    {
+      before: () => {
+        const workers: Worker[] = [];
+        const Original = Worker;
+        Object.assign(globalThis, {
+          workers,
+          Worker: class extends Original {
+            constructor(...args: ConstructorParameters<typeof Worker>) {
+              super(...args);
+              workers.push(this);
+            }
+          },
+        });
+      },
+    },
+  ));
