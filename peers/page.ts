@@ -46,12 +46,15 @@ export async function round(order: number[]): Promise<number[]> {
   return times;
 }
 
-/** Picture file in, label out; null for a case that has no such thing. */
-export async function endToEnd(order: number[]): Promise<(number | null)[]> {
-  const times: (number | null)[] = [];
+/** Picture file in, label out; null for a case that has no such thing, a message for one that fails. */
+export async function endToEnd(order: number[]): Promise<(number | string | null)[]> {
+  const times: (number | string | null)[] = [];
   for (const k of order) {
-    const result = await opened[k]!.classify?.(input.jpeg);
-    times.push(result ? result.ms : null);
+    try {
+      times.push((await opened[k]!.classify?.(input.jpeg))?.ms ?? null);
+    } catch (error) {
+      times.push(String((error as Error).message));
+    }
   }
   return times;
 }

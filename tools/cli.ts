@@ -119,12 +119,20 @@ withEngine(command("run", "classify pictures", [MODEL, ["<images...>", "picture 
     finish(options, reports);
   });
 
-command("bench", "milliseconds an image in a real headless browser", [["<models...>", "model folders"]])
+command("bench", "milliseconds an image in a real headless browser", [
+  ["<models...>", "model folders, random:deit-small and the like, or the one word kernels"],
+])
   .option("--engine <list>", "separated by commas", list(ENGINES.slice(1) as EngineName[]), ["onnx-wasm"])
   .option("--dtype <list>", "separated by commas", list(DTYPES), ["f32"])
   .option("--threads <list>", "separated by commas", (text: string) => text.split(",").map(count), [1])
   .option("--rounds <n>", "timed runs of each", count, 30)
-  .action(async (sources, options) => {
+  .action(async (sources: string[], options) => {
+    if (sources.length === 1 && sources[0] === "kernels") {
+      const { benchKernels, kernelsTable } = await import("./bench-kernels.ts");
+      const rows = await benchKernels(options.rounds);
+      if (!options.json) process.stdout.write(`${kernelsTable(rows)}\n`);
+      return finish(options, rows);
+    }
     const { bench, benchTable } = await import("./bench.ts");
     const rows = await bench(sources, options);
     if (!options.json) process.stdout.write(`${benchTable(rows)}\n`);

@@ -1,5 +1,12 @@
 /** transformers.js, image-classification pipeline on the CPU. */
-import { env, type ImageClassificationPipeline, pipeline, RawImage, Tensor } from "@huggingface/transformers";
+import {
+  AutoProcessor,
+  env,
+  type ImageClassificationPipeline,
+  pipeline,
+  RawImage,
+  Tensor,
+} from "@huggingface/transformers";
 import { servePeer } from "./peer.ts";
 
 let classifier: ImageClassificationPipeline;
@@ -17,6 +24,7 @@ servePeer({
       device: "wasm",
       dtype: dtype as "fp32" | "q8",
     })) as ImageClassificationPipeline;
+    classifier.processor ??= await AutoProcessor.from_pretrained(folder); // the pipeline asks the hub whether there is one
   },
   async run(pixels) {
     const side = Math.sqrt(pixels.length / 3);
