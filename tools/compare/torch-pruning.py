@@ -1,0 +1,281 @@
+"""Torch-Pruning on a dense model of ours: the same split, pictures, teacher, epochs and rates, at the same MACs.
+
+python torch-pruning.py DENSE --data caltech101.zip --macs 0.5 --epochs 8 --setting taylor --seed 0 -o result.json
+
+DENSE is a dense model folder with f32 weights (`slimvit export DENSE -o DIR --dtype f32`): its tensors have timm's names. Heads,
+head dims and MLP units are pruned by one global isomorphic ranking; the widths of the residual stream too with
+--setting taylor-embed. Nothing here ships: its one purpose is the table in docs/models.md.
+"""
+
+import argparse
+import copy
+import functools
+import io
+import json
+import math
+import random
+import time
+import zipfile
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torch_pruning as tp
+from PIL import Image
+from safetensors.torch import load_file
+from timm.models.vision_transformer import Attention, VisionTransformer
+
+SETTINGS = ("taylor", "magnitude", "taylor-embed")
+TAYLOR_PICTURES = 512
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("dense")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--macs", type=float, required=True)
+    parser.add_argument("--setting", choices=SETTINGS, default="taylor")
+    parser.add_argument("--epochs", type=float, default=8)
+    parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--alpha", type=float, default=0.9)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--min-scale", type=float, default=0.35)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bf16", action="store_true", help="autocast, as `--precision bf16` of ours")
+    parser.add_argument("--limit", type=int, help="so many pictures a split: a trial of the script, no result")
+    parser.add_argument("-o", "--out")
+    args = parser.parse_args()
+    random.seed(args.seed)
+    np.random.seed(args.seed)
+    torch.manual_seed(args.seed)
+
+    with open(f"{args.dense}/slimvit.json") as file:
+        manifest = json.load(file)
+    labels = [label["id"] for label in manifest["labels"]]
+    splits = read_splits(args.data, labels, args.limit)
+    teacher = dense_model(manifest, f"{args.dense}/model.f32.safetensors")
+    result = vars(args) | {"dense": evaluate(teacher, manifest, splits["test"])}
+
+    student, ratio = prune_to(teacher, args, manifest, splits["train"])
+    macs = count_macs(student, manifest)
+    result |= {"macsShare": macs / count_macs(teacher, manifest), "ratio": ratio, "widths": widths(student)}
+    result["untrained"] = evaluate(student, manifest, splits["val"])
+    started = time.time()
+    retrain(student, teacher, manifest, splits["train"], args)
+    result |= {"seconds": time.time() - started}
+    result |= {split: evaluate(student, manifest, splits[split]) for split in ("val", "test")}
+    print(json.dumps(result))
+    if args.out:
+        with open(args.out, "w") as file:
+            json.dump(result, file)
+
+
+def read_splits(path, labels, limit):
+    """Each class's file names sorted; position mod 5: 4 is test, 3 validation, the rest train."""
+    archive = zipfile.ZipFile(path)
+    classes = {}
+    for name in archive.namelist():
+        parts = name.split("/")
+        if name.lower().endswith((".jpg", ".jpeg", ".png")) and len(parts) >= 2:
+            classes.setdefault(parts[-2], []).append(name)
+    splits = {"train": [], "val": [], "test": []}
+    for name, files in classes.items():
+        for position, file in enumerate(sorted(files)):
+            split = {4: "test", 3: "val"}.get(position % 5, "train")
+            splits[split].append((archive.read(file), labels.index(name)))
+    return {split: pictures[:: max(1, len(pictures) // limit)] if limit else pictures for split, pictures in splits.items()}
+
+
+def dense_model(manifest, weights):
+    first = manifest["blocks"][0]
+    model = VisionTransformer(
+        img_size=tuple(manifest["imageSize"]),
+        patch_size=manifest["patchSize"],
+        embed_dim=manifest["embedDim"],
+        depth=len(manifest["blocks"]),
+        num_heads=len(first["headDims"]),
+        mlp_ratio=first["mlpHidden"] / manifest["embedDim"],
+        num_classes=len(manifest["labels"]),
+        norm_layer=functools.partial(torch.nn.LayerNorm, eps=manifest["layerNormEps"]),
+    )
+    model.load_state_dict(load_file(weights))
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.forward = attention.__get__(module)
+    return model.eval()
+
+
+def attention(self, x, **_):
+    """timm's attention, for heads that no longer fill the embedding; the scale stays the dense head's."""
+    batch, tokens, _ = x.shape
+    width = self.qkv.out_features // (3 * self.num_heads)
+    q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, width).permute(2, 0, 3, 1, 4).unbind(0)
+    x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+    return self.proj(x.transpose(1, 2).reshape(batch, tokens, -1))
+
+
+def prune_to(teacher, args, manifest, pictures):
+    """The pruning ratio whose MACs come nearest to the target from below, by bisection."""
+    gradients = taylor_gradients(teacher, manifest, pictures, args) if args.setting != "magnitude" else None
+    target = args.macs * count_macs(teacher, manifest)
+    low, high, best = 0.0, 0.95, None
+    for _ in range(12):
+        ratio = (low + high) / 2
+        student = pruned(teacher, gradients, ratio, args, manifest)
+        if count_macs(student, manifest) <= target:
+            high, best = ratio, (student, ratio)
+        else:
+            low = ratio
+    return best
+
+
+def pruned(teacher, gradients, ratio, args, manifest):
+    model = copy.deepcopy(teacher)
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.forward = attention.__get__(module)  # a copy's methods are bound to the original
+    heads = {module.qkv: module.num_heads for module in model.modules() if isinstance(module, Attention)}
+    importance = tp.importance.GroupMagnitudeImportance(p=2)
+    if gradients:
+        importance = tp.importance.GroupTaylorImportance()
+        for name, parameter in model.named_parameters():
+            parameter.grad = gradients[name].clone()
+    keeps_stream = args.setting != "taylor-embed"
+    pruner = tp.pruner.BasePruner(
+        model,
+        torch.zeros(1, 3, *manifest["imageSize"]),
+        importance=importance,
+        global_pruning=True,
+        isomorphic=True,
+        pruning_ratio=ratio,
+        max_pruning_ratio=0.95,
+        num_heads=heads,
+        prune_num_heads=True,
+        prune_head_dims=True,
+        head_pruning_ratio=ratio,
+        ignored_layers=[model.head],
+        pruning_ratio_dict={model.patch_embed: 0.0} if keeps_stream else None,
+    )
+    pruner.step()
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.num_heads = pruner.num_heads[module.qkv]
+    model.zero_grad()
+    return model
+
+
+def taylor_gradients(teacher, manifest, pictures, args):
+    model = copy.deepcopy(teacher)
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.forward = attention.__get__(module)
+    chosen = random.sample(pictures, min(TAYLOR_PICTURES, len(pictures)))
+    for at in range(0, len(chosen), args.batch):
+        batch = chosen[at : at + args.batch]
+        pixels = torch.stack([eval_pixels(data, manifest) for data, _ in batch])
+        F.cross_entropy(model(pixels), torch.tensor([label for _, label in batch])).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def retrain(student, teacher, manifest, pictures, args):
+    student.train()
+    decays = [p for p in student.parameters() if p.ndim >= 2]
+    others = [p for p in student.parameters() if p.ndim < 2]
+    groups = [{"params": decays, "weight_decay": 0.05}, {"params": others, "weight_decay": 0}]
+    optimiser = torch.optim.AdamW(groups, lr=args.lr)
+    per_epoch = math.ceil(len(pictures) / args.batch)
+    total, warm = round(args.epochs * per_epoch), round(0.2 * per_epoch)
+    order = []
+    for step in range(total):
+        if len(order) == 0:
+            order = random.sample(range(len(pictures)), len(pictures))
+        batch = [pictures[k] for k in order[: args.batch]]
+        order = order[args.batch :]
+        rise = (step + 1) / max(1, warm)
+        fall = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+        for group in optimiser.param_groups:
+            group["lr"] = args.lr * (rise if step < warm else fall)
+        pixels = torch.stack([train_pixels(data, manifest, args.min_scale) for data, _ in batch])
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            with torch.no_grad():
+                wanted = F.log_softmax(teacher(pixels).float(), -1)
+            logits = student(pixels).float()
+        labels = torch.tensor([label for _, label in batch])
+        distillation = F.kl_div(F.log_softmax(logits, -1), wanted, reduction="batchmean", log_target=True)
+        loss = args.alpha * distillation + (1 - args.alpha) * F.cross_entropy(logits, labels, label_smoothing=0.1)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if step % 25 == 0:
+            print(f"{step}/{total} loss {loss.item():.3f}", flush=True)
+    student.eval()
+
+
+@torch.no_grad()
+def evaluate(model, manifest, pictures, batch=32):
+    right = []
+    for at in range(0, len(pictures), batch):
+        some = pictures[at : at + batch]
+        logits = model(torch.stack([eval_pixels(data, manifest) for data, _ in some]))
+        right += [int(best == label) for best, (_, label) in zip(logits.argmax(-1).tolist(), some)]
+    return {"top1": sum(right) / len(right), "n": len(right), "right": right}
+
+
+def opened(data):
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def normalised(image, manifest):
+    pre = manifest["preprocess"]
+    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
+    return (pixels - torch.tensor(pre["mean"]).view(3, 1, 1)) / torch.tensor(pre["std"]).view(3, 1, 1)
+
+
+def eval_pixels(data, manifest):
+    """Shorter side to `resize`, centre crop: torchvision's rule, in Pillow's bicubic."""
+    image, pre = opened(data), manifest["preprocess"]
+    height, width = pre["crop"]
+    shorter = min(image.size)
+    size = [int(pre["resize"] * side / shorter) for side in image.size]
+    image = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    return normalised(image.crop((left, top, left + width, top + height)), manifest)
+
+
+def train_pixels(data, manifest, min_scale):
+    """A random crop of min_scale to 1 of the area, ratio 3/4 to 4/3, mirrored half of the time."""
+    image = opened(data)
+    height, width = manifest["preprocess"]["crop"]
+    box = (0, 0, *image.size)
+    for _ in range(10):
+        area = random.uniform(min_scale, 1) * image.size[0] * image.size[1]
+        ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if w <= image.size[0] and h <= image.size[1]:
+            left, top = random.randint(0, image.size[0] - w), random.randint(0, image.size[1] - h)
+            box = (left, top, left + w, top + h)
+            break
+    image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+    if random.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return normalised(image, manifest)
+
+
+def widths(model):
+    blocks = model.blocks
+    return [{"heads": b.attn.num_heads, "channels": b.attn.proj.in_features, "units": b.mlp.fc1.out_features} for b in blocks]
+
+
+def count_macs(model, manifest):
+    """countMacs of src/format/model.ts, all tokens kept."""
+    patches = math.prod(side // manifest["patchSize"] for side in manifest["imageSize"])
+    n, d = patches + 1, model.head.in_features
+    macs = patches * d * 3 * manifest["patchSize"] ** 2 + d * model.head.out_features
+    for block in widths(model):
+        s, m = block["channels"], block["units"]
+        macs += n * d * 3 * s + 2 * n * n * s + n * s * d + 2 * n * d * m
+    return macs
+
+
+if __name__ == "__main__":
+    main()
