@@ -101,12 +101,12 @@ function readCheckpoint(source: string): {
   for (const file of files) {
     const bytes = readFileSync(file);
     hashes[basename(file)] = sha256(bytes);
-    license ??= metadataLicense(bytes);
     for (const [name, tensor] of readSafetensors(bytes, file)) {
       if (tensors.has(name))
         throw new SlimViTError("bad-model", `${file}: tensor "${name}" is in another shard as well.`);
       tensors.set(name, tensor);
     }
+    license ??= metadataLicense(bytes);
   }
   const json = (name: string) => (stats.isDirectory() && existsSync(join(dir, name)) ? parseJson(join(dir, name)) : {});
   return {
@@ -145,7 +145,6 @@ function parseJson(path: string): Record<string, unknown> {
 /** Checkpoints may state their licence in the safetensors metadata; readSafetensors has checked the header by now. */
 function metadataLicense(bytes: Uint8Array): string | undefined {
   const length = Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
-  if (8 + length > bytes.length) return undefined; // readSafetensors says what is wrong with it
   try {
     const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + length)));
     return String(header.__metadata__.license).match(/^[A-Za-z0-9][\w.+-]*/)?.[0];

@@ -6,6 +6,7 @@ import yauzl from "yauzl";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { Label, Preprocess } from "../../src/format/model.ts";
 import { preprocess, type RawImage } from "../../src/image.ts";
+import { checkSize, imageSize, MAX_PIXELS } from "../../src/imagesize.ts";
 import { eraseRandom, randAugment } from "./augment.ts";
 import { type Random, random, shuffled } from "./random.ts";
 import { say } from "./terminal.ts";
@@ -30,6 +31,9 @@ export interface Dataset {
 const PICTURE = /\.(jpe?g|png|webp|gif|tiff?|avif|bmp)$/i;
 /** No picture file is larger; a zip entry that claims to be is refused unread. */
 const MAX_PICTURE_BYTES = 256 * 2 ** 20;
+/** Pictures are compressed already: a large entry that inflates by more is a bomb, and a batch holds many at once. */
+const MAX_INFLATION = 100;
+const INFLATION_FREE_BYTES = 2 ** 20;
 
 /**
  * @param sources folders or zips
@@ -94,7 +98,15 @@ function listFolder(root: string): Entry[] {
   return (readdirSync(root, { recursive: true }) as string[]).map((entry): Entry => {
     const full = join(root, entry);
     const path = entry.split(sep).join("/");
-    return statSync(full, { throwIfNoEntry: false })?.isDirectory() ? [path] : [path, async () => readFileSync(full)];
+    const stats = statSync(full, { throwIfNoEntry: false });
+    if (stats?.isDirectory()) return [path];
+    return [
+      path,
+      async () => {
+        if (!stats?.isFile()) throw new Error("it is no file"); // a pipe would be waited for without end
+        return readFileSync(full);
+      },
+    ];
   });
 }
 
@@ -126,7 +138,9 @@ async function listZip(file: string): Promise<Entry[]> {
 
 function readEntry(zip: yauzl.ZipFile, entry: yauzl.Entry): Promise<Buffer> {
   return new Promise((resolve, reject) => {
-    if (entry.uncompressedSize > MAX_PICTURE_BYTES) return reject(new Error(`claims ${entry.uncompressedSize} bytes`));
+    const { uncompressedSize, compressedSize } = entry;
+    const limit = Math.min(MAX_PICTURE_BYTES, Math.max(INFLATION_FREE_BYTES, MAX_INFLATION * compressedSize));
+    if (uncompressedSize > limit) return reject(new Error(`${compressedSize} bytes inflate to ${uncompressedSize}`));
     zip.openReadStream(entry, (error, stream) => {
       if (error) return reject(error);
       const chunks: Buffer[] = [];
@@ -187,7 +201,7 @@ export function labelIndices(classNames: string[], labels: Label[]): Map<string,
  */
 export async function decode(buffer: Buffer, name: string): Promise<RawImage> {
   try {
-    const { data, info } = await sharp(buffer, { failOn: "error" })
+    const { data, info } = await sharp(buffer, { failOn: "error", limitInputPixels: MAX_PIXELS })
       .rotate()
       .toColourspace("srgb")
       .ensureAlpha()
@@ -207,12 +221,17 @@ export async function evalPixels(picture: Picture, how: Preprocess): Promise<Flo
   return preprocess(await decode(await readPicture(picture), picture.name), how);
 }
 
+/** @throws SlimViTError `bad-input` for one that cannot be read or has too many pixels, before it is decoded */
 async function readPicture(picture: Picture): Promise<Buffer> {
+  let file: Buffer;
   try {
-    return await picture.read();
+    file = await picture.read();
   } catch (error) {
     throw new SlimViTError("bad-input", `${picture.name}: cannot be read (${messageOf(error)}).`);
   }
+  const size = imageSize(file);
+  if (size) checkSize(picture.name, ...size);
+  return file;
 }
 
 export interface Augmentation {
@@ -236,10 +255,10 @@ async function trainPixels(
   const [height, width] = how.crop;
   const { randaugment = 0, erase = 0 } = augmentation;
   try {
-    const { autoOrient } = await sharp(buffer).metadata();
+    const { autoOrient } = await sharp(buffer, { limitInputPixels: MAX_PIXELS }).metadata();
     const box = randomBox(autoOrient.width, autoOrient.height, augmentation.minScale, rng);
     const mirrored = augmentation.flip && rng() < 0.5;
-    const { data } = await sharp(buffer, { failOn: "error" })
+    const { data } = await sharp(buffer, { failOn: "error", limitInputPixels: MAX_PIXELS })
       .rotate()
       .extract(box)
       .resize(width, height, { fit: "fill", kernel: "cubic" })
