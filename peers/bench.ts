@@ -24,7 +24,7 @@ import { writeModels } from "./models.ts";
 import { type PeersFile, type PeersRow, peersChart, peersTable } from "./report.ts";
 
 const path = (name: string) => fileURLToPath(new URL(name, import.meta.url));
-const PICTURE = path("../demo/samples/flower.jpg");
+const PICTURE = path("../demo/samples/china.jpg");
 const WARM_UP = 3;
 const JPEG_ROUNDS = 7;
 /** Largest difference of a log-probability from the reference: f32 rounds; int8 of any runtime is only near. */
