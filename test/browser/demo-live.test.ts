@@ -97,3 +97,23 @@ test("workers that are killed are started again with the next picture", () =>
       },
     },
   ));
+test("the benchmark measures every engine on both models, can be stopped, and its table is copied", () =>
+  withDemo(
+    async ({ page, complaints, browser }) => {
+      await browser.contexts()[0].grantPermissions(["clipboard-read", "clipboard-write"]);
+      await page.click("#bench");
+      await expect.poll(() => page.textContent("#bench")).toBe("Stop");
+      await page.click("#bench");
+      await expect.poll(() => page.textContent("#bench-status"), { timeout: 60_000 }).toBe("Stopped.");
+      await page.click("#bench");
+      await expect.poll(() => page.textContent("#bench-status"), { timeout: 400_000, interval: 500 }).toBe("Done.");
+      const table = (await page.textContent("#bench-table tbody"))!;
+      for (const engine of ["simd", "onnx-wasm", "reference"]) expect(table).toContain(engine);
+      await page.click("#copy");
+      const copied = await page.evaluate(() => navigator.clipboard.readText());
+      expect(copied).toMatch(/^\| Model \| Engine .*\n\| --- .*\n(\| deit-tiny.* \d+\.\d\d \|\n)+/);
+      expect(copied).toMatch(/Chrom\w+ \d+.*cores/);
+      expect(complaints).toEqual([]);
+    },
+    { viewport: { width: 1280, height: 800 } },
+  ));
