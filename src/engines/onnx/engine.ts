@@ -9,7 +9,7 @@ import type { Engine, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
 import type { DeviceWatch } from "../gpu.ts";
 import { writeOnnx } from "./graph.ts";
 
-type Runtime = typeof Ort;
+export type Runtime = typeof Ort;
 type Name = "onnx-wasm" | "onnx-webgpu";
 
 export const PACKAGE = "onnxruntime-web";
@@ -23,10 +23,16 @@ export const WEBGPU_BUILD = `${PACKAGE}/webgpu`;
  */
 export const openOnnx: OpenEngine = async (model, options) => {
   const url = options.engineUrls?.[PACKAGE];
-  const runtime = await loadRuntime("onnx-wasm", url, () =>
+  let runtime: Runtime;
+  try {
+    // In a `try`, where bundlers forgive a package that is not installed.
+    if (url !== undefined) runtime = await runtimeFrom(url);
     // In Node the main entry is the one whose threads start; a variable hides it, and its larger WASM, from bundlers.
-    inNode ? import(/* @vite-ignore */ /* webpackIgnore: true */ PACKAGE) : import("onnxruntime-web/wasm"),
-  );
+    else if (inNode) runtime = await import(/* @vite-ignore */ /* webpackIgnore: true */ PACKAGE);
+    else runtime = await import("onnxruntime-web/wasm");
+  } catch (error) {
+    throw notLoaded("onnx-wasm", url, error);
+  }
   setUp(runtime, options.threads, url);
   const session = await createSession(runtime, model, "wasm");
   return new OnnxEngine("onnx-wasm", runtime, session, model.manifest, runtime.env.wasm.numThreads ?? 1);
@@ -37,26 +43,21 @@ const started = new WeakSet<Runtime>();
 
 const inNode = typeof process !== "undefined" && process.versions?.node !== undefined;
 
-export async function loadRuntime(
-  name: Name,
-  url: string | undefined,
-  installed: () => Promise<Runtime>,
-): Promise<Runtime> {
-  try {
-    if (url === undefined) return await installed();
-    const module = await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
-    if (!module.InferenceSession) throw new Error("it exports no InferenceSession");
-    return module;
-  } catch (error) {
-    const where = url === undefined ? "is not installed" : `did not load from ${url}`;
-    const [key, file] = name === "onnx-wasm" ? [PACKAGE, "ort.wasm"] : [WEBGPU_BUILD, "ort.webgpu"];
-    throw new SlimViTError(
-      "unsupported",
-      `Engine "${name}" needs the package ${PACKAGE}, which ${where} (${messageOf(error)}). ` +
-        `Run "npm install ${PACKAGE}", or pass engineUrls: { "${key}": "URL of its ${file}.bundle.min.mjs" }.`,
-      { cause: error },
-    );
-  }
+export async function runtimeFrom(url: string): Promise<Runtime> {
+  const module = await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
+  if (!module.InferenceSession) throw new Error("it exports no InferenceSession");
+  return module;
+}
+
+export function notLoaded(name: Name, url: string | undefined, error: unknown): SlimViTError {
+  const where = url === undefined ? "is not installed" : `did not load from ${url}`;
+  const [key, file] = name === "onnx-wasm" ? [PACKAGE, "ort.wasm"] : [WEBGPU_BUILD, "ort.webgpu"];
+  return new SlimViTError(
+    "unsupported",
+    `Engine "${name}" needs the package ${PACKAGE}, which ${where} (${messageOf(error)}). ` +
+      `Run "npm install ${PACKAGE}", or pass engineUrls: { "${key}": "URL of its ${file}.bundle.min.mjs" }.`,
+    { cause: error },
+  );
 }
 
 export function setUp(runtime: Runtime, threads = 1, url?: string): void {

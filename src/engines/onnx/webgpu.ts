@@ -2,7 +2,16 @@
 import { encodeFloat16 } from "../../format/float16.ts";
 import type { OpenEngine } from "../engine.ts";
 import { DeviceWatch, requestAdapter } from "../gpu.ts";
-import { createSession, loadRuntime, OnnxEngine, PACKAGE, setUp, WEBGPU_BUILD } from "./engine.ts";
+import {
+  createSession,
+  notLoaded,
+  OnnxEngine,
+  PACKAGE,
+  type Runtime,
+  runtimeFrom,
+  setUp,
+  WEBGPU_BUILD,
+} from "./engine.ts";
 import { writeOnnx } from "./graph.ts";
 
 /**
@@ -13,7 +22,12 @@ import { writeOnnx } from "./graph.ts";
 export const openOnnxWebgpu: OpenEngine = async (model, { engineUrls }) => {
   const adapter = await requestAdapter("onnx-webgpu");
   const url = engineUrls?.[WEBGPU_BUILD] ?? engineUrls?.[PACKAGE];
-  const runtime = await loadRuntime("onnx-webgpu", url, () => import("onnxruntime-web/webgpu"));
+  let runtime: Runtime;
+  try {
+    runtime = await (url === undefined ? import("onnxruntime-web/webgpu") : runtimeFrom(url));
+  } catch (error) {
+    throw notLoaded("onnx-webgpu", url, error);
+  }
   setUp(runtime, 1, url);
   const half = model.dtype === "f16" && adapter.features.has("shader-f16");
   const graph = writeOnnx(model, half ? encodeFloat16 : undefined);
