@@ -3,7 +3,6 @@
  * searched masks; with --budgets R,R,… a folder of them, one for each share of the cost.
  * ζ is folded into the weights once; heads, channels, units and tokens below their family's threshold are gone.
  */
-import { readFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { SlimViTError } from "../src/errors.ts";
 import {
@@ -38,7 +37,7 @@ import {
   slimArchitecture,
   type TokenRule,
 } from "./lib/masks.ts";
-import { IMPORTANCE_FILE, readMasks, SEARCH_FILE, ZETA_FILE } from "./lib/searched.ts";
+import { IMPORTANCE_FILE, readMasks, readSearchOptions, ZETA_FILE } from "./lib/searched.ts";
 import { percent, say, si } from "./lib/terminal.ts";
 
 export interface CompressOptions extends Partial<Budgets> {
@@ -202,7 +201,7 @@ function chooseMasks(
       );
     }
     const { zetas: importance } = readMasks(source, IMPORTANCE_FILE, searched.manifest);
-    const { wAttn, wMlp, wPatch } = JSON.parse(readFileSync(join(source, SEARCH_FILE), "utf8"));
+    const { wAttn, wMlp, wPatch } = readSearchOptions(source);
     const frozen = { attn: wAttn === 0, mlp: wMlp === 0, patch: wPatch === 0 };
     return toTarget(target, options, arch, searched.manifest.labels.length, (cost, dense, share) =>
       allocate(arch, mode, importance, frozen, dense, share, cost),

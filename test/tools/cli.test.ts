@@ -1,4 +1,4 @@
-import { spawn, spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import {
   existsSync,
   mkdirSync,
@@ -12,7 +12,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { patchGrid, type Tensors } from "../../src/format/model.ts";
+import type { Tensors } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
 import { readModelFolder } from "../../tools/lib/folders.ts";
 import {
@@ -195,29 +195,6 @@ describe("the whole chain on a tiny ViT", () => {
     };
     expect(largest("head.bias")).toBeGreaterThan(1e-3);
     expect(largest("blocks.0.mlp.fc1.weight")).toBeLessThan(1e-6);
-  });
-
-  test("tools/compare/centre.ts keeps as many tokens, the central ones", () => {
-    const script = join(import.meta.dirname, "../../tools/compare/centre.ts");
-    const { status, stderr } = spawnSync(
-      process.execPath,
-      ["--import", "tsx", script, at("scored-slim"), "-o", at("centred")],
-      { encoding: "utf8" },
-    );
-    expect(status, stderr).toBe(0);
-    const [learned, centred] = [readModelFolder(at("scored-slim")), readModelFolder(at("centred"))].map(
-      ({ manifest }) => manifest.blocks.map(({ keepIdx }) => keepIdx),
-    );
-    expect(centred.map((tokens) => tokens.length)).toEqual(learned.map((tokens) => tokens.length));
-    const { manifest } = readModelFolder(at("scored-slim"));
-    const [rows, columns] = patchGrid(manifest);
-    const distance = (token: number) =>
-      Math.hypot(Math.floor((token - 1) / columns) - (rows - 1) / 2, ((token - 1) % columns) - (columns - 1) / 2);
-    for (const tokens of centred) {
-      const gone = Array.from({ length: rows * columns }, (_, patch) => patch + 1).filter((t) => !tokens.includes(t));
-      const farthest = Math.max(0, ...tokens.slice(1).map(distance));
-      for (const token of gone) expect(distance(token)).toBeGreaterThanOrEqual(farthest - 1e-9);
-    }
   });
 
   test("compress --weights cuts another model's weights by the searched masks", () => {

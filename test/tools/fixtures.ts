@@ -1,9 +1,11 @@
 /** A tiny ViT checkpoint and a few folders of tiny pictures, made from seeds, for tests of the offline stage. */
 import { spawnSync } from "node:child_process";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import sharp from "sharp";
+import { afterAll } from "vitest";
 import { type Architecture, denseTokens, type Tensors, tensorShapes } from "../../src/format/model.ts";
 import { writeSafetensors } from "../../src/format/safetensors.ts";
 import { random } from "../../tools/lib/random.ts";
@@ -66,6 +68,21 @@ export async function writePictures(dir: string, each: number, classes = CLASSES
 
 export function writeLabels(path: string): void {
   writeFileSync(path, CLASSES.map((name) => `${name}\t${name}, a fruit\n`).join(""));
+}
+
+/** A folder of the test file's own, gone after its tests. @returns paths in it */
+export function workplace(name: string): (...parts: string[]) => string {
+  const dir = mkdtempSync(join(tmpdir(), `slimvit-${name}-`));
+  afterAll(() => rmSync(dir, { recursive: true, force: true }));
+  return (...parts) => join(dir, ...parts);
+}
+
+/** In `at`: tiny.safetensors, labels.tsv, pictures/ of `each` pictures a class, and the model folder dense/ imported from them. */
+export async function makeDense(at: ReturnType<typeof workplace>, each: number): Promise<void> {
+  writeCheckpoint(at("tiny.safetensors"), randomTensors(tinyArchitecture(), CLASSES.length, 1));
+  writeLabels(at("labels.tsv"));
+  await writePictures(at("pictures"), each);
+  slimvitJson("import", at("tiny.safetensors"), "-o", at("dense"), "--heads", "2", "--labels", at("labels.tsv"));
 }
 
 export const BIN = fileURLToPath(new URL("../../tools/bin/slimvit.mjs", import.meta.url));

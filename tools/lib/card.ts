@@ -83,7 +83,7 @@ export function cardText(manifest: Omit<Manifest, "weights">): string {
 }
 
 /** Wilson's 95 % interval of a proportion. */
-function interval(p: number, n: number): string {
+export function interval(p: number, n: number): string {
   const z = 1.96;
   const centre = (p + (z * z) / (2 * n)) / (1 + (z * z) / n);
   const half = (z / (1 + (z * z) / n)) * Math.sqrt((p * (1 - p)) / n + (z * z) / (4 * n * n));

@@ -4,7 +4,15 @@ import { join } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 import type { Architecture } from "../../src/format/model.ts";
 import { readSafetensors } from "../../src/format/safetensors.ts";
-import { type BlockZeta, blockZetas, MASK_MODES, type MaskMode, zetaShapes } from "./masks.ts";
+import {
+  type BlockZeta,
+  blockZetas,
+  MASK_MODES,
+  type MaskMode,
+  type PatchForm,
+  type TokenRule,
+  zetaShapes,
+} from "./masks.ts";
 
 export const ZETA_FILE = "zetas.safetensors";
 export const IMPORTANCE_FILE = "importance.safetensors";
@@ -22,3 +30,17 @@ export function readMasks(source: string, file: string, arch: Architecture): { m
   if (!mode) throw new SlimViTError("bad-model", `${path}: its masks do not fit the model in slimvit.json.`);
   return { mode, zetas: blockZetas(arch, mode, (name) => stored.get(name)!.data as Float32Array) };
 }
+
+/** What of a search's options its compression depends on. */
+export interface SearchRecord {
+  masks: MaskMode;
+  patchForm: PatchForm;
+  tokens: TokenRule;
+  /** weights of the L1 terms; 0 froze the family */
+  wAttn: number;
+  wMlp: number;
+  wPatch: number;
+}
+
+export const readSearchOptions = (source: string): SearchRecord =>
+  JSON.parse(readFileSync(join(source, SEARCH_FILE), "utf8"));

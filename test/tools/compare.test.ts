@@ -1,0 +1,75 @@
+/** The yardsticks of tools/compare that need no Python. */
+import { spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { beforeAll, expect, test } from "vitest";
+import { countMacs, patchGrid } from "../../src/format/model.ts";
+import { readModelFolder } from "../../tools/lib/folders.ts";
+import { makeDense, slimvitJson, workplace } from "./fixtures.ts";
+
+const at = workplace("compare");
+
+beforeAll(async () => {
+  await makeDense(at, 10);
+  const train = ["--data", at("pictures"), "--batch", "6", "--epochs", "4", "--warmup", "0"];
+  const searched = ["--patch-form", "score", "--tokens", "intersect", "--w-attn", "0.01"];
+  slimvitJson("search", at("dense"), "-o", at("search"), ...train, ...searched);
+});
+
+function compare(script: string, ...args: string[]) {
+  const path = join(import.meta.dirname, "../../tools/compare", script);
+  return spawnSync(process.execPath, ["--import", "tsx", path, ...args], { encoding: "utf8" });
+}
+
+test("budgets.ts: equal budgets get as many MACs and hardly one unit more, and are measured on the same pictures", () => {
+  const args = ["--data", at("pictures"), "--split", "all", "--macs", "0.5,0.8", "-o", at("held"), "--engine"];
+  const { status, stdout, stderr } = compare("budgets.ts", at("search"), ...args, "reference", "--json");
+  expect(stderr).not.toMatch(/budgets:/);
+  expect(status).toBe(0);
+  const report = JSON.parse(stdout);
+  expect(JSON.parse(readFileSync(at("held", "budgets.json"), "utf8"))).toEqual(report);
+  expect(report).toMatchObject({ split: "all", tokens: "intersect" }); // the search's rule
+  expect(report.rows.map(({ target }: { target: number }) => target)).toEqual([0.8, 0.5]);
+  for (const { importance, equal, n } of report.rows) {
+    expect(n).toBe(30);
+    const [a, b] = [importance, equal].map(({ out }) => readModelFolder(out).manifest);
+    expect(countMacs(b, 3)).toBeGreaterThanOrEqual(countMacs(a, 3));
+    // One step of the budget moves one channel, unit and token at most: what those are worth here.
+    expect(equal.macsShare - importance.macsShare).toBeLessThan(0.03);
+    const { attn, mlp, patch } = (b.provenance.steps as Record<string, number>[]).at(-1)!;
+    expect([attn, mlp, patch]).toEqual([equal.budget, equal.budget, equal.budget]);
+    const again = slimvitJson("eval", equal.out, "--data", at("pictures"), "--split", "all", "--engine", "reference");
+    expect(again).toMatchObject({ top1: equal.top1, top5: equal.top5, n });
+  }
+});
+
+test("budgets.ts prints a table; a target that cannot be met is one sentence", () => {
+  const args = ["--data", at("pictures"), "--split", "val", "--engine", "reference"];
+  const { status, stdout } = compare("budgets.ts", at("search"), ...args, "--macs", "0.7", "-o", at("table"));
+  expect(status).toBe(0);
+  expect(stdout).toMatch(
+    /^\| 70\.0 % \| (69|70)\.\d % \| [\d.]+ % \(.*\) \| 0\.\d{4} \| (69|7\d)\.\d % \|.* \| [+−][\d.]+ \|$/m,
+  );
+  const bad = compare("budgets.ts", at("search"), ...args, "--macs", "0", "-o", at("never"));
+  expect(bad.stderr).toMatch(/^budgets: compress: --macs 0 cannot be reached/);
+  expect(bad.status).toBe(1);
+});
+
+test("centre.ts keeps as many tokens, the central ones", () => {
+  slimvitJson("compress", at("search"), "-o", at("slim"), "--macs", "0.6");
+  const { status, stderr } = compare("centre.ts", at("slim"), "-o", at("centred"));
+  expect(status, stderr).toBe(0);
+  const { manifest } = readModelFolder(at("slim"));
+  const [learned, centred] = [manifest, readModelFolder(at("centred")).manifest].map(({ blocks }) =>
+    blocks.map(({ keepIdx }) => keepIdx),
+  );
+  expect(centred.map((tokens) => tokens.length)).toEqual(learned.map((tokens) => tokens.length));
+  const [rows, columns] = patchGrid(manifest);
+  const distance = (token: number) =>
+    Math.hypot(Math.floor((token - 1) / columns) - (rows - 1) / 2, ((token - 1) % columns) - (columns - 1) / 2);
+  for (const tokens of centred) {
+    const gone = Array.from({ length: rows * columns }, (_, patch) => patch + 1).filter((t) => !tokens.includes(t));
+    const farthest = Math.max(0, ...tokens.slice(1).map(distance));
+    for (const token of gone) expect(distance(token)).toBeGreaterThanOrEqual(farthest - 1e-9);
+  }
+});
