@@ -3,7 +3,15 @@ import { readImage, type WireImage } from "./decode.ts";
 import type { Engine, EngineName, RunOptions, RunOutput } from "./engines/engine.ts";
 import { type OpenedEngine, openEngine } from "./engines/open.ts";
 import { SlimViTError, throwIfAborted } from "./errors.ts";
-import { type BlockShape, countMacs, countParams, type Label, type Model, type WeightsDtype } from "./format/model.ts";
+import {
+  type BlockShape,
+  countMacs,
+  countParams,
+  type Label,
+  type Model,
+  type Preprocess,
+  type WeightsDtype,
+} from "./format/model.ts";
 import { selfTestPixels } from "./format/write.ts";
 import { preprocess, type Region } from "./image.ts";
 import { type LoadRequest, loadModel } from "./load.ts";
@@ -80,7 +88,7 @@ export class Session {
 
   private constructor(
     readonly info: ModelInfo,
-    private readonly model: Model,
+    private readonly how: Preprocess, // of the model no more: weights that an engine has packed would be in memory twice
     private readonly engine: Engine,
   ) {}
 
@@ -101,7 +109,7 @@ export class Session {
       throw error;
     }
     const loadMs = { files: loaded - start, engine: opened - loaded, firstRun: performance.now() - opened };
-    return new Session(describe(model, engine, tried, notes, loadMs), model, engine);
+    return new Session(describe(model, engine, tried, notes, loadMs), model.manifest.preprocess, engine);
   }
 
   /** One call at a time, in the order of arrival. */
@@ -125,10 +133,9 @@ export class Session {
 
   private async runNow(wire: WireImage, options: ClassifyOptions, signal?: AbortSignal): Promise<SessionResult> {
     const pick = chooser(this.info.labels, options);
-    const how = this.model.manifest.preprocess;
     const start = performance.now();
-    const { image, region } = await readImage(wire, options.region, how, signal);
-    const pixels = preprocess(image, how, region);
+    const { image, region } = await readImage(wire, options.region, this.how, signal);
+    const pixels = preprocess(image, this.how, region);
     const ready = performance.now();
     throwIfAborted(signal);
     const { profile, explain } = options;
