@@ -18,8 +18,8 @@ async function workerParts(): Promise<Record<string, number>> {
   const chunks = output.filter((file): file is OutputChunk => file.type === "chunk");
   const parts: Record<string, number> = { "worker core": 0 };
   for (const { code, isDynamicEntry, facadeModuleId } of chunks) {
-    const engine = facadeModuleId?.match(/engines\/(.+?)(\/engine)?\.ts$/)?.[1];
-    if (isDynamicEntry) parts[`engine ${engine}`] = gzipBytes(code);
+    const part = facadeModuleId?.match(/src\/(.+?)(\/engine)?\.ts$/)?.[1].replace("engines/", "engine ");
+    if (isDynamicEntry && part) parts[part] = gzipBytes(code);
     else parts["worker core"] += gzipBytes(code); // the entry, and what it shares with engines
   }
   return parts;

@@ -24,22 +24,23 @@ type Interpolation = Preprocess["interpolation"];
  * CenterCrop, ToTensor, Normalize on a Pillow image. Only what the crop shows is computed.
  *
  * @param region cut out before anything else
+ * @param resampled the plain form or, with the same bytes, that of resample.ts
  * @returns [3, crop height, crop width]
  * @throws SlimViTError `bad-input` for an image without pixels, `bad-option` for a region outside of it
  */
-export function preprocess(image: RawImage, p: Preprocess, region?: Region): Float32Array {
+export function preprocess(image: RawImage, p: Preprocess, region?: Region, resampled = resample): Float32Array {
   checkImage(image);
   const source = region ?? { x: 0, y: 0, width: image.width, height: image.height };
   if (region) checkRegion(image, region);
   const [cropHeight, cropWidth] = p.crop;
   const resized = resizedSize(source, p.resize);
-  const rgb = resample(image, source, resized, p.interpolation, {
+  const rgba = resampled(image, source, resized, p.interpolation, {
     x: roundHalfEven((resized.width - cropWidth) / 2),
     y: roundHalfEven((resized.height - cropHeight) / 2),
     width: cropWidth,
     height: cropHeight,
   });
-  return normalise(rgb, cropWidth * cropHeight, p);
+  return normalise(rgba, cropWidth * cropHeight, p);
 }
 
 function resizedSize({ width, height }: Region, to: Preprocess["resize"]): { width: number; height: number } {
@@ -52,11 +53,7 @@ function resizedSize({ width, height }: Region, to: Preprocess["resize"]): { wid
 export function resizeImage(image: RawImage, width: number, height: number, interpolation: Interpolation): RawImage {
   checkImage(image);
   const all = { x: 0, y: 0, width, height };
-  const rgb = resample(image, { ...all, width: image.width, height: image.height }, all, interpolation, all);
-  const data = new Uint8ClampedArray(width * height * 4).fill(255);
-  for (let i = 0; i < width * height; i++) {
-    for (let c = 0; c < 3; c++) data[i * 4 + c] = rgb[i * 3 + c];
-  }
+  const data = resample(image, { ...all, width: image.width, height: image.height }, all, interpolation, all);
   return { data, width, height };
 }
 
@@ -95,20 +92,22 @@ function roundHalfEven(value: number): number {
  *
  * @param source the part of the image that is resized to `size`
  * @param window the part of the result that is wanted
- * @returns [window.height, window.width, 3]
+ * @returns [window.height, window.width, 4], opaque; it may be overwritten by the next call
  */
-function resample(
-  { data, width: stride }: RawImage,
+export type Resample = (
+  image: RawImage,
   source: Region,
   size: { width: number; height: number },
   interpolation: Interpolation,
   window: Region,
-): Uint8Array {
+) => Uint8Array;
+
+export const resample: Resample = ({ data, width: stride }, source, size, interpolation, window) => {
   const across = taps(source.width, size.width, window.x, window.width, interpolation);
   const down = taps(source.height, size.height, window.y, window.height, interpolation);
   const columns = window.width;
   const firstRow = down.first[0];
-  const rows = down.first[window.height - 1] + down.count[window.height - 1] - firstRow;
+  const rows = down.end - firstRow;
 
   const narrow = new Uint8Array(rows * columns * 3);
   for (let row = 0, at = 0; row < rows; row++) {
@@ -131,19 +130,21 @@ function resample(
     }
   }
 
-  const out = new Uint8Array(window.height * columns * 3);
+  const out = new Uint8Array(window.height * columns * 4).fill(255);
   const sums = new Int32Array(columns * 3);
-  for (let row = 0; row < window.height; row++) {
+  for (let row = 0, at = 0; row < window.height; row++) {
     sums.fill(HALF);
     for (let tap = 0; tap < down.count[row]; tap++) {
       const weight = down.weights[row * down.stride + tap];
       const line = (down.first[row] - firstRow + tap) * columns * 3;
       for (let i = 0; i < sums.length; i++) sums[i] += Math.imul(narrow[line + i], weight);
     }
-    for (let i = 0; i < sums.length; i++) out[row * columns * 3 + i] = clip(sums[i] >> FRACTION_BITS);
+    for (let i = 0; i < sums.length; at += 4) {
+      for (let c = 0; c < 3; c++) out[at + c] = clip(sums[i++] >> FRACTION_BITS);
+    }
   }
   return out;
-}
+};
 
 /** Pillow's fixed point: 32 bits less 8 for the pixel and 2 for bicubic overshoot. */
 const FRACTION_BITS = 22;
@@ -153,11 +154,30 @@ function clip(value: number): number {
   return Math.max(0, Math.min(value, 255));
 }
 
+/** Which pixels make each result pixel, and with what weights. */
+export interface Taps {
+  first: Int32Array;
+  count: Int32Array;
+  /** the greatest count */
+  most: number;
+  /** behind the last pixel */
+  end: number;
+  /** [result pixels, stride], in fixed point */
+  weights: Int32Array;
+  stride: number;
+}
+
 /**
- * Which pixels make each of `count` result pixels from `offset` on, and with what weights.
- * When scaling down, the filter is as many times wider, so that every source pixel counts.
+ * Of `count` result pixels from `offset` on. When scaling down, the filter is as many times wider, so that every source
+ * pixel counts.
  */
-function taps(inSize: number, outSize: number, offset: number, count: number, interpolation: Interpolation) {
+export function taps(
+  inSize: number,
+  outSize: number,
+  offset: number,
+  count: number,
+  interpolation: Interpolation,
+): Taps {
   const { filter, radius } = FILTERS[interpolation];
   const scale = inSize / outSize;
   const widening = Math.max(scale, 1);
@@ -181,7 +201,8 @@ function taps(inSize: number, outSize: number, offset: number, count: number, in
       weights[i * stride + k] = Math.trunc(fixed + (fixed < 0 ? -0.5 : 0.5));
     }
   }
-  return { first, count: counts, weights, stride };
+  const end = first[count - 1] + counts[count - 1];
+  return { first, count: counts, most: Math.max(...counts), end, weights, stride };
 }
 
 const FILTERS = {
@@ -199,8 +220,8 @@ const FILTERS = {
   bilinear: { radius: 1, filter: (x: number) => Math.max(1 - Math.abs(x), 0) },
 };
 
-/** [pixels, 3] bytes → [3, pixels] of (v/255 − mean) / std, in float32 at each step as PyTorch does. */
-function normalise(rgb: Uint8Array, pixels: number, { mean, std }: Preprocess): Float32Array {
+/** [pixels, 4] bytes → [3, pixels] of (v/255 − mean) / std, in float32 at each step as PyTorch does. */
+function normalise(rgba: Uint8Array, pixels: number, { mean, std }: Preprocess): Float32Array {
   const { fround } = Math;
   const out = new Float32Array(3 * pixels);
   for (let c = 0; c < 3; c++) {
@@ -208,7 +229,7 @@ function normalise(rgb: Uint8Array, pixels: number, { mean, std }: Preprocess): 
       { length: 256 },
       (_, v) => fround(fround(v / 255) - fround(mean[c])) / fround(std[c]),
     );
-    for (let i = 0; i < pixels; i++) out[c * pixels + i] = levels[rgb[i * 3 + c]];
+    for (let i = 0; i < pixels; i++) out[c * pixels + i] = levels[rgba[i * 4 + c]];
   }
   return out;
 }

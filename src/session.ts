@@ -13,7 +13,7 @@ import {
   type WeightsDtype,
 } from "./format/model.ts";
 import { selfTestPixels } from "./format/write.ts";
-import { preprocess, type Region } from "./image.ts";
+import { preprocess, type Region, type Resample } from "./image.ts";
 import { type LoadRequest, loadModel } from "./load.ts";
 import { nextTurn } from "./turn.ts";
 
@@ -90,12 +90,14 @@ export class Session {
     readonly info: ModelInfo,
     private readonly how: Preprocess, // of the model no more: weights that an engine has packed would be in memory twice
     private readonly engine: Engine,
+    private readonly resample: Resample,
   ) {}
 
   /** @throws SlimViTError as `loadModel` and `openEngine`, and `unsupported` for an engine that computes wrong results here */
   static async open(request: SessionRequest): Promise<Session> {
     const threads = chooseThreads(request.threads);
     const start = performance.now();
+    const resampler = import("./resample.ts").then(({ openResampler }) => openResampler());
     const { model, notes } = await loadModel(request);
     const loaded = performance.now();
     const { engine, tried } = await openEngine(request.engine, model, { threads, engineUrls: request.engineUrls });
@@ -109,7 +111,8 @@ export class Session {
       throw error;
     }
     const loadMs = { files: loaded - start, engine: opened - loaded, firstRun: performance.now() - opened };
-    return new Session(describe(model, engine, tried, notes, loadMs), model.manifest.preprocess, engine);
+    const info = describe(model, engine, tried, notes, loadMs);
+    return new Session(info, model.manifest.preprocess, engine, await resampler);
   }
 
   /** One call at a time, in the order of arrival. */
@@ -135,7 +138,7 @@ export class Session {
     const pick = chooser(this.info.labels, options);
     const start = performance.now();
     const { image, region } = await readImage(wire, options.region, this.how, signal);
-    const pixels = preprocess(image, this.how, region);
+    const pixels = preprocess(image, this.how, region, this.resample);
     const ready = performance.now();
     throwIfAborted(signal);
     const { profile, explain } = options;

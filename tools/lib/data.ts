@@ -7,6 +7,7 @@ import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { Label, Preprocess } from "../../src/format/model.ts";
 import { preprocess, type RawImage } from "../../src/image.ts";
 import { checkSize, imageSize, MAX_PIXELS } from "../../src/imagesize.ts";
+import { openResampler } from "../../src/resample.ts";
 import { eraseRandom, randAugment } from "./augment.ts";
 import { type Random, random, shuffled } from "./random.ts";
 import { say } from "./terminal.ts";
@@ -218,7 +219,7 @@ export async function decode(buffer: Buffer, name: string): Promise<RawImage> {
 
 /** The picture as the model sees it at inference: [3, height, width]. */
 export async function evalPixels(picture: Picture, how: Preprocess): Promise<Float32Array> {
-  return preprocess(await decode(await readPicture(picture), picture.name), how);
+  return preprocess(await decode(await readPicture(picture), picture.name), how, undefined, await openResampler());
 }
 
 /** @throws SlimViTError `bad-input` for one that cannot be read or has too many pixels, before it is decoded */

@@ -1,5 +1,6 @@
 /** The two binaries: which one runs here, and its compiled module. */
 import { messageOf, SlimViTError } from "../../errors.ts";
+import { inflate } from "./inflate.ts";
 
 export type Flavour = "relaxed" | "plain";
 
@@ -66,9 +67,7 @@ export function compileKernels(flavour: Flavour, shared: boolean): Promise<WebAs
 async function compile(flavour: Flavour, shared: boolean): Promise<WebAssembly.Module> {
   const { binary } =
     flavour === "relaxed" ? await import("./generated/relaxed.ts") : await import("./generated/plain.ts");
-  const deflated = Uint8Array.from(atob(binary), (letter) => letter.charCodeAt(0));
-  const inflating = new Blob([deflated]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
-  const bytes = new Uint8Array(await new Response(inflating).arrayBuffer());
+  const bytes = await inflate(binary);
   if (!shared) unshare(bytes);
   return WebAssembly.compile(bytes);
 }

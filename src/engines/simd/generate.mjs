@@ -1,8 +1,9 @@
 /**
- * Builds the two WASM binaries and writes each as a TypeScript module that holds it deflated and in base64 (which gzip
- * could not squeeze any more), so that no bundler needs to know about .wasm files:  node src/engines/simd/generate.mjs  →  generated/relaxed.ts, generated/plain.ts
+ * Builds the WASM binaries (the engine's two, and the resampler) and writes each as a TypeScript module that holds it
+ * deflated and in base64 (which gzip could not squeeze any more), so that no bundler needs to know about .wasm files:
+ *   node src/engines/simd/generate.mjs  →  generated/relaxed.ts, generated/plain.ts, generated/resample.ts
  *
- * Does nothing when both were made from these sources. Prints the size of what it builds.
+ * Does nothing when they were made from these sources. Prints the size of what it builds.
  */
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
@@ -15,24 +16,30 @@ const OUT = join(HERE, "generated");
 
 /** Rows of the largest register tile, 8 outputs wide: V8 has 15 vector registers to give; mul + add needs more of them. */
 const ROWS = { relaxed: 6, plain: 4 };
-const FEATURES = { relaxed: ["threads", "simd", "relaxed-simd"], plain: ["threads", "simd"] };
+const SHARED = ["--importMemory", "--sharedMemory", "--maximumMemory", "65536"];
+const BINARIES = {
+  relaxed: { entry: "index", features: ["threads", "simd", "relaxed-simd"], memory: SHARED },
+  plain: { entry: "index", features: ["threads", "simd"], memory: SHARED },
+  resample: { entry: "resample", features: ["simd"], memory: [] },
+};
 
 const INT8_PARAMS = ", scale: usize, sum: usize, ranges: usize";
 const INT8_ARGUMENTS = ", scale, sum, ranges";
 
 const hash = sourcesHash();
-const stale = Object.keys(ROWS).filter((flavour) => !isCurrent(flavour));
+const stale = Object.keys(BINARIES).filter((name) => !isCurrent(name));
 if (stale.length) await build(stale);
 
-async function build(flavours) {
+async function build(names) {
   const { default: asc } = await import("assemblyscript/asc");
   mkdirSync(OUT, { recursive: true });
-  for (const flavour of flavours) {
-    const files = new Map([["assembly/tiles.ts", tiles(ROWS[flavour])]]);
+  for (const name of names) {
+    const { entry, features, memory } = BINARIES[name];
+    const files = new Map(ROWS[name] ? [["assembly/tiles.ts", tiles(ROWS[name])]] : []);
     let binary;
     const { error, stderr } = await asc.main(
       [
-        "assembly/index.ts",
+        `assembly/${entry}.ts`,
         "--outFile",
         "out.wasm",
         "-O3",
@@ -42,15 +49,12 @@ async function build(flavours) {
         "stub",
         "--use",
         "abort=",
-        "--importMemory",
-        "--sharedMemory",
-        "--maximumMemory",
-        "65536",
-        ...FEATURES[flavour].flatMap((feature) => ["--enable", feature]),
+        ...memory,
+        ...features.flatMap((feature) => ["--enable", feature]),
       ],
       {
-        readFile: (name, base) => {
-          const path = name.replaceAll("\\", "/");
+        readFile: (source, base) => {
+          const path = source.replaceAll("\\", "/");
           if (files.has(path)) return files.get(path);
           const file = join(base ?? "", path);
           return existsSync(join(HERE, file)) ? readFileSync(join(HERE, file), "utf8") : null;
@@ -63,16 +67,16 @@ async function build(flavours) {
     );
     if (error) throw new Error(`${error.message}\n${stderr.toString()}`);
     const deflated = deflateRawSync(binary, { level: 9 });
-    const module = `// ${hash}\n/** The ${flavour} SIMD kernels, from assembly/ by generate.mjs: deflate-raw, base64. */\nexport const binary =\n  "${deflated.toString("base64")}";\n`;
-    const path = join(OUT, `${flavour}.ts`);
+    const module = `// ${hash}\n/** The ${name} kernels, from assembly/ by generate.mjs: deflate-raw, base64. */\nexport const binary =\n  "${deflated.toString("base64")}";\n`;
+    const path = join(OUT, `${name}.ts`);
     writeFileSync(`${path}.${process.pid}`, module);
     renameSync(`${path}.${process.pid}`, path); // test runs side by side never see half a file
-    process.stderr.write(`simd kernels: ${flavour} ${binary.length} bytes, ${deflated.length} deflated\n`);
+    process.stderr.write(`simd kernels: ${name} ${binary.length} bytes, ${deflated.length} deflated\n`);
   }
 }
 
-function isCurrent(flavour) {
-  const path = join(OUT, `${flavour}.ts`);
+function isCurrent(name) {
+  const path = join(OUT, `${name}.ts`);
   return existsSync(path) && readFileSync(path, "utf8").startsWith(`// ${hash}\n`);
 }
 
