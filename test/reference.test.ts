@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { openReference } from "../src/engines/reference.ts";
 import type { Architecture, Model } from "../src/format/model.ts";
 import { float32 } from "../src/format/read.ts";
 import { forward } from "../src/reference/forward.ts";
@@ -54,6 +55,17 @@ describe("forward", () => {
     expect(() => forward(golden.model, pixels, { signal: AbortSignal.abort() })).toThrow(
       expect.objectContaining({ code: "aborted" }),
     );
+  });
+
+  test("as an engine sees an abort whose message comes during the run", async () => {
+    const engine = await openReference(golden.model);
+    const controller = new AbortController();
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => controller.abort();
+    port2.postMessage("abort");
+    const run = engine.run(golden.images[0], { signal: controller.signal });
+    await expect(run).rejects.toMatchObject({ code: "aborted" });
+    port1.close();
   });
 
   function block(keepIdx: number[]) {

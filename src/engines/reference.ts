@@ -1,5 +1,6 @@
 import type { Model } from "../format/model.ts";
-import { forward } from "../reference/forward.ts";
+import { forwardSteps } from "../reference/forward.ts";
+import { nextTurn } from "../turn.ts";
 import type { Engine } from "./engine.ts";
 
 /** The plain loops as an engine: seconds an image, for checking the others and for machines that run nothing else. */
@@ -7,7 +8,14 @@ export async function openReference(model: Model): Promise<Engine> {
   return {
     name: "reference",
     threads: 1,
-    run: async (pixels, options) => forward(model, pixels, options),
+    async run(pixels, options) {
+      const steps = forwardSteps(model, pixels, options);
+      for (;;) {
+        const { done, value } = steps.next();
+        if (done) return value;
+        await nextTurn(); // a block takes long, and an abort comes as a message
+      }
+    },
     dispose() {},
   };
 }

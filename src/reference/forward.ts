@@ -26,6 +26,19 @@ export interface RunOutput {
 
 /** @param pixels [3, height, width], normalised */
 export function forward(model: Model, pixels: Float32Array, options: RunOptions = {}): RunOutput {
+  const steps = forwardSteps(model, pixels, options);
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done) return value;
+  }
+}
+
+/** The same, with a pause before each block: whoever waits in it lets an abort come in. */
+export function* forwardSteps(
+  model: Model,
+  pixels: Float32Array,
+  options: RunOptions = {},
+): Generator<undefined, RunOutput> {
   const { manifest } = model;
   const { embedDim, headDim, layerNormEps, prefixTokens, blocks } = manifest;
   const t = (key: string) => float32(model.tensors, key);
@@ -36,7 +49,8 @@ export function forward(model: Model, pixels: Float32Array, options: RunOptions 
 
   let alive = blocks[0].keepIdx;
   let x = embed(model, pixels, alive);
-  blocks.forEach((block, i) => {
+  for (const [i, block] of blocks.entries()) {
+    yield;
     throwIfAborted(options.signal);
     const start = performance.now();
     x = keepTokens(x, alive, block.keepIdx, embedDim);
@@ -50,7 +64,7 @@ export function forward(model: Model, pixels: Float32Array, options: RunOptions 
     x = add(x, dense(hidden, `blocks.${i}.mlp.fc2`, n)); // without units: fc2.bias alone
     maps.push(map);
     blockMs.push(performance.now() - start);
-  });
+  }
 
   const tokens = norm(x.subarray(0, prefixTokens * embedDim), "norm");
   const features = tokens.slice(0, embedDim);

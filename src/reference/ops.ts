@@ -85,6 +85,7 @@ export function attention(
   const inner = headDims.reduce((a, b) => a + b, 0);
   const out = new Float32Array(tokens * inner);
   const scores = new Float64Array(tokens);
+  const mixed = new Float64Array(Math.max(0, ...headDims)); // one token's, of one head
   let first = 0; // of this head's channels
   for (const width of headDims) {
     for (let i = 0; i < tokens; i++) {
@@ -97,11 +98,13 @@ export function attention(
       }
       let total = 0;
       for (let j = 0; j < tokens; j++) total += scores[j] = Math.exp(scores[j] - max);
+      mixed.fill(0);
       for (let j = 0; j < tokens; j++) {
         const p = scores[j] / total;
         if (i === 0 && classAttention) classAttention[j] += p / headDims.length;
-        for (let c = first; c < first + width; c++) out[i * inner + c] += p * qkv[j * 3 * inner + 2 * inner + c];
+        for (let c = 0; c < width; c++) mixed[c] += p * qkv[j * 3 * inner + 2 * inner + first + c];
       }
+      out.set(mixed.subarray(0, width), i * inner + first);
     }
     first += width;
   }
