@@ -49,26 +49,38 @@ export async function download(url: string, how: ReadOptions, signal?: AbortSign
 
 async function readFrom(url: string, buffer: Collector, signal?: AbortSignal): Promise<void> {
   const from = buffer.length;
-  const response = await fetch(url, { signal, headers: from ? { Range: `bytes=${from}-` } : {} });
-  const { ok, status, body } = response;
-  if (!ok || !body) {
-    const fault = `the server answered ${status}; expected a folder with ${MANIFEST} and its weights.`;
-    throw new SlimViTError("network", `${url}: ${fault}`);
-  }
-  let skip = status === 206 ? 0 : from; // a server without ranges starts again
-  const reader = body.getReader();
-  const hangUp = () => void reader.cancel().catch(() => {});
+  const line = new AbortController();
+  const hangUp = () => line.abort();
+  let isStalled = false;
+  const inTime = async <T>(step: Promise<T>): Promise<T> => {
+    const timer = setTimeout(() => {
+      isStalled = true;
+      hangUp();
+    }, STALL_MS);
+    return step.finally(() => clearTimeout(timer));
+  };
+  signal?.addEventListener("abort", hangUp);
   try {
+    throwIfAborted(signal);
+    const headers: HeadersInit = from ? { Range: `bytes=${from}-` } : {};
+    const { ok, status, body } = await inTime(fetch(url, { signal: line.signal, headers }));
+    if (!ok || !body) {
+      const fault = `the server answered ${status}; expected a folder with ${MANIFEST} and its weights.`;
+      throw new SlimViTError("network", `${url}: ${fault}`);
+    }
+    let skip = status === 206 ? 0 : from; // a server without ranges starts again
+    const reader = body.getReader();
     for (;;) {
-      const stall = setTimeout(hangUp, STALL_MS);
-      const { done, value } = await reader.read().finally(() => clearTimeout(stall));
+      const { done, value } = await inTime(reader.read());
       if (done) return;
       if (skip < value.length) buffer.add(value.subarray(skip));
       skip = Math.max(0, skip - value.length);
     }
   } catch (error) {
-    hangUp();
-    throw error;
+    throw isStalled ? new Error(`nothing came for ${STALL_MS / 1000} s`) : error;
+  } finally {
+    signal?.removeEventListener("abort", hangUp);
+    hangUp(); // a file that is refused is not read to its end
   }
 }
 

@@ -47,31 +47,48 @@ export async function loadModel(request: LoadRequest): Promise<LoadedModel> {
   const { source, engine, dtype, signal } = request;
   throwIfAborted(signal);
   const folder = await openFolder(source, signal);
-  const text = new TextDecoder().decode(await readManifestBytes(folder, request));
-  const manifest = readManifest(text, folder.nameOf(MANIFEST));
-  const weights = chooseWeights(manifest, dtype, engine, folder.nameOf(MANIFEST));
+  const name = folder.nameOf(MANIFEST);
   const notes: string[] = [];
-  const store = request.cache && folder.remote ? openStore(request.cache, notes) : undefined;
+  const wanted = folder.remote && request.cache;
+  const opening = wanted === true ? openCache(notes) : undefined;
+  const text = new TextDecoder().decode(await readManifestBytes(folder, opening, signal));
+  const manifest = readManifest(text, name);
+  const weights = chooseWeights(manifest, dtype, engine, name);
+  const cache = await opening;
+  const store = wanted === true ? cache && storeIn(cache) : wanted || undefined;
   const read = () => readWeights(folder, weights, request, store, notes);
   const bytes = await (store ? inTurn(`slimvit-${weights.sha256}`, read, signal) : read());
   throwIfAborted(signal);
-  return { model: readModel(manifest, weights.dtype, bytes, folder.nameOf(weights.file)), notes };
+  const model = readModel(manifest, weights.dtype, bytes, folder.nameOf(weights.file));
+  if (cache) await keepManifest(cache, name, text).catch(() => {}); // only one that its weights bear out
+  return { model, notes };
 }
 
 /** From the last visit when there is no network; a server that answers is always believed. */
-async function readManifestBytes(folder: Folder, { cache, signal }: LoadRequest): Promise<Uint8Array> {
-  const kept = cache === true && folder.remote && typeof caches !== "undefined" ? caches.open(CACHE) : undefined;
-  const name = folder.nameOf(MANIFEST);
+async function readManifestBytes(
+  folder: Folder,
+  cache: Promise<Cache | undefined> | undefined,
+  signal?: AbortSignal,
+): Promise<Uint8Array> {
   try {
-    const bytes = await folder.read(MANIFEST, { limit: MAX_MANIFEST_BYTES });
-    await kept?.then((cache) => cache.put(name, new Response(bytes as Uint8Array<ArrayBuffer>))).catch(() => {});
-    return bytes;
+    return await folder.read(MANIFEST, { limit: MAX_MANIFEST_BYTES });
   } catch (error) {
     const isOffline = error instanceof SlimViTError && error.code === "network" && error.cause;
-    const found = isOffline ? await kept?.then((cache) => cache.match(name)).catch(() => {}) : undefined;
+    const name = folder.nameOf(MANIFEST);
+    const found = isOffline ? await (await cache)?.match(name).catch(() => {}) : undefined;
     throwIfAborted(signal);
     if (!found) throw error;
     return new Uint8Array(await found.arrayBuffer());
+  }
+}
+
+/** For a visit without a network. The weights of the version before are not waited for any more, and go. */
+async function keepManifest(cache: Cache, name: string, text: string): Promise<void> {
+  const before = await (await cache.match(name))?.text();
+  if (before === text) return;
+  await cache.put(name, new Response(text));
+  for (const [sha256] of before?.matchAll(/\b[0-9a-f]{64}\b/g) ?? []) {
+    if (!text.includes(sha256)) await cache.delete(keyOf(sha256));
   }
 }
 
@@ -147,29 +164,38 @@ async function inTurn<T>(name: string, work: () => Promise<T>, signal?: AbortSig
 async function fromStore(store: WeightsStore | undefined, sha256: string): Promise<Uint8Array | undefined> {
   try {
     const kept = await store?.get(sha256);
-    return kept && (await digest(kept)) === sha256 ? kept : undefined;
+    return kept instanceof Uint8Array && (await digest(kept)) === sha256 ? kept : undefined;
   } catch {
     return undefined;
   }
 }
 
-function openStore(cache: true | WeightsStore, notes: string[]): WeightsStore | undefined {
-  if (cache !== true) return cache;
-  if (typeof caches === "undefined") {
+/** @returns undefined on insecure origins, and where the browser refuses */
+async function openCache(notes: string[]): Promise<Cache | undefined> {
+  try {
+    return await caches.open(CACHE);
+  } catch (error) {
     notes.push(
-      "The weights are not kept for the next visit: the Cache API is missing; browsers offer it on https only.",
+      "The weights are not kept for the next visit: the Cache API, which browsers offer on https only, cannot be used " +
+        `here (${messageOf(error)}).`,
     );
     return undefined;
   }
-  const key = (sha256: string) => `https://slimvit.invalid/${sha256}`; // never fetched
-  const open = () => caches.open(CACHE);
+}
+
+function storeIn(cache: Cache): WeightsStore {
   return {
     async get(sha256) {
-      const response = await (await open()).match(key(sha256));
+      const response = await cache.match(keyOf(sha256));
       return response && new Uint8Array(await response.arrayBuffer());
     },
-    put: async (sha256, bytes) => (await open()).put(key(sha256), new Response(bytes as Uint8Array<ArrayBuffer>)),
+    put: (sha256, bytes) => cache.put(keyOf(sha256), new Response(bytes as Uint8Array<ArrayBuffer>)),
   };
+}
+
+/** Of weights in the cache; never fetched. */
+function keyOf(sha256: string): string {
+  return `https://slimvit.invalid/${sha256}`;
 }
 
 /** @returns lower-case hex; insecure origins have no crypto.subtle */

@@ -108,6 +108,6 @@ test.each(["onnx-wasm", "reference"])(
     const origin = `http://insecure.test:${ports.site}`;
     const answer = await classifyOn(origin, `${origin}/dist`, engine);
     expect(answer).toMatchObject({ classes: 3, engine, isSecure: false });
-    expect(answer.notes).toEqual([expect.stringMatching(/Cache API .*https/)]);
+    expect(answer.notes).toEqual([expect.stringMatching(/Cache API.*https/)]);
   },
 );

@@ -1,5 +1,9 @@
 /** Loads of one folder at once, in one page and in two: one worker, one download, as long as anyone wants it. */
+import { createHash } from "node:crypto";
+import { cpSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import type { Manifest } from "../../src/format/model.ts";
 import { openStage, type Stage } from "./page.ts";
 
 let stage: Stage;
@@ -114,6 +118,37 @@ test("two tabs that load at once download once between them", async () => {
   );
   await context.close();
   expect(files).toBe(1);
+});
+
+test("a page in the network's way does not spoil what is kept; of a new version, the old weights go", async () => {
+  const folder = join(stage.models, "versions");
+  cpSync(join(stage.models, "tiny"), folder, { recursive: true });
+  const path = join(folder, "slimvit.json");
+  const first = readFileSync(path, "utf8");
+  const visit = (source = "/models/versions/") =>
+    stage.page.evaluate(async (source) => {
+      const error = await failure(load({ engine: "reference", dtype: "f32" }, source).then((vit) => vit.dispose()));
+      const cache = await caches.open("slimvit");
+      const manifest = await (await cache.match(new URL("/models/versions/slimvit.json", location.href)))?.text();
+      return {
+        code: error.code,
+        manifest,
+        weights: (await cache.keys()).filter((key) => /[0-9a-f]{64}$/.test(key.url)).length,
+      };
+    }, source);
+  expect(await visit()).toEqual({ code: "none", manifest: first, weights: 1 });
+  writeFileSync(path, "<!doctype html>Please log in"); // as a hotel's network answers, with 200
+  expect(await visit()).toEqual({ code: "bad-model", manifest: first, weights: 1 });
+
+  const newer = JSON.parse(first) as Manifest;
+  const entry = newer.weights.find(({ dtype }) => dtype === "f32")!;
+  const bytes = readFileSync(join(folder, entry.file));
+  bytes.writeFloatLE(bytes.readFloatLE(bytes.length - 4) + 0.5, bytes.length - 4);
+  entry.sha256 = createHash("sha256").update(bytes).digest("hex");
+  writeFileSync(path, JSON.stringify(newer));
+  expect(await visit()).toEqual({ code: "integrity", manifest: first, weights: 1 }); // half published
+  writeFileSync(join(folder, entry.file), bytes);
+  expect(await visit()).toEqual({ code: "none", manifest: JSON.stringify(newer), weights: 1 });
 });
 
 test("works without a network after the first visit; a server that says 404 is believed", async () => {

@@ -17,9 +17,10 @@ let weights: Buffer;
 /** what the server does with a request for the weights, the n-th from 0 */
 let answer: (n: number, from: number, response: ServerResponse) => void;
 let ranges: (string | undefined)[] = [];
+/** what it does with a request for slimvit.json */
+let answerManifest = (response: ServerResponse): void => void response.end(readFileSync(join(folder, "slimvit.json")));
 const server = createServer((request: IncomingMessage, response) => {
-  const name = request.url!.slice(1);
-  if (name !== FILE) return response.end(readFileSync(join(folder, name)));
+  if (request.url !== `/${FILE}`) return answerManifest(response);
   const { range } = request.headers;
   ranges.push(range);
   answer(ranges.length - 1, Number(range?.match(/^bytes=(\d+)-$/)?.[1] ?? 0), response);
@@ -41,6 +42,7 @@ beforeAll(async () => {
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
 });
 afterAll(() => {
+  server.closeAllConnections();
   server.close();
   rmSync(folder, { recursive: true, force: true });
 });
@@ -142,10 +144,14 @@ describe("a download that breaks off", () => {
   });
 });
 
-test("a server that stalls is hung up on, and the rest fetched anew", async () => {
+function shortenStalls(): void {
   const wait = globalThis.setTimeout;
   vi.spyOn(globalThis, "setTimeout").mockImplementation(((work: () => void, ms: number) =>
     wait(work, ms === 30_000 ? 200 : ms)) as typeof setTimeout);
+}
+
+test("a server that stalls is hung up on, and the rest fetched anew", async () => {
+  shortenStalls();
   answer = (n, from, response) => {
     if (n) return send(response, from, weights.length);
     response.writeHead(200, { "Content-Length": weights.length });
@@ -153,6 +159,24 @@ test("a server that stalls is hung up on, and the rest fetched anew", async () =
   };
   await load();
   expect(ranges).toEqual([undefined, "bytes=5000-"]);
+});
+
+test("a server that never answers is a network error", async () => {
+  shortenStalls();
+  answer = () => {};
+  const error = await failure(load());
+  expect(error).toMatchObject({ code: "network" });
+  expect(error.message).toMatch(/model\.f32\.safetensors: could not be fetched \(nothing came for 30 s\)/);
+});
+
+test("a manifest that stalls half way is a network error, not taken for a bad one", async () => {
+  shortenStalls();
+  const before = answerManifest;
+  answerManifest = (response) => void response.write(readFileSync(join(folder, "slimvit.json")).subarray(0, 300));
+  const error = await failure(load());
+  answerManifest = before;
+  expect(error).toMatchObject({ code: "network" });
+  expect(error.message).toMatch(/slimvit\.json: broke off after 300 bytes \(nothing came for 30 s\)/);
 });
 
 test("a short file is a network error, a long one an integrity error", async () => {
@@ -190,5 +214,12 @@ describe("a store", () => {
     await load({ cache: storeOf(kept) });
     expect(ranges).toHaveLength(1);
     expect(createHash("sha256").update(kept.get(sha256())!).digest("hex")).toBe(sha256());
+  });
+
+  test("that returns something else than bytes is as good as an empty one", async () => {
+    answer = (_, from, response) => send(response, from, weights.length);
+    const buffer = new Uint8Array(weights).buffer as unknown as Uint8Array; // the right bytes, in the wrong wrapping
+    await load({ cache: { get: async () => buffer, put: async () => {} } });
+    expect(ranges).toHaveLength(1);
   });
 });
