@@ -1,7 +1,7 @@
 /** Picture as the browser has it → RGBA pixels. */
 import { messageOf, SlimViTError, throwIfAborted } from "./errors.ts";
 import type { Preprocess } from "./format/model.ts";
-import type { RawImage, Region } from "./image.ts";
+import { cutOut, type RawImage, type Region } from "./image.ts";
 import { checkSize, imageSize, MAX_FILE_BYTES } from "./imagesize.ts";
 
 /** A picture as it crosses to the worker: URLs absolute, a bitmap the worker's own. */
@@ -83,15 +83,8 @@ function shorten(url: string): string {
 }
 
 function readPixels(bitmap: ImageBitmap, region: Region | undefined, { resize }: Preprocess): RawImage {
-  const { x, y, width, height } = region ?? { x: 0, y: 0, width: bitmap.width, height: bitmap.height };
   checkSize("The image", bitmap.width, bitmap.height); // of whatever form
-  const whole = [x, y, width, height].every(Number.isSafeInteger);
-  if (!whole || x < 0 || y < 0 || width < 1 || height < 1 || x + width > bitmap.width || y + height > bitmap.height) {
-    throw new SlimViTError(
-      "bad-option",
-      `The region is ${width}×${height} at ${x}, ${y}; expected whole pixels inside the image of ${bitmap.width}×${bitmap.height}.`,
-    );
-  }
+  const { x, y, width, height } = cutOut(bitmap, region);
   const shorter = Math.min(width, height);
   const drawn = DRAWN_DOWN * Math.max(...[resize].flat());
   const scale = shorter > Math.max(LARGE, drawn) ? drawn / shorter : 1;

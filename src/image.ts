@@ -30,8 +30,7 @@ type Interpolation = Preprocess["interpolation"];
  */
 export function preprocess(image: RawImage, p: Preprocess, region?: Region, resampled = resample): Float32Array {
   checkImage(image);
-  const source = region ?? { x: 0, y: 0, width: image.width, height: image.height };
-  if (region) checkRegion(image, region);
+  const source = cutOut(image, region);
   const [cropHeight, cropWidth] = p.crop;
   const resized = resizedSize(source, p.resize);
   const rgba = resampled(image, source, resized, p.interpolation, {
@@ -69,7 +68,12 @@ function checkImage({ data, width, height }: RawImage): void {
   }
 }
 
-function checkRegion(image: RawImage, { x, y, width, height }: Region): void {
+/**
+ * @returns the region, or all of the image
+ * @throws SlimViTError `bad-option` for a region that is not inside
+ */
+export function cutOut(image: { width: number; height: number }, region?: Region): Region {
+  const { x, y, width, height } = region ?? { x: 0, y: 0, width: image.width, height: image.height };
   const whole = [x, y, width, height].every(Number.isSafeInteger);
   if (!whole || x < 0 || y < 0 || width < 1 || height < 1 || x + width > image.width || y + height > image.height) {
     throw new SlimViTError(
@@ -77,6 +81,7 @@ function checkRegion(image: RawImage, { x, y, width, height }: Region): void {
       `The region is ${width}×${height} at ${x}, ${y}; expected whole pixels inside the image of ${image.width}×${image.height}.`,
     );
   }
+  return { x, y, width, height };
 }
 
 /** As Python's round(), which torchvision's centre crop uses: 58.5 → 58, 59.5 → 60. */
