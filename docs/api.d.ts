@@ -210,13 +210,16 @@ declare class SlimViT {
      * Loads of one folder with the same options share a worker; it ends with the last `dispose()`.
      *
      * @param source folder URL (slimvit.json inside), "hf:owner/name", or the folder's files; in Node also a folder's path
-     * @throws SlimViTError `network`, `bad-model`, `integrity`, `bad-option`, `unsupported`, `aborted`, `out-of-memory`
+     * @throws SlimViTError `network`, `bad-model`, `integrity`, `bad-option`, `unsupported`, `aborted`, `out-of-memory`,
+     * `worker-lost`
      */
     static load(source: ModelSource, options?: LoadOptions): Promise<SlimViT>;
     /**
      * @param image any size; the original is left alone. Of an array, each is on its way while the one before is in work.
      * @returns the `topK` best classes, best first; scores over all classes sum to 1
-     * @throws SlimViTError `bad-input` for what is no picture, `aborted`, `worker-lost`, `disposed` after `dispose()`
+     * @throws SlimViTError `bad-input` for what is no picture, `network` for one that cannot be fetched, `bad-option`,
+     * `unsupported` for `profile` and `explain` on the onnx engines, `aborted`, `worker-lost`, `device-lost`,
+     * `out-of-memory`, `disposed` after `dispose()`
      */
     classify(image: ImageInput, options?: ClassifyOptions): Promise<Classification>;
     classify(images: readonly ImageInput[], options?: ClassifyOptions): Promise<Classification[]>;
@@ -227,7 +230,7 @@ declare class SlimViT {
      * Classifies a video while it plays: always the newest frame, so that answers never lag behind. Leave the loop to stop.
      *
      * @param source a video element, a stream of VideoFrames (closed here), or any async iterable of pictures; a camera whose track is stopped does not end, abort then
-     * @throws SlimViTError as `classify`
+     * @throws SlimViTError as `classify`, and what the source throws
      */
     stream(source: FrameSource<ImageInput>, options?: ClassifyOptions): AsyncGenerator<Classification>;
     /** Frees worker, weights and memory; calls in flight reject with `disposed`. Idempotent. */

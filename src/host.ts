@@ -1,6 +1,6 @@
 /** The fixed list of what a page may ask of its worker. In Node the same object is called directly. */
 import type { WireImage } from "./decode.ts";
-import { messageOf, SlimViTError } from "./errors.ts";
+import { messageOf, SlimViTError, throwIfAborted } from "./errors.ts";
 import type { Progress, WeightsStore } from "./load.ts";
 import { type ClassifyOptions, type ModelInfo, Session, type SessionRequest, type SessionResult } from "./session.ts";
 
@@ -39,8 +39,11 @@ export function createHost(): Host {
     hello: holdLock,
     load: (call, request, cache, onProgress) =>
       abortable(call, async (signal) => {
-        session = await Session.open({ ...request, cache, onProgress, signal });
-        return session.info;
+        const opened = await Session.open({ ...request, cache, onProgress, signal });
+        if (signal.aborted) opened.dispose(); // in the last moment
+        throwIfAborted(signal);
+        session = opened;
+        return opened.info;
       }),
     run: (call, image, options) =>
       abortable(call, (signal) => {

@@ -237,6 +237,8 @@ export function chooser(
 }
 
 function indicesOf(labels: Label[], names: string[], option: string): Set<number> {
+  if (!Array.isArray(names))
+    throw new SlimViTError("bad-option", `${option} is ${JSON.stringify(names)}; expected a list of ids or labels.`);
   const indices = names.map((name) => {
     const found = labels.flatMap(({ id, label }, i) => (id === name || label === name ? [i] : []));
     if (found.length) return found;

@@ -2,7 +2,7 @@
 import { transfer } from "comlink";
 import type { WireImage } from "./decode.ts";
 import type { EngineName } from "./engines/engine.ts";
-import { SlimViTError, throwIfAborted } from "./errors.ts";
+import { SlimViTError, type SlimViTErrorCode, throwIfAborted } from "./errors.ts";
 import type { WeightsDtype } from "./format/model.ts";
 import type { CallId } from "./host.ts";
 import type { RawImage } from "./image.ts";
@@ -77,12 +77,20 @@ export class SlimViT {
    * Loads of one folder with the same options share a worker; it ends with the last `dispose()`.
    *
    * @param source folder URL (slimvit.json inside), "hf:owner/name", or the folder's files; in Node also a folder's path
-   * @throws SlimViTError `network`, `bad-model`, `integrity`, `bad-option`, `unsupported`, `aborted`, `out-of-memory`
+   * @throws SlimViTError `network`, `bad-model`, `integrity`, `bad-option`, `unsupported`, `aborted`, `out-of-memory`,
+   * `worker-lost`
    */
   static async load(source: ModelSource, options: LoadOptions = {}): Promise<SlimViT> {
     throwIfAborted(options.signal);
     const { engine = "auto", dtype = "auto", threads = "auto", cache = true, workerUrl, engineUrls } = options;
-    const model = { source: await resolveSource(source), engine, dtype, threads, engineUrls: absolute(engineUrls) };
+    const urls = engineUrls && Object.entries(engineUrls).map(([name, url]) => [name, absolute(url, "bad-option")]);
+    const model = {
+      source: await resolveSource(source),
+      engine,
+      dtype,
+      threads,
+      engineUrls: urls && Object.fromEntries(urls),
+    };
     const vit = new SlimViT({ ...model, cache, workerUrl }, options.onProgress);
     try {
       await vit.settle(options.signal, () => vit.shared.connect(vit.user));
@@ -96,7 +104,9 @@ export class SlimViT {
   /**
    * @param image any size; the original is left alone. Of an array, each is on its way while the one before is in work.
    * @returns the `topK` best classes, best first; scores over all classes sum to 1
-   * @throws SlimViTError `bad-input` for what is no picture, `aborted`, `worker-lost`, `disposed` after `dispose()`
+   * @throws SlimViTError `bad-input` for what is no picture, `network` for one that cannot be fetched, `bad-option`,
+   * `unsupported` for `profile` and `explain` on the onnx engines, `aborted`, `worker-lost`, `device-lost`,
+   * `out-of-memory`, `disposed` after `dispose()`
    */
   classify(image: ImageInput, options?: ClassifyOptions): Promise<Classification>;
   classify(images: readonly ImageInput[], options?: ClassifyOptions): Promise<Classification[]>;
@@ -125,10 +135,21 @@ export class SlimViT {
    * Classifies a video while it plays: always the newest frame, so that answers never lag behind. Leave the loop to stop.
    *
    * @param source a video element, a stream of VideoFrames (closed here), or any async iterable of pictures; a camera whose track is stopped does not end, abort then
-   * @throws SlimViTError as `classify`
+   * @throws SlimViTError as `classify`, and what the source throws
    */
   async *stream(source: FrameSource<ImageInput>, options: ClassifyOptions = {}): AsyncGenerator<Classification> {
-    for await (const frame of newestFrames(source, options.signal)) yield await this.classify(frame, options);
+    const left = new AbortController();
+    const frames = newestFrames(source, left.signal);
+    try {
+      for (;;) {
+        const { done, value } = await this.settle(options.signal, () => frames.next());
+        if (done) return;
+        yield await this.classify(value, options);
+      }
+    } finally {
+      left.abort(); // it may be waiting for a frame that never comes
+      await frames.return(undefined);
+    }
   }
 
   /** Frees worker, weights and memory; calls in flight reject with `disposed`. Idempotent. */
@@ -150,21 +171,20 @@ export class SlimViT {
   private run(image: ImageInput, options: SessionOptions, signal?: AbortSignal): Promise<SessionResult> {
     return this.settle(signal, async (call, ended) => {
       const wire = await toWire(image);
-      const host = await this.shared.connect(this.user);
-      if (ended.aborted) {
-        if (wire.kind === "bitmap") wire.bitmap.close();
-        throw disposedError(); // heard by no one
-      }
-      ended.addEventListener("abort", () => void host.abort(call));
       try {
-        return (await host.run(call, handOver(wire), options)) as SessionResult;
+        const host = ended.aborted ? undefined : await this.shared.connect(this.user);
+        if (!host || ended.aborted) throw disposedError(); // heard by no one
+        ended.addEventListener("abort", () => void host.abort(call));
+        return (await host.run(call, handOver(wire), plain(options))) as SessionResult;
       } catch (error) {
-        if ((error as Error)?.name !== "DataCloneError") throw error;
+        if (wire.kind !== "bitmap" || (error as Error)?.name !== "DataCloneError") throw error;
         throw new SlimViTError(
           "bad-input",
           "The image is from another origin that does not allow its pixels to be read. Serve it with CORS headers and set crossorigin on the element.",
           { cause: error },
         );
+      } finally {
+        if (wire.kind === "bitmap") wire.bitmap.close(); // without effect on one that was handed over
       }
     });
   }
@@ -236,10 +256,16 @@ function disposedError(): SlimViTError {
 }
 
 async function resolveSource(source: ModelSource): Promise<Source> {
-  if (typeof source === "object" && Symbol.iterator in source) {
+  if (typeof source === "object" && source && Symbol.iterator in source) {
     return { files: Array.from(source, (file) => ({ name: file.name, blob: file })) };
   }
   const text = String(source);
+  if (typeof source !== "string" && !(source instanceof URL)) {
+    throw new SlimViTError(
+      "bad-option",
+      `The model's source is ${text}; expected its folder's URL, "hf:owner/name" or a list of its files.`,
+    );
+  }
   const hub = text.match(/^hf:([\w.-]+\/[\w.-]+)$/);
   if (hub) return { url: `https://huggingface.co/${hub[1]}/resolve/main/` };
   if (text.startsWith("hf:"))
@@ -272,15 +298,25 @@ function pageUrl(): string {
   return globalThis.document?.baseURI ?? location.href;
 }
 
-function absolute(urls?: Record<string, string>): Record<string, string> | undefined {
-  if (!urls || typeof location === "undefined") return urls;
-  return Object.fromEntries(Object.entries(urls).map(([name, url]) => [name, new URL(url, pageUrl()).href]));
+/** @throws SlimViTError `code` for what is no address; Node has no page to ask */
+function absolute(url: string | URL, code: SlimViTErrorCode): string {
+  if (typeof location === "undefined") return String(url);
+  try {
+    return new URL(url, pageUrl()).href;
+  } catch (error) {
+    throw new SlimViTError(code, `"${url}" is no address.`, { cause: error });
+  }
+}
+
+/** Proxies, which the frameworks make of lists and objects, do not cross to a worker. */
+function plain({ allow, deny, region, ...rest }: SessionOptions): SessionOptions {
+  const list = (names?: string[]) => (Array.isArray(names) ? [...names] : names);
+  return { ...rest, allow: list(allow), deny: list(deny), region: region && { ...region } };
 }
 
 /** @throws SlimViTError `bad-input` */
 async function toWire(image: ImageInput): Promise<WireImage> {
-  if (typeof image === "string" || image instanceof URL)
-    return { kind: "url", url: typeof location === "undefined" ? String(image) : new URL(image, pageUrl()).href };
+  if (typeof image === "string" || image instanceof URL) return { kind: "url", url: absolute(image, "bad-input") };
   if (typeof Blob !== "undefined" && image instanceof Blob)
     return { kind: "blob", blob: image, name: (image as File).name ?? "The blob" };
   if (isRawImage(image)) {

@@ -1,5 +1,5 @@
 /** Video as it comes: whoever asks gets the newest frame, and those in between are dropped instead of queued. */
-import { throwIfAborted } from "./errors.ts";
+import { SlimViTError, throwIfAborted } from "./errors.ts";
 
 /** A playing video, a camera's frames (MediaStreamTrackProcessor), or any source of pictures. */
 export type FrameSource<T> = HTMLVideoElement | ReadableStream<T> | AsyncIterable<T>;
@@ -7,7 +7,7 @@ export type FrameSource<T> = HTMLVideoElement | ReadableStream<T> | AsyncIterabl
 /**
  * Ends with the source. Frames that have a `close()` are closed here: the dropped ones, and each when the next is asked for.
  *
- * @throws SlimViTError `aborted`, and what the source throws
+ * @throws SlimViTError `aborted`, `bad-input` for a video that breaks off, and what the source throws
  */
 export function newestFrames<T>(source: FrameSource<T>, signal?: AbortSignal): AsyncGenerator<T | HTMLVideoElement> {
   if (typeof HTMLVideoElement !== "undefined" && source instanceof HTMLVideoElement) return framesOf(source, signal);
@@ -19,23 +19,24 @@ async function* framesOf(video: HTMLVideoElement, signal?: AbortSignal): AsyncGe
   for (;;) {
     await nextFrame(video, signal);
     throwIfAborted(signal);
+    if (video.error) throw new SlimViTError("bad-input", `The video cannot be played on (${video.error.message}).`);
     if (video.ended) return;
     yield video;
   }
 }
 
-/** Resolves with the next frame, the end or an abort. */
+/** Resolves with the next frame, the end, a fault or an abort. */
 function nextFrame(video: HTMLVideoElement, signal?: AbortSignal): Promise<void> {
-  if (video.ended || signal?.aborted) return Promise.resolve();
+  if (video.ended || video.error || signal?.aborted) return Promise.resolve();
   return new Promise((resolve) => {
     const done = () => {
       video.cancelVideoFrameCallback(handle);
-      video.removeEventListener("ended", done);
+      for (const event of ["ended", "error"]) video.removeEventListener(event, done);
       signal?.removeEventListener("abort", done);
       resolve();
     };
     const handle = video.requestVideoFrameCallback(done);
-    video.addEventListener("ended", done);
+    for (const event of ["ended", "error"]) video.addEventListener(event, done);
     signal?.addEventListener("abort", done);
   });
 }

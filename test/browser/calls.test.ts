@@ -138,3 +138,62 @@ test("a source that fails says so to the loop", async () => {
   });
   expect(message).toBe("1 unplugged");
 });
+
+test("a video that breaks off ends its stream with an error", async () => {
+  const error = await stage.page.evaluate(async () => {
+    const vit = await load({ engine: "simd", dtype: "f32" });
+    const video = document.createElement("video");
+    const next = failure(vit.stream(video).next());
+    video.src = URL.createObjectURL(new Blob(["no video"], { type: "video/webm" }));
+    const error = await next;
+    vit.dispose();
+    return error;
+  });
+  expect(error).toMatchObject({ code: "bad-input", ours: true });
+});
+
+test("what is no address says so, and lists that a framework has wrapped are taken", async () => {
+  const out = await stage.page.evaluate(async () => {
+    const vit = await load({ engine: "simd", dtype: "f32" });
+    const allow = new Proxy(["plums"], {});
+    const region = new Proxy({ x: 0, y: 0, width: 9, height: 9 }, {});
+    const result = {
+      urls: await failure(load({ engineUrls: { "onnxruntime-web": "http://" } })),
+      picture: await failure(vit.classify("http://")),
+      classes: (await vit.classify(picture(), { allow, region })).classes.length,
+    };
+    vit.dispose();
+    return result;
+  });
+  expect(out.urls).toMatchObject({ code: "bad-option", ours: true });
+  expect(out.picture).toMatchObject({ code: "bad-input", ours: true });
+  expect(out.classes).toBe(1);
+});
+
+test("a model disposed of while a picture is still loading starts no second worker", async () => {
+  const out = await stage.page.evaluate(async () => {
+    const vit = await load({ engine: "simd", dtype: "f32" });
+    const Original = Worker;
+    let started = 0;
+    globalThis.Worker = class extends Original {
+      constructor(url: string | URL, options?: WorkerOptions) {
+        super(url, options);
+        started++;
+      }
+    };
+    const image = new Image();
+    const loaded = new Promise((resolve) => image.addEventListener("load", resolve));
+    const canvas = new OffscreenCanvas(900, 900);
+    canvas.getContext("2d");
+    image.src = URL.createObjectURL(await canvas.convertToBlob());
+    const isLoading = !image.complete;
+    const flying = failure(vit.classify(image));
+    vit.dispose();
+    const { code } = await flying;
+    await loaded;
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    globalThis.Worker = Original;
+    return { isLoading, code, started };
+  });
+  expect(out).toEqual({ isLoading: true, code: "disposed", started: 0 });
+});
