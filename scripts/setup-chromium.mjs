@@ -1,9 +1,9 @@
 // Finds a Chromium for the browser tests and `slimvit bench`; where there is none, installs Debian's.
 //   npm run setup            (npm test runs it first)
-import { spawnSync } from "node:child_process";
 import { accessSync, constants, existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { installDebian } from "./debian.mjs";
 
 const NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"];
 const APPS = [
@@ -20,7 +20,7 @@ export function findChromium() {
 }
 
 /** @param {string} path */
-function isExecutable(path) {
+export function isExecutable(path) {
   if (!existsSync(path)) return false;
   try {
     accessSync(path, constants.X_OK);
@@ -30,19 +30,8 @@ function isExecutable(path) {
   }
 }
 
-function installDebians() {
-  if (process.getuid?.() !== 0 || !existsSync("/usr/bin/apt-get")) return;
-  console.error("setup: installing Debian's chromium …");
-  const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
-  spawnSync("apt-get", ["update", "-qq"], { stdio: ["ignore", "ignore", "inherit"], env });
-  spawnSync("apt-get", ["install", "-y", "-qq", "--no-install-recommends", "chromium"], {
-    stdio: ["ignore", "ignore", "inherit"],
-    env,
-  });
-}
-
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  if (!findChromium()) installDebians();
+  if (!findChromium()) installDebian("chromium");
   if (!findChromium()) {
     console.error(
       "setup: no Chromium was found and none could be installed. Install one, or set CHROME_PATH to its executable.",

@@ -33,7 +33,7 @@ const SMOKE_TEST = `
 function works() {
   const shims = "util=require('util');util.isNullOrUndefined??=(v)=>v==null;util.isArray??=Array.isArray;"; // gone in Node 24
   const run = spawnSync(process.execPath, ["-e", shims + SMOKE_TEST], {
-    cwd: dirname(require.resolve("./package.json")),
+    cwd: packageDir,
     encoding: "utf8",
   });
   return run.status === 0;

@@ -41,7 +41,7 @@ async function decode(
   signal?: AbortSignal,
 ): Promise<ImageBitmap> {
   const name = wire.kind === "blob" ? wire.name : shorten(wire.url);
-  if (typeof createImageBitmap === "undefined") {
+  if (!canDraw()) {
     throw new SlimViTError(
       "bad-input",
       `${name}: no picture can be decoded here; pass { data, width, height } (RGBA).`,
@@ -63,6 +63,12 @@ async function decode(
       cause: error,
     });
   }
+}
+
+/** Node has none of it, Deno a canvas without a context. */
+function canDraw(): boolean {
+  if (typeof createImageBitmap === "undefined" || typeof OffscreenCanvas === "undefined") return false;
+  return new OffscreenCanvas(1, 1).getContext("2d") !== null;
 }
 
 async function download(url: string, signal?: AbortSignal): Promise<Blob> {

@@ -3,12 +3,11 @@
  * browser, one thread, at the shapes of DeiT-Ti and DeiT-S. The peak is measured in the same turn: a loop of nothing but
  * independent multiply-adds.
  */
-import { mkdtempSync, rmSync } from "node:fs";
+import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { build } from "esbuild";
 import { openPage } from "./lib/browser.ts";
+import { besides } from "./lib/runtime.ts";
 
 export interface KernelRow {
   /** of the shape: DeiT-Ti or DeiT-S, and its linear */
@@ -27,8 +26,11 @@ export async function benchKernels(rounds: number): Promise<KernelRow[]> {
   const temporary = mkdtempSync(join(tmpdir(), "slimvit-kernels-"));
   try {
     const script = join(temporary, "page.js");
-    const entry = fileURLToPath(new URL("lib/kernels-page.ts", import.meta.url));
-    await build({ entryPoints: [entry], bundle: true, format: "iife", outfile: script, logLevel: "error" });
+    const entry = besides(import.meta.url, "kernels-page.js", "lib/kernels-page.ts");
+    if (entry.endsWith(".ts")) {
+      const { build } = await import("esbuild");
+      await build({ entryPoints: [entry], bundle: true, format: "iife", outfile: script, logLevel: "error" });
+    } else copyFileSync(entry, script);
     const { page, close } = await openPage({});
     try {
       await page.addScriptTag({ path: script });

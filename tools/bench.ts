@@ -4,11 +4,10 @@
  * of them timed in turn, round by round and each round in another order, so that a drift of the machine's speed or what
  * the one before leaves behind meets them alike. A MODEL may also be random:deit-small and the like (lib/shapes.ts).
  */
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { availableParallelism, loadavg, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
 import type { EngineName } from "../src/engines/engine.ts";
 import { SlimViTError } from "../src/errors.ts";
 import { countMacs, type WeightsDtype } from "../src/format/model.ts";
@@ -17,6 +16,7 @@ import { forward } from "../src/reference/forward.ts";
 import { openPage } from "./lib/browser.ts";
 import { readManifestFile, readModelFolder, writeModelFolder } from "./lib/folders.ts";
 import { random, shuffled } from "./lib/random.ts";
+import { runtimeFolder } from "./lib/runtime.ts";
 import { randomShape } from "./lib/shapes.ts";
 import { say } from "./lib/terminal.ts";
 
@@ -74,9 +74,7 @@ export async function bench(names: string[], options: BenchOptions): Promise<Ben
 }
 
 async function benchFolders(sources: string[], options: BenchOptions): Promise<BenchRow[]> {
-  const dist = fileURLToPath(new URL("../dist", import.meta.url));
-  if (!existsSync(join(dist, "index.js")))
-    throw new SlimViTError("unsupported", 'The package is not built: run "npm run build" first.');
+  const dist = runtimeFolder();
   const require = createRequire(import.meta.url);
   const ort = dirname(require.resolve("onnxruntime-web"));
   const mounts: Record<string, string> = { "/dist": dist, "/ort": ort };

@@ -4,12 +4,10 @@
  * by round. Models given are timed among them, and what the tables say of each is printed beside what was measured.
  */
 
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import os, { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
 import type { EngineName } from "../src/engines/engine.ts";
-import { SlimViTError } from "../src/errors.ts";
 import {
   type Architecture,
   type BlockShape,
@@ -24,6 +22,7 @@ import { openPage } from "./lib/browser.ts";
 import { architectureOf, manifestText, readManifestFile, sha256, writeFileAtomic, writeFolder } from "./lib/folders.ts";
 import { type DeviceProfile, PROFILE_FORMAT, predictMs } from "./lib/latency.ts";
 import { random } from "./lib/random.ts";
+import { runtimeFolder } from "./lib/runtime.ts";
 import { percent, say } from "./lib/terminal.ts";
 
 export interface ProfileOptions {
@@ -72,9 +71,7 @@ const SHARES = [0.08, 0.25, 0.5, 0.75, 1];
 const WARM_UP = 3;
 
 export async function profileDevice(sources: string[], options: ProfileOptions): Promise<ProfileReport> {
-  const dist = fileURLToPath(new URL("../dist", import.meta.url));
-  if (!existsSync(join(dist, "index.js")))
-    throw new SlimViTError("unsupported", 'The package is not built: run "npm run build" first.');
+  const dist = runtimeFolder();
   const shape =
     (options.shape ?? sources[0]) ? denseShape(readManifestFile((options.shape ?? sources[0])!)) : DEIT_TINY;
   const grid = gridOf(shape);

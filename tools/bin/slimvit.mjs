@@ -1,6 +1,10 @@
 #!/usr/bin/env node
-// The tools run from their TypeScript sources.
-import { register } from "tsx/esm/api";
+// In a clone the tools run from their TypeScript sources; the package has them built.
+import { existsSync } from "node:fs";
 
-register();
-await import("../cli.ts");
+const sources = new URL("../cli.ts", import.meta.url);
+if (existsSync(sources)) {
+  const { register } = await import("tsx/esm/api");
+  register();
+  await import(sources.href);
+} else await import("../dist/cli.js");

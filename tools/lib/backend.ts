@@ -3,10 +3,10 @@ import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
 import util from "node:util";
 import type { TF } from "../../src/engines/tfjs/ops.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
+import { besides } from "./runtime.ts";
 import { say } from "./terminal.ts";
 
 export const BACKENDS = ["tfjs-node-gpu", "tfjs-node", "webgpu", "wasm"] as const;
@@ -100,7 +100,7 @@ function bringUpTfjsNode(): void {
   const require = createRequire(import.meta.url);
   const packageDir = dirname(require.resolve("@tensorflow/tfjs-node/package.json"));
   if (existsSync(join(packageDir, "lib", "napi-v8", "tfjs_binding.node"))) return;
-  const script = fileURLToPath(new URL("../../scripts/setup-tfjs-node.mjs", import.meta.url));
+  const script = besides(import.meta.url, "setup-tfjs-node.mjs", "../../scripts/setup-tfjs-node.mjs");
   if (spawnSync(process.execPath, [script], { stdio: ["ignore", 2, 2] }).status !== 0)
     throw new Error("its native library cannot be brought up");
 }

@@ -40,7 +40,7 @@ export async function openPage(
   const { findChromium } = await import("../../scripts/setup-chromium.mjs");
   const executablePath = findChromium();
   if (!executablePath)
-    throw new SlimViTError("unsupported", 'No Chromium was found. Set CHROME_PATH, or run "npm run setup".');
+    throw new SlimViTError("unsupported", "No Chromium was found. Install one, or set CHROME_PATH to its executable.");
   const server = await serve(mounts, isolated, seen);
   const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const browser = await chromium.launch({ executablePath, args: [...FLAGS, ...flags] });
