@@ -375,6 +375,7 @@ function quantisedForward({ manifest, tensors }: Model, pixels: Float32Array): R
     alive = block.keepIdx;
     const n = alive.length;
     const qkv = dense(norm(x, `blocks.${i}.norm1`), `blocks.${i}.attn.qkv`, n);
+    if (tensors.get(`blocks.${i}.attn.qkv.weight`)?.dtype === "I8") quantiseScores(qkv, block.headDims, n);
     x = add(x, dense(attention(qkv, block.headDims, 1 / Math.sqrt(headDim), n), `blocks.${i}.attn.proj`, n));
     const hidden = gelu(dense(norm(x, `blocks.${i}.norm2`), `blocks.${i}.mlp.fc1`, n));
     x = add(x, dense(hidden, `blocks.${i}.mlp.fc2`, n));
@@ -399,6 +400,22 @@ function quantiseRows(x: Float32Array, rows: number): Float32Array {
     for (let i = 0; i < width; i++) out[r * width + i] = step ? Math.round((row[i] - min) / step) * step + min : 0;
   }
   return out;
+}
+
+/** Queries of a head like activations; keys like weights, to 8 bits with a scale a token. In place. */
+function quantiseScores(qkv: Float32Array, headDims: number[], tokens: number): void {
+  const inner = headDims.reduce((a, b) => a + b, 0);
+  for (let token = 0, at = 0; token < tokens; token++, at += 2 * inner) {
+    for (const width of headDims) {
+      qkv.set(quantiseRows(qkv.slice(at, at + width), 1), at);
+      const key = qkv.subarray(at + inner, at + inner + width);
+      const step = key.reduce((a, b) => Math.max(a, Math.abs(b)), 0) / 127;
+      key.forEach((v, c) => {
+        key[c] = step && Math.round(v / step) * step;
+      });
+      at += width;
+    }
+  }
 }
 
 /** The residual stream that enters the first block. */

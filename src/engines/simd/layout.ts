@@ -30,7 +30,7 @@ export const TARGET_WORDS = 4;
 export const HEAD_WIDTH = 0;
 export const HEAD_PANELS = 1; // ⌈width / 8⌉
 export const HEAD_OFFSET = 2; // bytes into a row of q, and of the mixed values
-export const HEAD_KEYS = 3; // [tokens / 8][width, padded to 8][8]
+export const HEAD_KEYS = 3; // [tokens / 8][width, padded to 8][8]; for int8, quantised in their place
 export const HEAD_VALUES = 4; // [width / 8][tokens][8]
 export const HEAD_WORDS = 5;
 
@@ -101,7 +101,7 @@ export const SYNC_TO = 65;
 export const SYNC_PHASES = 80;
 export const PHASE_WORDS = 32;
 export const PHASE_DONE = 16;
-export const PHASES_A_STAGE = 8;
+export const PHASES_A_STAGE = 9;
 
 /** Query rows that one attention task handles; bounds its scores [ATTENTION_ROWS, tokens padded to 8]. */
 export const ATTENTION_ROWS = 24;

@@ -1,5 +1,6 @@
 /** Attention of a few query rows over all heads. Two matrix products a head, by the same tiles as the linears. */
 import {
+  ATTENTION_ROWS,
   BLOCK_HEAD_TABLE,
   BLOCK_HEADS,
   BLOCK_INNER,
@@ -17,13 +18,15 @@ import {
   PLAN_ZEROS,
 } from "../layout";
 import { exp2, lanesMax, lanesSum } from "./math";
-import { floatRows, STORE } from "./tiles";
+import { quantisedKeys, quantisedStride, quantiseRow } from "./norm";
+import { floatRows, int8Rows, STORE } from "./tiles";
 
 /**
  * @param first of the query rows
- * @param scores scratch, [rows, tokens padded to 8]
+ * @param scores scratch: scores [rows, tokens padded to 8], 1 / their totals; for int8 the queries of one head and their ranges
+ * @param int8 whether the keys are quantised (quantiseKeys)
  */
-export function attendRows(plan: usize, block: usize, first: i32, rows: i32, scores: usize): void {
+export function attendRows(plan: usize, block: usize, first: i32, rows: i32, scores: usize, int8: bool): void {
   const tokens = load<i32>(block, BLOCK_TOKENS * 4);
   const heads = load<i32>(block, BLOCK_HEADS * 4);
   const rowBytes: usize = load<i32>(block, BLOCK_INNER * 4) * 4;
@@ -33,6 +36,8 @@ export function attendRows(plan: usize, block: usize, first: i32, rows: i32, sco
   const scale: f32 = load<f32>(plan, PLAN_SCORE_SCALE * 4) * 1.4426950408889634;
   const tokenPanels = (tokens + 7) >> 3;
   const scoreBytes: usize = tokenPanels * 32;
+  const ranges: usize = (scores + ATTENTION_ROWS * (scoreBytes + 4) + 15) & ~15;
+  const queries: usize = ranges + ATTENTION_ROWS * 8;
   let head: usize = load<i32>(block, BLOCK_HEAD_TABLE * 4);
   if (first == 0) memory.fill(map, 0, tokens * 4);
 
@@ -43,9 +48,21 @@ export function attendRows(plan: usize, block: usize, first: i32, rows: i32, sco
     const mixed: usize = load<i32>(plan, PLAN_MIXED * 4) + at;
     const width = load<i32>(head, HEAD_WIDTH * 4);
     let keys: usize = load<i32>(head, HEAD_KEYS * 4);
-    for (let j = 0; j < tokenPanels; j++) {
-      floatRows(q, rowBytes, keys, width, zeros, scores + j * 32, scoreBytes, 0, STORE, rows);
-      keys += panels * 256;
+    if (int8) {
+      const stride = quantisedStride(width);
+      for (let r = 0; r < rows; r++) quantiseRow(q + r * rowBytes, width, queries + r * stride, ranges + r * 8);
+      const keyBytes = quantisedKeys(panels * 8);
+      const steps = <i32>(keyBytes >> 5);
+      for (let j = 0; j < tokenPanels; j++) {
+        const scale = keys + keyBytes;
+        int8Rows(queries, stride, keys, steps, zeros, scores + j * 32, scoreBytes, 0, STORE, rows, scale, scale + 32, ranges);
+        keys += panels * 256;
+      }
+    } else {
+      for (let j = 0; j < tokenPanels; j++) {
+        floatRows(q, rowBytes, keys, width, zeros, scores + j * 32, scoreBytes, 0, STORE, rows);
+        keys += panels * 256;
+      }
     }
     for (let r = 0; r < rows; r++) {
       const row = scores + r * scoreBytes;

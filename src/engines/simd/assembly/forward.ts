@@ -8,6 +8,7 @@ import {
   BLOCK_FC2,
   BLOCK_FROM,
   BLOCK_GATHER,
+  BLOCK_HEAD_TABLE,
   BLOCK_HEADS,
   BLOCK_INNER,
   BLOCK_NORM1,
@@ -19,6 +20,9 @@ import {
   BLOCK_TOKENS,
   BLOCK_WORDS,
   BLOCK_X,
+  HEAD_KEYS,
+  HEAD_PANELS,
+  HEAD_WORDS,
   INT8,
   LINEAR_INPUTS,
   LINEAR_KIND,
@@ -61,7 +65,7 @@ import {
 } from "../layout";
 import { attendRows } from "./attention";
 import { linearPanel, linearPhase } from "./linear";
-import { layerNorm, quantisedStride, quantiseRow } from "./norm";
+import { layerNorm, quantisedStride, quantiseKeys, quantiseRow } from "./norm";
 import { claim, closePhase, openPhase, share, thread, threads } from "./sync";
 import { ADD, STORE } from "./tiles";
 
@@ -151,6 +155,7 @@ function runBlock(block: usize): void {
   normPhase(from, load<i32>(block, BLOCK_GATHER * 4), x, tokens, load<i32>(block, BLOCK_NORM1 * 4), qkv);
   if (heads > 0) {
     qkvPhase(block, qkv);
+    if (isInt8(qkv)) keysPhase(block, tokens, heads);
     attentionPhase(block, rows, proj, mixed, mixedBytes);
   }
   projectPhase(proj, mixed, mixedBytes, rows, x);
@@ -211,6 +216,24 @@ function qkvPhase(block: usize, qkv: usize): void {
   closePhase(items);
 }
 
+/** Where q, k and v come out of an int8 linear, the scores are an int8 product as well. */
+function keysPhase(block: usize, tokens: i32, heads: i32): void {
+  const table: usize = load<i32>(block, BLOCK_HEAD_TABLE * 4);
+  const panels = (tokens + 7) >> 3;
+  const each = share(heads * panels, 4);
+  const items = (heads * panels + each - 1) / each;
+  openPhase();
+  for (let item = claim(); item < items; item = claim()) {
+    const end = min(heads * panels, (item + 1) * each);
+    for (let p = item * each; p < end; p++) {
+      const head = table + (p / panels) * HEAD_WORDS * 4;
+      const wide = load<i32>(head, HEAD_PANELS * 4) * 8;
+      quantiseKeys(load<i32>(head, HEAD_KEYS * 4) + (p % panels) * wide * 32, wide);
+    }
+  }
+  closePhase(items);
+}
+
 function attentionPhase(block: usize, rows: i32, proj: usize, mixed: usize, mixedBytes: usize): void {
   const int8 = isInt8(proj);
   const inputs = load<i32>(proj, LINEAR_INPUTS * 4);
@@ -220,7 +243,7 @@ function attentionPhase(block: usize, rows: i32, proj: usize, mixed: usize, mixe
   for (let item = claim(); item < items; item = claim()) {
     const first = item * each;
     const end = min(rows, first + each);
-    attendRows(plan, block, first, end - first, scores);
+    attendRows(plan, block, first, end - first, scores, isInt8(block + BLOCK_QKV * 4));
     if (int8) {
       for (let r = first; r < end; r++) {
         quantiseRow(mixed + r * mixedBytes, inputs, quantised + r * quantisedStride(inputs), ranges + r * 8);

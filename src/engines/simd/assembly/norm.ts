@@ -1,4 +1,4 @@
-/** What is done a row at a time: LayerNorm and the quantisation of activations. */
+/** What is done a row at a time: LayerNorm and the quantisation of activations; and keys, which are a product's weights. */
 import { lanesMax, lanesMin, lanesSum, madd, ROUND } from "./math";
 
 /**
@@ -75,4 +75,80 @@ export function quantiseRow(x: usize, inputs: i32, q: usize, range: usize): void
 @inline
 export function quantisedStride(inputs: i32): usize {
   return ASC_FEATURE_RELAXED_SIMD ? (inputs + 7) & ~7 : ((inputs + 7) & ~7) * 2;
+}
+
+/**
+ * A panel of keys, [wide][8 tokens] of f32, becomes in its place what an int8 linear's panel is: [wide / 4][8][4] of i8
+ * (relaxed) or [wide / 2][8][2] of i16 (plain), then each token's scale, then scale × the sum of its numbers.
+ *
+ * @param wide channels of the head, padded to 8 with zeros
+ */
+export function quantiseKeys(panel: usize, wide: i32): void {
+  const end: usize = panel + wide * 32;
+  let most0 = f32x4.splat(0);
+  let most1 = most0;
+  for (let at = panel; at < end; at += 32) {
+    most0 = f32x4.pmax(most0, f32x4.abs(v128.load(at)));
+    most1 = f32x4.pmax(most1, f32x4.abs(v128.load(at, 16)));
+  }
+  const steps = f32x4.splat(127);
+  const least = f32x4.splat(1e-30);
+  const inverse0 = f32x4.div(steps, f32x4.pmax(least, most0));
+  const inverse1 = f32x4.div(steps, f32x4.pmax(least, most1));
+  let sum0 = i32x4.splat(0);
+  let sum1 = sum0;
+  let to = panel;
+  for (let at = panel; at < end; to += 32) {
+    const a0 = whole(at, inverse0), a1 = whole(at + 16, inverse1);
+    const b0 = whole(at + 32, inverse0), b1 = whole(at + 48, inverse1);
+    sum0 = i32x4.add(sum0, i32x4.add(a0, b0));
+    sum1 = i32x4.add(sum1, i32x4.add(a1, b1));
+    if (ASC_FEATURE_RELAXED_SIMD) {
+      const c0 = whole(at + 64, inverse0), c1 = whole(at + 80, inverse1);
+      const d0 = whole(at + 96, inverse0), d1 = whole(at + 112, inverse1);
+      sum0 = i32x4.add(sum0, i32x4.add(c0, d0));
+      sum1 = i32x4.add(sum1, i32x4.add(c1, d1));
+      v128.store(to, bytes(a0, b0, c0, d0));
+      v128.store(to, bytes(a1, b1, c1, d1), 16);
+      at += 128;
+    } else {
+      v128.store(to, words(a0, b0));
+      v128.store(to, words(a1, b1), 16);
+      at += 64;
+    }
+  }
+  const scale0 = f32x4.div(most0, steps);
+  const scale1 = f32x4.div(most1, steps);
+  v128.store(to, scale0);
+  v128.store(to, scale1, 16);
+  v128.store(to, f32x4.mul(f32x4.convert_i32x4_s(sum0), scale0), 32);
+  v128.store(to, f32x4.mul(f32x4.convert_i32x4_s(sum1), scale1), 48);
+}
+
+/** Bytes of a panel of quantised keys, the scales after them left out. */
+// @ts-ignore: decorator
+@inline
+export function quantisedKeys(wide: i32): usize {
+  return wide * (ASC_FEATURE_RELAXED_SIMD ? 8 : 16);
+}
+
+// @ts-ignore: decorator
+@inline
+function whole(at: usize, inverse: v128): v128 {
+  const rounded = f32x4.add(f32x4.mul(v128.load(at), inverse), f32x4.splat(ROUND));
+  return i32x4.sub(rounded, i32x4.splat(reinterpret<i32>(ROUND)));
+}
+
+// @ts-ignore: decorator
+@inline
+function words(a: v128, b: v128): v128 {
+  return v128.or(v128.and(a, i32x4.splat(0xffff)), i32x4.shl(b, 16));
+}
+
+// @ts-ignore: decorator
+@inline
+function bytes(a: v128, b: v128, c: v128, d: v128): v128 {
+  const low = i32x4.splat(0xff);
+  const lower = v128.or(v128.and(a, low), i32x4.shl(v128.and(b, low), 8));
+  return v128.or(lower, i32x4.shl(v128.or(v128.and(c, low), i32x4.shl(d, 8)), 16));
 }
