@@ -19,7 +19,8 @@ const DRAWN_DOWN = 4;
 /**
  * @param wire a bitmap is closed
  * @returns the picture, and what of it is left to be cut out
- * @throws SlimViTError `bad-input` naming the picture, `bad-option` for a region outside of it, `network`
+ * @throws SlimViTError `bad-input` naming the picture, `bad-option` for a region outside of it, `network`,
+ * `out-of-memory` for one that no canvas holds
  */
 export async function readImage(
   wire: WireImage,
@@ -96,7 +97,11 @@ function readPixels(bitmap: ImageBitmap, region: Region | undefined, { resize }:
   const scale = shorter > Math.max(LARGE, drawn) ? drawn / shorter : 1;
   const size = { width: Math.round(width * scale), height: Math.round(height * scale) };
   const context = new OffscreenCanvas(size.width, size.height).getContext("2d", { willReadFrequently: true });
-  if (!context) throw new SlimViTError("out-of-memory", `No canvas of ${size.width}×${size.height} can be had here.`);
+  context?.fillRect(0, 0, 1, 1); // a canvas too large for the browser takes all and shows nothing
+  if (!context?.getImageData(0, 0, 1, 1).data[3]) {
+    throw new SlimViTError("out-of-memory", `No canvas of ${size.width}×${size.height} can be had here.`);
+  }
+  context.globalCompositeOperation = "copy";
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, x, y, width, height, 0, 0, size.width, size.height);
   const { data } = context.getImageData(0, 0, size.width, size.height);

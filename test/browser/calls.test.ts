@@ -1,4 +1,5 @@
 /** Batches and video in a page. */
+import sharp from "sharp";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { openStage, type Stage } from "./page.ts";
 
@@ -137,6 +138,29 @@ test("a source that fails says so to the loop", async () => {
     }
   });
   expect(message).toBe("1 unplugged");
+});
+
+test("a strip is drawn, and one longer than a canvas can be is refused, not taken for an empty one", async () => {
+  const strip = async (width: number, height: number) => {
+    const create = { width, height, channels: 3 as const, background: { r: 200, g: 40, b: 90 } };
+    return (await sharp({ create }).png().toBuffer()).toString("base64");
+  };
+  const out = await stage.page.evaluate(
+    async ([drawn, refused]) => {
+      const vit = await load({ engine: "simd", dtype: "f32" });
+      const data = new Uint8Array(40 * 40 * 4).map((_, i) => [200, 40, 90, 255][i % 4]);
+      const right: Float32Array = await vit.embed({ data, width: 40, height: 40 });
+      const blob = async (base64: string) => (await fetch(`data:image/png;base64,${base64}`)).blob();
+      const vector: Float32Array = await vit.embed(await blob(drawn));
+      const error = await failure(vit.embed(await blob(refused)));
+      vit.dispose();
+      return { off: Math.max(...vector.map((v, i) => Math.abs(v - right[i]))), error };
+    },
+    [await strip(40_000, 60), await strip(70_000, 2)],
+  );
+  expect(out.off).toBe(0);
+  expect(out.error).toMatchObject({ code: "out-of-memory", ours: true });
+  expect(out.error.message).toMatch(/70000×2/);
 });
 
 test("a video that breaks off ends its stream with an error", async () => {
