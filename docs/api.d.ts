@@ -160,7 +160,7 @@ type FrameSource<T> = HTMLVideoElement | ReadableStream<T> | AsyncIterable<T>;
 interface LoadOptions {
     /** default "auto": the fastest that works here */
     engine?: EngineName | "auto";
-    /** default "auto": f16 where the folder has it */
+    /** default "auto": f16 where the folder has it; with engine "simd", int8 */
     dtype?: WeightsDtype | "auto";
     /** default "auto"; more than one needs a cross-origin isolated page */
     threads?: number | "auto";
