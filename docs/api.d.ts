@@ -38,6 +38,8 @@ type EngineName = "simd" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "refere
 interface Engine {
     readonly name: EngineName;
     readonly threads: number;
+    /** which kernels `simd` runs: with WebAssembly's relaxed SIMD or without */
+    readonly simd?: "relaxed" | "plain";
     /** weights, activations and all; only an engine that takes its memory itself knows */
     readonly memoryBytes?: number;
     /**
@@ -117,6 +119,8 @@ interface ModelInfo {
     sizeBytes: number;
     engine: EngineName;
     threads: number;
+    /** which kernels the simd engine runs: with WebAssembly's relaxed SIMD, or with what every browser has */
+    simd?: "relaxed" | "plain";
     /** what the engine holds, weights and activations; undefined where it cannot be known */
     memoryBytes?: number;
     /** how long loading took, in milliseconds: files, from wherever they came; engine; its first run, which checks it */

@@ -40,6 +40,8 @@ export interface ModelInfo {
   sizeBytes: number;
   engine: EngineName;
   threads: number;
+  /** which kernels the simd engine runs: with WebAssembly's relaxed SIMD, or with what every browser has */
+  simd?: "relaxed" | "plain";
   /** what the engine holds, weights and activations; undefined where it cannot be known */
   memoryBytes?: number;
   /** how long loading took, in milliseconds: files, from wherever they came; engine; its first run, which checks it */
@@ -170,6 +172,7 @@ function describe(
     sizeBytes: weights.find((entry) => entry.dtype === dtype)!.bytes,
     engine: engine.name,
     threads: engine.threads,
+    simd: engine.simd,
     memoryBytes: engine.memoryBytes,
     loadMs,
     blocks,

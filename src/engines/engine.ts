@@ -9,6 +9,8 @@ export type EngineName = "simd" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | 
 export interface Engine {
   readonly name: EngineName;
   readonly threads: number;
+  /** which kernels `simd` runs: with WebAssembly's relaxed SIMD or without */
+  readonly simd?: "relaxed" | "plain";
   /** weights, activations and all; only an engine that takes its memory itself knows */
   readonly memoryBytes?: number;
   /**

@@ -1,19 +1,18 @@
-/** The packed tarball as its users have it: in vite, React, webpack, rollup, esbuild and a plain page, under strict CSPs. */
+/** The packed tarball as its users have it: in vite, React, webpack, rollup, esbuild, Next.js, a plain page, under strict CSPs. */
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { type Browser, chromium } from "playwright-core";
 import sirv from "sirv";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { findChromium } from "../../scripts/setup-chromium.mjs";
 import { writeModelFolder } from "../../tools/lib/folders.ts";
+import { installPacked, link, ROOT } from "../packed.ts";
 import { tinySlimModel } from "./page.ts";
 
-const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const PICTURE = join(ROOT, "demo/samples/umbrella.jpg");
 const ANSWER = /^a (bananas|cherries|plums), \d+ ms on (\w+)$/;
 
@@ -27,13 +26,8 @@ let site = "";
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), "slimvit-consumers-"));
   const modules = join(folder, "node_modules");
-  mkdirSync(modules);
-  execFileSync("npm", ["pack", "--ignore-scripts", "--silent", "--pack-destination", folder], { cwd: ROOT });
-  const { version } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as { version: string };
-  execFileSync("tar", ["xzf", join(folder, `slimvit-${version}.tgz`), "-C", folder]);
-  cpSync(join(folder, "package"), join(modules, "slimvit"), { recursive: true });
-  for (const name of ["comlink", "react", "react-dom", "vite", "webpack", "rollup", "esbuild", "@rollup"])
-    symlinkSync(join(ROOT, "node_modules", name), join(modules, name));
+  installPacked(folder, "slimvit");
+  for (const name of ["react", "react-dom", "vite", "webpack", "rollup", "esbuild", "@rollup"]) link(modules, name);
   cpSync(join(ROOT, "examples"), folder, { recursive: true });
   const { draft, tensors } = tinySlimModel();
   writeModelFolder(join(folder, "models/deit-tiny-slim"), draft, tensors, ["f16"]);
@@ -140,15 +134,58 @@ describe("from the packed tarball, without any configuration", () => {
   });
 });
 
+describe.each([
+  ["turbopack", "--turbopack"],
+  ["webpack", "--webpack"],
+])("examples/next, built by %s", (_, bundler) => {
+  const consumers = join(ROOT, "test/consumers"); // Next.js refuses links that leave the folder of its lockfile
+  const next = join(consumers, "node_modules/next/dist/bin/next");
+  const env = { ...process.env, NEXT_TELEMETRY_DISABLED: "1", NO_COLOR: "1" };
+  let app: string;
+  let started: ChildProcess;
+  let url: string;
+
+  beforeAll(async () => {
+    mkdirSync(join(consumers, "build"), { recursive: true });
+    app = mkdtempSync(join(consumers, "build/next-"));
+    cpSync(join(ROOT, "examples/next"), app, { recursive: true });
+    cpSync(join(folder, "models"), join(app, "public/models"), { recursive: true });
+    for (const name of ["slimvit", "comlink"])
+      cpSync(join(folder, "node_modules", name), join(app, "node_modules", name), {
+        recursive: true,
+        dereference: true,
+      });
+    execFileSync(process.execPath, [next, "build", bundler], { cwd: app, env, stdio: ["ignore", "ignore", "pipe"] });
+    started = spawn(process.execPath, [next, "start", "--hostname", "127.0.0.1", "--port", "0"], { cwd: app, env });
+    url = await urlOf(started);
+  });
+  afterAll(() => {
+    started?.kill();
+    rmSync(app, { recursive: true, force: true });
+  });
+
+  test("the page imports slimvit on the server and classifies in the browser", async () => {
+    expect(await answerOf(url)).toMatch(ANSWER);
+  });
+
+  test("a route on the server classifies pixels", async () => {
+    const body = new Uint8Array(20 * 10 * 4).fill(90);
+    const response = await fetch(`${url}label?width=20&height=10`, { method: "POST", body });
+    expect([response.status, await response.text()]).toEqual([200, expect.stringMatching(ANSWER)]);
+    const short = await fetch(`${url}label?width=21&height=10`, { method: "POST", body });
+    expect([short.status, await short.text()]).toEqual([400, expect.stringContaining("21")]);
+  });
+});
+
 function urlOf(server: ChildProcess): Promise<string> {
   return new Promise((resolve, reject) => {
     let text = "";
     server.stdout!.on("data", (data) => {
       text += data;
-      const url = text.match(/http:\/\/127\.0\.0\.1:\d+\//)?.[0];
-      if (url) resolve(url);
+      const url = text.match(/http:\/\/127\.0\.0\.1:\d+/)?.[0];
+      if (url) resolve(`${url}/`);
     });
-    server.on("exit", () => reject(new Error(`vite ended: ${text}`)));
+    server.on("exit", () => reject(new Error(`The server ended: ${text}`)));
   });
 }
 

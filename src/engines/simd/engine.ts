@@ -48,9 +48,9 @@ async function openWith(model: Model, threads: number, flavour: Flavour): Promis
   const kernels = (await WebAssembly.instantiate(module, { env: { memory } })).exports as unknown as Kernels;
   loadWeights(cargo, memory, kernels);
   kernels.start(plan.at, 0);
-  if (!shared) return new SimdEngine(model.manifest, plan, memory, kernels, threads);
+  if (!shared) return new SimdEngine(model.manifest, plan, memory, kernels, flavour, threads);
   const helpers = await startHelpers(threads - 1, { module, memory, plan: plan.at });
-  return helpers && new SimdEngine(model.manifest, plan, memory, kernels, threads, helpers);
+  return helpers && new SimdEngine(model.manifest, plan, memory, kernels, flavour, threads, helpers);
 }
 
 class SimdEngine implements Engine {
@@ -63,6 +63,7 @@ class SimdEngine implements Engine {
     private readonly plan: Plan,
     private memory: WebAssembly.Memory | undefined,
     private kernels: Kernels | undefined,
+    readonly simd: Flavour,
     readonly threads: number,
     private readonly helpers?: Helpers,
   ) {
