@@ -22,7 +22,7 @@ export const GPU_URLS = {
 };
 
 /** A page with the package and, bundled from the sources, engines to be opened on the page itself. */
-export async function openGpuStage(): Promise<Stage> {
+export async function openGpuStage(more: Record<string, string> = {}, flags: string[] = []): Promise<Stage> {
   const bundle = mkdtempSync(join(tmpdir(), "slimvit-engines-"));
   await build({
     entryPoints: [fileURLToPath(new URL("engines.ts", import.meta.url))],
@@ -39,8 +39,9 @@ export async function openGpuStage(): Promise<Stage> {
     "/bundle": bundle,
     "/tfjs-core": packageDist("@tensorflow/tfjs-core"),
     "/tfjs-webgpu": packageDist("@tensorflow/tfjs-backend-webgpu"),
+    ...more,
   };
-  const stage = await openStage(true, mounts, SWIFTSHADER);
+  const stage = await openStage(true, mounts, [...SWIFTSHADER, ...flags]);
   const hasAdapter = await stage.page.evaluate(async () => !!(await navigator.gpu?.requestAdapter()));
   if (!hasAdapter) {
     await stage.close();

@@ -1,6 +1,7 @@
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { openStage, type Stage } from "../browser/page.ts";
+import { slopeOf } from "./soak.ts";
 import { count, Tally } from "./tally.ts";
 
 const SHIPPED = fileURLToPath(new URL("../../models", import.meta.url));
@@ -235,11 +236,3 @@ test("load, classify, dispose, again and again, leaves no worker and no memory",
 
 /** Bytes a cycle: the page's own records of workers and messages. A model that stayed would be 80 KB, its memory more. */
 const MAX_SLOPE = 10_000;
-
-/** Of the least-squares line through equally spaced values. */
-function slopeOf(values: number[]): number {
-  const middle = (values.length - 1) / 2;
-  const mean = values.reduce((a, b) => a + b, 0) / values.length;
-  const spread = values.reduce((sum, _, k) => sum + (k - middle) ** 2, 0);
-  return values.reduce((sum, v, k) => sum + (k - middle) * (v - mean), 0) / spread;
-}

@@ -1,0 +1,65 @@
+// Half an hour of classification without a pause: the shipped model on `simd` and a small one on both WebGPU engines, each
+// in its worker, in a real Chromium (WebGPU by SwiftShader). Memory is read every 30 s, after a collection.
+//   npm run build && npm run soak                 SOAK_MINUTES=2 for a shorter one, which writes nothing
+// Prints each sample, then writes the figures into docs/robustness.md. Exits 1 when memory grows or an answer differs.
+import { growthOf, type Sample, SOAK_ENGINES, soak } from "../test/robustness/soak.ts";
+import { machine, thousands, writeSection } from "./section.ts";
+
+const MINUTES = Number(process.env.SOAK_MINUTES ?? 30);
+const SAMPLE_MS = 30_000;
+
+/** Shaders, code and caches come in the first part of the run; growth is judged over the rest. */
+const WARM_UP = 1 / 6;
+
+/** Largest growth by least squares from the end of the warm-up to the end, as a share of what is held. */
+const MAX_GROWTH = { heldBytes: 0.01, gpuBytes: 0, gpuProcessBytes: 0.05 };
+
+interface Row {
+  what: string;
+  first: number;
+  last: number;
+  growth: number;
+  limit: number;
+}
+
+function main(samples: Sample[]): void {
+  const judged = samples.slice(Math.floor(samples.length * WARM_UP));
+  const row = (what: string, limit: number, value: (sample: Sample) => number): Row => {
+    const values = judged.map(value);
+    return { what, first: values[0], last: values.at(-1)!, growth: growthOf(values) / Math.max(1, values[0]), limit };
+  };
+  const rows = [
+    row("JavaScript and WASM of page and workers, bytes", MAX_GROWTH.heldBytes, ({ heldBytes }) => heldBytes),
+    row("GPU buffers alive, bytes", MAX_GROWTH.gpuBytes, ({ gpu }) => gpu.bytes),
+    row("GPU buffers alive", MAX_GROWTH.gpuBytes, ({ gpu }) => gpu.buffers),
+    row("Chromium's GPU process (SwiftShader), bytes resident", MAX_GROWTH.gpuProcessBytes, (s) => s.gpuProcessBytes),
+  ];
+  const last = samples.at(-1)!;
+  const done = SOAK_ENGINES.map((engine) => `${thousands(last.classified[engine])} on \`${engine}\``).join(", ");
+  const text = [
+    `\`npm run soak\` on ${machine}: ${(last.seconds / 60).toFixed(0)} minutes, ${samples.length} samples; classified ${done}; ` +
+      `${last.different} answers differed from the first to the same picture.`,
+    "",
+    "| held | after the warm-up | at the end | growth by least squares | at most |",
+    "| --- | --- | --- | --- | --- |",
+    ...rows.map(({ what, first, last, growth, limit }) => {
+      return `| ${what} | ${thousands(first)} | ${thousands(last)} | ${percent(growth)} | ${percent(limit)} |`;
+    }),
+  ].join("\n");
+  console.log(`\n${text}`);
+  if (process.env.SOAK_MINUTES === undefined) writeSection("soak", text);
+  const grown = rows.filter(({ growth, limit }) => !(growth <= limit)); // NaN from too few samples is not
+  for (const { what, growth } of grown) console.error(`soak: ${what} grew by ${percent(growth)}.`);
+  if (grown.length || last.different) process.exit(1);
+}
+
+const percent = (share: number) => `${(100 * share).toFixed(2)} %`;
+
+const log = ({ seconds, classified, heldBytes, gpu, gpuProcessBytes }: Sample) => {
+  const all = SOAK_ENGINES.reduce((sum, engine) => sum + classified[engine], 0);
+  console.log(
+    `${seconds.toFixed(0)} s: ${all} classified, ${heldBytes} bytes held, ${gpu.buffers} GPU buffers of ${gpu.bytes} bytes, ` +
+      `GPU process ${gpuProcessBytes}`,
+  );
+};
+main(await soak(MINUTES * 60_000, SAMPLE_MS, log));
