@@ -1,5 +1,5 @@
 /** Starts the module worker by whichever way this page's bundler, origin and CSP allow, and notices when it ends. */
-import { type Remote, wrap } from "comlink";
+import { type Remote, releaseProxy, wrap } from "comlink";
 import { messageOf, SlimViTError } from "./errors.ts";
 import type { Host } from "./host.ts";
 import { carryErrors } from "./wire.ts";
@@ -68,8 +68,12 @@ function introduce(worker: Worker, onLost: () => void): Promise<SpawnedWorker> {
   const lock = `slimvit-${Date.now()}-${Math.random()}`;
   const watch = new AbortController();
   const close = () => {
+    if (watch.signal.aborted) return;
     watch.abort();
     worker.terminate();
+    // comlink's registry holds the worker, whose listeners hold the host: neither would ever be collected. Not at once,
+    // since calls that this ends still tell the host of their abort.
+    setTimeout(() => host[releaseProxy]());
   };
   return new Promise((resolve, reject) => {
     const end = (error: Error) => {

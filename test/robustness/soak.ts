@@ -116,13 +116,9 @@ async function gpuProcessBytes(stage: Stage): Promise<number> {
 
 /** Growth from the first value to the last by the least-squares line through all of them. */
 export function growthOf(values: number[]): number {
-  return slopeOf(values) * (values.length - 1);
-}
-
-/** Of the least-squares line through equally spaced values. */
-export function slopeOf(values: number[]): number {
   const middle = (values.length - 1) / 2;
   const mean = values.reduce((a, b) => a + b, 0) / values.length;
   const spread = values.reduce((sum, _, k) => sum + (k - middle) ** 2, 0);
-  return values.reduce((sum, v, k) => sum + (k - middle) * (v - mean), 0) / spread;
+  const slope = values.reduce((sum, v, k) => sum + (k - middle) * (v - mean), 0) / spread;
+  return slope * (values.length - 1);
 }
