@@ -21,6 +21,8 @@ interface Kernels {
 /** Source rows are copied in so many bytes at a time, so that a large picture is never in memory twice. */
 const BAND_BYTES = 1 << 18;
 const PAGE_BYTES = 65_536;
+/** Memory that has grown is never given back, so what needs more, a very long strip, takes the plain form. */
+const MOST_BYTES = 2 ** 26;
 const LINE = 64;
 
 let opened: Promise<Resample> | undefined;
@@ -58,6 +60,7 @@ function resampler(kernels: Kernels): Resample {
     const band = take(bandRows * width * 4 + groups * 16); // taps that weigh nothing are read past the last row
     const narrow = take((height + 2 * pairs) * rowBytes);
     const out = take(window.height * rowBytes);
+    if (end > MOST_BYTES) return resample(image, source, size, interpolation, window);
     const { memory } = kernels;
     const missing = end - memory.buffer.byteLength;
     try {

@@ -1,7 +1,8 @@
 import { readFileSync } from "node:fs";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import type { Preprocess } from "../src/format/model.ts";
 import { preprocess, type RawImage, resizeImage } from "../src/image.ts";
+import { openResampler } from "../src/resample.ts";
 
 interface Case {
   from: [number, number];
@@ -102,6 +103,21 @@ test("leaves the image alone", () => {
   const before = image.data.slice();
   preprocess(image, settings);
   expect(image.data).toEqual(before);
+});
+
+test("a strip that would blow up the resampler's memory, which never shrinks, takes the plain form", async () => {
+  const grow = vi.spyOn(WebAssembly.Memory.prototype, "grow");
+  const height = 140_000;
+  const strip = { data: new Uint8Array(4 * height).fill(70), width: 1, height };
+  const sides: [number, number] = [128, 128];
+  const how = { ...settings, resize: sides, crop: sides, interpolation: "bilinear" as const };
+  const out = preprocess(strip, how, undefined, await openResampler());
+  const pages = grow.mock.calls.reduce((sum, [delta]) => sum + delta, 0);
+  grow.mockRestore();
+  expect(pages).toBeLessThan(1024);
+  expect([...new Set(out.subarray(0, 128 * 128))]).toEqual([
+    Math.fround((Math.fround(70 / 255) - Math.fround(settings.mean[0])) / Math.fround(settings.std[0])),
+  ]);
 });
 
 test("a picture one pixel wide and very long costs no more than its crop", () => {

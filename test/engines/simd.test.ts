@@ -237,6 +237,13 @@ describe("simd", () => {
     await expect(unfinished).rejects.toMatchObject({ code: "disposed" });
   });
 
+  test("opens a network of very many heads", async () => {
+    const block = { headDims: Array(300).fill(1), mlpHidden: 0, keepIdx: [0] };
+    const arch = { ...architecture(...Array(600).fill(block)), embedDim: 1, headDim: 1 };
+    const engine = await openSimd(randomModel(arch, 1), {});
+    engine.dispose();
+  });
+
   test("refuses pixels of another size", async () => {
     const engine = await openSimd(model, {});
     await expect(engine.run(pixels.subarray(1))).rejects.toMatchObject({ code: "bad-input" });

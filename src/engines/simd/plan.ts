@@ -134,7 +134,7 @@ export function planMemory(
     at: take(length * 4),
     tokens: headDims.length && length,
   }));
-  const widestHead = Math.max(0, ...blocks.flatMap((block) => block.headDims));
+  const widestHead = Math.max(...blocks.map(({ headDims }) => Math.max(0, ...headDims)));
   const queryBytes = L.ATTENTION_ROWS * (8 + quantisedBytes(widestHead)); // int8: of one head, and their ranges
   const scoreBytes = (L.ATTENTION_ROWS * (pad8(tokens) + 1) + 16) * 4 + queryBytes;
   const scratchBytes = 2 * LINE * Math.ceil((scoreBytes + LINE + widest) / (2 * LINE));
