@@ -31,7 +31,7 @@ export async function readImage(
   if (wire.kind === "pixels") return { image: wire.image, region };
   const bitmap = wire.kind === "bitmap" ? wire.bitmap : await decode(wire, signal);
   try {
-    return { image: readPixels(bitmap, region, preprocess) };
+    return { image: await readPixels(bitmap, region, preprocess) };
   } finally {
     bitmap.close();
   }
@@ -89,13 +89,15 @@ function shorten(url: string): string {
   return url.length > 100 ? `${url.slice(0, 99)}…` : url;
 }
 
-function readPixels(bitmap: ImageBitmap, region: Region | undefined, { resize }: Preprocess): RawImage {
+async function readPixels(bitmap: ImageBitmap, region: Region | undefined, { resize }: Preprocess): Promise<RawImage> {
   checkSize("The image", bitmap.width, bitmap.height); // of whatever form
   const { x, y, width, height } = cutOut(bitmap, region);
   const shorter = Math.min(width, height);
   const drawn = DRAWN_DOWN * Math.max(...[resize].flat());
   const scale = shorter > Math.max(LARGE, drawn) ? drawn / shorter : 1;
   const size = { width: Math.round(width * scale), height: Math.round(height * scale) };
+  const copied = scale === 1 && (await copyPixels(bitmap, { x, y, width, height }));
+  if (copied) return { data: copied, ...size };
   const context = new OffscreenCanvas(size.width, size.height).getContext("2d", { willReadFrequently: true });
   context?.fillRect(0, 0, 1, 1); // a canvas too large for the browser takes all and shows nothing
   if (!context?.getImageData(0, 0, 1, 1).data[3]) {
@@ -106,4 +108,33 @@ function readPixels(bitmap: ImageBitmap, region: Region | undefined, { resize }:
   context.drawImage(bitmap, x, y, width, height, 0, 0, size.width, size.height);
   const { data } = context.getImageData(0, 0, size.width, size.height);
   return { data, ...size };
+}
+
+/** RGBA of a part of a bitmap through a VideoFrame, several times faster than over a canvas. Undefined where that fails. */
+async function copyPixels(bitmap: ImageBitmap, rect: Region): Promise<Uint8ClampedArray | undefined> {
+  framesConvert ??= convertsFrames().catch(() => false);
+  if (!(await framesConvert)) return undefined;
+  const frame = new VideoFrame(bitmap, { timestamp: 0 }) as VideoFrame & { rotation?: number; flip?: boolean };
+  try {
+    if (frame.rotation !== 0 || frame.flip !== false) return undefined; // copied as it is stored, not as it is shown
+    const data = new Uint8ClampedArray(rect.width * rect.height * 4);
+    await frame.copyTo(data, { rect, format: "RGBA" });
+    return data;
+  } catch {
+    return undefined;
+  } finally {
+    frame.close();
+  }
+}
+
+let framesConvert: Promise<boolean> | undefined;
+
+/** Older browsers copy a frame's own format, whatever was asked for. */
+async function convertsFrames(): Promise<boolean> {
+  const size = { codedWidth: 1, codedHeight: 1, timestamp: 0 };
+  const frame = new VideoFrame(new Uint8Array([1, 2, 3, 255]), { format: "BGRA", ...size });
+  const out = new Uint8Array(4);
+  await frame.copyTo(out, { format: "RGBA" });
+  frame.close();
+  return out[0] === 3;
 }
