@@ -23,7 +23,8 @@ export function buildDemo(out) {
   rmSync(out, { recursive: true, force: true });
   mkdirSync(out, { recursive: true });
   for (const name of readdirSync(root("demo"))) if (!TOOLING.test(name)) copy(root(`demo/${name}`), join(out, name));
-  for (const name of ["index.js", "worker.js", "worker-inline.js"]) copy(root(`dist/${name}`), join(out, "lib", name));
+  for (const name of ["index.js", "worker.js", "worker-inline.js", "webgpu.js"])
+    copy(root(`dist/${name}`), join(out, "lib", name));
   const ort = dirname(require.resolve("onnxruntime-web"));
   for (const name of ORT) copy(join(ort, name), join(out, "ort", name));
   const models = JSON.parse(readFileSync(root("models/index.json"), "utf8"));

@@ -6,7 +6,7 @@ import { keepForOffline } from "./offline.js";
 import { Pickers } from "./pickers.js";
 import { Pictures } from "./pictures.js";
 import { Side } from "./side.js";
-import { $, advice, isOurDoing, milliseconds, percent } from "./words.js";
+import { $, advice, isOurDoing, milliseconds, percent, spoken } from "./words.js";
 
 /** A still picture is classified again for the statistics, at most so often and so long. */
 const STILL_RUNS = 10;
@@ -205,7 +205,7 @@ function refresh() {
   const top = (slim.answer ?? dense.answer)?.classes[0];
   $("results").classList.toggle("empty", !top);
   $("sure").textContent = top ? percent(top.score) : "";
-  if (top) $("verdict").textContent = top.label;
+  if (top) $("verdict").textContent = spoken(top.label);
   else if (slim.vit && !pictures.still && !pictures.live) $("verdict").textContent = "Choose a picture";
   $("comparison").replaceChildren(...comparison());
   refreshChart();
@@ -227,7 +227,7 @@ function comparison() {
   const ratio = dense.median / slim.median;
   const share = (key) => percent(slim.vit.info[key] / dense.vit.info[key]);
   const speed = Object.assign(document.createElement("strong"), { textContent: `${ratio.toFixed(2)} × as fast` });
-  const agree = a.index === b.index ? "Both models agree." : `The dense model says ${b.label}.`;
+  const agree = a.index === b.index ? "Both models agree." : `The dense model says ${spoken(b.label)}.`;
   return [
     speed,
     ` as dense, with ${share("macs")} of the multiply-accumulates and ${share("sizeBytes")} of the download. ${agree}`,
@@ -237,7 +237,7 @@ function comparison() {
 /** For screen readers: an answer a picture, and in front of the camera only now and then. */
 function speak() {
   const top = slim.answer?.classes[0];
-  if (top) $("status").textContent = `${top.label}, ${percent(top.score)}`;
+  if (top) $("status").textContent = `${spoken(top.label)}, ${percent(top.score)}`;
 }
 
 function benchmarkSetup() {

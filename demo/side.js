@@ -1,6 +1,18 @@
 // One side of the comparison: a model, its card, and how long its last runs took.
 import { SlimViT } from "slimvit";
-import { $, advice, element, isOurDoing, macs, megabytes, millions, milliseconds, percent, quantile } from "./words.js";
+import {
+  $,
+  advice,
+  element,
+  isOurDoing,
+  macs,
+  megabytes,
+  millions,
+  milliseconds,
+  percent,
+  quantile,
+  spoken,
+} from "./words.js";
 
 /** Where the page serves the optional packages. */
 export const ENGINE_URLS = {
@@ -149,6 +161,7 @@ export class Side {
       ["MACs", macs(info.macs)],
       ["download", megabytes(info.sizeBytes)],
       ["parameters", millions(info.params)],
+      ["classes", String(info.labels.length)],
       ["weights", info.dtype],
       ["engine", `${info.engine}, ${info.threads} ${info.threads === 1 ? "thread" : "threads"}`],
       ...(record ? [["top-1", percent(record.top1, 1), `on ${record.n} pictures of ${record.data}`]] : []),
@@ -169,7 +182,7 @@ function showBars(list, classes) {
   }
   classes.forEach(({ label, score }, i) => {
     const item = list.children[i];
-    item.firstChild.textContent = label;
+    item.firstChild.textContent = spoken(label);
     item.lastChild.textContent = percent(score, 1);
     item.style.setProperty("--score", score);
   });

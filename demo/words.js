@@ -16,6 +16,9 @@ export const milliseconds = (ms) => (ms < 9.95 ? ms.toFixed(1) : ms.toFixed(0));
 export const macs = (n) => (n >= 1e9 ? `${(n / 1e9).toFixed(2)} G` : `${(n / 1e6).toFixed(0)} M`);
 export const millions = (n) => `${(n / 1e6).toFixed(2)} M`;
 
+/** A label as people write it; those of data sets that are folders have underscores. */
+export const spoken = (label) => label.replaceAll("_", " ");
+
 /** @param {number[]} values @param {number} q 0.5 for the median */
 export function quantile(values, q) {
   const sorted = [...values].sort((a, b) => a - b);

@@ -4,6 +4,11 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { accessibilityFaults, type Demo, drop, expectBoth, expectVerdict, openDemo } from "./demo.ts";
 
 const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
+/** The samples that are of Caltech-101, by its names: what a model of its 101 classes has to say. */
+const CALTECH =
+  "dalmatian elephant flamingo grand_piano hedgehog laptop llama panda pizza revolver scorpion soccer_ball starfish strawberry umbrella".split(
+    " ",
+  );
 const sample = (name: string) => readFileSync(new URL(`../../demo/samples/${name}.jpg`, import.meta.url));
 
 describe("the demo on a phone of 360 px", () => {
@@ -184,6 +189,15 @@ describe("the demo on a phone of 360 px", () => {
       await demo.page.selectOption("#model", String(i));
       await expect.poll(() => demo.page.locator(".side.slim .classes li").count(), { timeout: 60_000 }).toBe(5);
       await expectVerdict(demo.page, /panda/);
+      if (!/classes101/.test((await text(".side.slim .facts"))!)) continue;
+      const wrong: string[] = [];
+      for (const name of CALTECH) {
+        await demo.page.click(`[data-sample=${name}]`);
+        const right = new RegExp(`^${name.replaceAll("_", " ")}`);
+        await expectVerdict(demo.page, right).catch(async () => void wrong.push(`${name}: ${await text("#verdict")}`));
+      }
+      expect(wrong.slice(2), wrong.join("; ")).toEqual([]); // two slips of fifteen
+      await demo.page.click("[data-sample=panda]");
     }
     await demo.page.selectOption("#model", "0");
     await expectBoth(demo.page);
@@ -193,6 +207,25 @@ describe("the demo on a phone of 360 px", () => {
     // What the browser itself says of the pictures and addresses above that are none.
     expect(demo.complaints.filter((line) => !/blob:|ERR_|status of 404|CORS policy/.test(line))).toEqual([]);
   });
+});
+
+test("labels with underscores, as data sets' folders have them, are shown as words", async () => {
+  const demo = await openDemo({ url: "about:blank" });
+  try {
+    await demo.page.context().route("**/slimvit.json", async (route) => {
+      const response = await route.fetch();
+      const manifest = await response.json();
+      for (const entry of manifest.labels) entry.label = entry.label.replaceAll(" ", "_");
+      await route.fulfill({ response, json: manifest });
+    });
+    await demo.page.goto(demo.served);
+    await expectBoth(demo.page);
+    await expectVerdict(demo.page, /^giant panda/);
+    expect(await demo.page.textContent(".side.slim .classes li")).toMatch(/^giant panda/);
+    expect(await demo.page.textContent(".side.slim .facts")).toMatch(/classes1000/);
+  } finally {
+    await demo.close();
+  }
 });
 
 test("a page without isolation works, on a desktop, dark; threads say why they are one", async () => {

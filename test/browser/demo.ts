@@ -13,6 +13,8 @@ export interface Demo {
   page: Page;
   server: Server;
   url: string;
+  /** its server's page, wherever it went */
+  served: string;
   /** errors on the console, and those nobody caught */
   complaints: string[];
   close(): Promise<void>;
@@ -49,6 +51,7 @@ export async function openDemo({
     browser,
     page,
     ...served,
+    served: served.url,
     complaints,
     async close() {
       await browser.close();
