@@ -14,23 +14,29 @@ export async function requestAdapter(engine: EngineName): Promise<GPUAdapter> {
 /** Ends a device's runs when the device ends, even those that the browser would leave waiting. */
 export class DeviceWatch {
   private reason: string | undefined;
-  private readonly lost: Promise<never>;
+  /** rejects a run that has not ended */
+  private readonly running = new Set<(error: SlimViTError) => void>();
 
   constructor(
     private readonly engine: EngineName,
     device: GPUDevice,
   ) {
-    this.lost = device.lost.then(({ reason, message }) => {
+    void device.lost.then(({ reason, message }) => {
       this.reason = `${reason}${message && `, ${message}`}`;
-      throw this.error();
+      for (const reject of this.running) reject(this.error());
     });
-    this.lost.catch(() => {}); // heard in `guard`, or by no one
   }
 
   /** @throws SlimViTError `device-lost`, also in place of whatever the loss made the work throw or return */
   async guard<T>(work: Promise<T>): Promise<T> {
-    const outcome = Promise.race([work, this.lost]);
+    if (this.isLost) throw this.error();
+    let lose!: (error: SlimViTError) => void;
+    // A promise of this run's own: one that lives as long as the device would keep every run's outcome.
+    const lost = new Promise<never>((_, reject) => (lose = reject));
+    this.running.add(lose);
+    const outcome = Promise.race([work, lost]);
     await outcome.catch(() => new Promise((resolve) => setTimeout(resolve))); // the loss may be told after its first victim
+    this.running.delete(lose);
     if (this.isLost) throw this.error();
     return outcome;
   }

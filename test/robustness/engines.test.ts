@@ -49,7 +49,7 @@ class Agreement {
     const limit = this.limit(engine);
     const off = expected.reduce((worst, v, i) => {
       const difference = Math.abs(v - logits[i]);
-      return difference <= worst ? worst : difference; // NaN stays
+      return Math.max(difference, worst); // NaN stays
     }, 0);
     this.worst[engine] = Math.max(this.worst[engine] ?? 0, off);
     const [first, second] = expected.toSorted((a, b) => b - a);
