@@ -63,14 +63,13 @@ export class Pickers {
 
   /** What was chosen and why; `notes` of the package and of this page go to the reasons. */
   report(info, notes) {
-    const { engine, threads, dtype, tried } = info;
+    const { engine, engineReason, threads, dtype, tried } = info;
     const how = `${engine} on ${threads} ${threads === 1 ? "thread" : "threads"}, ${dtype} weights`;
-    const why = tried.length
-      ? `the fastest of the engines that opened; ${tried.map((t) => t.engine).join(" and ")} did not`
-      : "the package's first choice, and it passed its self-test here";
+    const others = tried.map(({ engine, ms }) => (ms ? `${engine}: ${ms.toFixed(1)} ms` : `${engine} did not open`));
+    const why = tried.length ? `${engineReason}; ${others.join(", ")}` : `${engineReason}, and it passed its self-test`;
     $("chosen").textContent =
       this.engine === "auto" ? `Auto chose ${how}: ${why}.` : `Running ${how}: ${ENGINES[engine]}.`;
-    for (const { engine, reason } of tried) this.#refused.set(engine, reason);
+    for (const { engine, reason, ms } of tried) if (!ms) this.#refused.set(engine, reason);
     this.#notes = notes;
     this.#showReasons();
   }

@@ -63,7 +63,7 @@ export class Side {
     try {
       const vit = await SlimViT.load(`models/${folder}/`, {
         ...options,
-        engineUrls: ENGINE_URLS,
+        engineUrls: options.engine === "auto" ? undefined : ENGINE_URLS, // auto would download all that are named
         signal: loading.signal,
         onProgress: ({ loadedBytes, totalBytes, cached }) => {
           if (loading.signal.aborted) return;

@@ -14,42 +14,7 @@ interface Label {
 }
 type WeightsDtype = "f32" | "f16" | "int8";
 
-interface RunOptions {
-    /** seen between blocks where the engine can, else after the run */
-    signal?: AbortSignal;
-    /** milliseconds of each block */
-    profile?: boolean;
-    /** the class token's attention in each block */
-    explain?: boolean;
-}
-interface RunOutput {
-    /** [classes] */
-    logits: Float32Array;
-    /** [embedDim]: the class token after the final norm */
-    features: Float32Array;
-    /** with `profile`: [blocks] */
-    blockMs?: number[];
-    /** with `explain`: for each block, attention of the class token over `keepIdx`, averaged over heads; empty for a block without heads */
-    attention?: Float32Array[];
-}
-
 type EngineName = "simd" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "reference";
-/** One loaded network on one device. Runs are one at a time; the caller waits for one before it starts the next. */
-interface Engine {
-    readonly name: EngineName;
-    readonly threads: number;
-    /** which kernels `simd` runs: with WebAssembly's relaxed SIMD or without */
-    readonly simd?: "relaxed" | "plain";
-    /** weights, activations and all; only an engine that takes its memory itself knows */
-    readonly memoryBytes?: number;
-    /**
-     * @param pixels [3, height, width], normalised
-     * @throws SlimViTError `aborted`; `unsupported` for an option the engine has no answer to
-     */
-    run(pixels: Float32Array, options?: RunOptions): Promise<RunOutput>;
-    /** Frees everything. Idempotent. */
-    dispose(): void;
-}
 
 /** What went wrong, for programs. The message says it for people. */
 type SlimViTErrorCode = "bad-model" | "bad-input" | "bad-option" | "unsupported" | "network" | "integrity" | "aborted" | "disposed" | "worker-lost" | "device-lost" | "out-of-memory";
@@ -76,6 +41,15 @@ interface Region {
     height: number;
 }
 
+/** An engine that "auto" tried and did not take. */
+interface TriedEngine {
+    engine: EngineName;
+    /** why not */
+    reason: string;
+    /** median of a few runs, in milliseconds, where it came to be measured */
+    ms?: number;
+}
+
 interface Progress {
     /** file being read */
     file: string;
@@ -89,15 +63,6 @@ interface Progress {
 interface WeightsStore {
     get(sha256: string): Promise<Uint8Array | undefined>;
     put(sha256: string, bytes: Uint8Array): Promise<void>;
-}
-
-interface OpenedEngine {
-    engine: Engine;
-    /** the engines that "auto" would have liked better, and why each did not open */
-    tried: {
-        engine: EngineName;
-        reason: string;
-    }[];
 }
 
 /** One loaded model on one engine: image → pixels → logits → top classes. Lives in the worker; in Node, in the process. */
@@ -130,8 +95,10 @@ interface ModelInfo {
         firstRun: number;
     };
     blocks: BlockShape[];
-    /** engines that `auto` would have liked better, and why they did not open */
-    tried: OpenedEngine["tried"];
+    /** why this engine */
+    engineReason: string;
+    /** engines that `auto` tried and did not take: those that did not open, and those that were slower */
+    tried: TriedEngine[];
     /** what could not be done here, in people's words */
     notes: string[];
 }

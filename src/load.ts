@@ -1,6 +1,7 @@
 /** Where models come from: a folder behind a URL, on Hugging Face, in a list of files, or on Node's disk. */
 import { Collector, download, MANIFEST, type ReadOptions } from "./download.ts";
 import type { EngineName } from "./engines/engine.ts";
+import type { Choices } from "./engines/fastest.ts";
 import { messageOf, SlimViTError, throwIfAborted } from "./errors.ts";
 import type { Manifest, Model, WeightsDtype, WeightsFile } from "./format/model.ts";
 import { MAX_MANIFEST_BYTES, readManifest, readModel } from "./format/read.ts";
@@ -196,6 +197,16 @@ function storeIn(cache: Cache): WeightsStore {
 /** Of weights in the cache; never fetched. */
 function keyOf(sha256: string): string {
   return `https://slimvit.invalid/${sha256}`;
+}
+
+/** Beside the weights; undefined where the package keeps nothing itself. */
+export function openChoices({ cache }: Pick<LoadRequest, "cache">): Choices | undefined {
+  if (cache !== true || typeof caches === "undefined") return undefined;
+  const at = (key: string) => `https://slimvit.invalid/auto?${encodeURIComponent(key)}`; // never fetched
+  return {
+    get: async (key) => (await (await caches.open(CACHE)).match(at(key)))?.text(),
+    put: async (key, choice) => (await caches.open(CACHE)).put(at(key), new Response(choice)),
+  };
 }
 
 /** @returns lower-case hex; insecure origins have no crypto.subtle */

@@ -1,7 +1,9 @@
 /** One loaded model on one engine: image → pixels → logits → top classes. Lives in the worker; in Node, in the process. */
 import { readImage, type WireImage } from "./decode.ts";
 import type { Engine, EngineName, RunOptions, RunOutput } from "./engines/engine.ts";
-import { type OpenedEngine, openEngine } from "./engines/open.ts";
+import { isOnGpu, type OpenedEngine, type TriedEngine } from "./engines/named.ts";
+import { openEngine } from "./engines/open.ts";
+import type { reopen as Reopen, Spare } from "./engines/reopen.ts";
 import { SlimViTError, throwIfAborted } from "./errors.ts";
 import {
   type BlockShape,
@@ -12,9 +14,8 @@ import {
   type Preprocess,
   type WeightsDtype,
 } from "./format/model.ts";
-import { selfTestPixels } from "./format/write.ts";
 import { preprocess, type Region, type Resample } from "./image.ts";
-import { type LoadRequest, loadModel } from "./load.ts";
+import { type LoadRequest, loadModel, openChoices } from "./load.ts";
 import { nextTurn } from "./turn.ts";
 
 export interface SessionRequest extends LoadRequest {
@@ -47,8 +48,10 @@ export interface ModelInfo {
   /** how long loading took, in milliseconds: files, from wherever they came; engine; its first run, which checks it */
   loadMs: { files: number; engine: number; firstRun: number };
   blocks: BlockShape[];
-  /** engines that `auto` would have liked better, and why they did not open */
-  tried: OpenedEngine["tried"];
+  /** why this engine */
+  engineReason: string;
+  /** engines that `auto` tried and did not take: those that did not open, and those that were slower */
+  tried: TriedEngine[];
   /** what could not be done here, in people's words */
   notes: string[];
 }
@@ -82,39 +85,48 @@ export interface SessionResult extends Omit<RunOutput, "logits"> {
   classes: ScoredClass[];
   preprocessMs: number;
   inferenceMs: number;
+  /** where it has changed since the last result */
+  info?: ModelInfo;
 }
 
 export class Session {
   private last: Promise<unknown> = Promise.resolve();
   private disposed = false;
+  private told: ModelInfo;
 
   private constructor(
-    readonly info: ModelInfo,
-    private readonly how: Preprocess, // of the model no more: weights that an engine has packed would be in memory twice
-    private readonly engine: Engine,
+    private knownInfo: ModelInfo,
+    private readonly how: Preprocess,
+    private engine: Engine,
     private readonly resample: Resample,
-  ) {}
+    private spare: Spare | undefined,
+  ) {
+    this.told = knownInfo;
+  }
 
-  /** @throws SlimViTError as `loadModel` and `openEngine`, and `unsupported` for an engine that computes wrong results here */
+  get info(): ModelInfo {
+    return this.knownInfo;
+  }
+
+  /** @throws SlimViTError as `loadModel` and `openEngine` */
   static async open(request: SessionRequest): Promise<Session> {
-    const threads = chooseThreads(request.threads);
+    const { signal, engineUrls } = request;
+    const options = { threads: chooseThreads(request.threads), engineUrls };
     const start = performance.now();
     const resampler = import("./resample.ts").then(({ openResampler }) => openResampler());
     const { model, notes } = await loadModel(request);
     const loaded = performance.now();
-    const { engine, tried } = await openEngine(request.engine, model, { threads, engineUrls: request.engineUrls });
-    const opened = performance.now();
-    try {
-      throwIfAborted(request.signal);
-      await selfTest(engine, model);
-      throwIfAborted(request.signal);
-    } catch (error) {
-      engine.dispose();
-      throw error;
-    }
-    const loadMs = { files: loaded - start, engine: opened - loaded, firstRun: performance.now() - opened };
-    const info = describe(model, engine, tried, notes, loadMs);
-    return new Session(info, model.manifest.preprocess, engine, await resampler);
+    const choices = openChoices(request);
+    const opened = await openEngine(request.engine, model, { ...options, signal, choices }).catch((error) =>
+      reopen(request.engine as EngineName, { model, options }, error),
+    );
+    if ("note" in opened) notes.push(opened.note);
+    const { engine, firstRunMs: firstRun } = opened;
+    if (signal?.aborted) engine.dispose();
+    throwIfAborted(signal);
+    const loadMs = { files: loaded - start, engine: performance.now() - loaded - firstRun, firstRun };
+    const info = describe(model, opened, notes, loadMs);
+    return new Session(info, model.manifest.preprocess, engine, await resampler, spareOf(engine, { model, options }));
   }
 
   /** One call at a time, in the order of arrival. */
@@ -144,16 +156,54 @@ export class Session {
     const ready = performance.now();
     throwIfAborted(signal);
     const { profile, explain } = options;
-    const { logits, ...rest } = await this.engine.run(pixels, { profile, explain, signal } satisfies RunOptions);
+    const { logits, ...rest } = await this.infer(pixels, { profile, explain, signal });
     throwIfAborted(signal);
-    return { ...rest, classes: pick(logits), preprocessMs: ready - start, inferenceMs: performance.now() - ready };
+    const news = this.info !== this.told && { info: this.info };
+    this.told = this.info;
+    const inferenceMs = performance.now() - ready;
+    return { ...rest, classes: pick(logits), preprocessMs: ready - start, inferenceMs, ...news };
   }
+
+  /** Also when the GPU is lost on the way. */
+  private async infer(pixels: Float32Array, options: RunOptions): Promise<RunOutput> {
+    for (let losses = 0; ; losses++) {
+      try {
+        return await this.engine.run(pixels, options);
+      } catch (error) {
+        if (!this.spare) throw error;
+        const before = this.engine;
+        const { note, tried, reason, engine } = await reopen(before.name, this.spare, error, losses > 0);
+        this.engine = engine;
+        this.spare = spareOf(engine, this.spare);
+        before.dispose();
+        const notes = [...new Set([...this.info.notes, note])];
+        this.knownInfo = { ...this.info, ...facts(engine), tried, engineReason: reason, notes };
+        throwIfAborted(options.signal);
+      }
+    }
+  }
+}
+
+/** Imported when it is needed: few sessions lose a GPU. */
+const reopen: typeof Reopen = async (...args) => (await import("./engines/reopen.ts")).reopen(...args);
+
+/** An engine that cannot be lost has packed the weights; those of the file would be in memory for nothing. */
+function spareOf(engine: Engine, spare: Spare): Spare | undefined {
+  return isOnGpu(engine.name) ? spare : undefined;
+}
+
+function facts({
+  name,
+  threads,
+  simd,
+  memoryBytes,
+}: Engine): Partial<ModelInfo> & Pick<ModelInfo, "engine" | "threads"> {
+  return { engine: name, threads, simd, memoryBytes };
 }
 
 function describe(
   model: Model,
-  engine: Engine,
-  tried: OpenedEngine["tried"],
+  { engine, tried, reason }: OpenedEngine,
   notes: string[],
   loadMs: ModelInfo["loadMs"],
 ): ModelInfo {
@@ -170,12 +220,10 @@ function describe(
     dtype,
     dtypes: weights.map((entry) => entry.dtype),
     sizeBytes: weights.find((entry) => entry.dtype === dtype)!.bytes,
-    engine: engine.name,
-    threads: engine.threads,
-    simd: engine.simd,
-    memoryBytes: engine.memoryBytes,
+    ...facts(engine),
     loadMs,
     blocks,
+    engineReason: reason,
     tried,
     notes,
   };
@@ -193,27 +241,6 @@ function chooseThreads(wanted: number | "auto"): number {
   const { userAgent = "", hardwareConcurrency = 1 } = globalThis.navigator ?? {};
   if (/iPhone|iPad|iPod/.test(userAgent)) return 1;
   return hardwareConcurrency <= 2 ? hardwareConcurrency : Math.min(4, Math.ceil(hardwareConcurrency / 2));
-}
-
-/**
- * How far an engine's logits for the known input may be from the manifest's: root mean square, of the logits' own. A
- * wrong kernel is off by about 1; int8 engines quantise activations too, which the manifest's logits do not.
- */
-const SELF_TEST_TOLERANCE: Record<WeightsDtype, number> = { f32: 0.01, f16: 0.01, int8: 0.2 };
-
-/** The known input of slimvit.json: the first run, which warms the engine up, and a check of what it computes here. */
-async function selfTest(engine: Engine, { manifest, dtype }: Model): Promise<void> {
-  const known = manifest.weights.find((entry) => entry.dtype === dtype)?.selfTest;
-  if (!known || engine.name === "reference") return;
-  const { logits } = await engine.run(selfTestPixels(manifest, known.seed));
-  const rms = (values: number[]) => Math.sqrt(values.reduce((sum, v) => sum + v * v, 0) / values.length);
-  const off = rms(known.logits.map((v, i) => v - logits[i])) / Math.max(rms(known.logits), 1e-6);
-  if (off <= SELF_TEST_TOLERANCE[dtype]) return; // NaN is not
-  throw new SlimViTError(
-    "unsupported",
-    `Engine "${engine.name}" computes wrong results on this device: its logits for ${manifest.name}'s known input are ` +
-      `off by ${(100 * off).toFixed(1)} %. Choose another engine.`,
-  );
 }
 
 /** Checks the options once, then picks from any logits. */

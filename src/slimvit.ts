@@ -175,7 +175,9 @@ export class SlimViT {
         const host = ended.aborted ? undefined : await this.shared.connect(this.user);
         if (!host || ended.aborted) throw disposedError(); // heard by no one
         ended.addEventListener("abort", () => void host.abort(call));
-        return (await host.run(call, handOver(wire), plain(options))) as SessionResult;
+        const result = (await host.run(call, handOver(wire), plain(options))) as SessionResult;
+        if (result.info) this.shared.info = result.info;
+        return result;
       } catch (error) {
         if (wire.kind !== "bitmap" || (error as Error)?.name !== "DataCloneError") throw error;
         throw new SlimViTError(

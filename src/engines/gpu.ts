@@ -1,17 +1,38 @@
-/** What the engines on WebGPU share: an adapter or a clear no, and the notice that a device is gone. */
-import { SlimViTError } from "../errors.ts";
+/** What the engines on WebGPU share: a device of their own or a clear no, and the notice that it is gone. */
+import { messageOf, SlimViTError } from "../errors.ts";
 import type { EngineName } from "./engine.ts";
 
-/** @throws SlimViTError `unsupported` without WebGPU or an adapter */
-export async function requestAdapter(engine: EngineName): Promise<GPUAdapter> {
-  const gpu = globalThis.navigator?.gpu;
-  const adapter = await gpu?.requestAdapter({ powerPreference: "high-performance" });
-  if (adapter) return adapter;
-  const fault = gpu ? "found no graphics adapter that it may use" : "has no WebGPU; browsers offer it on https only";
-  throw new SlimViTError("unsupported", `Engine "${engine}" cannot run: this browser ${fault}.`);
+export interface DeviceRequest {
+  /** asked for where the adapter has them; of the limits, all that it has */
+  features: readonly string[];
+  limits: readonly (keyof GPUSupportedLimits & string)[];
 }
 
-/** Ends a device's runs when the device ends, even those that the browser would leave waiting. */
+/** @throws SlimViTError `unsupported` without WebGPU, an adapter or a device */
+export async function requestDevice(engine: EngineName, { features, limits }: DeviceRequest): Promise<GPUDevice> {
+  const gpu = globalThis.navigator?.gpu;
+  const adapter = await gpu?.requestAdapter({ powerPreference: "high-performance" });
+  let fault = gpu ? "found no graphics adapter that it may use" : "has no WebGPU; browsers offer it on https only";
+  let cause: unknown;
+  if (adapter) {
+    try {
+      return await adapter.requestDevice({
+        requiredFeatures: features.filter((feature) => adapter.features.has(feature)) as GPUFeatureName[],
+        requiredLimits: Object.fromEntries(
+          limits.flatMap((name) =>
+            adapter.limits[name] === undefined ? [] : [[name, adapter.limits[name] as number]],
+          ),
+        ),
+      });
+    } catch (error) {
+      fault = `was given no graphics device (${messageOf(error)})`;
+      cause = error;
+    }
+  }
+  throw new SlimViTError("unsupported", `Engine "${engine}" cannot run: this browser ${fault}.`, { cause });
+}
+
+/** A device and what became of it: ends its runs when it ends, even those that the browser would leave waiting. */
 export class DeviceWatch {
   private reason: string | undefined;
   /** rejects a run that has not ended */
@@ -19,7 +40,7 @@ export class DeviceWatch {
 
   constructor(
     private readonly engine: EngineName,
-    device: GPUDevice,
+    private readonly device: GPUDevice,
   ) {
     void device.lost.then(({ reason, message }) => {
       this.reason = `${reason}${message && `, ${message}`}`;
@@ -28,24 +49,44 @@ export class DeviceWatch {
   }
 
   /** @throws SlimViTError `device-lost`, also in place of whatever the loss made the work throw or return */
-  async guard<T>(work: Promise<T>): Promise<T> {
-    if (this.isLost) throw this.error();
+  async guard<T>(work: () => Promise<T>): Promise<T> {
+    this.check();
     let lose!: (error: SlimViTError) => void;
     // A promise of this run's own: one that lives as long as the device would keep every run's outcome.
     const lost = new Promise<never>((_, reject) => (lose = reject));
     this.running.add(lose);
-    const outcome = Promise.race([work, lost]);
+    const outcome = Promise.race([work(), lost]);
     await outcome.catch(() => new Promise((resolve) => setTimeout(resolve))); // the loss may be told after its first victim
     this.running.delete(lose);
-    if (this.isLost) throw this.error();
+    this.check();
     return outcome;
+  }
+
+  /** @throws SlimViTError `device-lost` */
+  check(): void {
+    if (this.isLost) throw this.error();
   }
 
   get isLost(): boolean {
     return this.reason !== undefined;
   }
 
+  /** Ends the device, and with it every buffer, texture and shader. Idempotent. */
+  close(): void {
+    this.device.destroy();
+  }
+
   private error(): SlimViTError {
     return new SlimViTError("device-lost", `Engine "${this.engine}" lost its GPU (${this.reason}).`);
   }
+}
+
+/** One piece of work after the other, in the order of arrival. */
+export function queue(): <T>(work: () => Promise<T>) => Promise<T> {
+  let last: Promise<unknown> = Promise.resolve();
+  return (work) => {
+    const turn = last.then(work);
+    last = turn.catch(() => {});
+    return turn;
+  };
 }

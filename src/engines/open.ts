@@ -1,74 +1,32 @@
-/** Opens engines by name. Each is imported when it is asked for: an application downloads none that it does not run. */
-import { messageOf, SlimViTError } from "../errors.ts";
+/** Chooses the engine: the one asked for, or the fastest of those that are here. */
 import type { Model } from "../format/model.ts";
-import type { Engine, EngineName, EngineOptions, OpenEngine } from "./engine.ts";
-
-export interface OpenedEngine {
-  engine: Engine;
-  /** the engines that "auto" would have liked better, and why each did not open */
-  tried: { engine: EngineName; reason: string }[];
-}
-
-/** Best first. */
-const AUTO: readonly EngineName[] = ["simd", "onnx-wasm", "reference"];
-
-const ENGINES: Record<EngineName, (urls?: Record<string, string>) => Promise<OpenEngine>> = {
-  reference: async () => (await import("./reference.ts")).openReference,
-  "onnx-wasm": async () => (await import("./onnx/engine.ts")).openOnnx,
-  simd: async () => (await import("./simd/engine.ts")).openSimd,
-  "onnx-webgpu": async (urls) => (await loadGpuEngines(urls)).openOnnxWebgpu,
-  "tfjs-webgpu": async (urls) => (await loadGpuEngines(urls)).openTfjs,
-};
+import type { EngineName } from "./engine.ts";
+import type { OpenOptions } from "./fastest.ts";
+import { GPU_ENGINES, loadGpuEngines, type OpenedEngine, openNamed, openWithoutGpu } from "./named.ts";
 
 /**
- * @param name "auto" takes the fastest that opens here
- * @throws SlimViTError `bad-option` for a name that is none, `unsupported` for an engine that cannot run here; and what
- * the engine itself throws
+ * @param name "auto" takes the fastest that agrees with the manifest's self-test, measured with this model: of `simd` (or
+ * what opens in its place) and those whose packages the app names in `engineUrls`
+ * @throws SlimViTError as `openNamed`, and `aborted`
  */
 export async function openEngine(
   name: EngineName | "auto",
   model: Model,
-  options: EngineOptions = {},
+  options: OpenOptions = {},
 ): Promise<OpenedEngine> {
-  if (name !== "auto") return { engine: await open(name, model, options), tried: [] };
-  const tried: OpenedEngine["tried"] = [];
-  for (const candidate of AUTO) {
-    try {
-      return { engine: await open(candidate, model, options), tried };
-    } catch (error) {
-      if (isCallersFault(error)) throw error;
-      tried.push({ engine: candidate, reason: messageOf(error) });
-    }
-  }
-  throw new SlimViTError("unsupported", `No engine opens here. ${tried.map(({ reason }) => reason).join(" ")}`);
+  if (name !== "auto") return { ...(await openNamed(name, model, options)), tried: [], reason: "it was asked for" };
+  const rivals = rivalsOf(options.engineUrls);
+  if (rivals.length === 0) return openWithoutGpu(model, options);
+  const gpu = await loadGpuEngines(options.engineUrls).catch(() => undefined); // that file also measures
+  return gpu ? gpu.openFastest(rivals, model, options, { openNamed, openWithoutGpu }) : openWithoutGpu(model, options);
 }
 
-async function open(name: EngineName, model: Model, options: EngineOptions): Promise<Engine> {
-  if (!Object.hasOwn(ENGINES, name)) {
-    throw new SlimViTError(
-      "bad-option",
-      `engine is ${JSON.stringify(name)}; expected "auto" or one of ${Object.keys(ENGINES).join(", ")}.`,
-    );
-  }
-  return (await ENGINES[name](options.engineUrls))(model, options);
-}
-
-/** In a file beside this one, which only pages that choose these engines load. */
-async function loadGpuEngines(urls?: Record<string, string>): Promise<typeof import("./webgpu.ts")> {
-  try {
-    const url = urls?.["slimvit/webgpu.js"] ?? new URL("./webgpu.js", import.meta.url).href; // the form that bundlers look for
-    return await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
-  } catch (error) {
-    throw new SlimViTError(
-      "unsupported",
-      `The package's webgpu.js did not load (${messageOf(error)}). Serve it from your own origin and pass ` +
-        'engineUrls: { "slimvit/webgpu.js": "its URL" }.',
-      { cause: error },
-    );
-  }
-}
-
-/** A fault that the next engine would find again. */
-function isCallersFault(error: unknown): boolean {
-  return error instanceof SlimViTError && ["bad-model", "bad-option", "aborted"].includes(error.code);
+/** Only what is named: whether a package is installed would show when it is downloaded. */
+function rivalsOf(urls: Record<string, string> = {}): EngineName[] {
+  const has = (...names: string[]) => names.some((name) => Object.hasOwn(urls, name));
+  const rivals: EngineName[] = [];
+  if (has("onnxruntime-web")) rivals.push("onnx-wasm");
+  if (has(GPU_ENGINES, "onnxruntime-web/webgpu")) rivals.push("onnx-webgpu");
+  if (has(GPU_ENGINES, "@tensorflow/tfjs-backend-webgpu")) rivals.push("tfjs-webgpu");
+  return rivals;
 }

@@ -34,6 +34,9 @@ export async function openGpuStage(more: Record<string, string> = {}, flags: str
     logLevel: "error",
   });
   copyFileSync(join(DIST, "webgpu.js"), join(bundle, "webgpu.js"));
+  for (const file of ["gpu-worker.js", "gpu-rounds.js", "devices.js"]) {
+    copyFileSync(fileURLToPath(new URL(file, import.meta.url)), join(bundle, file));
+  }
   const mounts = {
     "/shipped": SHIPPED,
     "/bundle": bundle,
@@ -58,7 +61,31 @@ export async function openGpuStage(more: Record<string, string> = {}, flags: str
   };
 }
 
+/** What devices.js says. */
+export interface GpuState {
+  alive: { devices: number; buffers: number; textures: number };
+  losses: number;
+}
+
+/** Loads take `workerUrl: "/bundle/gpu-worker.js"`; `gpu()` in the page then speaks with its devices.js. */
+export async function watchDevices({ page }: Stage): Promise<void> {
+  await page.evaluate((urls) => {
+    const gpu = (message: object) =>
+      new Promise<GpuState>((resolve) => {
+        const channel = new BroadcastChannel("gpu");
+        channel.onmessage = ({ data }) => {
+          channel.close();
+          resolve(data);
+        };
+        channel.postMessage(message);
+      });
+    Object.assign(globalThis, { gpu, urls });
+  }, GPU_URLS);
+}
+
 declare global {
+  var urls: Record<string, string>;
+  var gpu: (message: object) => Promise<GpuState>;
   var openEngine: typeof OpenEngine;
   var loadModel: (folder: string) => ReturnType<typeof LoadModel>;
 }

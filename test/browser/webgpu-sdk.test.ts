@@ -12,10 +12,6 @@ beforeAll(async () => {
 });
 afterAll(() => stage?.close());
 
-declare global {
-  var urls: Record<string, string>;
-}
-
 describe.each(ENGINES)("%s", (engine) => {
   test("classifies and embeds as the reference does, in a module worker", async () => {
     const [expected, actual] = await stage.page.evaluate(

@@ -12,7 +12,7 @@ function fakeDevice() {
   return { device: { lost } as unknown as GPUDevice, lose };
 }
 
-const guard = <T>(watch: DeviceWatch, work: () => Promise<T>) => watch.guard(work());
+const guard = <T>(watch: DeviceWatch, work: () => Promise<T>) => watch.guard(() => work());
 
 test("a watch holds no outcome of a run that has ended", async () => {
   const watch = new DeviceWatch("tfjs-webgpu", fakeDevice().device);

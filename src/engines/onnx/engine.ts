@@ -74,7 +74,7 @@ export function setUp(runtime: Runtime, threads = 1, url?: string): void {
 export async function createSession(
   { InferenceSession }: Runtime,
   model: Model,
-  provider: "wasm" | "webgpu",
+  provider: Ort.InferenceSession.ExecutionProviderConfig,
   graph = writeOnnx(model),
 ): Promise<Ort.InferenceSession> {
   try {
@@ -118,7 +118,7 @@ export class OnnxEngine implements Engine {
       }
     }
     throwIfAborted(options.signal);
-    const output = await (this.watch?.guard(this.infer(pixels)) ?? this.infer(pixels));
+    const output = await (this.watch?.guard(() => this.infer(pixels)) ?? this.infer(pixels));
     throwIfAborted(options.signal);
     return output;
   }
@@ -137,7 +137,10 @@ export class OnnxEngine implements Engine {
   dispose(): void {
     if (this.disposed) return;
     this.disposed = true;
-    this.session.release().catch(() => {}); // nothing is left to be told
+    this.session
+      .release()
+      .catch(() => {}) // nothing is left to be told
+      .finally(() => this.watch?.close());
   }
 }
 

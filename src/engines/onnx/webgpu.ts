@@ -1,7 +1,7 @@
 /** The same graph by onnxruntime-web's WebGPU kernels. */
 import { encodeFloat16 } from "../../format/float16.ts";
 import type { OpenEngine } from "../engine.ts";
-import { DeviceWatch, requestAdapter } from "../gpu.ts";
+import { type DeviceRequest, DeviceWatch, queue, requestDevice } from "../gpu.ts";
 import {
   createSession,
   notLoaded,
@@ -15,23 +15,55 @@ import {
 import { writeOnnx } from "./graph.ts";
 
 /**
- * Computes in f16 where the weights are f16 and the adapter has shader-f16, else in f32.
- * @throws SlimViTError as `openOnnx`; `unsupported` without an adapter; `device-lost` once onnxruntime-web's device is
- * gone, of which it has one a page or worker
+ * Computes in f16 where the weights are f16 and the adapter has shader-f16, else in f32. Each engine has a device of its
+ * own, whose end frees all that the engine held.
+ * @throws SlimViTError as `openOnnx`; `unsupported` without an adapter; `device-lost`
  */
 export const openOnnxWebgpu: OpenEngine = async (model, { engineUrls }) => {
-  const adapter = await requestAdapter("onnx-webgpu");
-  const url = engineUrls?.[WEBGPU_BUILD] ?? engineUrls?.[PACKAGE];
-  let runtime: Runtime;
+  const device = await requestDevice("onnx-webgpu", DEVICE); // before the download, which is large
   try {
-    runtime = await (url === undefined ? import("onnxruntime-web/webgpu") : runtimeFrom(url));
+    const watch = new DeviceWatch("onnx-webgpu", device);
+    const runtime = await loadRuntime(engineUrls);
+    const graph = writeOnnx(model, model.dtype === "f16" && device.features.has(HALF) ? encodeFloat16 : undefined);
+    const session = await watch.guard(() =>
+      inTurn(() => createSession(runtime, model, { name: "webgpu", device }, graph)),
+    );
+    return new OnnxEngine("onnx-webgpu", runtime, session, model.manifest, 1, watch);
+  } catch (error) {
+    device.destroy();
+    throw error;
+  }
+};
+
+const HALF = "shader-f16";
+
+/** As onnxruntime-web would ask for, made the device itself. */
+const DEVICE: DeviceRequest = {
+  features: [HALF, "subgroups"],
+  limits: [
+    "maxBindGroups",
+    "maxBufferSize",
+    "maxStorageBufferBindingSize",
+    "maxStorageBuffersPerShaderStage",
+    "maxComputeWorkgroupStorageSize",
+    "maxComputeInvocationsPerWorkgroup",
+    "maxComputeWorkgroupSizeX",
+    "maxComputeWorkgroupSizeY",
+    "maxComputeWorkgroupSizeZ",
+    "maxComputeWorkgroupsPerDimension",
+  ],
+};
+
+async function loadRuntime(urls: Record<string, string> = {}): Promise<Runtime> {
+  const url = urls[WEBGPU_BUILD] ?? urls[PACKAGE];
+  try {
+    const runtime = await (url === undefined ? import("onnxruntime-web/webgpu") : runtimeFrom(url));
+    setUp(runtime, 1, url);
+    return runtime;
   } catch (error) {
     throw notLoaded("onnx-webgpu", url, error);
   }
-  setUp(runtime, 1, url);
-  const half = model.dtype === "f16" && adapter.features.has("shader-f16");
-  const graph = writeOnnx(model, half ? encodeFloat16 : undefined);
-  const session = await createSession(runtime, model, "webgpu", graph);
-  const watch = new DeviceWatch("onnx-webgpu", (await runtime.env.webgpu.device) as GPUDevice);
-  return new OnnxEngine("onnx-webgpu", runtime, session, model.manifest, 1, watch);
-};
+}
+
+/** onnxruntime-web refuses to open a session while it opens another. */
+const inTurn = queue();

@@ -5,7 +5,7 @@ import { type Manifest, type Model, tensorShapes } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
 import { nextTurn } from "../../turn.ts";
 import type { Engine, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
-import { DeviceWatch, requestAdapter } from "../gpu.ts";
+import { type DeviceRequest, DeviceWatch, queue, requestDevice } from "../gpu.ts";
 import { type BlockWeights, blockWeights, classify, embed, runBlock, type Weights } from "./forward.ts";
 import type { Tensor, TF } from "./ops.ts";
 
@@ -36,47 +36,46 @@ interface Gpu {
   closed: boolean;
 }
 
-let shared: Promise<Gpu> | undefined;
+let shared: Gpu | undefined;
+const inTurn = queue();
 
-async function acquire(urls?: Record<string, string>): Promise<Gpu> {
-  const before = await shared?.catch(() => undefined);
-  if (!before || before.closed || before.watch.isLost) shared = start(urls);
-  const gpu = await shared!;
-  gpu.users++;
-  return gpu;
+function acquire(urls?: Record<string, string>): Promise<Gpu> {
+  return inTurn(async () => {
+    if (!shared || shared.closed || shared.watch.isLost) shared = await start(urls);
+    shared.users++;
+    return shared;
+  });
 }
 
 function release(gpu: Gpu): void {
   if (--gpu.users > 0) return;
   gpu.closed = true;
   if (gpu.tf.findBackend("webgpu") === (gpu.backend as unknown)) gpu.tf.removeBackend("webgpu"); // destroys its buffers
-  gpu.backend.device.destroy();
+  gpu.watch.close();
 }
 
 async function start(urls?: Record<string, string>): Promise<Gpu> {
   const { tf, Backend } = await loadTf(urls);
-  const adapter = await requestAdapter(NAME);
-  const { limits, features } = adapter;
-  const device = await adapter.requestDevice({
-    requiredFeatures: features.has("timestamp-query") ? ["timestamp-query"] : [],
-    requiredLimits: Object.fromEntries(LIMITS.map((name) => [name, limits[name]])),
-  });
-  const backend = new Backend(device, adapter.info);
+  const device = await requestDevice(NAME, DEVICE);
+  const backend = new Backend(device, device.adapterInfo);
   if (tf.findBackendFactory("webgpu")) tf.removeBackend("webgpu"); // its own, or that of a lost device
   tf.registerBackend("webgpu", () => backend);
   await tf.setBackend("webgpu");
   return { tf, backend, watch: new DeviceWatch(NAME, device), users: 0, closed: false };
 }
 
-/** Those that TensorFlow.js takes from its adapter. */
-const LIMITS = [
-  "maxComputeWorkgroupStorageSize",
-  "maxComputeWorkgroupsPerDimension",
-  "maxStorageBufferBindingSize",
-  "maxBufferSize",
-  "maxComputeWorkgroupSizeX",
-  "maxComputeInvocationsPerWorkgroup",
-] as const;
+/** As TensorFlow.js would ask for, made the device itself. */
+const DEVICE: DeviceRequest = {
+  features: ["timestamp-query"],
+  limits: [
+    "maxComputeWorkgroupStorageSize",
+    "maxComputeWorkgroupsPerDimension",
+    "maxStorageBufferBindingSize",
+    "maxBufferSize",
+    "maxComputeWorkgroupSizeX",
+    "maxComputeInvocationsPerWorkgroup",
+  ],
+};
 
 /** From bare names where the bundler or Node resolves them, else from URLs: ES modules, or the packages' own scripts. */
 async function loadTf(urls: Record<string, string> = {}): Promise<{ tf: TF; Backend: typeof WebGPUBackend }> {
@@ -126,7 +125,7 @@ class TfjsEngine implements Engine {
       tf.tidy(() => {
         let x = embed(tf, manifest, weights, tf.zeros([1, 3, ...manifest.imageSize]));
         manifest.blocks.forEach((_, i) => {
-          x = runBlock(tf, manifest, i, prepare(i), x);
+          x = runBlock(tf, manifest, i, prepare(i), x, { prefixOnly: true });
         });
         const { logits, features } = classify(tf, manifest, weights, x);
         tf.concat([logits, features], 1);
@@ -134,7 +133,7 @@ class TfjsEngine implements Engine {
     } finally {
       tf.env().set("WEBGPU_ENGINE_COMPILE_ONLY", false);
     }
-    await watch.guard(backend.checkCompileCompletionAsync());
+    await watch.guard(() => backend.checkCompileCompletionAsync());
     return new TfjsEngine(
       gpu,
       manifest,
@@ -151,7 +150,7 @@ class TfjsEngine implements Engine {
     if (pixels.length !== expected) {
       throw new SlimViTError("bad-input", `pixels has ${pixels.length} numbers; expected ${expected}.`);
     }
-    return this.gpu.watch.guard(this.infer(pixels, options));
+    return this.gpu.watch.guard(() => this.infer(pixels, options));
   }
 
   private async infer(pixels: Float32Array, { signal, profile, explain }: RunOptions): Promise<RunOutput> {
@@ -169,6 +168,7 @@ class TfjsEngine implements Engine {
           turn = performance.now();
         }
         throwIfAborted(signal);
+        gpu.watch.check(); // a fresh device's backend may have taken the place of this one's
         const start = performance.now();
         x = this.block(i, x, explain ? maps : undefined);
         if (!profile) continue;
@@ -199,7 +199,7 @@ class TfjsEngine implements Engine {
     const [y, map] = tf.tidy(() => {
       let map: Tensor | undefined;
       const onAttention = maps && ((p: Tensor) => void (map = tf.reshape(tf.mean(p, 1), [-1])));
-      const y = runBlock(tf, manifest, i, blocks[i], x, { onAttention });
+      const y = runBlock(tf, manifest, i, blocks[i], x, { onAttention, prefixOnly: true });
       return map ? [y, map] : maps ? [y, tf.tensor1d([])] : [y];
     });
     x.dispose();
@@ -224,9 +224,11 @@ type TensorMap = Record<string, Tensor>;
 const TURN_MS = 8;
 
 async function take(tensor: Tensor): Promise<Float32Array> {
-  const values = (await tensor.data()) as Float32Array;
-  tensor.dispose();
-  return values;
+  try {
+    return (await tensor.data()) as Float32Array;
+  } finally {
+    tensor.dispose();
+  }
 }
 
 /** Waits until the GPU has computed `x`. */

@@ -24,6 +24,11 @@ export interface ForwardOptions {
   ghosts?: (number | Tensor)[];
   /** Stochastic depth: whether a residual branch runs for each picture, [batch, 1, 1], already divided by its keep rate. */
   branchGates?: { attn: Tensor; mlp: Tensor }[];
+  /**
+   * The last block for its prefix tokens only, all that the heads read; the others are keys and values there and nothing
+   * more. Not with `tokenGates`, which are as many as the tokens.
+   */
+  prefixOnly?: boolean;
   /** Receives the class token's attention in block i, [batch, heads, 1, tokens]. */
   onAttention?: (p: Tensor, i: number) => void;
   /** Receives the residual stream after each block, [batch, tokens, embedDim]. */
@@ -143,7 +148,7 @@ function padHeads(tf: TF, tensor: Tensor, widths: number[], axis: 0 | 1): Tensor
 /**
  * Drops the tokens that do not enter block `i`, then attention and MLP.
  * @param x [batch, tokens of the block before, embedDim]
- * @returns [batch, keepIdx.length, embedDim]
+ * @returns [batch, keepIdx.length, embedDim]; with `prefixOnly`, of the last block [batch, prefixTokens, embedDim]
  */
 export function runBlock(
   tf: TF,
@@ -153,10 +158,10 @@ export function runBlock(
   x: Tensor,
   options: ForwardOptions = {},
 ): Tensor {
-  const { embedDim, layerNormEps, blocks } = arch;
+  const { embedDim, layerNormEps, prefixTokens, blocks } = arch;
   const { keepIdx } = blocks[i];
   const batch = x.shape[0]!;
-  const tokens = keepIdx.length;
+  const tokens = options.prefixOnly && i === blocks.length - 1 ? prefixTokens : keepIdx.length;
   const flat = (y: Tensor) => tf.reshape(y, [-1, embedDim]);
   const stream = (y: Tensor) => tf.reshape(y, [batch, tokens, embedDim]);
   const norm = (y: Tensor, affine?: Linear) => {
@@ -169,7 +174,9 @@ export function runBlock(
   const branch = (y: Tensor, kept?: Tensor) => (kept ? tf.mul(stream(y), kept) : stream(y));
 
   x = gatherTokens(tf, x, positions(blocks[Math.max(0, i - 1)].keepIdx, keepIdx));
-  const mixed = w.qkv ? attention(tf, arch, i, w.qkv, norm(x, w.norm1), batch, options) : flat(x);
+  const keys = w.qkv && norm(x, w.norm1);
+  if (tokens < keepIdx.length) x = tf.slice(x, [0, 0, 0], [batch, tokens, embedDim]);
+  const mixed = keys ? attention(tf, arch, i, w.qkv!, keys, batch, tokens, options) : flat(x);
   x = tf.add(x, branch(linear(tf, mixed, w.proj.weight, w.proj.bias), options.branchGates?.[i].attn));
   const hidden = w.fc1 ? erfGate(tf, linear(tf, norm(x, w.norm2), w.fc1.weight, w.fc1.bias)) : flat(x);
   return tf.add(x, branch(linear(tf, hidden, w.fc2.weight, w.fc2.bias), options.branchGates?.[i].mlp));
@@ -222,7 +229,8 @@ export function embed(tf: TF, arch: Architecture, weights: Weights, pixels: Tens
 
 /**
  * @param x [batch × tokens, embedDim], normalised
- * @returns [batch × tokens, heads × width], to be mixed by proj
+ * @param queries how many of the tokens, the first ones, read the others
+ * @returns [batch × queries, heads × width], to be mixed by proj
  */
 function attention(
   tf: TF,
@@ -231,17 +239,19 @@ function attention(
   { weight, bias }: Linear,
   x: Tensor,
   batch: number,
+  queries: number,
   { scoreGates, ghosts, onAttention }: ForwardOptions,
 ): Tensor {
   const heads = arch.blocks[i].headDims.length;
   const tokens = x.shape[0]! / batch;
   const width = bias.size / (3 * heads);
   const qkv = tf.reshape(linear(tf, x, weight, bias), [batch, tokens, 3, heads, width]);
-  const [q, k, v] = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]));
+  const [all, k, v] = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]));
+  const q = queries < tokens ? tf.slice(all, [0, 0, 0, 0], [batch, heads, queries, width]) : all;
   onAttention?.(tf.softmax(tf.matMul(tf.slice(q, [0, 0, 0, 0], [batch, heads, 1, width]), k, false, true)), i);
   const ghost = ghosts?.[i] ?? 0;
   const attended = ghost === 0 ? attend(tf, q, k, v, scoreGates?.[i]) : attendGhost(ghost);
-  return tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [batch * tokens, heads * width]);
+  return tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [batch * queries, heads * width]);
 
   /** Its key is the key bias, which is left out of all keys: zero. */
   function attendGhost(ghost: number | Tensor): Tensor {

@@ -1,0 +1,146 @@
+/**
+ * Measures the engines that are here with the loaded model, and remembers which was the fastest. In webgpu.js, as most
+ * pages have but one.
+ */
+import { messageOf, throwIfAborted } from "../errors.ts";
+import type { Model } from "../format/model.ts";
+import { selfTestPixels } from "../format/write.ts";
+import type { Engine, EngineName, EngineOptions } from "./engine.ts";
+import type { CheckedEngine, OpenedEngine, openNamed, openWithoutGpu } from "./named.ts";
+
+/** What was measured on earlier visits. */
+export interface Choices {
+  get(key: string): Promise<string | undefined>;
+  put(key: string, choice: string): Promise<unknown>;
+}
+
+export interface OpenOptions extends EngineOptions {
+  signal?: AbortSignal;
+  choices?: Choices;
+}
+
+/** The worker's, which has the engines. */
+export interface Openers {
+  openNamed: typeof openNamed;
+  openWithoutGpu: typeof openWithoutGpu;
+}
+
+/** Runs of each engine, and milliseconds after which no other is begun. */
+const RUNS = 5;
+const ENOUGH_MS = 1000;
+
+/** Browsers, drivers and machines change. */
+const KEPT_MS = 30 * 24 * 3600 * 1000;
+
+/**
+ * @param rivals to be measured against the engine that opens without a GPU
+ * @throws SlimViTError as `openWithoutGpu`, and `aborted`; what ails a rival is told in `tried`
+ */
+export async function openFastest(
+  rivals: EngineName[],
+  model: Model,
+  options: OpenOptions,
+  openers: Openers,
+): Promise<OpenedEngine> {
+  const adapter = rivals.some(needsGpu) ? await globalThis.navigator?.gpu?.requestAdapter() : undefined;
+  const key = keyOf(rivals, model, options, adapter?.info);
+  const kept = await openKept(key, model, options, openers);
+  if (kept) return kept;
+  const opened = await openers.openWithoutGpu(model, options);
+  const { best, ms } = await measureAll(
+    opened,
+    adapter ? rivals : rivals.filter((name) => !needsGpu(name)),
+    model,
+    options,
+    openers,
+  );
+  if (!adapter) {
+    for (const engine of rivals.filter(needsGpu)) best.tried.push({ engine, reason: "There is no WebGPU adapter." });
+  }
+  if (ms === undefined) return best;
+  const { engine, tried } = best;
+  const reason = `the fastest, ${ms.toFixed(1)} ms a run, measured`;
+  const choice = { at: Date.now(), engine: engine.name, tried, reason };
+  await options.choices?.put(key, JSON.stringify(choice)).catch(() => {}); // measured again next time
+  return { ...best, reason: `${reason} here` };
+}
+
+const needsGpu = (name: EngineName) => name.endsWith("webgpu");
+
+/** Of a device, a model and what else the times depend on. */
+function keyOf(
+  rivals: EngineName[],
+  { manifest, dtype }: Model,
+  { threads, engineUrls }: OpenOptions,
+  { vendor, architecture, device, description }: Partial<GPUAdapterInfo> = {},
+): string {
+  const { userAgent, hardwareConcurrency } = globalThis.navigator ?? {};
+  const weights = manifest.weights.find((entry) => entry.dtype === dtype)?.sha256;
+  const machine = [userAgent, hardwareConcurrency, vendor, architecture, device, description];
+  return JSON.stringify([weights, threads, rivals, engineUrls, machine]);
+}
+
+/** @returns undefined where nothing is kept, or it does not open any more */
+async function openKept(
+  key: string,
+  model: Model,
+  options: OpenOptions,
+  { openNamed }: Openers,
+): Promise<OpenedEngine | undefined> {
+  try {
+    const { at, engine, tried, reason } = JSON.parse((await options.choices?.get(key)) ?? "{}");
+    if (!(Date.now() - at < KEPT_MS)) return undefined;
+    return { ...(await openNamed(engine, model, options)), tried, reason: `${reason} on an earlier visit` };
+  } catch {
+    return undefined;
+  }
+}
+
+/** Two engines are open at a time, the best so far and its rival. `ms` is undefined where there is but one. */
+async function measureAll(
+  best: OpenedEngine,
+  rivals: EngineName[],
+  model: Model,
+  options: OpenOptions,
+  { openNamed }: Openers,
+): Promise<{ best: OpenedEngine; ms?: number }> {
+  const { tried } = best;
+  const pixels = selfTestPixels(model.manifest, 1);
+  let bestMs: number | undefined;
+  try {
+    for (const name of rivals) {
+      throwIfAborted(options.signal);
+      if (name === best.engine.name || tried.some(({ engine }) => engine === name)) continue;
+      let rival: CheckedEngine | undefined;
+      try {
+        rival = await openNamed(name, model, options);
+        const ms = await measure(rival.engine, pixels);
+        bestMs ??= await measure(best.engine, pixels);
+        const [slower, slowerMs] = ms < bestMs ? [best.engine, bestMs] : [rival.engine, ms];
+        if (ms < bestMs) [best, bestMs] = [{ ...best, ...rival }, ms];
+        tried.push({ engine: slower.name, ms: slowerMs, reason: `slower: ${slowerMs.toFixed(1)} ms a run` });
+        slower.dispose();
+      } catch (error) {
+        rival?.engine.dispose();
+        tried.push({ engine: name, reason: messageOf(error) });
+      }
+    }
+    throwIfAborted(options.signal);
+  } catch (error) {
+    best.engine.dispose();
+    throw error;
+  }
+  return { best, ms: bestMs };
+}
+
+/** The median; the engine is warm. */
+async function measure(engine: Engine, pixels: Float32Array): Promise<number> {
+  const times: number[] = [];
+  const start = performance.now();
+  while (times.length < RUNS && performance.now() - start < ENOUGH_MS) {
+    const begun = performance.now();
+    await engine.run(pixels);
+    times.push(performance.now() - begun);
+  }
+  return times.sort((a, b) => a - b)[times.length >> 1];
+}

@@ -1,0 +1,26 @@
+/** The known input of slimvit.json: the first run, which warms an engine up, and a check of what it computes here. */
+import { SlimViTError } from "../errors.ts";
+import type { Model, WeightsDtype } from "../format/model.ts";
+import { selfTestPixels } from "../format/write.ts";
+import type { Engine } from "./engine.ts";
+
+/**
+ * How far an engine's logits for the known input may be from the manifest's: root mean square, of the logits' own. A
+ * wrong kernel is off by about 1; int8 engines quantise activations too, which the manifest's logits do not.
+ */
+const TOLERANCE: Record<WeightsDtype, number> = { f32: 0.01, f16: 0.01, int8: 0.2 };
+
+/** @throws SlimViTError `unsupported` for an engine that computes wrong results here */
+export async function selfTest(engine: Engine, { manifest, dtype }: Model): Promise<void> {
+  const known = manifest.weights.find((entry) => entry.dtype === dtype)?.selfTest;
+  if (!known || engine.name === "reference") return;
+  const { logits } = await engine.run(selfTestPixels(manifest, known.seed));
+  const rms = (values: number[]) => Math.sqrt(values.reduce((sum, v) => sum + v * v, 0) / values.length);
+  const off = rms(known.logits.map((v, i) => v - logits[i])) / Math.max(rms(known.logits), 1e-6);
+  if (off <= TOLERANCE[dtype]) return; // NaN is not
+  throw new SlimViTError(
+    "unsupported",
+    `Engine "${engine.name}" computes wrong results on this device: its logits for ${manifest.name}'s known input are ` +
+      `off by ${(100 * off).toFixed(1)} %. Choose another engine.`,
+  );
+}

@@ -1,0 +1,87 @@
+/** engine: "auto", on SwiftShader. Which engine is the fastest is the machine's affair; that it was measured is not. */
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import type { ModelInfo } from "../../src/session.ts";
+import { GPU_URLS, openGpuStage } from "./gpu.ts";
+import type { Stage } from "./page.ts";
+
+let stage: Stage;
+/** paths that the page and its workers have asked for */
+const asked: string[] = [];
+beforeAll(async () => {
+  stage = await openGpuStage();
+  stage.page.context().on("request", (request) => asked.push(new URL(request.url()).pathname));
+});
+afterAll(() => stage?.close());
+
+const NAMED = {
+  "onnxruntime-web": "/ort/ort.wasm.bundle.min.mjs",
+  "@tensorflow/tfjs-core": GPU_URLS["@tensorflow/tfjs-core"],
+  "@tensorflow/tfjs-backend-webgpu": GPU_URLS["@tensorflow/tfjs-backend-webgpu"],
+};
+
+function infoOf(
+  engineUrls: Record<string, string>,
+  options: object = {},
+  folder = "/models/tiny/",
+): Promise<ModelInfo> {
+  asked.length = 0;
+  return stage.page.evaluate(
+    async ({ engineUrls, options, folder }) => {
+      const vit = await load({ engine: "auto", engineUrls, ...options }, folder);
+      await vit.classify(picture());
+      vit.dispose();
+      return vit.info;
+    },
+    { engineUrls, options, folder },
+  );
+}
+
+test("without packages there is nothing to measure, and nothing else is downloaded", async () => {
+  const { engine, tried, engineReason } = await infoOf({});
+  expect(engine).toBe("simd");
+  expect(tried).toEqual([]);
+  expect(engineReason).toMatch(/no other/);
+  expect(asked.filter((path) => /ort|tfjs|webgpu/.test(path))).toEqual([]);
+});
+
+test("engines that are named are measured, the fastest is taken, and the choice is kept for the device and model", async () => {
+  const first = await infoOf(NAMED);
+  expect([first.engine, ...first.tried.map(({ engine }) => engine)].sort()).toEqual([
+    "onnx-wasm",
+    "simd",
+    "tfjs-webgpu",
+  ]);
+  const best = Number(first.engineReason.match(/^the fastest, ([\d.]+) ms a run, measured here$/)![1]);
+  for (const { ms, reason } of first.tried) {
+    expect(reason).toMatch(/^slower: [\d.]+ ms a run$/);
+    expect(ms).toBeGreaterThanOrEqual(best - 0.05);
+  }
+  const again = await infoOf(NAMED);
+  expect(again.engine).toBe(first.engine);
+  expect(again.tried).toEqual(first.tried);
+  expect(again.engineReason).toBe(first.engineReason.replace("here", "on an earlier visit"));
+});
+
+test("an engine that does not load or disagrees with the self-test is not taken, and says why", async () => {
+  const folder = join(stage.models, "tiny", "slimvit.json");
+  const intact = readFileSync(folder, "utf8");
+  const manifest = JSON.parse(intact);
+  const nowhere = await infoOf({ "onnxruntime-web": "/nowhere.mjs" }, { cache: false });
+  expect(nowhere.engine).toBe("simd");
+  expect(nowhere.tried).toEqual([
+    { engine: "onnx-wasm", reason: expect.stringMatching(/did not load from .*nowhere/) },
+  ]);
+  for (const { selfTest } of manifest.weights) selfTest.logits = selfTest.logits.map((v: number) => v + 3);
+  writeFileSync(folder, JSON.stringify(manifest));
+  try {
+    // Only the reference, which is not held against itself, is left.
+    const { engine, tried } = await infoOf({ "onnxruntime-web": NAMED["onnxruntime-web"] }, { cache: false });
+    expect(engine).toBe("reference");
+    expect(tried.map(({ engine }) => engine)).toEqual(["simd", "onnx-wasm"]);
+    for (const { reason } of tried) expect(reason).toMatch(/wrong results/);
+  } finally {
+    writeFileSync(folder, intact);
+  }
+});
