@@ -1,9 +1,16 @@
 /** One loaded model on one engine: image → pixels → logits → top classes. Lives in the worker; in Node, in the process. */
 import { readImage, type WireImage } from "./decode.ts";
 import type { Engine, EngineName, RunOptions, RunOutput } from "./engines/engine.ts";
-import { isOnGpu, type OpenedEngine, type TriedEngine } from "./engines/named.ts";
+import {
+  isOnGpu,
+  loadGpuEngines,
+  type OpenedEngine,
+  openNamed,
+  openWithoutGpu,
+  type TriedEngine,
+} from "./engines/named.ts";
 import { openEngine } from "./engines/open.ts";
-import type { reopen as Reopen, Spare } from "./engines/reopen.ts";
+import type { ReopenedEngine, Spare } from "./engines/reopen.ts";
 import { SlimViTError, throwIfAborted } from "./errors.ts";
 import {
   type BlockShape,
@@ -184,8 +191,12 @@ export class Session {
   }
 }
 
-/** Imported when it is needed: few sessions lose a GPU. */
-const reopen: typeof Reopen = async (...args) => (await import("./engines/reopen.ts")).reopen(...args);
+/** @throws whatever `error` is, if it is no `device-lost` */
+async function reopen(name: EngineName, spare: Spare, error: unknown, again = false): Promise<ReopenedEngine> {
+  if (!(error instanceof SlimViTError) || error.code !== "device-lost") throw error;
+  const gpu = await loadGpuEngines(spare.options.engineUrls);
+  return gpu.reopen(name, spare, error, again, { openNamed, openWithoutGpu });
+}
 
 /** An engine that cannot be lost has packed the weights; those of the file would be in memory for nothing. */
 function spareOf(engine: Engine, spare: Spare): Spare | undefined {

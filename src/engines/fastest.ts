@@ -6,7 +6,7 @@ import { messageOf, throwIfAborted } from "../errors.ts";
 import type { Model } from "../format/model.ts";
 import { selfTestPixels } from "../format/write.ts";
 import type { Engine, EngineName, EngineOptions } from "./engine.ts";
-import type { CheckedEngine, OpenedEngine, openNamed, openWithoutGpu } from "./named.ts";
+import { type CheckedEngine, GPU_ENGINES, type OpenedEngine, type openNamed, type openWithoutGpu } from "./named.ts";
 
 /** What was measured on earlier visits. */
 export interface Choices {
@@ -33,15 +33,12 @@ const ENOUGH_MS = 1000;
 const KEPT_MS = 30 * 24 * 3600 * 1000;
 
 /**
- * @param rivals to be measured against the engine that opens without a GPU
+ * Of the engine that opens without a GPU, and those whose packages `options.engineUrls` names.
+ *
  * @throws SlimViTError as `openWithoutGpu`, and `aborted`; what ails a rival is told in `tried`
  */
-export async function openFastest(
-  rivals: EngineName[],
-  model: Model,
-  options: OpenOptions,
-  openers: Openers,
-): Promise<OpenedEngine> {
+export async function openFastest(model: Model, options: OpenOptions, openers: Openers): Promise<OpenedEngine> {
+  const rivals = rivalsOf(options.engineUrls);
   const adapter = rivals.some(needsGpu) ? await globalThis.navigator?.gpu?.requestAdapter() : undefined;
   const key = keyOf(rivals, model, options, adapter?.info);
   const kept = await openKept(key, model, options, openers);
@@ -63,6 +60,16 @@ export async function openFastest(
   const choice = { at: Date.now(), engine: engine.name, tried, reason };
   await options.choices?.put(key, JSON.stringify(choice)).catch(() => {}); // measured again next time
   return { ...best, reason: `${reason} here` };
+}
+
+/** Only what is named: whether a package is installed would show when it is downloaded. */
+function rivalsOf(urls: Record<string, string> = {}): EngineName[] {
+  const has = (...names: string[]) => names.some((name) => Object.hasOwn(urls, name));
+  const rivals: EngineName[] = [];
+  if (has("onnxruntime-web")) rivals.push("onnx-wasm");
+  if (has(GPU_ENGINES, "onnxruntime-web/webgpu")) rivals.push("onnx-webgpu");
+  if (has(GPU_ENGINES, "@tensorflow/tfjs-backend-webgpu")) rivals.push("tfjs-webgpu");
+  return rivals;
 }
 
 const needsGpu = (name: EngineName) => name.endsWith("webgpu");

@@ -1,8 +1,12 @@
-/** What becomes of an engine whose GPU is lost: a driver that crashed or was updated, a card that was unplugged or slept. */
-import { messageOf, SlimViTError } from "../errors.ts";
+/**
+ * What becomes of an engine whose GPU is lost: a driver that crashed or was updated, a card that was unplugged or slept. In
+ * webgpu.js, which is there already where a GPU can be lost.
+ */
+import { messageOf, type SlimViTError } from "../errors.ts";
 import type { Model } from "../format/model.ts";
 import type { EngineName, EngineOptions } from "./engine.ts";
-import { type OpenedEngine, openNamed, openWithoutGpu } from "./named.ts";
+import type { Openers } from "./fastest.ts";
+import type { OpenedEngine } from "./named.ts";
 
 /** What an engine is opened from. */
 export interface Spare {
@@ -18,17 +22,17 @@ export interface ReopenedEngine extends OpenedEngine {
 /**
  * The same engine on a fresh device, or where none is to be had one that needs no GPU.
  *
- * @param lost what the engine threw
+ * @param lost what the engine threw, `device-lost`
  * @param again the same call has lost a device before: a third one is not tried
- * @throws whatever `lost` is, if it is no `device-lost`; SlimViTError as `openWithoutGpu`
+ * @throws SlimViTError as `openWithoutGpu`
  */
 export async function reopen(
   name: EngineName,
   { model, options }: Spare,
-  lost: unknown,
-  again = false,
+  lost: SlimViTError,
+  again: boolean,
+  { openNamed, openWithoutGpu }: Openers,
 ): Promise<ReopenedEngine> {
-  if (!(lost instanceof SlimViTError) || lost.code !== "device-lost") throw lost;
   let fault = "The next one was lost, too.";
   if (!again) {
     try {

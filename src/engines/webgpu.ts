@@ -4,4 +4,5 @@
  */
 export { openFastest } from "./fastest.ts";
 export { openOnnxWebgpu } from "./onnx/webgpu.ts";
+export { reopen } from "./reopen.ts";
 export { openTfjs } from "./tfjs/engine.ts";
