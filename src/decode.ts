@@ -114,8 +114,9 @@ async function readPixels(bitmap: ImageBitmap, region: Region | undefined, { res
 async function copyPixels(bitmap: ImageBitmap, rect: Region): Promise<Uint8ClampedArray | undefined> {
   framesConvert ??= convertsFrames().catch(() => false);
   if (!(await framesConvert)) return undefined;
-  const frame = new VideoFrame(bitmap, { timestamp: 0 }) as VideoFrame & { rotation?: number; flip?: boolean };
+  let frame: (VideoFrame & { rotation?: number; flip?: boolean }) | undefined;
   try {
+    frame = new VideoFrame(bitmap, { timestamp: 0 });
     if (frame.rotation !== 0 || frame.flip !== false) return undefined; // copied as it is stored, not as it is shown
     const data = new Uint8ClampedArray(rect.width * rect.height * 4);
     await frame.copyTo(data, { rect, format: "RGBA" });
@@ -123,7 +124,7 @@ async function copyPixels(bitmap: ImageBitmap, rect: Region): Promise<Uint8Clamp
   } catch {
     return undefined;
   } finally {
-    frame.close();
+    frame?.close();
   }
 }
 
