@@ -14,7 +14,7 @@ import {
   stageCommand,
   withEngine,
 } from "./lib/commands.ts";
-import { count, type TrainOptions } from "./lib/recipe.ts";
+import { count, natural, type TrainOptions } from "./lib/recipe.ts";
 import { printJson, say } from "./lib/terminal.ts";
 import toolsPackage from "./package.json" with { type: "json" };
 import type { SearchOptions } from "./search.ts";
@@ -79,6 +79,21 @@ addSlimOptions(
   const { slim } = await import("./slim.ts");
   finish(options, await slim(source, options));
 });
+
+command("sweep", "budgets × loss weights × seeds, each a run of slim; resumable", [
+  ["<file>", "a recipe of slimvit slim with a section sweep: { budgets, weights, seeds }"],
+])
+  .option("-o, --out <folder>", "results, models and stages; default the file's out")
+  .option("--jobs <n>", "processes at once, on this machine", count, 1)
+  .addOption(new Option("--on <where>", "where the points run").choices(["local", "slurm"]).default("local"))
+  .option("--sbatch <options>", 'further options of sbatch, e.g. "--partition=gpu --time=4:00:00"')
+  .option("--task <n>", "run only this point: $SLURM_ARRAY_TASK_ID, $JOB_COMPLETION_INDEX", natural)
+  .action(async (file: string, options) => {
+    const [{ sweep }, { sweepTable }] = await Promise.all([import("./sweep.ts"), import("./lib/sweep-report.ts")]);
+    const report = await sweep(file, options);
+    if (!options.json && "points" in report) process.stdout.write(`${sweepTable(report.points)}\n`);
+    finish(options, report);
+  });
 
 command("inspect", "parameters, MACs, widths, tokens", [["<models...>", "model folders"]])
   .option("--report <file>", "write an HTML page with charts, also of masks and losses where the folder has them")

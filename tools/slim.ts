@@ -17,6 +17,7 @@ import type { AccuracyRecord } from "./lib/card.ts";
 import type { StageName } from "./lib/commands.ts";
 import { labelIndices, openDataset, type Split } from "./lib/data.ts";
 import { readManifestFile, sha256, writeFileAtomic } from "./lib/folders.ts";
+import { withLock } from "./lib/lock.ts";
 import { digestData } from "./lib/provenance.ts";
 import type { TrainOptions } from "./lib/recipe.ts";
 import { type RecipeFile, readRecipe, type SlimFlags, stageOptions } from "./lib/recipefile.ts";
@@ -38,8 +39,9 @@ export interface SlimReport {
 }
 
 /** @param source a model folder, or a recipe file ending in .yaml or .yml */
-export async function slim(source: string, flags: SlimFlags): Promise<SlimReport> {
-  const recipe = readRecipe(source, flags);
+export const slim = (source: string, flags: SlimFlags): Promise<SlimReport> => runRecipe(readRecipe(source, flags));
+
+export async function runRecipe(recipe: RecipeFile): Promise<SlimReport> {
   const out = resolve(recipe.out);
   const folder = recipe.stages ?? `${out}.stages`;
   // An output that is in the way is said before hours of training, not after.
@@ -152,7 +154,8 @@ class Run {
     this.key = sha256(Buffer.from(JSON.stringify([name, this.key, await identity(options), parts])));
     this.resolved[name] = options;
     const folder = out ?? join(this.folder, `${name}-${this.key.slice(0, 10)}`);
-    const skipped = out ? madeFrom(out) === this.key : existsSync(folder);
+    const missing = () => (out ? madeFrom(out) !== this.key : !existsSync(folder));
+    const skipped = !missing();
     if (!skipped && this.dry) {
       throw new SlimViTError(
         "bad-option",
@@ -163,21 +166,26 @@ class Run {
     if (this.dry) return folder;
     say(skipped ? `slim: ${name} is done already (${folder})` : `slim: ${name} → ${folder}`);
     const started = performance.now();
-    if (!skipped) await perform(folder, options);
+    if (!skipped) {
+      // Runs of a sweep share stages: the first one that comes to it makes it, the others wait and take what is there.
+      const lock = join(this.folder, `.${name}-${this.key.slice(0, 10)}.lock`);
+      const wait = () => say(`slim: ${name} is being made by another run; waiting for it`);
+      await withLock(lock, wait, async () => void (missing() && (await perform(folder, options))));
+    }
     this.done.push({ stage: name, folder, skipped, seconds: (performance.now() - started) / 1000 });
     return folder;
   }
 }
 
 /** The options by value: data and teacher by their content, not by where they lie. */
-async function identity(options: Record<string, unknown>): Promise<unknown> {
+export async function identity(options: Record<string, unknown>): Promise<unknown> {
   const { data, teacher, labels: _, checkpointSeconds: __, backend: ___, ...rest } = options;
   const digests = await Promise.all(((data as string[]) ?? []).map(digestData));
   const taught = teacher ? readManifestFile(teacher as string).weights.map((file) => file.sha256) : undefined;
   return { ...rest, data: digests.map((digest) => digest.sha256), teacher: taught };
 }
 
-async function hashOf(path: string | undefined): Promise<string | undefined> {
+export async function hashOf(path: string | undefined): Promise<string | undefined> {
   if (path === undefined) return undefined;
   if (!existsSync(path)) throw new SlimViTError("bad-input", `${path}: no such file or folder.`);
   return (await digestData(path)).sha256;

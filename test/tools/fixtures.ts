@@ -85,6 +85,22 @@ export async function makeDense(at: ReturnType<typeof workplace>, each: number):
   slimvitJson("import", at("tiny.safetensors"), "-o", at("dense"), "--heads", "2", "--labels", at("labels.tsv"));
 }
 
+/** A sweep over what `makeDense` left beside it. @param sweep its section; text is written as it stands */
+export function writeSweep(file: string, sweep: object | string, out = "swept", retrainEpochs = 1): void {
+  const lines = [
+    "model: dense",
+    "data: pictures",
+    `out: ${out}`,
+    "batch: 3",
+    "epochs: 1",
+    `retrain: { epochs: ${retrainEpochs} }`,
+    "export: { dtype: [f32] }",
+    "eval: { engine: reference }",
+    typeof sweep === "string" ? sweep : `sweep: ${JSON.stringify(sweep)}`,
+  ];
+  writeFileSync(file, lines.join("\n"));
+}
+
 export const BIN = fileURLToPath(new URL("../../tools/bin/slimvit.mjs", import.meta.url));
 
 /** Runs the command line as a user does. */

@@ -125,7 +125,7 @@ export function claimOutput(out: string, force = false): void {
 /** A file is never seen half-written. */
 export function writeFileAtomic(path: string, content: string | Uint8Array): void {
   mkdirSync(dirname(path), { recursive: true });
-  const temporary = `${path}.part`;
+  const temporary = `${path}.part-${randomBytes(4).toString("hex")}`; // of this process: others may write the same file
   writeFileSync(temporary, content);
   renameSync(temporary, path);
 }

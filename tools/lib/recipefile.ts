@@ -7,7 +7,7 @@ import { messageOf, SlimViTError } from "../../src/errors.ts";
 import { STAGES, type StageName, stageCommand } from "./commands.ts";
 import type { Split } from "./data.ts";
 
-type Section = Record<string, unknown>;
+export type Section = Record<string, unknown>;
 
 /** Said once for every stage that has such an option; a stage's own section comes first. */
 const SHARED = ["data", "split", "seed", "epochs", "batch", "backend", "precision"] as const;
@@ -59,8 +59,13 @@ const WIRED = ["out", "json", "force", "resume", "record", "budgets"];
 /** @throws SlimViTError `bad-option` naming the file, the key and the fault */
 export function readRecipe(source: string, flags: SlimFlags): RecipeFile {
   const isFile = /\.ya?ml$/i.test(source);
-  const raw = isFile ? readYaml(source) : { model: source };
-  const name = isFile ? source : "slim";
+  return isFile ? recipeOf(readYaml(source), source, flags) : recipeOf({ model: source }, undefined, flags);
+}
+
+/** @param file from whose folder the paths in `raw` start; without one, those of the command line */
+export function recipeOf(raw: Section, file: string | undefined, flags: SlimFlags): RecipeFile {
+  const isFile = file !== undefined;
+  const name = file ?? "slim";
   const unknown = Object.keys(raw).find((key) => !TOP_KEYS.includes(key));
   if (unknown !== undefined) fail(name, `knows no "${unknown}"; it may have ${TOP_KEYS.join(", ")}.`);
   for (const stage of STAGES) {
@@ -69,8 +74,7 @@ export function readRecipe(source: string, flags: SlimFlags): RecipeFile {
     if (typeof section !== "object" || Array.isArray(section)) fail(name, `"${stage}" must hold options by name.`);
   }
 
-  const recipe = { ...raw, name } as unknown as RecipeFile;
-  if (isFile) resolvePaths(recipe, dirname(resolve(source)));
+  const recipe = { ...(isFile ? withPathsFrom(dirname(resolve(file)), raw) : raw), name } as unknown as RecipeFile;
   for (const key of [...SHARED, "out", "stages", "force"] as const)
     if (flags[key] !== undefined) Object.assign(recipe, { [key]: flags[key] });
   if (flags.finetune !== undefined)
@@ -150,7 +154,7 @@ function argumentsOf(option: Option, value: unknown, where: string): string[] {
   return [`${option.long}=${Array.isArray(value) ? value.join(separator) : value}`];
 }
 
-function readYaml(path: string): Section {
+export function readYaml(path: string): Section {
   if (!existsSync(path)) throw new SlimViTError("bad-option", `${path}: no such recipe file.`);
   let content: unknown;
   try {
@@ -164,14 +168,16 @@ function readYaml(path: string): Section {
 }
 
 /** Paths in a recipe start from its own folder. */
-function resolvePaths(recipe: RecipeFile, folder: string): void {
+export function withPathsFrom(folder: string, raw: Section): Section {
+  const recipe = structuredClone(raw);
   const at = (value: unknown) => (typeof value === "string" && value !== "none" ? resolve(folder, value) : value);
-  for (const section of [recipe, ...STAGES.map((stage) => recipe[stage])] as unknown as Section[]) {
-    if (typeof section !== "object") continue;
+  for (const section of [recipe, ...STAGES.map((stage) => recipe[stage])] as (Section | undefined)[]) {
+    if (typeof section !== "object" || section === null) continue;
     for (const key of ["model", "out", "teacher", "stages", "source", "labels"])
       if (section[key] !== undefined) section[key] = at(section[key]);
     if (section.data !== undefined) section.data = [section.data].flat().map(at);
   }
+  return recipe;
 }
 
 /** search.epochs=2 */
