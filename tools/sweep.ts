@@ -41,7 +41,8 @@ interface KeyedPoint extends SweepPoint {
   key: string;
 }
 
-const BIN = join(import.meta.dirname, "bin", "slimvit.mjs");
+/** Beside the sources in a clone, beside dist/ in the package. */
+const BIN = ["bin", "../bin"].map((at) => join(import.meta.dirname, at, "slimvit.mjs")).find(existsSync)!;
 
 export async function sweep(file: string, options: SweepOptions): Promise<SweepReport | PointResult> {
   const plan = readSweep(file, options);
