@@ -14,6 +14,7 @@ import { STAGES } from "./lib/commands.ts";
 import { readManifestFile, sha256, writeFileAtomic } from "./lib/folders.ts";
 import { startProgress } from "./lib/progress.ts";
 import { type RecipeFile, type Section, stageOptions } from "./lib/recipefile.ts";
+import { besides } from "./lib/runtime.ts";
 import { isActive, jobScript, submit, watch } from "./lib/slurm.ts";
 import { type PointResult, sweepHtml } from "./lib/sweep-report.ts";
 import { readSweep, type Sweep, type SweepPoint } from "./lib/sweepfile.ts";
@@ -41,8 +42,7 @@ interface KeyedPoint extends SweepPoint {
   key: string;
 }
 
-/** Beside the sources in a clone, beside dist/ in the package. */
-const BIN = ["bin", "../bin"].map((at) => join(import.meta.dirname, at, "slimvit.mjs")).find(existsSync)!;
+const BIN = besides(import.meta.url, "../bin/slimvit.mjs", "./bin/slimvit.mjs");
 
 export async function sweep(file: string, options: SweepOptions): Promise<SweepReport | PointResult> {
   const plan = readSweep(file, options);
