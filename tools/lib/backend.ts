@@ -27,7 +27,9 @@ export interface Backend {
  */
 export async function openBackend(wanted?: BackendName, precision: Precision = "f32"): Promise<Backend> {
   process.env.TF_CPP_MIN_LOG_LEVEL ??= "2";
-  if (precision === "bf16") process.env.TF_SET_ONEDNN_FPMATH_MODE = "BF16"; // read when TensorFlow loads
+  // Read when TensorFlow loads. By itself it uses oneDNN only on CPUs with AVX-512 VNNI or newer units.
+  process.env.TF_ENABLE_ONEDNN_OPTS ??= "1";
+  if (precision === "bf16") process.env.TF_SET_ONEDNN_FPMATH_MODE = "BF16";
   const refused: string[] = [];
   for (const name of wanted ? [wanted] : BACKENDS) {
     try {
