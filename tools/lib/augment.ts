@@ -153,7 +153,7 @@ function smoothed({ width, height }: Rgb): (data: Uint8Array, k: number) => numb
     const x = Math.floor((k % row) / 3);
     if (x === 0 || y === 0 || x === width - 1 || y === height - 1) return data[k];
     let sum = 4 * data[k];
-    for (const dy of [-row, 0, row]) for (const dx of [-3, 0, 3]) sum += data[k + dy + dx];
+    for (let at = k - row; at <= k + row; at += row) sum += data[at - 3] + data[at] + data[at + 3];
     return sum / 13;
   };
 }
@@ -162,19 +162,21 @@ function smoothed({ width, height }: Rgb): (data: Uint8Array, k: number) => numb
 function warped({ data, width, height }: Rgb, [a, b, c, d, e, f]: number[], fill: number[]): Rgb {
   const out = new Uint8ClampedArray(data.length);
   const [cx, cy] = [(width - 1) / 2, (height - 1) / 2];
+  const sample = (px: number, py: number, channel: number) =>
+    px < 0 || py < 0 || px >= width || py >= height ? fill[channel] : data[3 * (py * width + px) + channel];
   let at = 0;
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
       const u = a * (x - cx) + b * (y - cy) + c + cx;
       const v = d * (x - cx) + e * (y - cy) + f + cy;
-      const [left, top] = [Math.floor(u), Math.floor(v)];
-      const [right, bottom] = [u - left, v - top];
+      const left = Math.floor(u);
+      const top = Math.floor(v);
+      const right = u - left;
+      const bottom = v - top;
       for (let channel = 0; channel < 3; channel++) {
-        const sample = (px: number, py: number) =>
-          px < 0 || py < 0 || px >= width || py >= height ? fill[channel] : data[3 * (py * width + px) + channel];
         out[at++] =
-          (1 - bottom) * ((1 - right) * sample(left, top) + right * sample(left + 1, top)) +
-          bottom * ((1 - right) * sample(left, top + 1) + right * sample(left + 1, top + 1));
+          (1 - bottom) * ((1 - right) * sample(left, top, channel) + right * sample(left + 1, top, channel)) +
+          bottom * ((1 - right) * sample(left, top + 1, channel) + right * sample(left + 1, top + 1, channel));
       }
     }
   }
