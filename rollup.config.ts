@@ -5,7 +5,8 @@ import dts from "rollup-plugin-dts";
 import esbuild from "rollup-plugin-esbuild";
 
 // All into one folder, so that new URL("./worker.js", import.meta.url) holds. The worker is one file without a relative
-// import: it must also work from a blob and from a CDN. The GPU engines are a file of their own: few pages choose them.
+// import: it must also work from a blob and from a CDN. The GPU engines are a file of their own, and so is
+// what a set of models needs: few pages choose them.
 export const OPTIONAL = [/^onnxruntime-web/, /^@tensorflow\//];
 export const plugins = [
   resolve({ browser: true }),
@@ -27,9 +28,14 @@ const configs: RollupOptions[] = [
     plugins,
   },
   {
+    input: "src/set.ts",
+    output: { file: "dist/set.js", format: "es", sourcemap: true },
+    plugins,
+  },
+  {
     input: "src/index.ts",
     output: { file: "dist/index.js", format: "es", sourcemap: true },
-    external: [...OPTIONAL, /worker(-inline)?\.js$/],
+    external: [...OPTIONAL, /(worker(-inline)?|set)\.js$/],
     plugins,
   },
   {

@@ -65,64 +65,26 @@ interface WeightsStore {
     put(sha256: string, bytes: Uint8Array): Promise<void>;
 }
 
-/** One loaded model on one engine: image → pixels → logits → top classes. Lives in the worker; in Node, in the process. */
-
-interface ModelInfo {
-    name: string;
-    license: string;
-    embedDim: number;
-    /** [height, width] */
-    imageSize: [number, number];
-    labels: Label[];
-    params: number;
-    /** multiply-accumulates of one picture */
+/** On which pictures, and by what. */
+interface SetAccuracy {
+    /** fraction of 1 */
+    top1: number;
+    /** pictures */
+    n: number;
+    data: string;
+    split: string;
+    engine: string;
+    dtype: string;
+}
+interface SetMember {
+    /** below the set's own folder: "deit-tiny-slim" */
+    folder: string;
     macs: number;
-    dtype: WeightsDtype;
-    /** those that the folder has */
-    dtypes: WeightsDtype[];
-    /** of the weights as downloaded */
-    sizeBytes: number;
-    engine: EngineName;
-    threads: number;
-    /** which kernels the simd engine runs: with WebAssembly's relaxed SIMD, or with what every browser has */
-    simd?: "relaxed" | "plain";
-    /** what the engine holds, weights and activations; undefined where it cannot be known */
-    memoryBytes?: number;
-    /** how long loading took, in milliseconds: files, from wherever they came; engine; its first run, which checks it */
-    loadMs: {
-        files: number;
-        engine: number;
-        firstRun: number;
-    };
-    blocks: BlockShape[];
-    /** why this engine */
-    engineReason: string;
-    /** engines that `auto` tried and did not take: those that did not open, and those that were slower */
-    tried: TriedEngine[];
-    /** what could not be done here, in people's words */
-    notes: string[];
-}
-interface ClassifyOptions$1 {
-    /** how many classes to return; default 5 */
-    topK?: number;
-    /** leave out classes that score less */
-    scoreThreshold?: number;
-    /** only these labels or ids */
-    allow?: string[];
-    /** none of these labels or ids */
-    deny?: string[];
-    /** part of the picture, in its pixels as it is shown; taken as if the rest were not there */
-    region?: Region;
-    /** milliseconds a block */
-    profile?: boolean;
-    /** the class token's attention over the surviving patches, a block */
-    explain?: boolean;
-}
-interface ScoredClass extends Label {
-    /** position in the model's output */
-    index: number;
-    /** softmax over all classes */
-    score: number;
+    params: number;
+    /** size of the weights file of each dtype that the folder has */
+    bytes: Partial<Record<WeightsDtype, number>>;
+    /** all members' on the same pictures */
+    accuracy: SetAccuracy;
 }
 
 /** A playing video, a camera's frames (MediaStreamTrackProcessor), or any source of pictures. */
@@ -143,11 +105,13 @@ interface LoadOptions {
     workerUrl?: string | URL;
     /** where optional packages are served, by package name, when the bundler does not resolve them */
     engineUrls?: Record<string, string>;
+    /** of a set: the most accurate member that takes at most so many milliseconds of inference here, measured; default the most accurate */
+    latencyMs?: number;
 }
-interface ClassifyOptions extends ClassifyOptions$1 {
+interface ClassifyOptions$1 extends ClassifyOptions {
     signal?: AbortSignal;
 }
-type EmbedOptions = Pick<ClassifyOptions, "signal" | "region">;
+type EmbedOptions = Pick<ClassifyOptions$1, "signal" | "region">;
 interface Classification {
     /** best first */
     classes: ScoredClass[];
@@ -192,8 +156,8 @@ declare class SlimViT {
      * `unsupported` for `profile` and `explain` on the onnx engines, `aborted`, `worker-lost`, `device-lost`,
      * `out-of-memory`, `disposed` after `dispose()`
      */
-    classify(image: ImageInput, options?: ClassifyOptions): Promise<Classification>;
-    classify(images: readonly ImageInput[], options?: ClassifyOptions): Promise<Classification[]>;
+    classify(image: ImageInput, options?: ClassifyOptions$1): Promise<Classification>;
+    classify(images: readonly ImageInput[], options?: ClassifyOptions$1): Promise<Classification[]>;
     /** The class token after the final norm, [embedDim]: a picture's features. */
     embed(image: ImageInput, options?: EmbedOptions): Promise<Float32Array>;
     embed(images: readonly ImageInput[], options?: EmbedOptions): Promise<Float32Array[]>;
@@ -203,7 +167,7 @@ declare class SlimViT {
      * @param source a video element, a stream of VideoFrames (closed here), or any async iterable of pictures; a camera whose track is stopped does not end, abort then
      * @throws SlimViTError as `classify`, and what the source throws
      */
-    stream(source: FrameSource<ImageInput>, options?: ClassifyOptions): AsyncGenerator<Classification>;
+    stream(source: FrameSource<ImageInput>, options?: ClassifyOptions$1): AsyncGenerator<Classification>;
     /** Frees worker, weights and memory; calls in flight reject with `disposed`. Idempotent. */
     dispose(): void;
     [Symbol.dispose](): void;
@@ -214,5 +178,94 @@ declare class SlimViT {
     private rejectPending;
 }
 
+/** Which member of a set was taken, and why. */
+interface SetChoice {
+    /** of set.json */
+    name: string;
+    /** the member's folder in the set */
+    member: string;
+    /** fraction of the `n` pictures of `data` that it labels rightly, as set.json has it */
+    accuracy: SetMember["accuracy"];
+    /** the budget asked for, milliseconds of inference */
+    latencyMs?: number;
+    /** whether the member was measured to meet it; undefined without a budget */
+    meets?: boolean;
+    /** members that were measured, the cheapest first */
+    measured: MeasuredMember[];
+    /** why this one, in people's words */
+    reason: string;
+}
+interface MeasuredMember {
+    member: string;
+    /** median inference of a few pictures; undefined where it did not run */
+    ms?: number;
+    /** now, or on an earlier visit, from which it was kept */
+    when: "now" | "earlier";
+    /** why it did not run */
+    fault?: string;
+}
+
+/** One loaded model on one engine: image → pixels → logits → top classes. Lives in the worker; in Node, in the process. */
+
+interface ModelInfo {
+    name: string;
+    license: string;
+    embedDim: number;
+    /** [height, width] */
+    imageSize: [number, number];
+    labels: Label[];
+    params: number;
+    /** multiply-accumulates of one picture */
+    macs: number;
+    dtype: WeightsDtype;
+    /** those that the folder has */
+    dtypes: WeightsDtype[];
+    /** of the weights as downloaded */
+    sizeBytes: number;
+    engine: EngineName;
+    threads: number;
+    /** which kernels the simd engine runs: with WebAssembly's relaxed SIMD, or with what every browser has */
+    simd?: "relaxed" | "plain";
+    /** what the engine holds, weights and activations; undefined where it cannot be known */
+    memoryBytes?: number;
+    /** how long loading took, in milliseconds: files, from wherever they came; engine; its first run, which checks it */
+    loadMs: {
+        files: number;
+        engine: number;
+        firstRun: number;
+    };
+    blocks: BlockShape[];
+    /** why this engine */
+    engineReason: string;
+    /** engines that `auto` tried and did not take: those that did not open, and those that were slower */
+    tried: TriedEngine[];
+    /** what could not be done here, in people's words */
+    notes: string[];
+    /** of a model out of a set: which member, and why */
+    set?: SetChoice;
+}
+interface ClassifyOptions {
+    /** how many classes to return; default 5 */
+    topK?: number;
+    /** leave out classes that score less */
+    scoreThreshold?: number;
+    /** only these labels or ids */
+    allow?: string[];
+    /** none of these labels or ids */
+    deny?: string[];
+    /** part of the picture, in its pixels as it is shown; taken as if the rest were not there */
+    region?: Region;
+    /** milliseconds a block */
+    profile?: boolean;
+    /** the class token's attention over the surviving patches, a block */
+    explain?: boolean;
+}
+interface ScoredClass extends Label {
+    /** position in the model's output */
+    index: number;
+    /** softmax over all classes */
+    score: number;
+}
+
 export { SlimViT, SlimViTError };
-export type { BlockShape, Classification, ClassifyOptions, EmbedOptions, EngineName, FrameSource, ImageInput, Label, LoadOptions, ModelInfo, ModelSource, Progress, RawImage, Region, ScoredClass, SlimViTErrorCode, WeightsDtype, WeightsStore };
+export type { BlockShape, Classification, ClassifyOptions$1 as ClassifyOptions, EmbedOptions, EngineName, FrameSource, ImageInput, Label, LoadOptions, MeasuredMember, ModelInfo, ModelSource, Progress, RawImage, Region, ScoredClass, SetChoice, SlimViTErrorCode, WeightsDtype, WeightsStore };

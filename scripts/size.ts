@@ -33,12 +33,14 @@ async function main(): Promise<void> {
   const index = gzipBytes(readFileSync(root("dist/index.js"), "utf8"));
   const worker = gzipBytes(readFileSync(root("dist/worker.js"), "utf8"));
   const webgpu = gzipBytes(readFileSync(root("dist/webgpu.js"), "utf8"));
+  const set = gzipBytes(readFileSync(root("dist/set.js"), "utf8"));
   const sizes: Record<string, number> = {
     index,
     ...(await workerParts()),
     worker,
     "index + worker": index + worker,
     webgpu, // loaded when chosen
+    set, // … and with a set of models
   };
   let isOver = false;
   for (const [name, bytes] of Object.entries(sizes)) {

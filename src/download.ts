@@ -65,7 +65,7 @@ async function readFrom(url: string, buffer: Collector, signal?: AbortSignal): P
     const headers: HeadersInit = from ? { Range: `bytes=${from}-` } : {};
     const { ok, status, body } = await inTime(fetch(url, { signal: line.signal, headers }));
     if (!ok || !body) {
-      const fault = `the server answered ${status}; expected a folder with ${MANIFEST} and its weights.`;
+      const fault = `the server answered ${status}; expected a file of a published model.`;
       throw new SlimViTError("network", `${url}: ${fault}`);
     }
     let skip = status === 206 ? 0 : from; // a server without ranges starts again

@@ -5,6 +5,7 @@ export type { BlockShape, Label, WeightsDtype } from "./format/model.ts";
 export type { RawImage, Region } from "./image.ts";
 export type { Progress, WeightsStore } from "./load.ts";
 export type { ModelInfo, ScoredClass } from "./session.ts";
+export type { MeasuredMember, SetChoice } from "./set.ts";
 export {
   type Classification,
   type ClassifyOptions,

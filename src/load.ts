@@ -41,7 +41,7 @@ export interface LoadedModel {
   notes: string[];
 }
 
-const CACHE = "slimvit";
+export const CACHE = "slimvit";
 
 /** @throws SlimViTError `network`, `integrity`, `bad-model`, `bad-option`, `aborted`, `out-of-memory` */
 export async function loadModel(request: LoadRequest): Promise<LoadedModel> {
@@ -151,7 +151,7 @@ async function readWeights(
 }
 
 /** Workers and tabs that want the same file wait for the first, then find it in the store. Insecure origins have no locks. */
-async function inTurn<T>(name: string, work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+export async function inTurn<T>(name: string, work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
   let turn: Promise<T> | undefined;
   try {
     await globalThis.navigator?.locks?.request(name, { signal }, () => (turn = work()));
@@ -210,7 +210,7 @@ export function openChoices({ cache }: Pick<LoadRequest, "cache">): Choices | un
 }
 
 /** @returns lower-case hex; insecure origins have no crypto.subtle */
-async function digest(bytes: Uint8Array): Promise<string> {
+export async function digest(bytes: Uint8Array): Promise<string> {
   const subtle = globalThis.crypto?.subtle;
   const hash = subtle
     ? new Uint8Array(await subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>))

@@ -23,6 +23,7 @@ import {
 } from "./format/model.ts";
 import { preprocess, type Region, type Resample } from "./image.ts";
 import { type LoadRequest, loadModel, openChoices } from "./load.ts";
+import type { SetChoice } from "./set.ts";
 import { nextTurn } from "./turn.ts";
 
 export interface SessionRequest extends LoadRequest {
@@ -61,6 +62,8 @@ export interface ModelInfo {
   tried: TriedEngine[];
   /** what could not be done here, in people's words */
   notes: string[];
+  /** of a model out of a set: which member, and why */
+  set?: SetChoice;
 }
 
 export interface ClassifyOptions {

@@ -27,6 +27,8 @@ export interface LoadOptions {
   workerUrl?: string | URL;
   /** where optional packages are served, by package name, when the bundler does not resolve them */
   engineUrls?: Record<string, string>;
+  /** of a set: the most accurate member that takes at most so many milliseconds of inference here, measured; default the most accurate */
+  latencyMs?: number;
 }
 
 export interface ClassifyOptions extends SessionOptions {
@@ -55,6 +57,9 @@ export type ModelSource = string | URL | Iterable<File>;
 
 let nextCall: CallId = 1;
 
+/** A set of models, by its name. */
+const SET = /set\.json($|[?#])/;
+
 /** A loaded model. Calls are answered in order; `dispose()` frees worker and memory. */
 export class SlimViT {
   private disposed = false;
@@ -82,6 +87,8 @@ export class SlimViT {
    */
   static async load(source: ModelSource, options: LoadOptions = {}): Promise<SlimViT> {
     throwIfAborted(options.signal);
+    if (options.latencyMs !== undefined || SET.test(String(source)))
+      return (await import("./set.js")).loadFromSet({ load: SlimViT.load, baseUrl }, source, options);
     const { engine = "auto", dtype = "auto", threads = "auto", cache = true, workerUrl, engineUrls } = options;
     const urls = engineUrls && Object.entries(engineUrls).map(([name, url]) => [name, absolute(url, "bad-option")]);
     const model = {

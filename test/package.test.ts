@@ -44,7 +44,14 @@ test("npm pack ships the built entries and papers, and nothing else", () => {
     execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: ROOT, encoding: "utf8" }),
   ) as { files: { path: string }[] }[];
   const paths = files.map((file) => file.path);
-  for (const path of ["dist/index.js", "dist/index.d.ts", "dist/worker.js", "dist/worker-inline.js", "LICENSE"]) {
+  for (const path of [
+    "dist/index.js",
+    "dist/index.d.ts",
+    "dist/worker.js",
+    "dist/worker-inline.js",
+    "dist/set.js",
+    "LICENSE",
+  ]) {
     expect(paths).toContain(path);
   }
   const strays = paths.filter(

@@ -109,6 +109,20 @@ command("inspect", "parameters, MACs, widths, tokens", [["<models...>", "model f
     finish(options, sources.length === 1 ? first.inspection : inspected.map(({ inspection }) => inspection));
   });
 
+command("set", "models with the same labels → a set, of which a page takes what its device can afford", [
+  ["<models...>", "model folders with a recorded accuracy"],
+])
+  .requiredOption("-o, --out <folder>", "set.json and the members' folders")
+  .option("--name <name>", "what the set is called; default the output folder's name")
+  .option("--data <name>", "accuracy on this data, as slimvit eval --record names it; default what all have")
+  .option("--split <split>", "… and on this split of it")
+  .option("--in-place", "write set.json alone: the models lie in the output folder already")
+  .option("--force", "replace the output")
+  .action(async (sources: string[], options) => {
+    const { makeSet } = await import("./set.ts");
+    finish(options, makeSet(sources, options));
+  });
+
 stage("eval").action(async (source, options) => {
   const { evaluate } = await import("./eval.ts");
   const report = await evaluate(source, options);

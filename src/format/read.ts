@@ -222,7 +222,7 @@ function checkWeightsFiles(check: Check, manifest: Manifest): void {
 }
 
 /** Each check returns the value it has checked, or throws one sentence that names the file. */
-class Check {
+export class Check {
   constructor(private readonly name: string) {}
 
   fail(fault: string): never {

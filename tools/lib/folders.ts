@@ -106,7 +106,10 @@ export function writeFolder(out: string, files: Record<string, string | Uint8Arr
   const temporary = join(dirname(resolve(out)), `.${basename(resolve(out))}.part-${randomBytes(4).toString("hex")}`);
   mkdirSync(temporary, { recursive: true });
   try {
-    for (const [name, content] of Object.entries(files)) writeFileSync(join(temporary, name), content);
+    for (const [name, content] of Object.entries(files)) {
+      mkdirSync(dirname(join(temporary, name)), { recursive: true });
+      writeFileSync(join(temporary, name), content);
+    }
     renameSync(temporary, resolve(out));
   } catch (error) {
     rmSync(temporary, { recursive: true, force: true });
