@@ -12,7 +12,10 @@ afterAll(() => stage?.close());
 
 type Alive = GpuState["alive"];
 
-test.each([["tfjs-webgpu", count(200, 6)]] as const)(
+test.each([
+  ["tfjs-webgpu", count(200, 6)],
+  ["onnx-webgpu", count(200, 3)],
+] as const)(
   "%s: load, classify, dispose leaves no device, buffer or texture",
   async (engine, rounds) => {
     const tally = new Tally("soak", `${engine}, load, classify, dispose`);
@@ -39,10 +42,11 @@ test.each([["tfjs-webgpu", count(200, 6)]] as const)(
     for (const left of result.left) {
       tally.add(left.devices || left.buffers || left.textures ? JSON.stringify(left) : "");
     }
+    const left = result.left.at(-1)!;
     const buffers = result.loaded.map((loaded) => loaded.buffers);
     expect(Math.min(...buffers)).toBeGreaterThan(0); // the count sees them
     expect(Math.max(...buffers)).toBeLessThanOrEqual(buffers[0] + 2); // and no round needs more than the first
-    tally.measured = `${buffers[0]} buffers while loaded, ${result.left.at(-1)!.buffers} after`;
+    tally.measured = `${buffers[0]} buffers while loaded; after round ${rounds} ${left.buffers} buffers, ${left.textures} textures`;
     tally.close();
   },
 );
