@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { GPU_URLS, openGpuStage } from "./gpu.ts";
 import type { Stage } from "./page.ts";
+import { LONG_MS, longestTask, watchTasks } from "./tasks.ts";
 
 const ENGINES = ["tfjs-webgpu", "onnx-webgpu"] as const;
 
@@ -9,6 +10,7 @@ let stage: Stage;
 beforeAll(async () => {
   stage = await openGpuStage();
   await stage.page.evaluate((urls) => void Object.assign(globalThis, { urls }), GPU_URLS);
+  await watchTasks(stage.page);
 });
 afterAll(() => stage?.close());
 
@@ -35,28 +37,43 @@ describe.each(ENGINES)("%s", (engine) => {
   });
 
   test("no task on the page's thread is longer than 50 ms, from load to dispose", async () => {
-    const longest = await stage.page.evaluate(async (engine) => {
-      const attempts: number[] = [];
-      // A machine that is busy with other things stretches any task; what freezes a page does so every time.
-      while (attempts.length < 3 && attempts.at(-1) !== 0) {
-        const tasks: number[] = [];
-        const observer = new PerformanceObserver((list) => {
-          for (const { duration } of list.getEntries()) tasks.push(duration);
-        });
-        observer.observe({ type: "longtask" });
-        const vit = await load({ engine, engineUrls: urls, cache: false });
-        await vit.classify(picture(200, 200));
-        await vit.classify(picture(200, 200));
-        vit.dispose();
-        await new Promise((resolve) => setTimeout(resolve, 100)); // the observer hears late
-        for (const { duration } of observer.takeRecords()) tasks.push(duration);
-        observer.disconnect();
-        attempts.push(Math.max(0, ...tasks));
-      }
-      return Math.min(...attempts);
-    }, engine);
-    expect(longest).toBe(0); // the observer reports from 50 ms on
+    // A machine that is busy with other things stretches any task by the clock; what freezes a page does so every time.
+    let observed = [Number.NaN];
+    for (let attempt = 0; attempt < 5 && observed.length > 0; attempt++) {
+      const ownMs = await longestTask(stage, async () => {
+        observed = await stage.page.evaluate(classifyOnce, engine);
+      });
+      console.log(
+        `${engine}: longest task ${ownMs.toFixed(1)} ms of the processor; by the clock over 50: [${observed}]`,
+      );
+      expect(ownMs).toBeLessThanOrEqual(LONG_MS);
+    }
+    expect(observed).toEqual([]);
   });
+});
+
+/** Runs in the page. @returns its long tasks meanwhile */
+function classifyOnce(engine: string): Promise<number[]> {
+  return observeTasks(async () => {
+    const vit = await load({ engine, engineUrls: urls, cache: false });
+    await vit.classify(picture(200, 200));
+    await vit.classify(picture(200, 200));
+    vit.dispose();
+  });
+}
+
+test("a task that freezes the page is seen, by the trace and by the observer", async () => {
+  let observed: number[] = [];
+  const ownMs = await longestTask(stage, async () => {
+    observed = await stage.page.evaluate(() =>
+      observeTasks(async () => {
+        await new Promise((resolve) => setTimeout(resolve));
+        for (let x = 1, k = 0; k < 3e8 || x === 0; k++) x = (x * 16807) % 2147483647;
+      }),
+    );
+  });
+  expect(ownMs).toBeGreaterThan(LONG_MS);
+  expect(observed.length).toBeGreaterThan(0);
 });
 
 describe("tfjs-webgpu", () => {

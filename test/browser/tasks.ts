@@ -1,0 +1,60 @@
+/** Whether a page stays answerable: how long the tasks on its main thread are. */
+import type { Browser, Page } from "playwright-core";
+import { expect } from "vitest";
+
+/** A task longer than this is one that people notice, and that PerformanceObserver("longtask") reports. */
+export const LONG_MS = 50;
+
+/**
+ * The longest task of the main thread of any page while `work` runs, in milliseconds of the processor: what others do on
+ * a busy machine stretches the wall clock's, but is not ours.
+ */
+export async function longestTask(
+  { browser, page }: { browser: Browser; page: Page },
+  work: () => Promise<unknown>,
+): Promise<number> {
+  await browser.startTracing(page, { categories: ["toplevel"] });
+  try {
+    await work();
+  } catch (error) {
+    await browser.stopTracing();
+    throw error;
+  }
+  const { traceEvents } = JSON.parse((await browser.stopTracing()).toString()) as { traceEvents: TraceEvent[] };
+  const name = ({ pid, tid }: TraceEvent) => `${pid} ${tid}`;
+  const main = new Set(traceEvents.filter((e) => e.args?.name === "CrRendererMain").map(name));
+  const tasks = traceEvents.filter((e) => main.has(name(e)) && e.tdur !== undefined);
+  expect(tasks.length).toBeGreaterThan(10); // the trace has them
+  return tasks.reduce((longest, { tdur }) => Math.max(longest, tdur! / 1000), 0);
+}
+
+interface TraceEvent {
+  pid: number;
+  tid: number;
+  /** microseconds of the thread on the processor */
+  tdur?: number;
+  args?: { name?: string };
+}
+
+/** Puts `observeTasks` into the page: the tasks that PerformanceObserver reports while `work` runs, in milliseconds by the clock. */
+export async function watchTasks(page: Page): Promise<void> {
+  await page.evaluate(() => {
+    const observeTasks = async (work: () => Promise<unknown>) => {
+      const tasks: number[] = [];
+      const observer = new PerformanceObserver((list) => {
+        for (const { duration } of list.getEntries()) tasks.push(duration);
+      });
+      observer.observe({ type: "longtask" });
+      await work();
+      await new Promise((resolve) => setTimeout(resolve, 100)); // the observer hears late
+      for (const { duration } of observer.takeRecords()) tasks.push(duration);
+      observer.disconnect();
+      return tasks;
+    };
+    Object.assign(globalThis, { observeTasks });
+  });
+}
+
+declare global {
+  var observeTasks: (work: () => Promise<unknown>) => Promise<number[]>;
+}
