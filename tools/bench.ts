@@ -49,7 +49,7 @@ export interface BenchRow {
   gmacs: number;
 }
 
-const WARM_UP = 3;
+export const WARM_UP = 3;
 
 /** A 12-megapixel photo as the SDK has it once the browser has drawn it down (src/decode.ts). */
 const PHOTO = { width: 1365, height: 1024 };
@@ -58,16 +58,25 @@ export async function bench(names: string[], options: BenchOptions): Promise<Ben
   const busy = loadavg()[0];
   if (busy > 0.3 * availableParallelism())
     say(`bench: this machine has other work (load ${busy.toFixed(1)}): ratios hold, milliseconds do not`);
+  return withFolders(names, options.dtype, (sources) => benchFolders(sources, options));
+}
+
+/** Model folders by name; those of random weights are written for as long as `work` takes. */
+export async function withFolders<T>(
+  names: string[],
+  dtypes: WeightsDtype[],
+  work: (sources: string[]) => Promise<T>,
+): Promise<T> {
   const temporary = mkdtempSync(join(tmpdir(), "slimvit-bench-"));
   try {
     const sources = names.map((name) => {
       const shape = randomShape(name);
       if (!shape) return name;
       const folder = join(temporary, name.slice("random:".length));
-      writeModelFolder(folder, shape.draft, shape.tensors, options.dtype);
+      writeModelFolder(folder, shape.draft, shape.tensors, dtypes);
       return folder;
     });
-    return await benchFolders(sources, options);
+    return await work(sources);
   } finally {
     rmSync(temporary, { recursive: true, force: true });
   }
@@ -235,13 +244,16 @@ export function testImage(): RawImage {
 
 function referenceLogProbabilities(source: string, image: RawImage): number[] {
   const model = readModelFolder(source);
-  const { logits } = forward(model, preprocess(image, model.manifest.preprocess));
+  return logProbabilities(forward(model, preprocess(image, model.manifest.preprocess)).logits);
+}
+
+export function logProbabilities(logits: Float32Array): number[] {
   const max = logits.reduce((a, b) => Math.max(a, b), -Infinity);
   const total = logits.reduce((sum, v) => sum + Math.exp(v - max), 0);
   return Array.from(logits, (v) => v - max - Math.log(total));
 }
 
-function quantile(values: number[], q: number): number {
+export function quantile(values: number[], q: number): number {
   const sorted = [...values].sort((a, b) => a - b);
   return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))];
 }

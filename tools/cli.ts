@@ -25,6 +25,8 @@ const program = new Command("slimvit")
   .version(toolsPackage.version)
   .showHelpAfterError("(slimvit --help shows the commands, slimvit COMMAND --help their options)");
 
+const BENCH_ENGINES = [...ENGINES.slice(1), "tfjs-webgpu"] as EngineName[];
+
 function stage(name: StageName): Command {
   return add(stageCommand(name));
 }
@@ -148,10 +150,10 @@ withEngine(command("run", "classify pictures", [MODEL, ["<images...>", "picture 
     finish(options, reports);
   });
 
-command("bench", "milliseconds an image in a real headless browser", [
+command("bench", "milliseconds an image in a real headless browser; tfjs-webgpu: on this machine's GPU, in Node", [
   ["<models...>", "model folders, random:deit-small and the like, or the one word kernels"],
 ])
-  .option("--engine <list>", "separated by commas", list(ENGINES.slice(1) as EngineName[]), ["onnx-wasm"])
+  .option("--engine <list>", "separated by commas", list(BENCH_ENGINES), ["onnx-wasm"])
   .option("--dtype <list>", "separated by commas", list(DTYPES), ["f32"])
   .option("--threads <list>", "separated by commas", (text: string) => text.split(",").map(count), [1])
   .option("--rounds <n>", "timed runs of each", count, 30)
@@ -160,6 +162,14 @@ command("bench", "milliseconds an image in a real headless browser", [
       const { benchKernels, kernelsTable } = await import("./bench-kernels.ts");
       const rows = await benchKernels(options.rounds);
       if (!options.json) process.stdout.write(`${kernelsTable(rows)}\n`);
+      return finish(options, rows);
+    }
+    if (options.engine.includes("tfjs-webgpu")) {
+      if (options.engine.length > 1)
+        throw new SlimViTError("bad-option", "bench: tfjs-webgpu is measured without a browser; ask for it alone.");
+      const { benchGpu, gpuBenchTable } = await import("./bench-gpu.ts");
+      const rows = await benchGpu(sources, options);
+      if (!options.json) process.stdout.write(`${gpuBenchTable(rows)}\n`);
       return finish(options, rows);
     }
     const { bench, benchTable } = await import("./bench.ts");

@@ -55,9 +55,7 @@ const OPENERS: Record<BackendName, () => Promise<TF>> = {
     return openNative("@tensorflow/tfjs-node");
   },
   webgpu: async () => {
-    const { create, globals } = await optional("webgpu");
-    Object.assign(globalThis, globals, { self: globalThis });
-    Object.defineProperty(globalThis, "navigator", { value: { gpu: create([]) }, configurable: true });
+    await provideWebGpu();
     await import("@tensorflow/tfjs");
     await optional("@tensorflow/tfjs-backend-webgpu");
     return use(await import("@tensorflow/tfjs"), "webgpu");
@@ -69,6 +67,16 @@ const OPENERS: Record<BackendName, () => Promise<TF>> = {
     return use(await import("@tensorflow/tfjs"), "wasm");
   },
 };
+
+/**
+ * Gives Node a `navigator.gpu`: Dawn's.
+ * @throws Error where npm's `webgpu` is not installed or has no binary for this system
+ */
+export async function provideWebGpu(): Promise<void> {
+  const { create, globals } = await optional("webgpu");
+  Object.assign(globalThis, globals, { self: globalThis });
+  Object.defineProperty(globalThis, "navigator", { value: { gpu: create([]) }, configurable: true });
+}
 
 async function openNative(name: string): Promise<TF> {
   // Gone in Node 24, still used by tfjs-node 4.22.

@@ -1,0 +1,86 @@
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { deviceOf, type GpuBenchRow, gpuBenchTable } from "../../tools/bench-gpu.ts";
+import { writeModelFolder } from "../../tools/lib/folders.ts";
+import { tinySlimModel } from "../browser/page.ts";
+import { BIN } from "./fixtures.ts";
+import { swiftShader } from "./swiftshader.ts";
+
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "slimvit-bench-gpu-"));
+  const { draft, tensors } = tinySlimModel();
+  writeModelFolder(join(folder, "tiny"), draft, tensors, ["f32", "f16"]);
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+function bench(engine: string, env: Record<string, string>) {
+  const args = [
+    BIN,
+    "bench",
+    join(folder, "tiny"),
+    "--engine",
+    engine,
+    "--dtype",
+    "f32,f16",
+    "--rounds",
+    "2",
+    "--json",
+  ];
+  return spawnSync(process.execPath, args, { encoding: "utf8", env: { ...process.env, ...env } });
+}
+
+describe("slimvit bench --engine tfjs-webgpu", () => {
+  test("measures the shipped engine in Node, through Dawn and Vulkan, and calls a software adapter one", () => {
+    const { status, stdout, stderr } = bench("tfjs-webgpu", swiftShader());
+    expect(status, stderr).toBe(0);
+    const rows = JSON.parse(stdout) as GpuBenchRow[];
+    expect(rows.map(({ dtype }) => dtype)).toEqual(["f32", "f16"]);
+    for (const row of rows) {
+      expect(row).toMatchObject({ model: "tiny-slim", engine: "tfjs-webgpu", isSoftware: true });
+      expect(row.device).toMatch(/swiftshader/i);
+      expect(row.msMedian).toBeGreaterThan(0);
+      expect(row.msP90).toBeGreaterThanOrEqual(row.msP10);
+      expect(row.maxAbsDiff).toBeLessThan(1e-3);
+      expect(row.gmacs).toBeGreaterThan(0);
+    }
+    expect(gpuBenchTable(rows)).toMatch(/^.*swiftshader.*: a software adapter\..*\n\n.*ms in software, median/i);
+  });
+
+  test("says what is missing where there is no GPU", () => {
+    const { status, stderr } = bench("tfjs-webgpu", { VK_ICD_FILENAMES: join(folder, "none.json") });
+    expect(stderr).toMatch(/Dawn finds no GPU: it needs Vulkan/);
+    expect(status).toBe(1);
+  });
+
+  test("does not mix with what a browser measures", () => {
+    const { status, stderr } = bench("simd,tfjs-webgpu", {});
+    expect(stderr).toMatch(/measured without a browser; ask for it alone/);
+    expect(status).toBe(2);
+  });
+
+  test("a GPU is named in its own words, and its milliseconds are milliseconds", () => {
+    const info = {
+      vendor: "nvidia",
+      architecture: "hopper",
+      device: "",
+      description: "a card",
+      isFallbackAdapter: false,
+    };
+    expect(deviceOf(info)).toEqual({ device: "nvidia, hopper, a card", isSoftware: false });
+    expect(deviceOf({ vendor: "mesa", architecture: "software", description: "llvmpipe" }).isSoftware).toBe(true);
+    expect(deviceOf({ ...info, isFallbackAdapter: true }).isSoftware).toBe(true);
+    const row = { model: "m", engine: "tfjs-webgpu", dtype: "f16", threads: 1, loadMs: 1, maxAbsDiff: 0 } as const;
+    const times = { msMedian: 2, msP10: 1, msP90: 3, gmacs: 1 };
+    const table = gpuBenchTable([
+      { ...row, ...times, ...deviceOf(info) },
+      { ...row, ...times, msMedian: 1, gmacs: 0.4, ...deviceOf(info) },
+    ]);
+    expect(table).toMatch(/^nvidia, hopper, a card, through Dawn in Node/);
+    expect(table).not.toMatch(/software/);
+    expect(table).toMatch(/\| m \| tfjs-webgpu \| f16 \| 1\.00 \(1\.00–3\.00\) \| 0\.50 \| 0\.40 \|/);
+  });
+});
