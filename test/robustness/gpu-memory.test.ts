@@ -15,38 +15,35 @@ type Alive = GpuState["alive"];
 test.each([
   ["tfjs-webgpu", count(200, 6)],
   ["onnx-webgpu", count(200, 3)],
-] as const)(
-  "%s: load, classify, dispose leaves no device, buffer or texture",
-  async (engine, rounds) => {
-    const tally = new Tally("soak", `${engine}, load, classify, dispose`);
-    const result = await stage.page.evaluate(
-      ({ engine, rounds }) =>
-        new Promise<{ loaded: Alive[]; left: Alive[]; error?: string }>((resolve) => {
-          const worker = new Worker("/bundle/gpu-rounds.js", { type: "module" });
-          const channel = new BroadcastChannel("rounds");
-          const source = { url: new URL("/models/tiny/", location.href).href };
-          const engineUrls = Object.fromEntries(
-            Object.entries(urls).map(([k, v]) => [k, new URL(v, location.href).href]),
-          );
-          const request = { source, engine, dtype: "f32", threads: 1, engineUrls };
-          channel.onmessage = ({ data }) => {
-            if (data.ready) return channel.postMessage({ request, image: picture(), rounds });
-            worker.terminate();
-            channel.close();
-            resolve(data);
-          };
-        }),
-      { engine, rounds },
-    );
-    expect(result.error).toBeUndefined();
-    for (const left of result.left) {
-      tally.add(left.devices || left.buffers || left.textures ? JSON.stringify(left) : "");
-    }
-    const left = result.left.at(-1)!;
-    const buffers = result.loaded.map((loaded) => loaded.buffers);
-    expect(Math.min(...buffers)).toBeGreaterThan(0); // the count sees them
-    expect(Math.max(...buffers)).toBeLessThanOrEqual(buffers[0] + 2); // and no round needs more than the first
-    tally.measured = `${buffers[0]} buffers while loaded; after round ${rounds} ${left.buffers} buffers, ${left.textures} textures`;
-    tally.close();
-  },
-);
+] as const)("%s: load, classify, dispose leaves no device, buffer or texture", async (engine, rounds) => {
+  const tally = new Tally("soak", `${engine}, load, classify, dispose`);
+  const result = await stage.page.evaluate(
+    ({ engine, rounds }) =>
+      new Promise<{ loaded: Alive[]; left: Alive[]; error?: string }>((resolve) => {
+        const worker = new Worker("/bundle/gpu-rounds.js", { type: "module" });
+        const channel = new BroadcastChannel("rounds");
+        const source = { url: new URL("/models/tiny/", location.href).href };
+        const engineUrls = Object.fromEntries(
+          Object.entries(urls).map(([k, v]) => [k, new URL(v, location.href).href]),
+        );
+        const request = { source, engine, dtype: "f32", threads: 1, engineUrls };
+        channel.onmessage = ({ data }) => {
+          if (data.ready) return channel.postMessage({ request, image: picture(), rounds });
+          worker.terminate();
+          channel.close();
+          resolve(data);
+        };
+      }),
+    { engine, rounds },
+  );
+  expect(result.error).toBeUndefined();
+  for (const left of result.left) {
+    tally.add(left.devices || left.buffers || left.textures ? JSON.stringify(left) : "");
+  }
+  const left = result.left.at(-1)!;
+  const buffers = result.loaded.map((loaded) => loaded.buffers);
+  expect(Math.min(...buffers)).toBeGreaterThan(0); // the count sees them
+  expect(Math.max(...buffers)).toBeLessThanOrEqual(buffers[0] + 2); // and no round needs more than the first
+  tally.measured = `${buffers[0]} buffers while loaded; after round ${rounds} ${left.buffers} buffers, ${left.textures} textures`;
+  tally.close();
+});
