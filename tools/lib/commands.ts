@@ -145,6 +145,7 @@ const BUILDERS: Record<StageName, () => Command> = {
   eval: () =>
     addDataOptions(withEngine(newCommand("eval", "top-1 and top-5", [MODEL])), "all")
       .option("--limit <n>", "measure on n pictures spread over the data", count)
+      .option("--against <model>", "compare with another model on the same pictures")
       .option("--record", "write the figures into the model's manifest and card"),
 };
 
