@@ -181,15 +181,23 @@ command("bench", "milliseconds an image in a real headless browser; tfjs-webgpu:
 command("profile", "cost tables of this device, measured in a real headless browser", [
   ["[models...]", "model folders to hold the tables' prediction against"],
 ])
-  .requiredOption("-o, --out <file>", "device.json")
+  .option("-o, --out <file>", "device.json")
+  .option("--check", "print what is predicted of the models beside what is measured; exit 1 past 10 % of it")
   .option("--shape <model>", "whose dense shape is measured; default the first model's, else DeiT-Ti at 224 px")
   .addOption(new Option("--engine <name>", "that tells blocks apart").choices(["simd", "reference"]).default("simd"))
   .addOption(new Option("--dtype <dtype>", "of the weights").choices(DTYPES).default("f32"))
   .option("--threads <n>", "of the engine", count, 1)
   .option("--rounds <n>", "timed runs of each", count, 30)
   .action(async (sources, options) => {
-    const { profileDevice } = await import("./profile.ts");
-    finish(options, await profileDevice(sources, options));
+    if (!options.out && !options.check)
+      throw new SlimViTError("bad-option", "profile: give -o device.json, or --check and models, or both.");
+    if (options.check && !sources.length)
+      throw new SlimViTError("bad-option", "profile: --check needs models to hold the prediction against.");
+    const { profileDevice, checkTable, CHECK_TOLERANCE } = await import("./profile.ts");
+    const report = await profileDevice(sources, options);
+    if (!options.json && sources.length) process.stdout.write(`${checkTable(report.check)}\n`);
+    if (options.check && !report.check.every(({ error }) => Math.abs(error) <= CHECK_TOLERANCE)) process.exitCode = 1;
+    finish(options, report);
   });
 
 function finish(options: { json?: boolean }, result: unknown): void {

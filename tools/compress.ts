@@ -216,6 +216,9 @@ function chooseMasks(
 
 const FLAG: Record<TargetCost, string> = { macs: "macs", params: "params", latencyMs: "latency-ms" };
 
+/** To a thousandth of the target. */
+const BISECTIONS = 10;
+
 /** @throws SlimViTError `bad-option` for a target that cannot be reached */
 function toTarget(
   { cost, share }: Target,
@@ -228,13 +231,25 @@ function toTarget(
   const costOf = (net: Architecture) => (profile ? predictMs(profile, net) : COUNT[cost as Cost](net, classes));
   const dense = costOf(arch);
   const goal = profile ? share : share * dense;
-  // Channels that go together save a little more or less of the tables than one by one: aim lower until it holds.
-  let [masks, left, aim] = [[] as BlockMask[], dense, goal];
-  for (let attempt = 0; attempt < (profile ? 8 : 1); attempt++) {
-    masks = cut(profile ? latencySavings(profile, arch) : (cost as Cost), dense, aim / dense);
-    left = costOf(slimArchitecture(arch, masks));
-    if (left <= goal) return masks;
-    aim -= left - goal;
+  const savings = profile ? latencySavings(profile, arch) : (cost as Cost);
+  const cutTo = (aim: number) => {
+    const masks = cut(savings, dense, aim / dense);
+    return { masks, left: costOf(slimArchitecture(arch, masks)) };
+  };
+  const first = cutTo(goal);
+  if (first.left <= goal) return first.masks;
+  // Milliseconds go by panels of channels and units, savings one by one: aim lower, but no lower than it takes.
+  let reached = profile ? cutTo(0) : first;
+  const { left } = reached;
+  if (left <= goal) {
+    let [low, high] = [0, goal];
+    for (let step = 0; step < BISECTIONS; step++) {
+      const middle = (low + high) / 2;
+      const tried = cutTo(middle);
+      if (tried.left <= goal) [low, reached] = [middle, tried];
+      else high = middle;
+    }
+    return reached.masks;
   }
   throw new SlimViTError(
     "bad-option",

@@ -1,7 +1,8 @@
 /**
  * slimvit profile [MODEL...] -o device.json --engine simd --threads 1: cost tables of a block on this device, measured in
  * a real browser. One synthetic network holds a block for every point of the tables; all networks are timed in turn, round
- * by round. Models given are timed among them, and what the tables say of each is printed beside what was measured.
+ * by round. Models given are timed among them, and what the tables say of each is printed beside what was measured: a table
+ * with --check, which exits 1 when one is off by more than 10 %.
  */
 
 import { mkdtempSync, rmSync } from "node:fs";
@@ -20,13 +21,14 @@ import {
 import { encodeTensors, writeWeights } from "../src/format/write.ts";
 import { openPage } from "./lib/browser.ts";
 import { architectureOf, manifestText, readManifestFile, sha256, writeFileAtomic, writeFolder } from "./lib/folders.ts";
-import { type DeviceProfile, PROFILE_FORMAT, predictMs } from "./lib/latency.ts";
+import { type DeviceProfile, PROFILE_FORMAT, padded, predictMs } from "./lib/latency.ts";
 import { random } from "./lib/random.ts";
 import { runtimeFolder } from "./lib/runtime.ts";
 import { percent, say } from "./lib/terminal.ts";
 
 export interface ProfileOptions {
-  out: string;
+  /** device.json; written when named */
+  out?: string;
   /** model whose dense shape is measured; default the first of the models, else DeiT-Ti at 224 px */
   shape?: string;
   engine: EngineName;
@@ -40,7 +42,7 @@ export interface ProfileReport {
   check: {
     model: string;
     predictedMs: number;
-    /** undisturbed: the blocks' fast deciles, and what is outside of them */
+    /** undisturbed: the blocks' fast deciles, and that of what is outside of them, as in the tables */
     measuredMs: number;
     /** of whole runs, with all that the machine did meanwhile */
     medianMs: number;
@@ -58,12 +60,14 @@ const DEIT_TINY: DenseShape = {
   heads: 3,
   mlpHidden: 768,
   classes: 1000,
+  depth: 12,
 };
 
 interface DenseShape extends Omit<Architecture, "blocks"> {
   heads: number;
   mlpHidden: number;
   classes: number;
+  depth: number;
 }
 
 /** Points of the tables, as shares of the dense width and sequence. */
@@ -76,7 +80,13 @@ export async function profileDevice(sources: string[], options: ProfileOptions):
     (options.shape ?? sources[0]) ? denseShape(readManifestFile((options.shape ?? sources[0])!)) : DEIT_TINY;
   const grid = gridOf(shape);
   const temporary = mkdtempSync(join(tmpdir(), "slimvit-profile-"));
-  const networks = [tableBlocks(shape, grid), twice(shape, grid.tokens.at(-1)!), twice(shape, grid.tokens[1])];
+  const lasts = lastTokens(grid);
+  const networks = [
+    tableBlocks(shape, grid),
+    deep(shape, grid.tokens.at(-1)!),
+    deep(shape, lasts[0]),
+    ...lasts.flatMap((n) => [lastBlock(shape, n, 0), lastBlock(shape, n, shape.heads)]),
+  ];
   const mounts: Record<string, string> = { "/dist": dist };
   networks.forEach((blocks, k) => {
     writeSynthetic(join(temporary, String(k)), shape, blocks, options.dtype);
@@ -106,39 +116,64 @@ export async function profileDevice(sources: string[], options: ProfileOptions):
       dtype,
       threads,
       device: `${os.cpus()[0].model}, ${os.availableParallelism()} cores; Chromium ${browser.version()}`,
-      ...(({ embedDim, headDim, patchSize, imageSize, prefixTokens, classes }) => ({
+      ...(({ embedDim, headDim, patchSize, imageSize, prefixTokens, classes, heads }) => ({
         embedDim,
         headDim,
         patchSize,
         imageSize,
         prefixTokens,
         classes,
+        heads,
       }))(shape),
       ...tables(shape, grid, samples),
     };
-    writeFileAtomic(options.out, manifestText(profile));
+    if (options.out) writeFileAtomic(options.out, manifestText(profile));
     const check = sources.map((source, k) => {
-      const predictedMs = predictMs(profile, readManifestFile(source));
+      const manifest = readManifestFile(source);
+      const predictedMs = predictMs(profile, manifest);
       const timed = samples[networks.length + k];
       const measuredMs = blockTimes(timed).reduce((a, b) => a + b, outside(timed));
-      const plain = timed.map(({ plainMs }) => plainMs);
-      const medianMs = quantile(plain, 0.5);
-      const { name } = readManifestFile(source);
-      return { model: name, predictedMs, measuredMs, medianMs, error: predictedMs / measuredMs - 1 };
-    });
-    say(
-      `profile: ${profile.tokens.length} × ${profile.channels.length + profile.units.length} points, ${profile.device} → ${options.out}`,
-    );
-    for (const { model, predictedMs, measuredMs, medianMs, error } of check)
-      say(
-        `profile: ${model}: ${predictedMs.toFixed(2)} ms predicted, ${measuredMs.toFixed(2)} ms measured undisturbed ` +
-          `(${error > 0 ? "+" : ""}${percent(error)}); median of whole runs ${medianMs.toFixed(2)} ms`,
+      const medianMs = quantile(
+        timed.map(({ plainMs }) => plainMs),
+        0.5,
       );
+      return { model: manifest.name, predictedMs, measuredMs, medianMs, error: predictedMs / measuredMs - 1 };
+    });
+    const points = profile.tokens.length * (profile.channels.length + profile.units.length);
+    say(`profile: ${points} points, ${profile.device}${options.out ? ` → ${options.out}` : ""}`);
     return { profile, check };
   } finally {
     await close();
     rmSync(temporary, { recursive: true, force: true });
   }
+}
+
+/** How far a prediction may be off, as a share of what was measured undisturbed. */
+export const CHECK_TOLERANCE = 0.1;
+
+/** What `--check` prints: a line a model, and the worst. */
+export function checkTable(check: ProfileReport["check"]): string {
+  const signed = (share: number) => `${share > 0 ? "+" : ""}${percent(share)}`;
+  const rows = check.map(({ model, predictedMs, measuredMs, medianMs, error }) => [
+    model,
+    predictedMs.toFixed(2),
+    measuredMs.toFixed(2),
+    signed(error),
+    medianMs.toFixed(2),
+    signed(predictedMs / medianMs - 1),
+  ]);
+  const head = ["model", "predicted ms", "measured ms", "error", "median ms", "error"];
+  const widths = head.map((name, c) => Math.max(name.length, ...rows.map((row) => row[c].length)));
+  const lines = [head, ...rows].map((row) =>
+    row.map((cell, c) => (c ? cell.padStart(widths[c]) : cell.padEnd(widths[c]))).join("  "),
+  );
+  const within = check.filter(({ error }) => Math.abs(error) <= CHECK_TOLERANCE).length;
+  return [
+    ...lines,
+    "",
+    "measured: fast deciles of the blocks and of what is outside of them, as in the tables; median: of whole runs",
+    `${within} of ${check.length} within ${percent(CHECK_TOLERANCE)}`,
+  ].join("\n");
 }
 
 function denseShape(manifest: Manifest): DenseShape {
@@ -149,59 +184,75 @@ function denseShape(manifest: Manifest): DenseShape {
     heads: dense.heads ?? Math.max(...manifest.blocks.map((b) => b.headDims.length)),
     mlpHidden: Math.max(...(dense.mlpHidden ?? manifest.blocks.map((b) => b.mlpHidden))),
     classes: manifest.labels.length,
+    depth: manifest.blocks.length,
   };
 }
 
 interface Grid {
   tokens: number[];
-  channels: number[];
+  /** of each head */
+  widths: number[];
   units: number[];
 }
 
 function gridOf(shape: DenseShape): Grid {
-  const points = (dense: number, least: number) =>
-    [...new Set(SHARES.map((share) => Math.max(least, Math.round(share * dense))))].sort((a, b) => a - b);
+  const points = (dense: number, least: number, step: number) => {
+    const at = (share: number) =>
+      share === 1 ? dense : Math.min(dense, Math.max(least, step * Math.round((share * dense) / step)));
+    return [...new Set(SHARES.map(at))].sort((a, b) => a - b);
+  };
   const all = denseTokens({ ...shape, blocks: [] });
   return {
-    tokens: [...new Set([shape.prefixTokens, ...points(all, shape.prefixTokens + 1)])],
-    channels: [0, ...points(shape.heads * shape.headDim, shape.heads)],
-    units: [0, ...points(shape.mlpHidden, 1)],
+    tokens: [...new Set([shape.prefixTokens, ...points(all, shape.prefixTokens + 1, 1)])],
+    widths: points(shape.headDim, 8, 8),
+    units: points(shape.mlpHidden, 8, 8),
   };
 }
 
-/** For every number of tokens, most first so that keep-lists nest: nothing; attention of each width; an MLP of each. */
-function tableBlocks(shape: DenseShape, { tokens, channels, units }: Grid): BlockShape[] {
-  const last = { headDims: [], mlpHidden: 0, keepIdx: firstTokens(tokens[0]) };
+/** The numbers of tokens at which a last block is measured. */
+function lastTokens({ tokens }: Grid): number[] {
+  return [...new Set([tokens[Math.min(2, tokens.length - 1)], tokens[tokens.length >> 1], tokens.at(-1)!])];
+}
+
+/**
+ * For every number of tokens, most first so that keep-lists nest: nothing, once as tokens drop and once after; all heads of
+ * each width; one head; an MLP of each width.
+ */
+function tableBlocks(shape: DenseShape, { tokens, widths, units }: Grid): BlockShape[] {
+  const block = (keepIdx: number[], headDims: number[] = [], mlpHidden = 0) => ({ headDims, mlpHidden, keepIdx });
   const points = [...tokens].reverse().flatMap((n) => {
     const keepIdx = firstTokens(n);
     return [
-      { headDims: [], mlpHidden: 0, keepIdx }, // drops the tokens: not measured
-      ...channels.map((c) => ({ headDims: spread(c, shape.heads), mlpHidden: 0, keepIdx })),
-      ...units.map((mlpHidden) => ({ headDims: [], mlpHidden, keepIdx })),
+      block(keepIdx),
+      block(keepIdx),
+      ...widths.map((width) => block(keepIdx, Array(shape.heads).fill(width))),
+      block(keepIdx, [shape.headDim]),
+      ...units.map((mlpHidden) => block(keepIdx, [], mlpHidden)),
     ];
   });
-  return [...points, last];
+  return [...points, block(firstTokens(tokens[0]))]; // the last is not like the others
 }
 
-/** A dense block, and another as the last. */
-function twice({ heads, headDim, mlpHidden }: DenseShape, tokens: number): BlockShape[] {
+/** As deep as networks are, so that what is outside of the blocks is as much as theirs. */
+function deep({ heads, headDim, mlpHidden, depth }: DenseShape, tokens: number): BlockShape[] {
   const block = { headDims: Array(heads).fill(headDim), mlpHidden, keepIdx: firstTokens(tokens) };
-  return [block, block, block];
+  return Array(depth).fill(block);
+}
+
+/** An empty block, then one with attention as the last. */
+function lastBlock({ headDim }: DenseShape, tokens: number, heads: number): BlockShape[] {
+  const keepIdx = firstTokens(tokens);
+  return [
+    { headDims: [], mlpHidden: 0, keepIdx },
+    { headDims: Array(heads).fill(headDim), mlpHidden: 0, keepIdx },
+  ];
 }
 
 const firstTokens = (n: number) => Array.from({ length: n }, (_, token) => token);
 
-/** `channels` over `heads`, as evenly as whole numbers can be. */
-function spread(channels: number, heads: number): number[] {
-  return Array.from(
-    { length: heads },
-    (_, h) => Math.floor(((h + 1) * channels) / heads) - Math.floor((h * channels) / heads),
-  ).filter(Boolean);
-}
-
 /** Small random weights: what they are does not change the time. No known logits: nobody reads these. */
 function writeSynthetic(folder: string, shape: DenseShape, blocks: BlockShape[], dtype: WeightsDtype): void {
-  const { heads: _, mlpHidden: __, classes, ...rest } = shape;
+  const { heads: _, mlpHidden: __, depth: ___, classes, ...rest } = shape;
   const arch: Architecture = { ...rest, blocks };
   const rng = random(1);
   const noise = Float32Array.from({ length: 1 << 16 }, () => (rng() - 0.5) * 0.05);
@@ -277,32 +328,58 @@ async function timeOneRound(): Promise<Timed[]> {
   return times;
 }
 
-function tables(shape: DenseShape, grid: Grid, [points, full, quarter]: Timed[][]) {
+function tables(shape: DenseShape, grid: Grid, [points, full, few, ...lastOnes]: Timed[][]) {
   const ms = blockTimes(points);
-  const stride = 1 + grid.channels.length + grid.units.length;
-  const rows = grid.tokens.map((_, k) => {
-    const at = (grid.tokens.length - 1 - k) * stride + 1;
+  const { tokens, widths, units } = grid;
+  const stride = 2 + widths.length + 1 + units.length;
+  const rows = tokens.map((_, k) => {
+    const at = (tokens.length - 1 - k) * stride;
+    const [drop, empty, ...more] = ms.slice(at, at + stride);
     return {
-      attention: ms.slice(at, at + grid.channels.length),
-      mlp: ms.slice(at + grid.channels.length, at + stride - 1),
+      drop,
+      empty,
+      attention: more.slice(0, widths.length),
+      one: more[widths.length],
+      mlp: more.slice(widths.length + 1),
     };
   });
-  const emptyMs = ascending(rows.map(({ attention, mlp }) => (attention[0] + mlp[0]) / 2));
+  const emptyMs = ascending(rows.map(({ empty }) => empty));
   const over = (part: "attention" | "mlp") =>
-    rising(rows.map((row) => row[part].map((v, c) => (c === 0 ? 0 : Math.max(0, v - row[part][0])))));
+    rising(rows.map((row) => [0, ...row[part].map((v) => Math.max(0, v - row.empty))]));
+  const attentionMs = over("attention");
+  const channels = [0, ...widths.map((width) => shape.heads * padded(width))];
+  const lasts = lastTokens(grid);
+  const lastMs = lastOnes.map((samples) => blockTimes(samples).at(-1)!);
   const patches = (n: number) => n - shape.prefixTokens;
-  const share = patches(grid.tokens[1]) / patches(grid.tokens.at(-1)!);
-  const [most, some] = [outside(full), outside(quarter)];
-  const slope = Math.max(0, (most - some) / (1 - share));
-  const [, inner, last] = blockTimes(full);
-  return {
-    ...grid,
+  const share = patches(lasts[0]) / patches(tokens.at(-1)!);
+  const [most, some] = [outside(full), outside(few)];
+  const slope = share < 1 ? Math.max(0, (most - some) / (1 - share)) : 0;
+  const profile = {
+    tokens,
+    channels,
+    units: [0, ...units.map(padded)],
     emptyMs,
-    attentionMs: over("attention"),
+    dropMs: rows.map(({ drop, empty }, k) => (k === rows.length - 1 ? 0 : Math.max(0, drop - empty))),
+    attentionMs,
     mlpMs: over("mlp"),
-    lastShare: Math.min(1, last / inner),
+    last: {
+      tokens: lasts,
+      emptyMs: ascending(lasts.map((_, k) => lastMs[2 * k])),
+      fullMs: ascending(lasts.map((_, k) => Math.max(lastMs[2 * k], lastMs[2 * k + 1]))),
+    },
     outsideMs: [Math.max(0, most - slope), most] as [number, number],
   };
+  const headMs = rows.map(({ one, empty }, k) => oneHeadMs(shape, channels, attentionMs[k], one - empty));
+  return { ...profile, headMs };
+}
+
+/** All heads with the channels of one, against that one: what the others cost by being there. */
+function oneHeadMs({ heads, headDim }: DenseShape, channels: number[], allMs: number[], oneMs: number): number {
+  if (heads === 1 || channels.length < 3) return 0; // or not to be told from the width
+  const [, low, high] = channels;
+  const slope = (allMs[2] - allMs[1]) / (high - low);
+  const all = allMs[1] + slope * (padded(headDim) - low);
+  return Math.max(0, (all - oneMs) / (heads - 1));
 }
 
 /** More tokens or more width never cost less: what says otherwise is noise. */
