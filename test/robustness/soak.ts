@@ -1,8 +1,9 @@
-/** Classification without a pause, and what page, workers and GPU hold meanwhile. Used by a test and by `npm run soak`. */
+/** Classification without a pause, and what page, workers and GPU hold meanwhile. For `npm run soak`. */
 import { execFileSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { GPU_URLS, openGpuStage } from "../browser/gpu.ts";
 import type { Stage } from "../browser/page.ts";
+import { openHeaps, readHeap } from "./heap.ts";
 
 /** Of each round, how many pictures an engine gets: WebGPU runs on SwiftShader, which takes its time. */
 const ROUND = { simd: 8, "tfjs-webgpu": 2, "onnx-webgpu": 2 };
@@ -15,7 +16,10 @@ export interface Sample {
   classified: Record<SoakEngine, number>;
   /** answers so far that were not the first answer, bit for bit, to the same picture by the same engine */
   different: number;
-  /** JavaScript and WASM memory of the page and its workers, after a collection */
+  /** alive in the page and its workers after a collection; of what kinds */
+  objects: number;
+  kinds: Map<string, number>;
+  /** JavaScript and WASM memory of the page and its workers, compiled code included, after a collection */
   heldBytes: number;
   /** alive in the two workers that use WebGPU */
   gpu: { buffers: number; bytes: number };
@@ -30,13 +34,19 @@ export async function soak(ms: number, sampleMs: number, onSample = (_: Sample) 
   const stage = await openGpuStage({ "/counted": counted }, ["--enable-blink-features=ForceEagerMeasureMemory"]);
   try {
     await stage.page.evaluate(loadAll, { urls: GPU_URLS, round: ROUND });
+    const heaps = await openHeaps(stage.page);
     const samples: Sample[] = [];
     const start = Date.now();
     await stage.page.evaluate(classifyFor, sampleMs); // warms up
     do {
-      const measured = await stage.page.evaluate(measure);
+      const kinds = new Map<string, number>();
+      for (const heap of heaps) {
+        for (const [kind, count] of await readHeap(heap)) kinds.set(kind, (kinds.get(kind) ?? 0) + count);
+      }
       const sample = {
-        ...measured,
+        ...(await stage.page.evaluate(measure)),
+        objects: [...kinds.values()].reduce((a, b) => a + b, 0),
+        kinds,
         seconds: (Date.now() - start) / 1000,
         gpuProcessBytes: await gpuProcessBytes(stage),
       };
@@ -88,7 +98,7 @@ async function classifyFor(ms: number): Promise<void> {
 }
 
 /** In the page. */
-async function measure(): Promise<Omit<Sample, "seconds" | "gpuProcessBytes">> {
+async function measure(): Promise<Omit<Sample, "seconds" | "objects" | "kinds" | "gpuProcessBytes">> {
   const memory = performance as unknown as { measureUserAgentSpecificMemory(): Promise<{ bytes: number }> };
   const { bytes: heldBytes } = await memory.measureUserAgentSpecificMemory();
   const channel = new BroadcastChannel("gpu-buffers");
