@@ -1,15 +1,20 @@
 // How much was tried to break SlimViT, and how much of it did harm.
 //   npm run build && npm run robustness
-// Runs test/robustness and test/format with full counts (`npm test` runs the same with small ones), then writes the
-// figures they print into the table of docs/robustness.md. Exits 1 when a line has harm or no figure.
+//   npm run robustness -- --resume       after a run that was cut off or failed: the files that passed are not run again
+//   npm run robustness -- --small        with `npm test`'s counts; writes nothing
+// Runs test/robustness and test/format with full counts (`npm test` runs the same with small ones), says when each file
+// is done and how long it took, then writes the figures they print into the table of docs/robustness.md. Figures are kept
+// in build/robustness. Exits 1 when a line has harm or no figure.
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Line } from "../test/robustness/tally.ts";
+import type { Done } from "./robustness-reporter.ts";
 import { machine, ROOT, thousands, writeSection } from "./section.ts";
 
 interface Figure {
+  /** the test's, from the repository's root */
+  file: string;
   line: Line;
   what: string;
   tried: number;
@@ -21,6 +26,7 @@ interface Figure {
 const LINES: Record<Line, string> = {
   format:
     "Malformed manifests, weights, keep-lists: anything but a `bad-model` that names file and fault, or over 100 MB allocated on the way",
+  fuzz: "The fuzzer's targets on seeds, finds and damage to both: anything but a valid result or a `SlimViTError`",
   "bit-flips": "Single bits flipped in weights: anything but `integrity`",
   untrusted: "Manifest from an untrusted origin: a request outside its folder, over the stated bounds, code run",
   pictures: "Hostile pictures: a crash, another error than `bad-input`, a large one decoded",
@@ -43,25 +49,44 @@ const LINES: Record<Line, string> = {
   "tools-archives": "Zip slip and zip bombs in `--data`: a file written, inflated past the bound, no sentence",
 };
 
-function main(): void {
-  const folder = mkdtempSync(join(tmpdir(), "slimvit-robustness-"));
-  const log = join(folder, "figures.jsonl");
-  writeFileSync(log, "");
-  const start = Date.now();
-  const { status } = spawnSync("npx", ["vitest", "run", "test/robustness", "test/format"], {
-    cwd: ROOT,
-    stdio: "inherit",
-    env: { ...process.env, ROBUSTNESS: "full", ROBUSTNESS_LOG: log },
-  });
-  const minutes = (Date.now() - start) / 60_000;
-  const figures = readFileSync(log, "utf8").trim().split("\n").filter(Boolean);
-  rmSync(folder, { recursive: true });
-  const table = tableOf(figures.map((line) => JSON.parse(line) as Figure));
-  const made = `\`npm run robustness\` on ${machine}: ${minutes.toFixed(0)} minutes.`;
-  writeSection("robustness", `${made}\n\n${table.text}`);
+const FOLDERS = ["test/robustness", "test/format"];
+const KEPT = join(ROOT, "build/robustness");
+const LOG = join(KEPT, "figures.jsonl");
+
+function main(args: string[]): void {
+  const isSmall = args.includes("--small");
+  mkdirSync(KEPT, { recursive: true });
+  const before = args.includes("--resume") ? readLog() : { figures: [], done: [] };
+  const passed = new Set(before.done.filter(({ ok }) => ok).map(({ file }) => file));
+  const lines = [...before.figures, ...before.done].filter(({ file }) => passed.has(file));
+  writeFileSync(LOG, lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
+  const files = FOLDERS.flatMap((folder) => readdirSync(join(ROOT, folder)).map((name) => `${folder}/${name}`));
+  const left = files.filter((file) => file.endsWith(".test.ts") && !passed.has(file));
+  if (passed.size) console.log(`robustness: ${passed.size} files have passed before; ${left.length} are left.`);
+  const reporters = ["--reporter=default", `--reporter=${join(ROOT, "scripts/robustness-reporter.ts")}`];
+  const env = { ...process.env, ROBUSTNESS: isSmall ? "" : "full", ROBUSTNESS_LOG: LOG };
+  if (left.length) spawnSync("npx", ["vitest", "run", ...reporters, ...left], { cwd: ROOT, stdio: "inherit", env });
+
+  const { figures, done } = readLog();
+  const table = tableOf(figures);
+  const minutes = done.reduce((sum, { seconds }) => sum + seconds, 0) / 60;
+  const made = `\`npm run robustness\` on ${machine}: ${minutes.toFixed(0)} minutes of tests, two files at a time.`;
+  const failed = files.filter((file) => file.endsWith(".test.ts") && !done.some((d) => d.file === file && d.ok));
+  if (!isSmall) writeSection("robustness", `${made}\n\n${table.text}`);
   console.log(`\n${table.text}\n\n${made}`);
   if (table.missing.length) console.error(`robustness: no figure for ${table.missing.join(", ")}.`);
-  if (status !== 0 || table.missing.length) process.exit(1);
+  if (failed.length) console.error(`robustness: not passed: ${failed.join(", ")}.`);
+  if (failed.length || table.missing.length) process.exit(1);
+}
+
+/** The figures of tests and the files that have ended. */
+function readLog(): { figures: Figure[]; done: Done[] } {
+  const text = existsSync(LOG) ? readFileSync(LOG, "utf8") : "";
+  const entries = text.split("\n").flatMap((line) => (line ? [JSON.parse(line) as Figure | Done] : []));
+  return {
+    figures: entries.filter((entry): entry is Figure => "line" in entry),
+    done: entries.filter((entry): entry is Done => "ok" in entry),
+  };
 }
 
 function tableOf(figures: Figure[]): { text: string; missing: Line[] } {
@@ -81,4 +106,4 @@ function tableOf(figures: Figure[]): { text: string; missing: Line[] } {
   return { text: rows.join("\n"), missing };
 }
 
-main();
+main(process.argv.slice(2));

@@ -3,6 +3,7 @@
  * ROBUSTNESS_LOG names; scripts/robustness.ts makes the table of them.
  */
 import { appendFileSync } from "node:fs";
+import { relative } from "node:path";
 import { expect } from "vitest";
 
 /** `npm run robustness` takes the full counts, `npm test` the small ones. */
@@ -13,6 +14,7 @@ export const count = (full: number, small: number): number => (isFull ? full : s
 /** The table's lines, in its order. */
 export type Line =
   | "format"
+  | "fuzz"
   | "bit-flips"
   | "untrusted"
   | "pictures"
@@ -55,7 +57,8 @@ export class Tally {
     const harm = this.harmed.length;
     console.log(`${what}: ${tried} tried, ${harm} did harm${measured && `; ${measured}`}`);
     const log = process.env.ROBUSTNESS_LOG;
-    if (log) appendFileSync(log, `${JSON.stringify({ line, what, tried, harm, measured })}\n`);
+    const file = relative(process.cwd(), expect.getState().testPath ?? "");
+    if (log) appendFileSync(log, `${JSON.stringify({ file, line, what, tried, harm, measured })}\n`);
     expect(tried).toBeGreaterThan(0);
     expect(this.harmed.slice(0, 5)).toEqual([]);
   }

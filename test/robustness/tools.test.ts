@@ -102,6 +102,27 @@ test("a disk that is full ends with one sentence and no half folder", () => {
   tally.close();
 });
 
+test("a file system without room ends with one sentence and is left as it was", () => {
+  const tally = new Tally("tools-disk", "exports onto a tmpfs that is too small");
+  mkdirSync(at("small"));
+  // In a namespace of its own, where anyone may mount, and which takes the mount with it.
+  const command =
+    'mount -t tmpfs -o size="$1" tmpfs "$2" || exit 99; shift 2; "$@"; status=$?; ls -A "$OUT" >&2; exit $status';
+  const namespace = process.getuid?.() === 0 ? ["-m"] : ["-r", "-m"];
+  const kibibytes = [4, 8, 12, 16, 24, 32, 40, 48].filter((_, k) => k % count(1, 4) === 0);
+  for (const size of kibibytes) {
+    const args = ["export", at("dense"), "-o", at("small", "full"), "--dtype", "f32,f16,int8", "--onnx"];
+    const run = [...namespace, "bash", "-c", command, "bash", `${size}k`, at("small"), process.execPath, BIN, ...args];
+    const { status, stderr } = spawnSync("unshare", run, {
+      encoding: "utf8",
+      env: { ...process.env, OUT: at("small") },
+    });
+    const isClear = status === 1 && /(^|\n)slimvit: [^\n]*ENOSPC[^\n]*\n$/.test(stderr); // its last words, and then no file
+    tally.add(isClear ? "" : `${size} KiB: exit ${status}, ${stderr.slice(-300)}`);
+  }
+  tally.close();
+});
+
 test("a command killed at a random moment leaves no half folder under the name that was asked for", async () => {
   const tally = new Tally("tools-killed", "exports killed with SIGKILL");
   let killed = 0;

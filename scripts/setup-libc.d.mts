@@ -1,0 +1,1 @@
+export function nodeFor(addon: string, folder: string): string[];
