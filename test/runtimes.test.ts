@@ -1,13 +1,13 @@
 /** The packed packages in Node's releases and in Deno: a model from disk, a label, the command line. A missing runtime fails. */
 import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { makeSet } from "../tools/set.ts";
-import { installPacked, ROOT } from "./packed.ts";
+import { installPacked, link, ROOT } from "./packed.ts";
 import {
   CLASSES,
   randomTensors,
@@ -74,6 +74,35 @@ test.each(RUNTIMES)("%s loads a shipped model from disk, names the umbrella and 
   expect(out.version).toMatch(version);
   expect(out).toMatchObject({ label: "umbrella", engine: "simd", undecodable: "bad-input" });
   expect(out).toMatchObject({ member: "deit-tiny-slim", meets: true });
+});
+
+test("in Node, auto leaves an installed engine alone, and measures one that the guide's line names", () => {
+  link(join(folder, "node_modules"), "onnxruntime-web");
+  const guide = readFileSync(join(ROOT, "docs/guides.md"), "utf8");
+  const [named] = guide.match(/engineUrls: \{[^}]*import\.meta\.resolve[^}]*\}/)!;
+  writeFileSync(
+    join(folder, "auto.mjs"),
+    `import { SlimViT } from "slimvit";
+    const tried = [];
+    for (const options of [{}, { ${named} }]) {
+      const vit = await SlimViT.load(${JSON.stringify(MODEL)}, { dtype: "f16", threads: 1, ...options });
+      tried.push([vit.info.engine, ...vit.info.tried.map(({ engine }) => engine)].sort(), vit.info.tried.map(({ reason }) => reason));
+      vit.dispose();
+    }
+    console.log(JSON.stringify(tried));`,
+  );
+  const { status, stdout, stderr } = spawnSync(process.execPath, ["auto.mjs"], {
+    cwd: folder,
+    encoding: "utf8",
+    timeout: 240_000,
+  });
+  expect([status, stderr]).toEqual([0, ""]);
+  expect(JSON.parse(stdout)).toEqual([
+    ["simd"],
+    [],
+    ["onnx-wasm", "simd"],
+    [expect.stringMatching(/^slower: [\d.]+ ms/)],
+  ]);
 });
 
 describe.each([

@@ -1,19 +1,34 @@
 /** engine: "auto", on SwiftShader. Which engine is the fastest is the machine's affair; that it was measured is not. */
-import { readFileSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { ModelInfo } from "../../src/session.ts";
+import { link } from "../packed.ts";
 import { GPU_URLS, openGpuStage } from "./gpu.ts";
-import type { Stage } from "./page.ts";
+import { DIST, type Stage } from "./page.ts";
 
 let stage: Stage;
 /** paths that the page and its workers have asked for */
 const asked: string[] = [];
+/** of an app: its node_modules, and what it serves */
+let site: string;
 beforeAll(async () => {
-  stage = await openGpuStage();
+  site = mkdtempSync(join(tmpdir(), "slimvit-site-"));
+  const modules = join(site, "node_modules");
+  mkdirSync(join(modules, "slimvit"), { recursive: true });
+  symlinkSync(DIST, join(modules, "slimvit/dist"));
+  for (const name of ["onnxruntime-web", "@tensorflow/tfjs-core", "@tensorflow/tfjs-backend-webgpu"])
+    link(modules, name);
+  mkdirSync(join(site, "public/engines"), { recursive: true });
+  stage = await openGpuStage({ "/engines": join(site, "public/engines") });
   stage.page.context().on("request", (request) => asked.push(new URL(request.url()).pathname));
 });
-afterAll(() => stage?.close());
+afterAll(async () => {
+  await stage?.close();
+  rmSync(site, { recursive: true, force: true });
+});
 
 const NAMED = {
   "onnxruntime-web": "/ort/ort.wasm.bundle.min.mjs",
@@ -62,6 +77,28 @@ test("engines that are named are measured, the fastest is taken, and the choice 
   expect(again.engine).toBe(first.engine);
   expect(again.tried).toEqual(first.tried);
   expect(again.engineReason).toBe(first.engineReason.replace("here", "on an earlier visit"));
+});
+
+test("docs/guides.md names every optional engine, and the files that it says are all that they need", async () => {
+  const guide = readFileSync(new URL("../../docs/guides.md", import.meta.url), "utf8");
+  const section = guide.split("### Name the optional engines")[1].split("###")[0];
+  const [copy] = section.match(/(?<=```sh\n)[^`]+/)!;
+  const named: Record<string, string> = JSON.parse(
+    section
+      .match(/engineUrls = (\{[^}]+\})/)![1]
+      .replace(/\/\/ .*/g, "")
+      .replace(/,\s*\}/, "}"),
+  );
+  execFileSync("sh", ["-ec", copy], { cwd: site });
+  const { engine, tried } = await infoOf(named, { cache: false });
+  expect([engine, ...tried.map(({ engine }) => engine)].sort()).toEqual([
+    "onnx-wasm",
+    "onnx-webgpu",
+    "simd",
+    "tfjs-webgpu",
+  ]);
+  for (const { reason } of tried) expect(reason).toMatch(/^slower: [\d.]+ ms a run$/);
+  expect(asked.filter((path) => /ort|tfjs|onnx/.test(path) && !path.startsWith("/engines/"))).toEqual([]);
 });
 
 test("an engine that does not load or disagrees with the self-test is not taken, and says why", async () => {
