@@ -57,7 +57,7 @@ test("no form of a picture has its pixels read, drawn or decoded on the page's t
     const { postMessage } = Worker.prototype;
     Worker.prototype.postMessage = function (message: unknown, transfer: unknown) {
       if (Array.isArray(transfer)) seen.push(...transfer.map((one) => `hands over ${one.constructor.name}`));
-      return postMessage.call(this, message, transfer as Transferable[]);
+      return postMessage.call(this, message, transfer as StructuredSerializeOptions);
     };
 
     const raw = { data: imageData.data, width: imageData.width, height: imageData.height };
