@@ -6,22 +6,19 @@ import type { Model, Tensors } from "../src/format/model.ts";
 import { float32 } from "../src/format/read.ts";
 import { openDataset } from "./lib/data.ts";
 import { claimOutput, readModelFolder } from "./lib/folders.ts";
-import { requireClasses, type TrainOptions } from "./lib/recipe.ts";
-import { resizeModel } from "./lib/resize.ts";
+import { requireClasses } from "./lib/recipe.ts";
 import { say } from "./lib/terminal.ts";
 import type { TrainReport } from "./lib/train.ts";
-import { trainWeights } from "./retrain.ts";
+import { type RetrainOptions, trainWeights } from "./retrain.ts";
 
-export interface FinetuneOptions extends TrainOptions {
-  imageSize?: [number, number];
+export interface FinetuneOptions extends RetrainOptions {
   /** the new head's rate; it starts from nothing and the rest does not, so it is ten times `lr` unless given */
   lrHead?: number;
 }
 
 export async function finetune(source: string, options: FinetuneOptions): Promise<TrainReport> {
   claimOutput(options.out, options.force);
-  const original = readModelFolder(source);
-  const model = resizeModel(original, options.imageSize ?? original.manifest.imageSize);
+  const model = readModelFolder(source);
   const { classNames } = await openDataset(options.data, options.split);
   requireClasses(classNames);
   say(`finetune: new head for ${classNames.length} classes, "${classNames[0]}" to "${classNames.at(-1)}"`);

@@ -56,7 +56,7 @@ export function importModel(source: string, options: ImportOptions): { params: n
   const tensors = collect(named, arch, classes, source);
   const labels = readLabels(options.labels, configs, classes, assumed);
   const preprocess = preprocessing(arch, configs, options, assumed);
-  for (const line of assumed) say(`import: ${line}`);
+  for (const line of assumed) say(`import: assumed ${line}`);
 
   const name = options.name ?? basename(source.replace(/\/$/, "")).replace(/\.safetensors$/, "");
   const draft = {
@@ -87,12 +87,6 @@ function readCheckpoint(source: string): {
 } {
   const stats = statSync(source, { throwIfNoEntry: false });
   if (!stats) throw new SlimViTError("bad-input", `${source}: no such file or folder.`);
-  if (/\.(pth|pt|bin|ckpt|pkl)$/.test(source)) {
-    throw new SlimViTError(
-      "unsupported",
-      `${source}: is a PyTorch pickle, which can run code when it is read. Convert it once: python -c "import torch, safetensors.torch as s; s.save_file(torch.load('${basename(source)}', weights_only=True), 'model.safetensors')".`,
-    );
-  }
   const dir = stats.isDirectory() ? source : dirname(source);
   const files = stats.isDirectory() ? weightFiles(dir) : [source];
   const tensors: Stored = new Map();
@@ -100,6 +94,7 @@ function readCheckpoint(source: string): {
   let license: string | undefined;
   for (const file of files) {
     const bytes = readFileSync(file);
+    refusePickle(bytes, file);
     hashes[basename(file)] = sha256(bytes);
     for (const [name, tensor] of readSafetensors(bytes, file)) {
       if (tensors.has(name))
@@ -117,6 +112,20 @@ function readCheckpoint(source: string): {
   };
 }
 
+/** torch.save's zip, its older stream of pickles, or either by its name: no package of npm reads them. */
+function refusePickle(bytes: Uint8Array, file: string): void {
+  const starts = (...magic: number[]) => magic.every((byte, k) => bytes[k] === byte);
+  const isPickle = starts(0x50, 0x4b, 3, 4) || starts(0x80, 2) || /\.(pth|pt|bin|ckpt|pkl)$/.test(file);
+  if (!isPickle) return;
+  const name = basename(file);
+  throw new SlimViTError(
+    "unsupported",
+    `${file}: is a PyTorch pickle, which can run code when it is read. Convert it once: ` +
+      `python -c "import torch, safetensors.torch as s; d = torch.load('${name}', map_location='cpu', weights_only=True); ` +
+      `d = d.get('model', d.get('state_dict', d)); s.save_file({k: v.contiguous() for k, v in d.items()}, 'model.safetensors')".`,
+  );
+}
+
 function weightFiles(dir: string): string[] {
   const index = join(dir, "model.safetensors.index.json");
   if (existsSync(index)) {
@@ -131,6 +140,8 @@ function weightFiles(dir: string): string[] {
   }
   const single = join(dir, "model.safetensors");
   if (existsSync(single)) return [single];
+  const pickle = join(dir, "pytorch_model.bin");
+  if (existsSync(pickle)) refusePickle(new Uint8Array(), pickle);
   throw new SlimViTError("bad-model", `${dir}: has neither model.safetensors nor model.safetensors.index.json.`);
 }
 
@@ -203,7 +214,7 @@ function architecture(
     throw new SlimViTError("bad-option", `${source}: an embedding of ${embedDim} does not split into ${heads} heads.`);
   const layerNormEps = options.eps ?? (config.layer_norm_eps as number | undefined) ?? DEFAULTS.layerNormEps;
   if (options.eps === undefined && config.layer_norm_eps === undefined)
-    assumed.push(`LayerNorm eps ${layerNormEps} assumed (timm's; --eps)`);
+    assumed.push(`LayerNorm eps ${layerNormEps} (timm's; --eps)`);
   const arch: Architecture = {
     imageSize,
     patchSize,
@@ -228,7 +239,7 @@ function defaultHeads(embedDim: number, source: string, assumed: string[]): numb
       `${source}: the number of heads is not in the tensors, and ${embedDim} channels are no multiple of ${DEFAULTS.headDim}. Give --heads.`,
     );
   }
-  assumed.push(`${embedDim / DEFAULTS.headDim} heads of ${DEFAULTS.headDim} channels assumed (timm's; --heads)`);
+  assumed.push(`${embedDim / DEFAULTS.headDim} heads of ${DEFAULTS.headDim} channels (timm's; --heads)`);
   return embedDim / DEFAULTS.headDim;
 }
 
@@ -325,7 +336,7 @@ function readLabels(file: string | undefined, { config }: Configs, classes: numb
   if (names && Object.keys(names).length === classes) {
     return shortNames(Array.from({ length: classes }, (_, k) => ({ id: String(k), label: names[k] })));
   }
-  assumed.push(`no labels given: classes are called "class 0" to "class ${classes - 1}" (--labels classes.tsv)`);
+  assumed.push(`the labels "class 0" to "class ${classes - 1}" (--labels classes.tsv)`);
   return Array.from({ length: classes }, (_, k) => ({ id: String(k), label: `class ${k}` }));
 }
 
@@ -343,7 +354,7 @@ function preprocessing(arch: Architecture, configs: Configs, options: ImportOpti
   const timm = (config.pretrained_cfg ?? {}) as Record<string, unknown>;
   const take: Take = <T>(what: string, flag: string, ...values: (T | undefined)[]): T => {
     const found = values.slice(0, -1).find((value) => value !== undefined);
-    if (found === undefined) assumed.push(`${what} ${JSON.stringify(values.at(-1))} assumed (timm's; ${flag})`);
+    if (found === undefined) assumed.push(`${what} ${JSON.stringify(values.at(-1))} (timm's; ${flag})`);
     return found ?? values.at(-1)!;
   };
   type Triple = [number, number, number];

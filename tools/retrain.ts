@@ -10,11 +10,14 @@ import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolde
 import { ghostCounts } from "./lib/masks.ts";
 import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
 import { reportHtml } from "./lib/report.ts";
-import { asFunction, weightsOnBackend } from "./lib/teacher.ts";
+import { resizeModel } from "./lib/resize.ts";
+import { openTeacher } from "./lib/teacher.ts";
 import { percent, say } from "./lib/terminal.ts";
 import { removeCheckpoint, storedTensor, type TrainReport, type TrainTask, train, variablesFrom } from "./lib/train.ts";
 
 export interface RetrainOptions extends TrainOptions {
+  /** position embeddings and keep-lists are resampled to it first */
+  imageSize?: [number, number];
   ghost?: boolean;
 }
 
@@ -36,15 +39,17 @@ export function ghostsAt(arch: Architecture, progress: number): number[] {
 }
 
 /**
- * Trains all weights of a model in its own arithmetic and writes the result.
+ * Trains all weights of a model in its own arithmetic, at the image size of the options, and writes the result.
  * @param rate the schedule's rate → this tensor's; the same for all unless given
  */
 export async function trainWeights(
   name: "retrain" | "finetune",
-  model: Model,
+  original: Model,
   options: RetrainOptions,
   rate?: TrainTask["rate"],
 ): Promise<TrainReport> {
+  const imageSizeBefore = original.manifest.imageSize;
+  const model = resizeModel(original, options.imageSize ?? imageSizeBefore);
   const arch = architectureOf(model.manifest);
   const { dataset, data } = await openTrainData(options, model.manifest);
   const backend = await openBackend(options.backend, options.precision);
@@ -53,9 +58,7 @@ export async function trainWeights(
     tf,
     [...model.tensors].map(([name, { shape }]) => [name, { shape, data: float32(model.tensors, name) }]),
   );
-  const teacherModel = options.teacher ? readModelFolder(options.teacher) : undefined;
-  const teacherWeights = teacherModel && weightsOnBackend(tf, teacherModel);
-  const teacher = teacherModel && asFunction(tf, teacherModel, teacherWeights);
+  const teacher = openTeacher(tf, options.teacher, model.manifest);
   if (options.unlabelled && !teacher)
     throw new SlimViTError("bad-option", `${name}: --unlabelled data needs a --teacher to learn from.`);
   const task: TrainTask = {
@@ -63,7 +66,7 @@ export async function trainWeights(
     variables,
     forward: (pixels, branchGates, progress) =>
       forward(tf, arch, variables, pixels, { branchGates, ...(options.ghost && { ghosts: ghostsAt(arch, progress) }) }),
-    teacher,
+    teacher: teacher?.logits,
     classes: model.manifest.labels.length,
     depth: arch.blocks.length,
     ...(rate && { rate }),
@@ -77,6 +80,7 @@ export async function trainWeights(
   const { format: _, weights: __, ...draft } = model.manifest;
   const provenance = withStep(model.manifest.provenance, name, {
     ...(await recordedOptions(options, dataset, backend)),
+    ...(model !== original && { imageSizeBefore }),
     ...figures,
   });
   writeModelFolder(options.out, { ...draft, provenance, metrics: {} }, tensors, ["f32"], {
@@ -84,7 +88,8 @@ export async function trainWeights(
     "report.html": reportHtml([{ manifest: { ...draft, provenance }, history }]),
   });
   removeCheckpoint(task);
-  tf.dispose([...variables.values(), ...(teacherWeights?.values() ?? [])]);
+  teacher?.dispose();
+  tf.dispose([...variables.values()]);
   say(
     `${name}: ${report.steps} steps at ${report.imagesPerSecond.toFixed(1)} images/s on ${backend.name} ` +
       `(${percent(report.waitShare)} of the time waiting for pictures) → ${options.out}`,

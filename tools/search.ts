@@ -30,7 +30,7 @@ import {
 import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
 import { reportHtml } from "./lib/report.ts";
 import { IMPORTANCE_FILE, SEARCH_FILE, ZETA_FILE } from "./lib/searched.ts";
-import { asFunction, weightsOnBackend } from "./lib/teacher.ts";
+import { openTeacher } from "./lib/teacher.ts";
 import { percent, say } from "./lib/terminal.ts";
 import {
   removeCheckpoint,
@@ -74,9 +74,7 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
   for (const [name, zeta] of zetas) if (families[familyOf(name)] > 0) trained.set(name, zeta);
   for (const [name, weight] of weights) if (!options.masksOnly || /norm/.test(name)) trained.set(name, weight);
 
-  const teacherModel = options.teacher ? readModelFolder(options.teacher) : undefined;
-  const teacherWeights = teacherModel && weightsOnBackend(tf, teacherModel);
-  const teacher = teacherModel && asFunction(tf, teacherModel, teacherWeights);
+  const teacher = openTeacher(tf, options.teacher, model.manifest);
   if (options.unlabelled && !teacher)
     throw new SlimViTError("bad-option", "search: --unlabelled data needs a --teacher to learn from.");
   const task: TrainTask = {
@@ -97,7 +95,7 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
       };
     },
     figures: () => zetaQuantiles(zetas),
-    teacher,
+    teacher: teacher?.logits,
     classes: model.manifest.labels.length,
     depth: arch.blocks.length,
     rate: (name, lr) =>
@@ -115,7 +113,7 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
     zetas,
     data,
     (gates) => patchOptions(tf, arch, gates, options.patchForm, options.tokens),
-    baseLoss(tf, model, options, teacher),
+    baseLoss(tf, model, options, teacher?.logits),
     options.seed,
   );
   await writeSearchFolder(
@@ -128,7 +126,8 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
     await recordedOptions(options, dataset, backend),
   );
   removeCheckpoint(task);
-  tf.dispose([...weights.values(), ...zetas.values(), ...(teacherWeights?.values() ?? [])]);
+  teacher?.dispose();
+  tf.dispose([...weights.values(), ...zetas.values()]);
   say(
     `search: ${report.steps} steps at ${report.imagesPerSecond.toFixed(1)} images/s on ${backend.name} ` +
       `(${percent(report.waitShare)} of the time waiting for pictures); masks and weights → ${options.out}`,

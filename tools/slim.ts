@@ -13,7 +13,7 @@ import { type EvalOptions, type EvalReport, evaluate } from "./eval.ts";
 import { type ExportOptions, exportModel } from "./export.ts";
 import { type FinetuneOptions, finetune } from "./finetune.ts";
 import { type ImportOptions, importModel } from "./import.ts";
-import type { AccuracyRecord } from "./lib/card.ts";
+import { type AccuracyRecord, macsOfOriginal } from "./lib/card.ts";
 import type { StageName } from "./lib/commands.ts";
 import { labelIndices, openDataset, type Split } from "./lib/data.ts";
 import { readManifestFile, sha256, writeFileAtomic } from "./lib/folders.ts";
@@ -45,7 +45,16 @@ export async function runRecipe(recipe: RecipeFile): Promise<SlimReport> {
   const out = resolve(recipe.out);
   const folder = recipe.stages ?? `${out}.stages`;
   // An output that is in the way is said before hours of training, not after.
-  if (existsSync(out) && !recipe.force) await runStages(new Run(recipe, folder, true), recipe, out);
+  if (existsSync(out) && !recipe.force) {
+    if (!existsSync(folder)) {
+      throw new SlimViTError(
+        "bad-option",
+        `${out}: exists already, and there are no stages to compare it with (${folder}). ` +
+          "Keep it as it is, or make everything again with --force or another -o.",
+      );
+    }
+    await runStages(new Run(recipe, folder, true), recipe, out);
+  }
   const run = new Run(recipe, folder);
   const { dense, searched, retrained } = await runStages(run, recipe, out);
 
@@ -58,8 +67,9 @@ export async function runRecipe(recipe: RecipeFile): Promise<SlimReport> {
   const classes = manifest.labels.length;
   const [params, macs] = [countParams(manifest, classes), countMacs(manifest, classes)];
   const denseManifest = readManifestFile(dense);
+  const original = macsOfOriginal(manifest);
   say(
-    `slim: ${percent(macs / countMacs(denseManifest, classes))} of the MACs, ` +
+    `slim: ${percent(macs / countMacs(denseManifest, classes))} of the MACs${original ? ` (${original})` : ""}, ` +
       `${percent(params / countParams(denseManifest, classes))} of the parameters, top-1 ${percent(accuracy.top1)} ` +
       `of ${accuracy.n} pictures → ${out}`,
   );
@@ -177,12 +187,19 @@ class Run {
   }
 }
 
-/** The options by value: data and teacher by their content, not by where they lie. */
+/** The options by value: data, models and files by their content, not by where they lie. */
 export async function identity(options: Record<string, unknown>): Promise<unknown> {
-  const { data, teacher, labels: _, checkpointSeconds: __, backend: ___, ...rest } = options;
+  const { data, teacher, weights, profile, labels: _, checkpointSeconds: __, backend: ___, ...rest } = options;
   const digests = await Promise.all(((data as string[]) ?? []).map(digestData));
-  const taught = teacher ? readManifestFile(teacher as string).weights.map((file) => file.sha256) : undefined;
-  return { ...rest, data: digests.map((digest) => digest.sha256), teacher: taught };
+  const weightsOf = (model: unknown) =>
+    model ? readManifestFile(model as string).weights.map((file) => file.sha256) : undefined;
+  return {
+    ...rest,
+    data: digests.map((digest) => digest.sha256),
+    teacher: weightsOf(teacher),
+    weights: weightsOf(weights),
+    profile: await hashOf(profile as string | undefined),
+  };
 }
 
 export async function hashOf(path: string | undefined): Promise<string | undefined> {

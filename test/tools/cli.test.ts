@@ -10,11 +10,13 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { Tensors } from "../../src/format/model.ts";
+import { countMacs, type Tensors } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
+import { cardText } from "../../tools/lib/card.ts";
 import { readModelFolder } from "../../tools/lib/folders.ts";
+import { resampleKeepIdx } from "../../tools/lib/resize.ts";
 import {
   BIN,
   CLASSES,
@@ -185,6 +187,26 @@ describe("the whole chain on a tiny ViT", () => {
     );
   });
 
+  test("retrain --image-size keeps a slim model's head and resamples its lists; a teacher sees pictures at its own size", () => {
+    const args = ["--data", at("pictures"), "--image-size", "48x40", "--batch", "5", "--epochs", "1"];
+    slimvitJson("retrain", at("scored-slim"), ...args, "--teacher", at("dense"), "-o", at("moved"));
+    const [before, after] = [readModelFolder(at("scored-slim")).manifest, readModelFolder(at("moved")).manifest];
+    expect(after.imageSize).toEqual([48, 40]);
+    expect(after.preprocess.crop).toEqual([48, 40]);
+    expect(after.labels).toEqual(before.labels);
+    after.blocks.forEach(({ headDims, mlpHidden, keepIdx }, i) => {
+      const block = before.blocks[i];
+      expect([headDims, mlpHidden]).toEqual([block.headDims, block.mlpHidden]);
+      expect(keepIdx).toEqual(resampleKeepIdx(block.keepIdx, [4, 4], [6, 5], 1));
+    });
+
+    const share = countMacs(after, 3) / countMacs(tinyArchitecture(), 3);
+    const told = `${(100 * share).toFixed(1)} % of the dense model's at 32×32 px`;
+    expect(cardText(after)).toContain(`| before it was moved to this image size | | ${told} |`);
+    expect(readFileSync(at("moved", "report.html"), "utf8")).toContain(told);
+    expect(cardText(before)).not.toContain("before it was moved");
+  });
+
   test("the new head has a rate of its own", () => {
     const rates = ["--lr", "1e-9", "--lr-head", "0.1", "--warmup", "0", "--weight-decay", "0", "--epochs", "1"];
     slimvitJson("finetune", at("dense"), "--data", at("pictures"), "-o", at("headed"), "--batch", "4", ...rates);
@@ -308,6 +330,12 @@ describe("import", () => {
 });
 
 describe("bad input is one clear sentence", () => {
+  /** @returns its path */
+  const pickle = (name: string, content: string) => {
+    mkdirSync(dirname(at("pickles", name)), { recursive: true });
+    writeFileSync(at("pickles", name), content, "latin1");
+    return at("pickles", name);
+  };
   const retrain = () => ["retrain", at("dense"), "--data", at("pictures"), "-o", at("never")];
   test.each<[string, () => string[], number, RegExp]>([
     ["an unknown option", () => [...retrain(), "--bogus"], 2, /unknown option '--bogus'/],
@@ -343,6 +371,29 @@ describe("bad input is one clear sentence", () => {
       () => [...retrain(), "--data", at("labels.tsv")],
       1,
       /labels\.tsv: is neither a folder nor a readable zip/,
+    ],
+    [
+      "a PyTorch pickle, as torch.save has written it since 1.6",
+      () => ["import", pickle("deit.pth", "PK\u0003\u0004 archive/data.pkl"), "-o", at("never")],
+      1,
+      /deit\.pth: is a PyTorch pickle, .* Convert it once: python -c "/,
+    ],
+    [
+      "a PyTorch pickle from before that, under a name that hides it",
+      () => [
+        "import",
+        pickle("old.safetensors", "\u0080\u0002\u008a\nl\u00fc\u009cF\u00f9 j\u00a8P\u0019."),
+        "-o",
+        at("never"),
+      ],
+      1,
+      /old\.safetensors: is a PyTorch pickle, /,
+    ],
+    [
+      "a Hugging Face folder with a pickle alone",
+      () => ["import", dirname(pickle("hf/pytorch_model.bin", "PK")), "-o", at("never")],
+      1,
+      /pytorch_model\.bin: is a PyTorch pickle, /,
     ],
     ["no labels and no teacher", () => [...retrain(), "--unlabelled"], 2, /--unlabelled data needs a --teacher/],
   ])("%s", (_, args, status, message) => {

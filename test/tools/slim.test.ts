@@ -1,12 +1,22 @@
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parse } from "yaml";
 import { float32 } from "../../src/format/read.ts";
 import { readModelFolder } from "../../tools/lib/folders.ts";
+import { withPathsFrom } from "../../tools/lib/recipefile.ts";
 import type { SlimReport } from "../../tools/slim.ts";
 import {
   BIN,
@@ -161,11 +171,36 @@ describe("slimvit slim", () => {
   });
 
   test("an output that is in the way is said before anything is trained", () => {
-    const args = ["slim", at("recipe.yaml"), "--macs", "0.5", "--stages", at("unused.stages")];
-    const { status, stderr } = slimvit(...args);
+    const before = readdirSync(at("slim.stages"));
+    const { status, stderr } = slimvit("slim", at("recipe.yaml"), "--macs", "0.5");
     expect(stderr).toMatch(/^slimvit: .*slim: exists already and is not what this recipe makes/);
     expect(status).toBe(2);
-    expect(existsSync(at("unused.stages"))).toBe(false);
+    expect(readdirSync(at("slim.stages"))).toEqual(before);
+  });
+
+  test("an output whose stages are gone is left as it is, with one sentence", () => {
+    mkdirSync(at("orphan"));
+    writeRecipe("orphan.yaml", "orphan");
+    const { status, stderr } = slimvit("slim", at("orphan.yaml"));
+    expect(stderr).toMatch(
+      /^slimvit: .*orphan: exists already, and there are no stages to compare it with \(.*--force/,
+    );
+    expect(status).toBe(2);
+    expect(readdirSync(at("orphan"))).toEqual([]);
+    expect(existsSync(at("orphan.stages"))).toBe(false);
+  });
+
+  test("every path of a recipe starts from the recipe's folder", () => {
+    const sections = {
+      compress: { weights: "own", profile: "device.json", macs: 0.5 },
+      data: ["a", "/b"],
+      teacher: "none",
+    };
+    expect(withPathsFrom("/there", sections)).toEqual({
+      compress: { weights: "/there/own", profile: "/there/device.json", macs: 0.5 },
+      data: ["/there/a", "/b"],
+      teacher: "none",
+    });
   });
 
   test("no target is one sentence", () => {

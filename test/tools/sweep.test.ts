@@ -107,6 +107,18 @@ describe("slimvit sweep", () => {
     expect(status).toBe(2);
     expect(existsSync(at("bad"))).toBe(false);
   });
+
+  test("data that is missing is one sentence", () => {
+    writeSweep(at("astray.yaml"), { budgets: [0.5] }, "astray");
+    writeFileSync(
+      at("astray.yaml"),
+      readFileSync(at("astray.yaml"), "utf8").replace("data: pictures", "data: nowhere"),
+    );
+    const { status, stderr } = slimvit("sweep", at("astray.yaml"));
+    expect(stderr).toMatch(/^slimvit: .*nowhere: no such folder or zip\.\n$/);
+    expect(status).toBe(1);
+    expect(existsSync(at("astray"))).toBe(false);
+  });
 });
 
 test("a lock is held by one at a time, and a dead holder's is taken", async () => {

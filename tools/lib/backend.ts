@@ -49,7 +49,10 @@ export async function openBackend(wanted?: BackendName, precision: Precision = "
 }
 
 const OPENERS: Record<BackendName, () => Promise<TF>> = {
-  "tfjs-node-gpu": () => openNative("@tensorflow/tfjs-node-gpu"),
+  "tfjs-node-gpu": () => {
+    requireGpu();
+    return openNative("@tensorflow/tfjs-node-gpu");
+  },
   "tfjs-node": () => {
     bringUpTfjsNode();
     return openNative("@tensorflow/tfjs-node");
@@ -110,7 +113,29 @@ function bringUpTfjsNode(): void {
   const require = createRequire(import.meta.url);
   const packageDir = dirname(require.resolve("@tensorflow/tfjs-node/package.json"));
   if (existsSync(join(packageDir, "lib", "napi-v8", "tfjs_binding.node"))) return;
-  const script = besides(import.meta.url, "setup-tfjs-node.mjs", "../../scripts/setup-tfjs-node.mjs");
-  if (spawnSync(process.execPath, [script], { stdio: ["ignore", 2, 2] }).status !== 0)
+  if (spawnSync(process.execPath, [setupScript()], { stdio: ["ignore", 2, 2] }).status !== 0)
     throw new Error("its native library cannot be brought up");
 }
+
+/**
+ * Without a driver TensorFlow's GPU build runs on the CPU, and once it is imported tfjs-node cannot be: asked in a process
+ * of its own.
+ */
+function requireGpu(): void {
+  try {
+    createRequire(import.meta.url).resolve("@tensorflow/tfjs-node-gpu/package.json");
+  } catch {
+    throw new Error("not installed");
+  }
+  const { status, stderr } = spawnSync(process.execPath, [setupScript(), "--gpu", "--check"], { encoding: "utf8" });
+  if (status !== 0)
+    throw new Error(
+      stderr
+        .trim()
+        .split("\n")
+        .at(-1)!
+        .replace(/^setup: /, ""),
+    );
+}
+
+const setupScript = () => besides(import.meta.url, "setup-tfjs-node.mjs", "../../scripts/setup-tfjs-node.mjs");

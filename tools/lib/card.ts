@@ -39,6 +39,7 @@ export function cardText(manifest: Omit<Manifest, "weights">): string {
     "| | this model | of dense |",
     "| --- | --- | --- |",
     `| multiply-accumulates | ${si(countMacs(manifest, classes))} | ${percent(countMacs(manifest, classes) / countMacs(dense, classes))} |`,
+    ...originalRow(manifest),
     `| parameters | ${si(countParams(manifest, classes))} | ${percent(countParams(manifest, classes) / countParams(dense, classes))} |`,
     `| attention channels | ${share(total(manifest, innerDim), total(dense, innerDim)).replace(" (", " | ").replace(")", "")} |`,
     `| MLP units | ${share(
@@ -101,6 +102,21 @@ export function denseOf(manifest: Omit<Manifest, "format" | "weights">): Archite
     keepIdx,
   }));
   return { ...manifest, blocks };
+}
+
+/** "33.1 % of the dense model's at 224×224 px", for a model that `--image-size` has moved to another size. */
+export function macsOfOriginal(manifest: Omit<Manifest, "format" | "weights">): string | undefined {
+  const steps = (manifest.provenance.steps ?? []) as { imageSizeBefore?: [number, number] }[];
+  const imageSize = steps.find((step) => step.imageSizeBefore)?.imageSizeBefore;
+  if (!imageSize || imageSize.join() === manifest.imageSize.join()) return undefined;
+  const classes = manifest.labels.length;
+  const share = countMacs(manifest, classes) / countMacs(denseOf({ ...manifest, imageSize }), classes);
+  return `${percent(share)} of the dense model's at ${imageSize[1]}×${imageSize[0]} px`;
+}
+
+function originalRow(manifest: Omit<Manifest, "weights">): string[] {
+  const text = macsOfOriginal(manifest);
+  return text ? [`| before it was moved to this image size | | ${text} |`] : [];
 }
 
 function sentence(options: Record<string, unknown>): string {

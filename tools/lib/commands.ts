@@ -40,6 +40,11 @@ function withJson(command: Command, args: [string, string][]): Command {
   return command.option("--json", "one JSON value on stdout");
 }
 
+const IMAGE_SIZE: [string, string] = [
+  "--image-size <size>",
+  "SIDE or HEIGHTxWIDTH in pixels; position embeddings and keep-lists are resampled",
+];
+
 const BUILDERS: Record<StageName, () => Command> = {
   import: () =>
     newCommand("import", "timm or Hugging Face checkpoint → dense model folder", [
@@ -98,7 +103,11 @@ const BUILDERS: Record<StageName, () => Command> = {
       .option("--attn <budget>", "share of attention channels (or heads) to keep", fraction)
       .option("--mlp <budget>", "share of MLP units to keep", fraction)
       .option("--patch <budget>", "share of tokens over all blocks to keep", fraction)
-      .option("--macs [share]", "instead of three budgets: share of the dense MACs, split by importance", fraction)
+      .option(
+        "--macs [share]",
+        "instead of three budgets: share of the searched model's dense MACs, split by importance",
+        fraction,
+      )
       .option("--params [share]", "the same for the dense parameters; tokens have none and stay", fraction)
       .option("--latency-ms <ms>", "instead: milliseconds on the device of --profile", positive)
       .option("--profile <file>", "what slimvit profile measured there")
@@ -120,7 +129,12 @@ const BUILDERS: Record<StageName, () => Command> = {
     addTrainOptions(
       withJson(new Command("retrain").description("train the slim arithmetic itself"), [MODEL]),
       RECIPE_DEFAULTS,
-    ).option("--ghost", "start with a key in place of the removed tokens, gone by half time: no jump after the search"),
+    )
+      .option(...IMAGE_SIZE, size)
+      .option(
+        "--ghost",
+        "start with a key in place of the removed tokens, gone by half time: no jump after the search",
+      ),
 
   finetune: () =>
     addTrainOptions(
@@ -128,11 +142,7 @@ const BUILDERS: Record<StageName, () => Command> = {
       FINETUNE_RECIPE,
     )
       .option("--lr-head <rate>", "AdamW's rate for the new head; default ten times --lr", positive)
-      .option(
-        "--image-size <size>",
-        "SIDE or HEIGHTxWIDTH in pixels; position embeddings and keep-lists are resampled",
-        size,
-      ),
+      .option(...IMAGE_SIZE, size),
 
   export: () =>
     newCommand("export", "weights for shipping", [MODEL])

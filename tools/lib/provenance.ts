@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import { createReadStream, readdirSync, statSync } from "node:fs";
 import { basename, join, resolve, sep } from "node:path";
+import { SlimViTError } from "../../src/errors.ts";
 import type { Backend } from "./backend.ts";
 
 export interface DataDigest {
@@ -25,9 +26,11 @@ export function digestData(source: string): Promise<DataDigest> {
 
 async function digest(source: string): Promise<DataDigest> {
   const name = basename(resolve(source));
-  if (!statSync(source).isDirectory()) {
+  const stats = statSync(source, { throwIfNoEntry: false });
+  if (!stats) throw new SlimViTError("bad-input", `${source}: no such folder or zip.`);
+  if (!stats.isDirectory()) {
     const sha256 = await hashFile(source);
-    return { name, sha256, bytes: statSync(source).size, files: [`${sha256}  ${name}`] };
+    return { name, sha256, bytes: stats.size, files: [`${sha256}  ${name}`] };
   }
   const paths = (readdirSync(source, { recursive: true }) as string[])
     .filter((path) => statSync(join(source, path)).isFile())

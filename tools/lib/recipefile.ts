@@ -173,7 +173,7 @@ export function withPathsFrom(folder: string, raw: Section): Section {
   const at = (value: unknown) => (typeof value === "string" && value !== "none" ? resolve(folder, value) : value);
   for (const section of [recipe, ...STAGES.map((stage) => recipe[stage])] as (Section | undefined)[]) {
     if (typeof section !== "object" || section === null) continue;
-    for (const key of ["model", "out", "teacher", "stages", "source", "labels"])
+    for (const key of ["model", "out", "teacher", "stages", "source", "labels", "weights", "profile"])
       if (section[key] !== undefined) section[key] = at(section[key]);
     if (section.data !== undefined) section.data = [section.data].flat().map(at);
   }

@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { countMacs, countParams, innerDim, type Manifest, patchGrid } from "../../src/format/model.ts";
-import { type AccuracyRecord, denseOf } from "./card.ts";
+import { type AccuracyRecord, denseOf, macsOfOriginal } from "./card.ts";
 import { CUT, chart, PALETTE, reportPage, table } from "./charts.ts";
 import { readManifestFile } from "./folders.ts";
 import { escaped } from "./html.ts";
@@ -47,9 +47,10 @@ function summary(models: ReportModel[]): string {
     const dense = denseOf(manifest);
     const [macs, params] = [countMacs(manifest, classes), countParams(manifest, classes)];
     const accuracy = accuracyOf(manifest).map((a) => `${percent(a.top1)} (${a.data} ${a.split}, n ${a.n})`);
+    const original = macsOfOriginal(manifest);
     return [
       manifest.name,
-      `${si(macs)} (${percent(macs / countMacs(dense, classes))})`,
+      `${si(macs)} (${percent(macs / countMacs(dense, classes))}${original ? `; ${original}` : ""})`,
       `${si(params)} (${percent(params / countParams(dense, classes))})`,
       accuracy.join("; ") || "not measured",
     ];

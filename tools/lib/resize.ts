@@ -101,6 +101,15 @@ function taps(from: number, to: number): [input: number, weight: number][][] {
   });
 }
 
+/** The same as a matrix: [from, to], row-major. */
+export function resampleMatrix(from: number, to: number): Float32Array {
+  const matrix = new Float32Array(from * to);
+  taps(from, to).forEach((list, k) => {
+    for (const [i, weight] of list) matrix[i * to + k] = weight;
+  });
+  return matrix;
+}
+
 function cubic(x: number): number {
   const a = -0.5;
   const t = Math.abs(x);

@@ -1,12 +1,11 @@
-/** Networks in TensorFlow.js for the tools: as teachers, and measured against one another. */
-import type * as tfjs from "@tensorflow/tfjs-core";
-import { forward, type Weights } from "../../src/engines/tfjs/forward.ts";
+/** Fixed networks in TensorFlow.js: whom a student learns from. */
+import { forward } from "../../src/engines/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/engines/tfjs/ops.ts";
-import { messageOf } from "../../src/errors.ts";
-import type { Model, Preprocess } from "../../src/format/model.ts";
+import { SlimViTError } from "../../src/errors.ts";
+import type { Manifest, Model, Preprocess } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
-import { evalPixels, type Picture } from "./data.ts";
-import { say } from "./terminal.ts";
+import { readModelFolder } from "./folders.ts";
+import { resampleMatrix } from "./resize.ts";
 
 /** A model's tensors on the backend; dispose them when done. */
 export function weightsOnBackend(tf: TF, { tensors }: Model): Map<string, Tensor> {
@@ -17,61 +16,66 @@ export function weightsOnBackend(tf: TF, { tensors }: Model): Map<string, Tensor
   return weights;
 }
 
-/** A fixed network: pixels → logits. */
-export function asFunction(
-  tf: TF,
-  model: Model,
-  weights: Weights = weightsOnBackend(tf, model),
-): (pixels: Tensor) => Tensor {
-  return (pixels) => tf.tidy(() => forward(tf, model.manifest, weights, pixels).logits);
+export interface Teacher {
+  /** the student's pixels [batch, 3, height, width] → [batch, classes] */
+  logits(pixels: Tensor): Tensor;
+  dispose(): void;
 }
 
-export interface Comparison {
-  n: number;
-  /** share of pictures on which student and teacher choose the same class */
-  agreement?: number;
-  /** share that are right, where the pictures have labels */
-  top1?: number;
-}
-
-/** Batched, on pictures prepared as at inference. */
-export async function compare(
-  tf: TF,
-  student: (pixels: Tensor) => Tensor,
-  teacher: ((pixels: Tensor) => Tensor) | undefined,
-  pictures: Picture[],
-  preprocess: Preprocess,
-  indices?: Map<string, number>,
-): Promise<Comparison> {
-  const BATCH = 32;
-  let [n, agreed, right] = [0, 0, 0];
-  for (let at = 0; at < pictures.length; at += BATCH) {
-    const loaded = await Promise.all(
-      pictures.slice(at, at + BATCH).map(async (picture) => {
-        try {
-          return { picture, pixels: await evalPixels(picture, preprocess) };
-        } catch (error) {
-          say(`skipped: ${messageOf(error)}`);
-          return undefined;
-        }
-      }),
+/**
+ * @param folder of the teacher; without one there is none
+ * @throws SlimViTError `bad-option` for a teacher with another number of classes
+ */
+export function openTeacher(tf: TF, folder: string | undefined, student: Manifest): Teacher | undefined {
+  if (folder === undefined) return undefined;
+  const model = readModelFolder(folder);
+  const { manifest } = model;
+  if (manifest.labels.length !== student.labels.length) {
+    throw new SlimViTError(
+      "bad-option",
+      `${folder}: has ${manifest.labels.length} classes and the student ${student.labels.length}; ` +
+        "a teacher must know the student's classes. Finetune it on the same data first.",
     );
-    const batch = loaded.filter((item) => item !== undefined);
-    if (batch.length === 0) continue;
-    const best = tf.tidy(() => {
-      const [height, width] = preprocess.crop;
-      const pixels = tf.stack(
-        batch.map(({ pixels }) => tf.tensor3d(pixels, [3, height, width]) as tfjs.Tensor),
-      ) as Tensor;
-      return [student, ...(teacher ? [teacher] : [])].map((net) => tf.argMax(net(pixels), -1));
-    });
-    const [chosen, wanted] = await Promise.all(best.map((indices) => indices.data()));
-    tf.dispose(best);
-    batch.forEach(({ picture }, k) => {
-      n++;
-      if (wanted && chosen[k] === wanted[k]) agreed++;
-      if (indices && chosen[k] === indices.get(picture.className)) right++;
-    });
   }
-  return { n, ...(teacher && { agreement: agreed / n }), ...(indices && { top1: right / n }) };
+  const weights = weightsOnBackend(tf, model);
+  return {
+    logits: (pixels) =>
+      tf.tidy(
+        () => forward(tf, manifest, weights, adapted(tf, pixels, student.preprocess, manifest.preprocess)).logits,
+      ),
+    dispose: () => tf.dispose([...weights.values()]),
+  };
+}
+
+/**
+ * Pixels as another network wants them: the same crop, mixed and augmented alike, at its size and in its normalisation.
+ *
+ * @param pixels [batch, 3, …from.crop]
+ * @returns [batch, 3, …to.crop]
+ */
+export function adapted(tf: TF, pixels: Tensor, from: Preprocess, to: Preprocess): Tensor {
+  return tf.tidy(() => {
+    let out = pixels;
+    if (from.crop.join() !== to.crop.join()) {
+      const [batch] = pixels.shape as number[];
+      const [[h, w], [height, width]] = [from.crop, to.crop];
+      const across = (x: Tensor, a: number, b: number) =>
+        tf.matMul(tf.reshape(x, [-1, a]), tf.tensor2d(resampleMatrix(a, b), [a, b])) as Tensor;
+      const rows = tf.reshape(across(out, w, width), [batch, 3, h, width]);
+      const columns = across(tf.transpose(rows, [0, 1, 3, 2]), h, height);
+      out = tf.transpose(tf.reshape(columns, [batch, 3, width, height]), [0, 1, 3, 2]);
+    }
+    if (from.mean.join() !== to.mean.join() || from.std.join() !== to.std.join()) {
+      const channels = (of: (c: number) => number) => tf.tensor4d([0, 1, 2].map(of), [1, 3, 1, 1]);
+      const scaled = tf.mul(
+        out,
+        channels((c) => from.std[c] / to.std[c]),
+      );
+      out = tf.add(
+        scaled,
+        channels((c) => (from.mean[c] - to.mean[c]) / to.std[c]),
+      );
+    }
+    return out;
+  });
 }
