@@ -1,5 +1,6 @@
 /** Picture as the browser has it → RGBA pixels. */
-import { messageOf, SlimViTError, throwIfAborted } from "./errors.ts";
+import { download } from "./download.ts";
+import { SlimViTError } from "./errors.ts";
 import type { Preprocess } from "./format/model.ts";
 import { cutOut, type RawImage, type Region } from "./image.ts";
 import { checkSize, imageSize, MAX_FILE_BYTES } from "./imagesize.ts";
@@ -41,16 +42,18 @@ async function decode(
   wire: { kind: "url"; url: string } | { kind: "blob"; blob: Blob; name: string },
   signal?: AbortSignal,
 ): Promise<ImageBitmap> {
-  const name = wire.kind === "blob" ? wire.name : shorten(wire.url);
+  const name = wire.kind === "blob" ? wire.name : wire.url.slice(0, 100); // data: URLs are long
   if (!canDraw()) {
     throw new SlimViTError(
       "bad-input",
       `${name}: no picture can be decoded here; pass { data, width, height } (RGBA).`,
     );
   }
-  const blob = wire.kind === "blob" ? wire.blob : await download(wire.url, signal);
-  throwIfAborted(signal);
-  const what = blob.type ? `${blob.size} bytes of ${blob.type}` : `${blob.size} bytes`;
+  const blob =
+    wire.kind === "blob"
+      ? wire.blob
+      : new Blob([await download(wire.url, { name, limit: MAX_FILE_BYTES, expected: "a picture" }, signal)]);
+  const what = `${blob.size} bytes`;
   const size = blob.size <= MAX_FILE_BYTES ? imageSize(new Uint8Array(await blob.arrayBuffer())) : undefined;
   if (!size) {
     const expected = "expected PNG, JPEG, WebP, GIF, BMP or AVIF of at most 256 MiB";
@@ -70,23 +73,6 @@ async function decode(
 function canDraw(): boolean {
   if (typeof createImageBitmap === "undefined" || typeof OffscreenCanvas === "undefined") return false;
   return new OffscreenCanvas(1, 1).getContext("2d") !== null;
-}
-
-async function download(url: string, signal?: AbortSignal): Promise<Blob> {
-  try {
-    const response = await fetch(url, { signal });
-    if (response.ok) return await response.blob();
-    throw new SlimViTError("network", `${shorten(url)}: the server answered ${response.status}; expected a picture.`);
-  } catch (error) {
-    throwIfAborted(signal);
-    if (error instanceof SlimViTError) throw error;
-    throw new SlimViTError("network", `${shorten(url)}: could not be fetched (${messageOf(error)}).`, { cause: error });
-  }
-}
-
-/** data: URLs are long. */
-function shorten(url: string): string {
-  return url.length > 100 ? `${url.slice(0, 99)}…` : url;
 }
 
 async function readPixels(bitmap: ImageBitmap, region: Region | undefined, { resize }: Preprocess): Promise<RawImage> {

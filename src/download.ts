@@ -4,10 +4,14 @@ import { messageOf, SlimViTError, throwIfAborted } from "./errors.ts";
 export const MANIFEST = "slimvit.json";
 
 export interface ReadOptions {
+  /** how messages call it, where not by its URL */
+  name?: string;
   /** the size the file must have … */
   exactly?: number;
   /** … or may have at most */
   limit?: number;
+  /** what messages say was expected, where it is no model */
+  expected?: string;
   onBytes?: (count: number) => void;
 }
 
@@ -21,10 +25,10 @@ const WAIT_MS = 250;
 /**
  * Only files of a known size are resumed: their sha256 tells whether the pieces belong together.
  *
- * @throws SlimViTError `network`, `integrity` or `bad-model` for a file that is too long, `aborted`, `out-of-memory`
+ * @throws SlimViTError `network`, `integrity`, `bad-model` or (a picture) `bad-input` for a file that is too long, `aborted`, `out-of-memory`
  */
-export async function download(url: string, how: ReadOptions, signal?: AbortSignal): Promise<Uint8Array> {
-  const buffer = new Collector(url, how);
+export async function download(url: string, how: ReadOptions, signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer>> {
+  const buffer = new Collector(how.name ?? url, how);
   let fault: unknown;
   for (let tries = 0; ; tries++) {
     const from = buffer.length;
@@ -39,8 +43,7 @@ export async function download(url: string, how: ReadOptions, signal?: AbortSign
       }
       fault ??= error; // the first says what happened, the others that it lasts
       const isOurs = error instanceof SlimViTError && error.code !== "network";
-      if (isOurs || !buffer.length || how.exactly === undefined || tries >= TRIES)
-        throw told(url, buffer.length, fault);
+      if (isOurs || !buffer.length || how.exactly === undefined || tries >= TRIES) throw told(buffer, fault);
       await new Promise((resolve) => setTimeout(resolve, WAIT_MS * 2 ** tries));
       throwIfAborted(signal);
     }
@@ -65,8 +68,8 @@ async function readFrom(url: string, buffer: Collector, signal?: AbortSignal): P
     const headers: HeadersInit = from ? { Range: `bytes=${from}-` } : {};
     const { ok, status, body } = await inTime(fetch(url, { signal: line.signal, headers }));
     if (!ok || !body) {
-      const fault = `the server answered ${status}; expected a file of a published model.`;
-      throw new SlimViTError("network", `${url}: ${fault}`);
+      const fault = `the server answered ${status}; expected ${buffer.how.expected ?? "a file of a published model"}.`;
+      throw new SlimViTError("network", `${buffer.name}: ${fault}`);
     }
     let skip = status === 206 ? 0 : from; // a server without ranges starts again
     const reader = body.getReader();
@@ -84,12 +87,12 @@ async function readFrom(url: string, buffer: Collector, signal?: AbortSignal): P
   }
 }
 
-function told(url: string, length: number, error: unknown): unknown {
+function told({ name, length }: Collector, error: unknown): unknown {
   if (error instanceof SlimViTError) return error;
   const fault = length
     ? `broke off after ${length} bytes (${messageOf(error)}).`
     : `could not be fetched (${messageOf(error)}). Is it online, and does it allow this page (CORS)?`;
-  return new SlimViTError("network", `${url}: ${fault}`, { cause: error });
+  return new SlimViTError("network", `${name}: ${fault}`, { cause: error });
 }
 
 /** Taken on a manifest's word alone; beyond it memory grows with the bytes that have come. */
@@ -101,19 +104,20 @@ export class Collector {
   private bytes = new Uint8Array(0);
 
   constructor(
-    private readonly name: string,
-    private readonly how: ReadOptions,
+    readonly name: string,
+    readonly how: ReadOptions,
   ) {
     this.grow(Math.min(how.exactly ?? 2 ** 16, TRUSTED_BYTES));
   }
 
   add(piece: Uint8Array): void {
-    const { exactly, limit = Number.POSITIVE_INFINITY, onBytes } = this.how;
+    const { exactly, limit = Number.POSITIVE_INFINITY, expected, onBytes } = this.how;
     const end = this.length + piece.length;
     if (end > (exactly ?? limit)) {
       const fault =
         exactly === undefined ? `is longer than ${limit} bytes` : `is longer than the ${exactly} bytes in ${MANIFEST}`;
-      throw new SlimViTError(exactly === undefined ? "bad-model" : "integrity", `${this.name}: ${fault}.`);
+      const code = expected ? "bad-input" : exactly === undefined ? "bad-model" : "integrity";
+      throw new SlimViTError(code, `${this.name}: ${fault}.`);
     }
     if (end > this.bytes.length) this.grow(Math.min(Math.max(end, 2 * this.bytes.length), exactly ?? limit));
     this.bytes.set(piece, this.length);
@@ -133,7 +137,7 @@ export class Collector {
   }
 
   /** @param code of a file that is too short */
-  finish(code: "network" | "integrity"): Uint8Array {
+  finish(code: "network" | "integrity"): Uint8Array<ArrayBuffer> {
     const { exactly } = this.how;
     if (exactly !== undefined && this.length < exactly) {
       throw new SlimViTError(code, `${this.name}: ended after ${this.length} of the ${exactly} bytes in ${MANIFEST}.`);

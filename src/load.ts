@@ -140,7 +140,7 @@ async function readWeights(
     throw new SlimViTError(
       "integrity",
       `${folder.nameOf(file)}: its sha256 is ${found}; ${MANIFEST} promises ${sha256}. ` +
-        "The file is damaged or belongs to another version: publish both files again.",
+        "It is damaged or of another version: publish both again.",
     );
   }
   await report(totalBytes);
@@ -177,8 +177,7 @@ async function openCache(notes: string[]): Promise<Cache | undefined> {
     return await caches.open(CACHE);
   } catch (error) {
     notes.push(
-      "The weights are not kept for the next visit: the Cache API, which browsers offer on https only, cannot be used " +
-        `here (${messageOf(error)}).`,
+      `The weights are not kept for the next visit: the Cache API (https only) cannot be used here (${messageOf(error)}).`,
     );
     return undefined;
   }

@@ -2,6 +2,7 @@
 import { readImage, type WireImage } from "./decode.ts";
 import type { Engine, EngineName, RunOptions, RunOutput } from "./engines/engine.ts";
 import {
+  checkEngineName,
   isOnGpu,
   loadGpuEngines,
   type OpenedEngine,
@@ -121,6 +122,7 @@ export class Session {
   /** @throws SlimViTError as `loadModel` and `openEngine` */
   static async open(request: SessionRequest): Promise<Session> {
     const { signal, engineUrls } = request;
+    checkEngineName(request.engine); // like the threads', a slip of the pen costs no download
     const options = { threads: chooseThreads(request.threads), engineUrls };
     const start = performance.now();
     const resampler = import("./resample.ts").then(({ openResampler }) => openResampler());
@@ -243,14 +245,20 @@ function describe(
   };
 }
 
+/** Each is a worker with its own stack; no model here has work for more. */
+const MAX_THREADS = 64;
+
 /**
  * Half of the cores, as the other half are often the slow ones or no cores at all; no more than 4, which small networks
  * do not keep busy; and one on iOS, where threads cost memory that it lacks.
  */
 function chooseThreads(wanted: number | "auto"): number {
   if (wanted !== "auto") {
-    if (Number.isSafeInteger(wanted) && wanted >= 1) return wanted;
-    throw new SlimViTError("bad-option", `threads is ${wanted}; expected "auto" or a whole number of at least 1.`);
+    if (Number.isSafeInteger(wanted) && wanted >= 1 && wanted <= MAX_THREADS) return wanted;
+    throw new SlimViTError(
+      "bad-option",
+      `threads is ${wanted}; expected "auto" or a whole number from 1 to ${MAX_THREADS}.`,
+    );
   }
   const { userAgent = "", hardwareConcurrency = 1 } = globalThis.navigator ?? {};
   if (/iPhone|iPad|iPod/.test(userAgent)) return 1;

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type ImageInput, type ModelSource, SlimViT } from "../src/index.ts";
+import { type ImageInput, type LoadOptions, type ModelSource, SlimViT } from "../src/index.ts";
 import { writeModelFolder } from "../tools/lib/folders.ts";
 import { randomModel } from "./helpers.ts";
 
@@ -63,3 +63,14 @@ test("a label given alone, not in a list, is named", async () => {
   await expect(call).rejects.toMatchObject({ code: "bad-option", message: /deny is "class 1"; expected a list/ });
   vit.dispose();
 });
+
+test.each([{ engine: "gpu" }, { engine: "" }, { threads: 0 }, { threads: 65 }, { threads: 1.5 }, { threads: "2" }])(
+  "%o is refused before anything is asked for",
+  async (options) => {
+    const call = SlimViT.load("http://127.0.0.1:1/", options as LoadOptions); // where nobody answers
+    await expect(call).rejects.toMatchObject({
+      code: "bad-option",
+      message: expect.stringMatching(/^(engine|threads) is .*; expected "auto" or /),
+    });
+  },
+);

@@ -38,19 +38,20 @@ export const GPU_ENGINES = "slimvit/webgpu.js";
 
 export const isOnGpu = (engine: EngineName): boolean => engine.endsWith("webgpu");
 
+/** @throws SlimViTError `bad-option` for a name that is none */
+export function checkEngineName(name: string): void {
+  if (name === "auto" || Object.hasOwn(ENGINES, name)) return;
+  const names = Object.keys(ENGINES).join(", ");
+  throw new SlimViTError("bad-option", `engine is ${JSON.stringify(name)}; expected "auto" or one of ${names}.`);
+}
+
 /**
  * Opens an engine and holds it against the manifest's self-test.
  *
- * @throws SlimViTError `bad-option` for a name that is none, `unsupported` for an engine that cannot run here or computes
+ * @throws SlimViTError `unsupported` for an engine that cannot run here or computes
  * wrong results; and what the engine itself throws
  */
 export async function openNamed(name: EngineName, model: Model, options: EngineOptions): Promise<CheckedEngine> {
-  if (!Object.hasOwn(ENGINES, name)) {
-    throw new SlimViTError(
-      "bad-option",
-      `engine is ${JSON.stringify(name)}; expected "auto" or one of ${Object.keys(ENGINES).join(", ")}.`,
-    );
-  }
   const engine = await (await ENGINES[name](options.engineUrls))(model, options);
   const start = performance.now();
   try {

@@ -6,6 +6,8 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
+import { readImage } from "../../src/decode.ts";
+import type { Preprocess } from "../../src/format/model.ts";
 import { type LoadRequest, loadModel, type Progress, type WeightsStore } from "../../src/load.ts";
 import { writeModelFolder } from "../../tools/lib/folders.ts";
 import { randomModel } from "../helpers.ts";
@@ -167,6 +169,41 @@ test("a server that never answers is a network error", async () => {
   const error = await failure(load());
   expect(error).toMatchObject({ code: "network" });
   expect(error.message).toMatch(/model\.f32\.safetensors: could not be fetched \(nothing came for 30 s\)/);
+});
+
+test("a dtype that the folder lacks is refused before any weights are asked for", async () => {
+  answer = (_, from, response) => send(response, from, weights.length);
+  expect(await failure(load({ dtype: "f8" as "f32" }))).toMatchObject({ code: "bad-option" });
+  expect(ranges).toEqual([]);
+});
+
+describe("a picture by its URL", () => {
+  const read = async () => {
+    vi.stubGlobal("createImageBitmap", () => {});
+    vi.stubGlobal(
+      "OffscreenCanvas",
+      class {
+        getContext = () => ({});
+      },
+    ); // as in a browser
+    const how = { resize: 8, crop: [8, 8], interpolation: "bicubic", mean: [0, 0, 0], std: [1, 1, 1] } as Preprocess;
+    const error = await failure(readImage({ kind: "url", url: `${url()}${FILE}` }, undefined, how));
+    vi.unstubAllGlobals();
+    return error;
+  };
+
+  test("that stalls is a network error after 30 s, like a model's file", async () => {
+    shortenStalls();
+    answer = (_, __, response) => void response.write("RIFF");
+    const error = await read();
+    expect(error).toMatchObject({ code: "network", message: expect.stringMatching(/nothing came for 30 s/) });
+  });
+
+  test("that is missing says that a picture was expected", async () => {
+    answer = (_, __, response) => void response.writeHead(404).end();
+    const message = expect.stringMatching(/answered 404; expected a picture\.$/);
+    expect(await read()).toMatchObject({ code: "network", message });
+  });
 });
 
 test("a manifest that stalls half way is a network error, not taken for a bad one", async () => {
