@@ -16,7 +16,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parse } from "yaml";
 import { float32 } from "../../src/format/read.ts";
 import { readModelFolder } from "../../tools/lib/folders.ts";
-import { withPathsFrom } from "../../tools/lib/recipefile.ts";
+import { readRecipe, withPathsFrom } from "../../tools/lib/recipefile.ts";
 import type { SlimReport } from "../../tools/slim.ts";
 import {
   BIN,
@@ -211,3 +211,21 @@ describe("slimvit slim", () => {
 });
 
 const sha256 = (path: string) => createHash("sha256").update(readFileSync(path)).digest("hex");
+
+test("a recipe beside a shipped model has the options of the steps in its manifest", () => {
+  const models = join(import.meta.dirname, "../../models");
+  const recipes = readdirSync(models).filter((folder) => existsSync(join(models, folder, "recipe.yaml")));
+  expect(recipes).toContain("deit-tiny-caltech101-slim");
+  for (const folder of recipes) {
+    const recipe = readRecipe(join(models, folder, "recipe.yaml"), { data: ["pictures"] });
+    const { steps } = readModelFolder(join(models, folder)).manifest.provenance as { steps: Record<string, unknown>[] };
+    for (const { command, ...recorded } of steps) {
+      const section = recipe[command as "search"] ?? {};
+      for (const [key, value] of Object.entries(section)) {
+        const name = key.replace(/-(\w)/g, (_, letter: string) => letter.toUpperCase());
+        if (name in recorded && typeof value !== "object")
+          expect([recorded[name]].flat()[0], `${command}.${name}`).toBe(value);
+      }
+    }
+  }
+});
