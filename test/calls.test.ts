@@ -1,8 +1,8 @@
 /** Calls in Node that are asked wrongly or left half way. */
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { type ImageInput, type LoadOptions, type ModelSource, SlimViT } from "../src/index.ts";
 import { writeModelFolder } from "../tools/lib/folders.ts";
 import { randomModel } from "./helpers.ts";
@@ -74,3 +74,31 @@ test.each([{ engine: "gpu" }, { engine: "" }, { threads: 0 }, { threads: 65 }, {
     });
   },
 );
+
+test("hf:owner/name is read from Hugging Face's files of that repository", async () => {
+  const from = "https://huggingface.co/some-one/a.model/resolve/main/";
+  const asked: string[] = [];
+  vi.stubGlobal("fetch", async (url: string) => {
+    asked.push(url);
+    return new Response(readFileSync(join(folder, url.slice(from.length))));
+  });
+  try {
+    const vit = await SlimViT.load("hf:some-one/a.model", { engine: "reference", cache: false });
+    const alike = await SlimViT.load(folder, { engine: "reference" });
+    expect((await vit.classify(picture())).classes).toEqual((await alike.classify(picture())).classes);
+    vit.dispose();
+    alike.dispose();
+  } finally {
+    vi.unstubAllGlobals();
+  }
+  expect(asked).toEqual([`${from}slimvit.json`, `${from}model.f32.safetensors`]);
+});
+
+test.each(["dispose", "asyncDispose"] as const)("Symbol.%s disposes", async (name) => {
+  const vit = await SlimViT.load(folder, { engine: "reference" });
+  const flying = vit.classify(picture());
+  const gone = expect(flying).rejects.toMatchObject({ code: "disposed" });
+  await vit[Symbol[name]]();
+  await gone;
+  await expect(vit.classify(picture())).rejects.toMatchObject({ code: "disposed" });
+});

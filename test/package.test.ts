@@ -39,6 +39,17 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
+test("package.json lets bundlers find the types first and drop what is not used", () => {
+  const { type, sideEffects, exports, dependencies, peerDependenciesMeta } = JSON.parse(
+    readFileSync(join(ROOT, "package.json"), "utf8"),
+  );
+  expect(type).toBe("module");
+  expect(sideEffects).toBe(false);
+  expect(Object.keys(exports["."])[0]).toBe("types");
+  expect(Object.keys(dependencies)).toEqual(["comlink"]);
+  for (const peer of Object.values(peerDependenciesMeta)) expect(peer).toEqual({ optional: true });
+});
+
 test("npm pack ships the built entries and papers, and nothing else", () => {
   const [{ files }] = JSON.parse(
     execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: ROOT, encoding: "utf8" }),

@@ -122,6 +122,16 @@ describe("load", () => {
     expect(error.message).toMatch(/flipped\/model\.f32\.safetensors: its sha256/);
   });
 
+  test("an error brings its cause along from the worker", async () => {
+    const cause = await stage.page.evaluate(() =>
+      load({}, "http://127.0.0.1:1/").then(
+        () => undefined,
+        ({ code, cause }) => ({ code, isError: cause instanceof Error, name: cause.name, message: cause.message }),
+      ),
+    );
+    expect(cause).toEqual({ code: "network", isError: true, name: "TypeError", message: "Failed to fetch" });
+  });
+
   test.each([
     ["a folder without slimvit.json", "/models/none/", {}, "network", /none\/slimvit\.json: the server answered 404/],
     ["weights the folder has not", "/models/f32only/", { dtype: "f16" }, "bad-option", /has no f16 weights/],
