@@ -188,9 +188,15 @@ describe("classify", () => {
       context.drawImage(bitmap, 0, 0);
       const pixels = context.getImageData(0, 0, bitmap.width, bitmap.height);
       const frame = new VideoFrame(canvas, { timestamp: 0 });
+      const onPage = document.createElement("canvas");
+      [onPage.width, onPage.height] = [bitmap.width, bitmap.height];
+      onPage.getContext("2d")!.drawImage(bitmap, 0, 0);
       const forms = {
         url,
+        address: new URL(url, location.href),
         blob,
+        file: new File([blob], "umbrella.jpg"),
+        onPage,
         image,
         bitmap,
         canvas,
