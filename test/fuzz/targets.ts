@@ -18,6 +18,7 @@ import {
 } from "../../src/format/model.ts";
 import { readManifest, readModel } from "../../src/format/read.ts";
 import { readSafetensors, writeSafetensors } from "../../src/format/safetensors.ts";
+import { type ModelSet, readSet, SET_FORMAT, worthHaving } from "../../src/format/set.ts";
 import { encodeTensors, writeWeights } from "../../src/format/write.ts";
 import { imageSize } from "../../src/imagesize.ts";
 import { manifestOf, randomModel } from "../helpers.ts";
@@ -58,6 +59,18 @@ const manifest: Manifest = {
     selfTest: { seed: 1, logits: [0, 1] },
   })),
 };
+const SET_BASE = "https://a.example/set/";
+const modelSet: ModelSet = {
+  format: SET_FORMAT,
+  name: "two",
+  members: ["slim", "sub/dense"].map((folder, i) => ({
+    folder,
+    macs: 10 + i,
+    params: 5 + i,
+    bytes: { f16: 100, int8: 60 },
+    accuracy: { top1: 0.5 + i / 4, n: 10, data: "fruit", split: "test", engine: "simd", dtype: "f16" },
+  })),
+};
 const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text);
 const weightsOf = (dtype: WeightsDtype) => writeWeights(encodeTensors(small.tensors, dtype));
 
@@ -76,6 +89,19 @@ function expect(isTrue: boolean, fault: string): void {
 }
 
 const JSON_WORDS = ["null", "true", "-0", "1e999", "0.5", "9007199254740993", '"__proto__":', '"\\u0000"', "[[", "{}"];
+
+/** A model's manifest in a set's place is `bad-option`. */
+function checkSet(text: string): void {
+  const set = read(() => read(() => readSet(text, "x", SET_BASE)), "bad-option");
+  if (!set) return;
+  expect(set.members.length > 0 && worthHaving(set.members).length > 0, "a set of nothing was read");
+  for (const { folder, macs, params, accuracy } of set.members) {
+    const { href } = new URL(`${folder}/`, SET_BASE);
+    expect(href.startsWith(SET_BASE) && href.length > SET_BASE.length, `${folder} lies at ${href}`);
+    expect(Number.isSafeInteger(macs) && Number.isSafeInteger(params), `${folder} costs ${macs}, ${params}`);
+    expect(accuracy.top1 >= 0 && accuracy.top1 <= 1 && accuracy.n >= 1, `${folder} is right in ${accuracy.top1}`);
+  }
+}
 
 export const TARGETS: Record<string, Target> = {
   /** The container alone: what is read tiles the file, element by element. */
@@ -129,6 +155,25 @@ export const TARGETS: Record<string, Target> = {
       const root = { manifest: JSON.parse(JSON.stringify(manifest)) };
       for (let edits = 0; edits < 4 && draws.left; edits++) draws.edit(root);
       checkManifest(read(() => readManifest(JSON.stringify(root.manifest) ?? "", "x")));
+    },
+  },
+
+  /** A set's text: no member may lie outside its folder. */
+  set: {
+    seeds: () => [utf8(JSON.stringify(modelSet)), utf8(JSON.stringify({ ...modelSet, members: [] })), utf8("{}")],
+    words: [...Object.keys({ ...modelSet, ...modelSet.members[0], ...modelSet.members[0].accuracy }), ...JSON_WORDS],
+    fuzz(bytes) {
+      checkSet(new TextDecoder().decode(bytes));
+    },
+  },
+
+  "set-edits": {
+    seeds: () => [new Uint8Array(0), Uint8Array.of(3, 1, 0, 9), Uint8Array.from(range(64)), utf8("folder ../..")],
+    fuzz(bytes) {
+      const draws = new Draws(bytes);
+      const root = { set: JSON.parse(JSON.stringify(modelSet)) };
+      for (let edits = 0; edits < 4 && draws.left; edits++) draws.edit(root);
+      checkSet(JSON.stringify(root.set) ?? "");
     },
   },
 
