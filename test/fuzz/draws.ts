@@ -2,7 +2,25 @@ import type { Architecture, Model, WeightsDtype } from "../../src/format/model.t
 import { encodeTensors } from "../../src/format/write.ts";
 import { randomModel } from "../helpers.ts";
 
-const VALUES = [null, true, -1, -0, 0, 1, 2, 0.5, 255, 65_536, 2 ** 31, 2 ** 53, 1e308, 1e-320, "", "../x.safetensors"];
+const VALUES = [
+  null,
+  true,
+  -1,
+  -0,
+  0,
+  1,
+  2,
+  0.5,
+  255,
+  65_536,
+  2 ** 31,
+  2 ** 53,
+  1e308,
+  1e-320,
+  "",
+  "..",
+  "../x.safetensors",
+];
 
 /** Reads choices off bytes, so that a fuzzer that changes bytes changes choices. Past the end all choices are the first. */
 export class Draws {

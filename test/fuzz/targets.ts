@@ -161,7 +161,12 @@ export const TARGETS: Record<string, Target> = {
   /** A set's text: no member may lie outside its folder. */
   set: {
     seeds: () => [utf8(JSON.stringify(modelSet)), utf8(JSON.stringify({ ...modelSet, members: [] })), utf8("{}")],
-    words: [...Object.keys({ ...modelSet, ...modelSet.members[0], ...modelSet.members[0].accuracy }), ...JSON_WORDS],
+    words: [
+      ...Object.keys({ ...modelSet, ...modelSet.members[0], ...modelSet.members[0].accuracy }),
+      "..",
+      "../x",
+      ...JSON_WORDS,
+    ],
     fuzz(bytes) {
       checkSet(new TextDecoder().decode(bytes));
     },
