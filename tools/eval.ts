@@ -10,7 +10,7 @@ import { messageOf, SlimViTError } from "../src/errors.ts";
 import type { WeightsDtype } from "../src/format/model.ts";
 import { preprocess } from "../src/image.ts";
 import { type AccuracyRecord, cardText } from "./lib/card.ts";
-import { decode, evalPixels, labelIndices, openDataset, type Picture, type Split } from "./lib/data.ts";
+import { decode, evalPixels, labelIndices, openDataset, type Picture, type Split, spread } from "./lib/data.ts";
 import { manifestText, readManifestFile, readModelFolder, writeFileAtomic } from "./lib/folders.ts";
 import { startProgress } from "./lib/progress.ts";
 import { percent, say } from "./lib/terminal.ts";
@@ -146,12 +146,6 @@ async function rankOf(engine: Engine, pixels: Promise<Float32Array>, right: numb
   }
   const { logits } = await engine.run(input);
   return logits.reduce((above, v) => above + (v > logits[right] ? 1 : 0), 0);
-}
-
-/** `limit` pictures spread evenly over all, so that every class is seen. */
-function spread<T>(items: T[], limit: number): T[] {
-  if (limit >= items.length) return items;
-  return Array.from({ length: limit }, (_, k) => items[Math.floor((k * items.length) / limit)]);
 }
 
 /** The same data, split, engine and dtype measured again replace their old figures. */

@@ -20,6 +20,7 @@ import {
 import { readSafetensors, type StoredTensor } from "../src/format/safetensors.ts";
 import { claimOutput, sha256, withStep, writeModelFolder } from "./lib/folders.ts";
 import { fromHuggingFace, isHuggingFace } from "./lib/huggingface.ts";
+import { safetensorsMetadata } from "./lib/metadata.ts";
 import { say, si } from "./lib/terminal.ts";
 
 export interface ImportOptions {
@@ -101,7 +102,7 @@ function readCheckpoint(source: string): {
         throw new SlimViTError("bad-model", `${file}: tensor "${name}" is in another shard as well.`);
       tensors.set(name, tensor);
     }
-    license ??= metadataLicense(bytes);
+    license ??= licenseOf(bytes);
   }
   const json = (name: string) => (stats.isDirectory() && existsSync(join(dir, name)) ? parseJson(join(dir, name)) : {});
   return {
@@ -153,16 +154,8 @@ function parseJson(path: string): Record<string, unknown> {
   }
 }
 
-/** Checkpoints may state their licence in the safetensors metadata; readSafetensors has checked the header by now. */
-function metadataLicense(bytes: Uint8Array): string | undefined {
-  const length = Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
-  try {
-    const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + length)));
-    return String(header.__metadata__.license).match(/^[A-Za-z0-9][\w.+-]*/)?.[0];
-  } catch {
-    return undefined;
-  }
-}
+/** Checkpoints may state their licence. */
+const licenseOf = (file: Uint8Array) => safetensorsMetadata(file).license?.match(/^[A-Za-z0-9][\w.+-]*/)?.[0];
 
 function architecture(
   tensors: Stored,

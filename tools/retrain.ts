@@ -6,6 +6,7 @@ import { SlimViTError } from "../src/errors.ts";
 import type { Architecture, Model, Tensors } from "../src/format/model.ts";
 import { float32 } from "../src/format/read.ts";
 import { openBackend } from "./lib/backend.ts";
+import { removeCheckpoint, storedTensor } from "./lib/checkpoint.ts";
 import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
 import { ghostCounts } from "./lib/masks.ts";
 import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
@@ -13,7 +14,7 @@ import { reportHtml } from "./lib/report.ts";
 import { resizeModel } from "./lib/resize.ts";
 import { openTeacher } from "./lib/teacher.ts";
 import { percent, say } from "./lib/terminal.ts";
-import { removeCheckpoint, storedTensor, type TrainReport, type TrainTask, train, variablesFrom } from "./lib/train.ts";
+import { type TrainReport, type TrainTask, train, variablesFrom } from "./lib/train.ts";
 
 export interface RetrainOptions extends TrainOptions {
   /** position embeddings and keep-lists are resampled to it first */
@@ -51,7 +52,7 @@ export async function trainWeights(
   const imageSizeBefore = original.manifest.imageSize;
   const model = resizeModel(original, options.imageSize ?? imageSizeBefore);
   const arch = architectureOf(model.manifest);
-  const { dataset, data } = await openTrainData(options, model.manifest);
+  const { dataset, data, validation } = await openTrainData(options, model.manifest);
   const backend = await openBackend(options.backend, options.precision);
   const { tf } = backend;
   const variables = variablesFrom(
@@ -71,6 +72,7 @@ export async function trainWeights(
     depth: arch.blocks.length,
     ...(rate && { rate }),
     data,
+    validation,
     checkpoint: checkpointOf(name, model.manifest, dataset, options),
   };
   const report = await train(backend, task, options);

@@ -11,6 +11,7 @@ import { float32 } from "../src/format/read.ts";
 import { type StoredTensor, writeSafetensors } from "../src/format/safetensors.ts";
 import { decaysByDefault } from "./lib/adamw.ts";
 import { openBackend } from "./lib/backend.ts";
+import { removeCheckpoint, storedTensor } from "./lib/checkpoint.ts";
 import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
 import { measureImportance } from "./lib/importance.ts";
 import { crossEntropy, smoothTargets, softDistillation } from "./lib/losses.ts";
@@ -32,15 +33,7 @@ import { reportHtml } from "./lib/report.ts";
 import { IMPORTANCE_FILE, SEARCH_FILE, ZETA_FILE } from "./lib/searched.ts";
 import { openTeacher } from "./lib/teacher.ts";
 import { percent, say } from "./lib/terminal.ts";
-import {
-  removeCheckpoint,
-  storedTensor,
-  type TrainReport,
-  type TrainTask,
-  train,
-  type Variables,
-  variablesFrom,
-} from "./lib/train.ts";
+import { type TrainReport, type TrainTask, train, type Variables, variablesFrom } from "./lib/train.ts";
 
 export interface SearchOptions extends TrainOptions {
   masks: MaskMode;
@@ -60,7 +53,7 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
   const model = readModelFolder(source);
   const arch = architectureOf(model.manifest);
   requireDense(model, source);
-  const { dataset, data } = await openTrainData(options, model.manifest);
+  const { dataset, data, validation } = await openTrainData(options, model.manifest);
   const backend = await openBackend(options.backend, options.precision);
   const { tf } = backend;
 
@@ -103,6 +96,7 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
       (isZeta(name) ? (familyOf(name) === "patch" ? options.lrMaskPatch : options.lrMask) : options.lr),
     decays: (name, variable) => (isZeta(name) ? options.zetaDecay === true : decaysByDefault(name, variable)),
     data,
+    validation,
     checkpoint: checkpointOf("search", model.manifest, dataset, options),
   };
   const report = await train(backend, task, options);

@@ -14,16 +14,16 @@ import { type ExportOptions, exportModel } from "./export.ts";
 import { type FinetuneOptions, finetune } from "./finetune.ts";
 import { type ImportOptions, importModel } from "./import.ts";
 import { type AccuracyRecord, macsOfOriginal } from "./lib/card.ts";
+import { checkpointPath } from "./lib/checkpoint.ts";
 import type { StageName } from "./lib/commands.ts";
 import { labelIndices, openDataset, type Split } from "./lib/data.ts";
 import { readManifestFile, sha256, writeFileAtomic } from "./lib/folders.ts";
 import { withLock } from "./lib/lock.ts";
 import { digestData } from "./lib/provenance.ts";
-import type { TrainOptions } from "./lib/recipe.ts";
+import { OBSERVERS, type TrainOptions } from "./lib/recipe.ts";
 import { type RecipeFile, readRecipe, type SlimFlags, stageOptions } from "./lib/recipefile.ts";
 import { readReportModel, reportHtml } from "./lib/report.ts";
 import { percent, say } from "./lib/terminal.ts";
-import { checkpointPath } from "./lib/train.ts";
 import toolsPackage from "./package.json" with { type: "json" };
 import { retrain } from "./retrain.ts";
 import { type SearchOptions, search } from "./search.ts";
@@ -189,7 +189,9 @@ class Run {
 
 /** The options by value: data, models and files by their content, not by where they lie. */
 export async function identity(options: Record<string, unknown>): Promise<unknown> {
-  const { data, teacher, weights, profile, labels: _, checkpointSeconds: __, backend: ___, ...rest } = options;
+  const unseen = [...OBSERVERS, "labels", "backend"];
+  const seen = Object.fromEntries(Object.entries(options).filter(([key]) => !unseen.includes(key)));
+  const { data, teacher, weights, profile, ...rest } = seen;
   const digests = await Promise.all(((data as string[]) ?? []).map(digestData));
   const weightsOf = (model: unknown) =>
     model ? readManifestFile(model as string).weights.map((file) => file.sha256) : undefined;

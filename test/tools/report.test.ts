@@ -44,7 +44,11 @@ const zetas = tinyArchitecture().blocks.map(() => ({
   mlp: new Float32Array(24).fill(1),
   patch: new Float32Array(17).fill(3),
 }));
-const history = [1, 2, 3].map((step) => ({ step, loss: 3 / step, ce: 2 / step, "attn.p50": 1 - step / 10 }));
+const history: Record<string, number>[] = [
+  { step: 0, "val.top1": 0.1 },
+  ...[1, 2, 3].map((step) => ({ step, loss: 3 / step, ce: 2 / step, "attn.p50": 1 - step / 10 })),
+  { step: 4, loss: 0.7, ce: 0.6, "attn.p50": 0.6, "val.top1": 0.5 },
+];
 
 const figures = (html: string) =>
   new Map([...html.matchAll(/<figure>(.*?)<figcaption>(.*?)<\/figcaption>/gs)].map(([, svg, title]) => [title, svg]));
@@ -75,6 +79,7 @@ describe("a report", () => {
         "MLP ζ, all blocks",
         "Tokens: tanh ζ, all blocks",
         "Loss and its terms",
+        "On val pictures: top-1 50.0 % at the end, 50.0 % at best (step 4), 10.0 % at the start",
         "Attention ζ: 10 %, 50 %, 90 % quantile",
       ]),
     );
@@ -82,12 +87,24 @@ describe("a report", () => {
     const plain = figures(reportHtml([slim("alone", 0.5)]));
     for (const title of ["Top-1 accuracy against multiply-accumulates", "Loss and its terms", "MLP ζ, all blocks"])
       expect(plain.has(title)).toBe(false);
+    const unmeasured = reportHtml([{ ...slim("alone", 0.5), history: history.slice(1, 4) }]);
+    expect(unmeasured).toContain("Loss and its terms");
+    expect(unmeasured).not.toContain("On val pictures");
   });
 
   test("draws one cell a patch, and as many kept ones as there are", () => {
     const cells = (title: string, fill: RegExp) => charts.get(title)!.match(fill)!.length;
     expect(cells("from block 0: 6 of 16 patches", /fill="#3b82f6"/gi)).toBe(6);
     expect(cells("from block 2: 2 of 16 patches", /fill="#3b82f6"/gi)).toBe(2);
+  });
+
+  test("draws accuracy over the steps: a point where it was measured, losses where there is one", () => {
+    const points = (title: RegExp) => {
+      const [, svg] = [...charts].find(([name]) => title.test(name))!;
+      return svg.match(/<path d="M1 0A1 1 [^>]*transform="matrix\(3,/g)!.length;
+    };
+    expect(points(/^On val/)).toBe(2);
+    expect(points(/^Loss and/)).toBe(8); // two terms at four steps
   });
 
   test("names the loss's terms, and bars and heads by what they are", () => {

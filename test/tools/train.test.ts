@@ -1,18 +1,14 @@
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import sharp from "sharp";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { existsSync, mkdirSync } from "node:fs";
+import { beforeAll, describe, expect, test } from "vitest";
 import { forward } from "../../src/engines/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/engines/tfjs/ops.ts";
-import type { Architecture } from "../../src/format/model.ts";
 import { AUGMENTATIONS, eraseRandom, type Rgb, randAugment } from "../../tools/lib/augment.ts";
 import { type Backend, openBackend } from "../../tools/lib/backend.ts";
 import { type Batch, type TrainData, trainBatches } from "../../tools/lib/data.ts";
 import { baseLoss, crossEntropy, hardDistillation, softDistillation } from "../../tools/lib/losses.ts";
 import { random } from "../../tools/lib/random.ts";
 import { RECIPE_DEFAULTS } from "../../tools/lib/recipe.ts";
-import { type Recipe, type TrainTask, train, type Variables, variablesFrom } from "../../tools/lib/train.ts";
+import { type TrainTask, train, type Variables } from "../../tools/lib/train.ts";
 import { expectClose } from "../helpers.ts";
 import {
   CLASSES,
@@ -20,15 +16,13 @@ import {
   slimvit,
   slimvitJson,
   tinyArchitecture,
+  workplace,
   writeCheckpoint,
   writePictures,
 } from "./fixtures.ts";
+import { arch, noiseData, recipe, taskOf, tinyVariables } from "./training.ts";
 
-const dir = mkdtempSync(join(tmpdir(), "slimvit-train-"));
-const at = (...parts: string[]) => join(dir, ...parts);
-afterAll(() => rmSync(dir, { recursive: true, force: true }));
-
-const arch = tinyArchitecture();
+const at = workplace("train");
 let backend: Backend;
 let tf: TF;
 let data: TrainData;
@@ -36,53 +30,19 @@ let data: TrainData;
 beforeAll(async () => {
   backend = await openBackend("tfjs-node");
   tf = backend.tf;
-  const pictures = await Promise.all(
-    Array.from({ length: 24 }, async (_, k) => {
-      const rng = random(k);
-      const raw = Buffer.from(Uint8Array.from({ length: 40 * 36 * 3 }, () => 255 * rng()));
-      const png = await sharp(raw, { raw: { width: 40, height: 36, channels: 3 } })
-        .png()
-        .toBuffer();
-      return { name: `picture ${k}`, className: CLASSES[k % 3], read: async () => png };
-    }),
-  );
-  data = {
-    pictures,
-    indices: new Map(CLASSES.map((name, k) => [name, k])),
-    preprocess: { resize: 32, crop: [32, 32], interpolation: "bicubic", mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5] },
-    augmentation: { minScale: 0.5, flip: true },
-  };
+  data = await noiseData(24);
 });
 
-function taskOf(name: string, variables: Variables, net: Architecture = arch): TrainTask {
-  return {
-    name,
-    variables,
-    forward: (pixels, branchGates) => forward(tf, net, variables, pixels, { branchGates }),
-    classes: CLASSES.length,
-    depth: net.blocks.length,
-    data,
-    checkpoint: { path: at(`.${name}.checkpoint.safetensors`), fingerprint: "same", rates: "{}", resume: false },
-  };
-}
-
-const tiny = (seed = 1, net = arch) =>
-  variablesFrom(
-    tf,
-    [...randomTensors(net, CLASSES.length, seed)].map(([name, t]) => [
-      name,
-      { shape: t.shape, data: t.data as Float32Array },
-    ]),
-  );
-
-const recipe = (options: Partial<Recipe>): Recipe => ({ ...RECIPE_DEFAULTS, warmup: 0, ...options });
+const tiny = (seed?: number) => tinyVariables(tf, seed);
+const taskNamed = (name: string, variables: Variables) =>
+  taskOf(tf, name, variables, data, at(`.${name}.checkpoint.safetensors`));
 
 describe("a training step", () => {
   test("leaves no tensor behind: as many after 200 steps as after 10", async () => {
     const teacherWeights = tiny(2);
     const counts: number[] = [];
     const task: TrainTask = {
-      ...taskOf("flat", tiny()),
+      ...taskNamed("flat", tiny()),
       teacher: (pixels) => tf.tidy(() => forward(tf, arch, teacherWeights, pixels).logits),
       afterStep: () => void counts.push(tf.memory().numTensors),
     };
@@ -104,7 +64,7 @@ describe("a training step", () => {
         const variables = tiny();
         const { history } = await train(
           backend,
-          taskOf(`of-${sizes.batch}`, variables),
+          taskNamed(`of-${sizes.batch}`, variables),
           recipe({ epochs: 2, lr: 1e-3, ...sizes }),
         );
         return { losses: history.map(({ loss }) => loss), head: variables.get("head.weight")!.dataSync() };
@@ -119,7 +79,7 @@ describe("a training step", () => {
     const variables = tiny();
     let steps = 0;
     const task: TrainTask = {
-      ...taskOf("poisoned", variables),
+      ...taskNamed("poisoned", variables),
       afterStep: () => {
         const head = variables.get("head.weight")!;
         if (++steps === 4) head.assign(tf.fill(head.shape, Number.NaN) as never);
@@ -132,7 +92,7 @@ describe("a training step", () => {
     );
     // The checkpoint is of weights that gave a finite loss, and the run goes on from it.
     const resumed: TrainTask = {
-      ...taskOf("poisoned", tiny(5)),
+      ...taskNamed("poisoned", tiny(5)),
       checkpoint: { ...task.checkpoint, rates: '{"lr":1e-5}', resume: true },
     };
     const report = await train(backend, resumed, options);
@@ -142,7 +102,7 @@ describe("a training step", () => {
   });
 
   test("whose update ruins the weights is no result either", async () => {
-    const task = taskOf("ruined", tiny());
+    const task = taskNamed("ruined", tiny());
     await expect(train(backend, task, recipe({ epochs: 0.5, batch: 12, lr: 1e39 }))).rejects.toThrow(
       /ruined: the weights became NaN \(".*"\) in step 0\. There is no checkpoint yet/,
     );

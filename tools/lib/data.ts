@@ -174,6 +174,12 @@ function inSplit(files: SourceFile[], split: Split): SourceFile[] {
   });
 }
 
+/** `limit` pictures spread evenly over all, so that every class is seen. */
+export function spread<T>(items: T[], limit: number): T[] {
+  if (limit >= items.length) return items;
+  return Array.from({ length: limit }, (_, k) => items[Math.floor((k * items.length) / limit)]);
+}
+
 /**
  * The model's output index of each class folder, found by the labels' ids, else by their text.
  * @throws SlimViTError `bad-input` naming a class that the model does not know
@@ -417,9 +423,9 @@ function epochOrder(length: number, seed: number, epoch: number): number[] {
   return orders.get(key)!;
 }
 
-function toBatch(
+export function toBatch(
   items: { picture: Picture; pixels: Float32Array }[],
-  { indices, preprocess: { crop } }: TrainData,
+  { indices, preprocess: { crop } }: Pick<TrainData, "indices" | "preprocess">,
 ): Omit<Batch, "last"> {
   const each = 3 * crop[0] * crop[1];
   const pixels = new Float32Array(items.length * each);

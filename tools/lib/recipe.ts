@@ -3,10 +3,12 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { SlimViTError } from "../../src/errors.ts";
 import type { Manifest } from "../../src/format/model.ts";
 import { BACKENDS, type Backend, type BackendName, type Precision } from "./backend.ts";
+import { checkpointPath } from "./checkpoint.ts";
 import { type Dataset, labelIndices, openDataset, SPLITS, type Split, type TrainData } from "./data.ts";
 import { readManifestFile, sha256 } from "./folders.ts";
 import { digestData, environmentOf } from "./provenance.ts";
-import { checkpointPath, type Recipe } from "./train.ts";
+import type { Recipe } from "./train.ts";
+import { openValidation, type Validation } from "./validation.ts";
 
 export interface TrainOptions extends Recipe {
   data: string[];
@@ -40,6 +42,8 @@ export const RECIPE_DEFAULTS: Recipe = {
   tau: 1,
   distillation: "soft",
   ema: 0,
+  valPictures: 256,
+  valEvery: 1,
   seed: 0,
   checkpointSeconds: 120,
 };
@@ -129,6 +133,18 @@ export function addTrainOptions(command: Command, defaults: Recipe): Command {
         .default(d.distillation),
     )
     .option("--ema <decay>", "average the weights over time; 0 is off", fraction, d.ema)
+    .option(
+      "--val-pictures <n>",
+      "of split val, on which accuracy is measured while training, each at a third of a training picture's cost; 0 is off",
+      natural,
+      d.valPictures,
+    )
+    .option(
+      "--val-every <epochs>",
+      "between two measurements; the start and the end have one, too",
+      positive,
+      d.valEvery,
+    )
     .option("--checkpoint-seconds <n>", "time between checkpoints", number, d.checkpointSeconds)
     .option("--seed <n>", "of order, crops and mixing", natural, d.seed)
     .addOption(
@@ -144,14 +160,15 @@ export function addTrainOptions(command: Command, defaults: Recipe): Command {
 export async function openTrainData(
   options: TrainOptions,
   manifest: Manifest,
-): Promise<{ dataset: Dataset; data: TrainData }> {
+): Promise<{ dataset: Dataset; data: TrainData; validation: Validation | undefined }> {
   const dataset = await openDataset(options.data, options.split);
   if (!options.unlabelled) requireClasses(dataset.classNames);
   const indices = options.unlabelled ? undefined : labelIndices(dataset.classNames, manifest.labels);
   const { preprocess } = manifest;
   const { minScale, randaugment, erase } = options;
   const augmentation = { minScale, flip: true, randaugment, erase };
-  return { dataset, data: { pictures: dataset.pictures, indices, preprocess, augmentation } };
+  const data: TrainData = { pictures: dataset.pictures, indices, preprocess, augmentation };
+  return { dataset, data, validation: await openValidation(options, data) };
 }
 
 /** @throws SlimViTError `bad-input` for data of a single class, from which nothing can be learnt */
@@ -165,9 +182,12 @@ export function requireClasses(classNames: string[]): void {
 
 /** The options that change what is trained: not where it goes, how it is reported or where it runs. */
 function trainingOptions(options: TrainOptions): Record<string, unknown> {
-  const bystanders = ["out", "force", "resume", "json", "checkpointSeconds", "backend", "data", "teacher"];
+  const bystanders = [...OBSERVERS, "out", "force", "resume", "json", "backend", "data", "teacher"];
   return Object.fromEntries(Object.entries(options).filter(([key]) => !bystanders.includes(key)));
 }
+
+/** They say how often a run is looked at or saved; what it ends with is the same. */
+export const OBSERVERS = ["checkpointSeconds", "valPictures", "valEvery"];
 
 /** Rates may change at a resume: lowering them is how a run whose loss became NaN is saved. */
 const RATES = ["lr", "lrHead", "lrMask", "lrMaskPatch"];

@@ -9,6 +9,7 @@ import { escaped } from "./html.ts";
 import type { BlockZeta } from "./masks.ts";
 import { readMasks, ZETA_FILE } from "./searched.ts";
 import { percent, si } from "./terminal.ts";
+import { accuracySummary, MEASURES } from "./validation.ts";
 
 export interface ReportModel {
   manifest: Omit<Manifest, "format" | "weights">;
@@ -228,35 +229,43 @@ const FAMILIES: [key: string, title: string][] = [
   ["patch", "Tokens: tanh ζ: 10 %, 50 %, 90 % quantile"],
 ];
 
-/** The loss and the terms it is the sum of; of a search also how the masks spread. */
+/** The loss and the terms it is the sum of, accuracy where it was measured; of a search also how the masks spread. */
 function curves(history: Record<string, number>[]): string {
-  const keys = Object.keys(history[0]).filter((key) => key !== "step");
-  const lines = (title: string, names: string[], width?: number) =>
+  const keys = [...new Set(history.flatMap(Object.keys))].filter((key) => key !== "step");
+  const line = (key: string, name = key, scale = 1) => {
+    const data = history.filter((at) => key in at).map((at) => [at.step, scale * at[key]]);
+    return { name, type: "line", showSymbol: data.length <= 30, data };
+  };
+  const lines = (title: string, series: ReturnType<typeof line>[], width?: number, name?: string) =>
     chart(
       title,
       {
         legend: {},
-        xAxis: { type: "value", name: "step", max: history.at(-1)!.step },
-        yAxis: { type: "value", scale: true },
-        series: names.map((name) => ({
-          name,
-          type: "line",
-          showSymbol: false,
-          data: history.map((line) => [line.step, line[name]]),
-        })),
+        xAxis: { type: "value", name: "step", min: 0, max: history.at(-1)!.step },
+        yAxis: { type: "value", scale: true, name },
+        series,
       },
       width,
     );
+  const terms = keys.filter((key) => !key.includes("."));
   const charts = [
     lines(
       "Loss and its terms",
-      keys.filter((key) => !key.includes(".")),
+      terms.map((key) => line(key)),
       900,
     ),
   ];
+  const measured = MEASURES.filter(([key]) => keys.includes(key));
+  if (measured.length) {
+    const series = measured.map(([key, what]) => line(key, what, 100));
+    charts.push(lines(`On val pictures: ${accuracySummary(history).join("; ")}`, series, 900, "%"));
+  }
   for (const [family, title] of FAMILIES) {
     const names = keys.filter((key) => key.startsWith(`${family}.`));
-    if (names.length) charts.push(lines(title, names));
+    if (names.length) {
+      const series = names.map((name) => line(name));
+      charts.push(lines(title, series));
+    }
   }
   return charts.join("\n");
 }

@@ -2,21 +2,20 @@
  * The training loop that search, retrain and finetune share: batches → loss terms → AdamW, with checkpoints.
  * All randomness is a function of seed and step (random.ts), so a checkpoint is the variables, the optimiser and a step.
  */
-import { existsSync, readFileSync, rmSync } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
+import { existsSync } from "node:fs";
 import type * as tfjs from "@tensorflow/tfjs-core";
-import type { ForwardOptions } from "../../src/engines/tfjs/forward.ts";
+import type { ForwardOptions, ForwardOutput } from "../../src/engines/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/engines/tfjs/ops.ts";
 import { SlimViTError } from "../../src/errors.ts";
-import { readSafetensors, type StoredTensor, writeSafetensors } from "../../src/format/safetensors.ts";
 import { AdamW } from "./adamw.ts";
 import type { Backend } from "./backend.ts";
+import { restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 import { type Batch, stepsPerEpoch, type TrainData, trainBatches } from "./data.ts";
-import { writeFileAtomic } from "./folders.ts";
-import { baseLoss, type Heads, mixTargets, smoothTargets } from "./losses.ts";
+import { baseLoss, mixTargets, smoothTargets } from "./losses.ts";
 import { startProgress } from "./progress.ts";
 import { beta, random } from "./random.ts";
-import { say } from "./terminal.ts";
+import { percent, say } from "./terminal.ts";
+import { type Accuracy, accuracyMeter, accuracySummary, type Validation } from "./validation.ts";
 
 /** Options of every training command; the paper's values are in the README of the tools. */
 export interface Recipe {
@@ -48,6 +47,10 @@ export interface Recipe {
   distillation: "soft" | "hard";
   /** decay of the exponential moving average of the weights; 0 keeps none */
   ema: number;
+  /** pictures of the val split that accuracy is measured on; 0 is off */
+  valPictures: number;
+  /** epochs between two measurements */
+  valEvery: number;
   seed: number;
   checkpointSeconds: number;
 }
@@ -61,7 +64,7 @@ export interface TrainTask {
    * The base loss's forward pass.
    * @param progress 0 at the first step, 1 after the last
    */
-  forward(pixels: Tensor, branchGates: ForwardOptions["branchGates"], progress: number): Heads;
+  forward(pixels: Tensor, branchGates: ForwardOptions["branchGates"], progress: number): ForwardOutput;
   /** further terms, already weighted, by name */
   penalties?(): Record<string, Tensor>;
   teacher?: (pixels: Tensor) => Tensor;
@@ -75,6 +78,8 @@ export interface TrainTask {
   /** e.g. a projection of masks onto their allowed range */
   afterStep?: () => void;
   data: TrainData;
+  /** pictures to measure accuracy on, before the first step, while training and at the end */
+  validation?: Validation;
   /** where the checkpoint goes and under which options it may be continued */
   checkpoint: { path: string; fingerprint: string; rates: string; resume: boolean };
 }
@@ -85,7 +90,11 @@ export interface TrainReport {
   seconds: number;
   /** share of the time that training waited for pictures */
   waitShare: number;
-  /** a line every few steps: step and the terms' values */
+  /** of the weights that are the result, where it was measured; shares of `valPictures` pictures */
+  valTop1?: number;
+  valAgreement?: number;
+  valPictures?: number;
+  /** a line every few steps: step and the terms' values; where accuracy was measured, that too, at step 0 alone */
   history: Record<string, number>[];
 }
 
@@ -101,12 +110,31 @@ export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): P
   const optimiser = new AdamW(tf, { weightDecay: recipe.weightDecay, ...(task.decays && { decays: task.decays }) });
   const ema = new Map<string, Tensor>();
   const history: Record<string, number>[] = [];
-  let step = task.checkpoint.resume ? restore(tf, task, optimiser, ema, history) : 0;
+  let step = task.checkpoint.resume ? restoreCheckpoint(tf, task, optimiser, ema, history) : 0;
   if (step) say(`${task.name}: resumed at step ${step} of ${total}`);
   const firstStep = step;
   const progress = startProgress(task.name, total, step);
   const started = performance.now();
-  let [images, waited, lastCheckpoint] = [0, 0, started];
+  let [images, waited, measured, lastCheckpoint] = [0, 0, 0, started];
+  const imagesPerSecond = () => images / ((performance.now() - started - measured) / 1000);
+
+  const meter = task.validation && accuracyMeter(tf, task.validation, recipe.batch, task.teacher);
+  const measuredEvery = Math.max(1, Math.round(recipe.valEvery * perEpoch));
+  /** Of what the run would end with at this step: with EMA, of the averaged weights. */
+  const measure = async (at: number): Promise<Accuracy> => {
+    const began = performance.now();
+    const logitsOf = (pixels: Tensor) => task.forward(pixels, undefined, at / total).logits;
+    const accuracy = await withAverages(tf, task.variables, ema, () => meter!(logitsOf));
+    measured += performance.now() - began;
+    return accuracy;
+  };
+  if (meter && step === 0) {
+    history.push({ step, ...(await measure(step)) });
+    say(
+      `${task.name}: accuracy on ${task.validation!.pictures.length} val pictures, now and after every ${measuredEvery} ` +
+        `steps of ${total}, takes ${(measured / 1000).toFixed(1)} s each (--val-pictures 0 leaves it out)`,
+    );
+  }
 
   const { batch: size, accumulate, repeats, seed } = recipe;
   const batches = trainBatches(task.data, { batch: size, accumulate, repeats, seed, from: step, to: total });
@@ -131,7 +159,7 @@ export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): P
     // Before the update: these weights have just given a finite loss. What the update makes of them is not known yet.
     const now = performance.now();
     if (step > firstStep && now - lastCheckpoint > recipe.checkpointSeconds * 1000) {
-      await save(task, optimiser, ema, history, step);
+      await saveCheckpoint(task, optimiser, ema, history, step);
       lastCheckpoint = now;
     }
     if (sum) {
@@ -141,10 +169,12 @@ export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): P
       tf.dispose([...byName.values()]);
       task.afterStep?.();
       if (recipe.ema) updateEma(tf, task.variables, ema, recipe.ema, step);
-      if ((step + 1) % Math.max(1, Math.floor(total / HISTORY_LINES)) === 0 || step + 1 === total)
-        history.push({ step: step + 1, ...terms, ...(await task.figures?.()) });
+      const isLast = step + 1 === total;
+      const accuracy = meter && ((step + 1) % measuredEvery === 0 || isLast) ? await measure(step + 1) : undefined;
+      if (accuracy || isLast || (step + 1) % Math.max(1, Math.floor(total / HISTORY_LINES)) === 0)
+        history.push({ step: step + 1, ...terms, ...(await task.figures?.()), ...accuracy });
       const figures = Object.entries(terms).map(([name, value]) => `${name} ${value.toFixed(3)}`);
-      progress.update(step + 1, `${figures.join(" ")}  ${(images / ((now - started) / 1000)).toFixed(1)} images/s`);
+      progress.update(step + 1, `${figures.join(" ")}  ${imagesPerSecond().toFixed(1)} images/s`);
     }
     [sum, part] = [undefined, -1];
     step++;
@@ -152,27 +182,25 @@ export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): P
   for (const [name, variable] of task.variables)
     if (!(await variable.data()).every(Number.isFinite)) throw notFinite(task, NaN, step - 1, undefined, name);
   progress.stop();
-  await save(task, optimiser, ema, history, step); // so that a kill while the result is written loses nothing
+  await saveCheckpoint(task, optimiser, ema, history, step); // so that a kill while the result is written loses nothing
   for (const [name, average] of ema) task.variables.get(name)!.assign(average as tfjs.Tensor);
   optimiser.dispose();
   tf.dispose([...ema.values()]);
   const seconds = (performance.now() - started) / 1000;
+  const summary = accuracySummary(history);
+  if (meter && summary.length)
+    say(`${task.name}: on val ${summary.join("; ")}; measuring took ${percent(measured / 1000 / seconds)} of the time`);
+  const last = history.at(-1) ?? {};
   return {
     steps: step - firstStep,
-    imagesPerSecond: images / seconds,
+    imagesPerSecond: imagesPerSecond(),
     seconds,
     waitShare: waited / 1000 / seconds,
+    ...("val.top1" in last && { valTop1: last["val.top1"] }),
+    ...("val.agreement" in last && { valAgreement: last["val.agreement"] }),
+    ...(meter && { valPictures: task.validation!.pictures.length }),
     history,
   };
-}
-
-/** Beside the output, so that it survives a kill and is found by --resume. */
-export const checkpointPath = (out: string) =>
-  join(dirname(resolve(out)), `.${basename(resolve(out))}.checkpoint.safetensors`);
-
-/** To be called once the result is safely written. */
-export function removeCheckpoint({ checkpoint }: TrainTask): void {
-  rmSync(checkpoint.path, { force: true });
 }
 
 function notFinite(task: TrainTask, loss: number, step: number, batch?: Batch, variable?: string): SlimViTError {
@@ -323,75 +351,27 @@ function updateEma(tf: TF, variables: Variables, ema: Map<string, Tensor>, decay
   }
 }
 
-async function save(
-  { checkpoint, variables }: TrainTask,
-  optimiser: AdamW,
-  ema: Map<string, Tensor>,
-  history: Record<string, number>[],
-  step: number,
-): Promise<void> {
-  const stored = new Map<string, StoredTensor>();
-  const put = async (name: string, tensor: Tensor) => void stored.set(name, await storedTensor(tensor));
-  for (const [name, variable] of variables) await put(`variable.${name}`, variable);
-  for (const [name, [m, v]] of optimiser.moments) {
-    await put(`m.${name}`, m);
-    await put(`v.${name}`, v);
-  }
-  for (const [name, average] of ema) await put(`ema.${name}`, average);
-  const metadata = {
-    step: String(step),
-    fingerprint: checkpoint.fingerprint,
-    rates: checkpoint.rates,
-    history: JSON.stringify(history),
-  };
-  writeFileAtomic(checkpoint.path, writeSafetensors(stored, metadata));
-}
-
-/** @returns the step to go on with; 0 when there is no checkpoint */
-function restore(
+/** @returns what `use` gives with the averages in the variables' place; after it these are as before, bit for bit */
+async function withAverages<T>(
   tf: TF,
-  { name, checkpoint, variables }: TrainTask,
-  optimiser: AdamW,
-  ema: Map<string, Tensor>,
-  history: Record<string, number>[],
-): number {
-  if (!existsSync(checkpoint.path)) {
-    say(`${name}: no checkpoint at ${checkpoint.path}; starting from the beginning`);
-    return 0;
+  variables: Variables,
+  averages: Map<string, Tensor>,
+  use: () => Promise<T>,
+): Promise<T> {
+  const own = new Map<string, Tensor>();
+  for (const [name, average] of averages) {
+    const variable = variables.get(name)!;
+    own.set(name, tf.keep(variable.clone()));
+    variable.assign(average as tfjs.Tensor);
   }
-  const bytes = readFileSync(checkpoint.path);
-  const stored = readSafetensors(bytes, checkpoint.path);
-  const length = Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
-  const metadata = JSON.parse(bytes.subarray(8, 8 + length).toString("utf8")).__metadata__ ?? {};
-  if (metadata.fingerprint !== checkpoint.fingerprint) {
-    throw new SlimViTError(
-      "bad-option",
-      `${checkpoint.path}: was made with other options, model or data. Resume with the same ones, or remove it to start again.`,
-    );
+  try {
+    return await use();
+  } finally {
+    for (const [name, value] of own) {
+      variables.get(name)!.assign(value as tfjs.Tensor);
+      value.dispose();
+    }
   }
-  if (metadata.rates !== checkpoint.rates)
-    say(`${name}: goes on with rates ${checkpoint.rates}; the checkpoint was made with ${metadata.rates}`);
-  const tensor = (key: string) => {
-    const found = stored.get(key);
-    return found && (tf.tensor(found.data as Float32Array, found.shape) as Tensor);
-  };
-  for (const [key, variable] of variables) {
-    const value = tensor(`variable.${key}`);
-    if (!value) throw new SlimViTError("bad-model", `${checkpoint.path}: lacks "${key}".`);
-    variable.assign(value as tfjs.Tensor);
-    value.dispose();
-    const [m, v, average] = [tensor(`m.${key}`), tensor(`v.${key}`), tensor(`ema.${key}`)];
-    if (m && v) optimiser.moments.set(key, [m, v]);
-    if (average) ema.set(key, average);
-  }
-  optimiser.steps = Number(metadata.step);
-  history.push(...JSON.parse(metadata.history));
-  return Number(metadata.step);
-}
-
-/** Read back without blocking, which WebGPU cannot do otherwise. */
-export async function storedTensor(tensor: Tensor): Promise<{ dtype: "F32"; shape: number[]; data: Float32Array }> {
-  return { dtype: "F32", shape: tensor.shape, data: (await tensor.data()) as Float32Array };
 }
 
 /** Named f32 tensors → trainable variables. */
