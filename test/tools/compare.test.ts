@@ -1,11 +1,12 @@
 /** The yardsticks of tools/compare that need no Python. */
 import { spawnSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
 import { countMacs, patchGrid } from "../../src/format/model.ts";
 import { readModelFolder } from "../../tools/lib/folders.ts";
-import { makeDense, slimvitJson, workplace } from "./fixtures.ts";
+import { predictMs } from "../../tools/lib/latency.ts";
+import { deviceProfile, makeDense, slimvitJson, workplace } from "./fixtures.ts";
 
 const at = workplace("compare");
 
@@ -41,6 +42,40 @@ test("budgets.ts: equal budgets get as many MACs and hardly one unit more, and a
     const again = slimvitJson("eval", equal.out, "--data", at("pictures"), "--split", "all", "--engine", "reference");
     expect(again).toMatchObject({ top1: equal.top1, top5: equal.top5, n });
   }
+});
+
+test("budgets.ts --latency-ms: equal budgets get as many milliseconds of the profile and hardly one unit more", () => {
+  // Channels cost much and units next to nothing: as many MACs would be another cut.
+  const profile = deviceProfile(0.005, 0.0001);
+  writeFileSync(at("device.json"), JSON.stringify(profile));
+  const dense = predictMs(profile, readModelFolder(at("dense")).manifest);
+  const args = ["--data", at("pictures"), "--split", "all", "--engine", "reference", "--profile", at("device.json")];
+  const { status, stdout, stderr } = compare(
+    "budgets.ts",
+    at("search"),
+    ...args,
+    ...["--latency-ms", `${dense / 2}`, "-o", at("timed"), "--json"],
+  );
+  expect(status, stderr).toBe(0);
+  const [{ importance, equal }] = JSON.parse(stdout).rows;
+  const [a, b] = [importance, equal].map(({ out }) => predictMs(profile, readModelFolder(out).manifest));
+  expect([importance.predictedMs, equal.predictedMs]).toEqual([a, b]);
+  expect(a).toBeLessThanOrEqual(dense / 2);
+  expect(b).toBeGreaterThanOrEqual(a);
+  expect(b).toBeLessThan(a + 0.06 * dense); // a channel's panel, a unit's and a token
+  const table = compare("budgets.ts", at("search"), ...args, "--latency-ms", "2", "-o", at("timed-table"));
+  expect(table.stdout).toMatch(/^\| 2 ms \| [12]\.\d\d \| [\d.]+ % \|/m);
+});
+
+test.each([
+  ["neither", []],
+  ["both", ["--macs", "0.5", "--latency-ms", "2", "--profile", "device.json"]],
+  ["milliseconds of no device", ["--latency-ms", "2"]],
+])("budgets.ts: one target, not %s", (_, target) => {
+  const args = ["--data", at("pictures"), "-o", at("unsaid"), ...target];
+  const { status, stderr } = compare("budgets.ts", at("search"), ...args);
+  expect(stderr).toMatch(/^budgets: give --macs, or --latency-ms with --profile\.$/m);
+  expect(status).toBe(1);
 });
 
 test("budgets.ts prints a table; a target that cannot be met is one sentence", () => {

@@ -8,6 +8,7 @@ import sharp from "sharp";
 import { afterAll } from "vitest";
 import { type Architecture, denseTokens, type Tensors, tensorShapes } from "../../src/format/model.ts";
 import { writeSafetensors } from "../../src/format/safetensors.ts";
+import { type DeviceProfile, PROFILE_FORMAT } from "../../tools/lib/latency.ts";
 import { random } from "../../tools/lib/random.ts";
 
 export const CLASSES = ["bananas", "cherries", "plums"];
@@ -28,6 +29,38 @@ export function tinyArchitecture(overrides: Partial<Architecture> = {}): Archite
   const heads = arch.embedDim / arch.headDim;
   const block = { headDims: Array(heads).fill(arch.headDim), mlpHidden: 24, keepIdx };
   return arch.blocks.length ? arch : { ...arch, blocks: [block, block, block] };
+}
+
+/**
+ * For {@link tinyArchitecture}: a device on which a channel costs `channel` ms a token, a unit `unit`, a head beside its channels `head` ms a token, and a
+ * patch outside of the blocks 0.01. The last block costs half of that in attention.
+ */
+export function deviceProfile(channel: number, unit: number, head = 0): DeviceProfile {
+  const tokens = [1, 5, 17];
+  const [channels, units] = [
+    [0, 8, 16],
+    [0, 12, 24],
+  ];
+  return {
+    format: PROFILE_FORMAT,
+    engine: "simd",
+    dtype: "f32",
+    threads: 1,
+    device: "of this test",
+    ...{ embedDim: 16, headDim: 8, patchSize: 8, imageSize: [32, 32], prefixTokens: 1, classes: 3, heads: 2 },
+    ...{ tokens, channels, units },
+    emptyMs: tokens.map((n) => 0.001 * n),
+    dropMs: tokens.map((n) => 0.0001 * n),
+    attentionMs: tokens.map((n) => channels.map((c) => channel * n * c + (c ? 2 * head * n : 0))),
+    headMs: tokens.map((n) => head * n),
+    mlpMs: tokens.map((n) => units.map((u) => unit * n * u)),
+    last: {
+      tokens: [5, 17],
+      emptyMs: [5, 17].map((n) => 0.0005 * n),
+      fullMs: [5, 17].map((n) => 0.0005 * n + 0.5 * channel * n * 16),
+    },
+    outsideMs: [0.1, 0.26],
+  };
 }
 
 export function randomTensors(arch: Architecture, classes: number, seed: number): Tensors {

@@ -3,12 +3,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { allocate } from "../../tools/lib/allocate.ts";
-import { type DeviceProfile, latencySavings, PROFILE_FORMAT, predictMs } from "../../tools/lib/latency.ts";
+import { type DeviceProfile, latencySavings, predictMs } from "../../tools/lib/latency.ts";
 import { slimArchitecture } from "../../tools/lib/masks.ts";
 import { random } from "../../tools/lib/random.ts";
 import { checkTable, type ProfileReport } from "../../tools/profile.ts";
 import {
   CLASSES,
+  deviceProfile,
   randomTensors,
   slimvit,
   slimvitJson,
@@ -23,38 +24,6 @@ afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
 const arch = tinyArchitecture(); // 17 tokens, 16 channels, 24 units, 3 blocks
 
-/**
- * A device on which a channel costs `channel` ms a token, a unit `unit`, a head beside its channels `head` ms a token, and a
- * patch outside of the blocks 0.01. The last block costs half of that in attention.
- */
-function device(channel: number, unit: number, head = 0): DeviceProfile {
-  const tokens = [1, 5, 17];
-  const [channels, units] = [
-    [0, 8, 16],
-    [0, 12, 24],
-  ];
-  return {
-    format: PROFILE_FORMAT,
-    engine: "simd",
-    dtype: "f32",
-    threads: 1,
-    device: "of this test",
-    ...{ embedDim: 16, headDim: 8, patchSize: 8, imageSize: [32, 32], prefixTokens: 1, classes: 3, heads: 2 },
-    ...{ tokens, channels, units },
-    emptyMs: tokens.map((n) => 0.001 * n),
-    dropMs: tokens.map((n) => 0.0001 * n),
-    attentionMs: tokens.map((n) => channels.map((c) => channel * n * c + (c ? 2 * head * n : 0))),
-    headMs: tokens.map((n) => head * n),
-    mlpMs: tokens.map((n) => units.map((u) => unit * n * u)),
-    last: {
-      tokens: [5, 17],
-      emptyMs: [5, 17].map((n) => 0.0005 * n),
-      fullMs: [5, 17].map((n) => 0.0005 * n + 0.5 * channel * n * 16),
-    },
-    outsideMs: [0.1, 0.26],
-  };
-}
-
 describe("predicted latency", () => {
   test("is read between the tables' points, heads and MLPs as wide as the kernels see them, the last block by its own", () => {
     const blocks = [
@@ -65,12 +34,12 @@ describe("predicted latency", () => {
     const first = 9 * (0.001 + 0.002 * 8 + 0.005 + 0.003 * 8);
     const second = 9 * (0.001 + 0.002 * 16 + 2 * 0.005);
     const last = 3 * (0.0001 + 0.0005 + 0.5 * 0.002 * 8) + 0.003 * 24;
-    const profile = device(0.002, 0.003, 0.005);
+    const profile = deviceProfile(0.002, 0.003, 0.005);
     expect(predictMs(profile, { ...arch, blocks })).toBeCloseTo(0.1 + 8 * 0.01 + first + second + last, 10);
   });
 
   test("is exact between the tokens of the tables where the cost is quadratic in them", () => {
-    const profile = device(0, 0);
+    const profile = deviceProfile(0, 0);
     profile.attentionMs = profile.tokens.map((n) => [0, 0.001 * n * n + 0.01 * n, 0.002 * n * n + 0.02 * n]);
     const keepIdx = Array.from({ length: 11 }, (_, k) => k);
     const blocks = [
@@ -82,7 +51,7 @@ describe("predicted latency", () => {
   });
 
   test("falls by what all removals of a panel's width together are said to save", () => {
-    const profile = device(0.002, 0.003);
+    const profile = deviceProfile(0.002, 0.003);
     const savings = latencySavings(profile, arch);
     const dense = predictMs(profile, arch);
     const without = (change: object, block: number) =>
@@ -129,7 +98,7 @@ describe("a split by latency", () => {
   });
 
   test("comes close to its target: channels go one by one, and are paid for in panels of 8", () => {
-    const profile = device(0.002, 0.003);
+    const profile = deviceProfile(0.002, 0.003);
     for (const share of [0.9, 0.6, 0.3]) {
       const left = predictMs(profile, cut(profile, share)) / predictMs(profile, arch);
       expect(Math.abs(left - share)).toBeLessThan(0.04);
@@ -138,8 +107,8 @@ describe("a split by latency", () => {
 
   test("cuts what is dear on the device", () => {
     const [dearChannels, dearUnits] = [
-      kept(cut(device(0.02, 0.001), 0.5, true)),
-      kept(cut(device(0.001, 0.02), 0.5, true)),
+      kept(cut(deviceProfile(0.02, 0.001), 0.5, true)),
+      kept(cut(deviceProfile(0.001, 0.02), 0.5, true)),
     ];
     expect(dearChannels.channels).toBeLessThan(dearUnits.channels);
     expect(dearChannels.units).toBeGreaterThan(dearUnits.units);
@@ -153,11 +122,11 @@ describe("on the command line", () => {
     slimvitJson("import", at("tiny.safetensors"), "-o", at("dense"), "--heads", "2");
     const data = ["--data", at("pictures"), "--split", "all", "--epochs", "1", "--batch", "6"];
     slimvitJson("search", at("dense"), "-o", at("search"), ...data);
-    writeFileSync(at("device.json"), JSON.stringify(device(0.002, 0.003)));
+    writeFileSync(at("device.json"), JSON.stringify(deviceProfile(0.002, 0.003)));
   });
 
   test("compress meets --latency-ms by the profile's tables, and says what they say", () => {
-    const target = 0.6 * predictMs(device(0.002, 0.003), arch);
+    const target = 0.6 * predictMs(deviceProfile(0.002, 0.003), arch);
     const args = ["compress", at("search"), "-o", at("slim"), "--profile", at("device.json")];
     const { predictedMs, maxAbsDiff } = slimvitJson<{ predictedMs: number; maxAbsDiff: number }>(
       ...args,
@@ -191,7 +160,7 @@ describe("on the command line", () => {
       /measured for embedDim 192, the model has 16/,
     ],
   ])("%s is one sentence", (_, args, status, message) => {
-    writeFileSync(at("other.json"), JSON.stringify({ ...device(1, 1), embedDim: 192 }));
+    writeFileSync(at("other.json"), JSON.stringify({ ...deviceProfile(1, 1), embedDim: 192 }));
     const result = slimvit("compress", at("search"), "-o", at("never"), ...args);
     expect(result.stderr).toMatch(message);
     expect(result.status).toBe(status);

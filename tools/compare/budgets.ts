@@ -1,13 +1,14 @@
 /**
  * tsx tools/compare/budgets.ts SEARCH --data D --macs 0.7,0.5 -o FOLDER: `compress --macs R` against three equal budgets that
- * leave as many MACs, from the same search, on validation data, not retrained. The equal budget is found by bisection: the
- * smallest whose model has no fewer MACs than the other, so that what is left of a difference is in its favour.
+ * leave as many MACs, from the same search, on validation data, not retrained. With --latency-ms 12,9 --profile device.json
+ * `compress --latency-ms T` against equal budgets of as many milliseconds by that profile. The equal budget is found by
+ * bisection: the smallest that costs no less than the other, so that what is left of a difference is in its favour.
  * Prints a table; --json one value; FOLDER keeps the models and budgets.json.
  */
 import { join } from "node:path";
 import { Command, Option } from "commander";
 import type { EngineName } from "../../src/engines/engine.ts";
-import { messageOf } from "../../src/errors.ts";
+import { messageOf, SlimViTError } from "../../src/errors.ts";
 import { type Architecture, countMacs } from "../../src/format/model.ts";
 import { type CompressReport, compress } from "../compress.ts";
 import { evaluate } from "../eval.ts";
@@ -15,8 +16,9 @@ import { interval } from "../lib/card.ts";
 import { withEngine } from "../lib/commands.ts";
 import { SPLITS, type Split } from "../lib/data.ts";
 import { architectureOf, claimOutput, readManifestFile, writeFileAtomic } from "../lib/folders.ts";
+import { predictMs, readProfile } from "../lib/latency.ts";
 import { type BlockZeta, hardenMasks, type MaskMode, slimArchitecture, type TokenRule } from "../lib/masks.ts";
-import { count, fraction } from "../lib/recipe.ts";
+import { count, fraction, positive } from "../lib/recipe.ts";
 import { readMasks, readSearchOptions, ZETA_FILE } from "../lib/searched.ts";
 import { percent, printJson, say } from "../lib/terminal.ts";
 
@@ -26,7 +28,9 @@ const HALVINGS = 40;
 interface Options {
   data: string[];
   split: Split;
-  macs: number[];
+  macs?: number[];
+  latencyMs?: number[];
+  profile?: string;
   out: string;
   tokens?: TokenRule;
   absolute?: boolean;
@@ -41,15 +45,17 @@ interface Options {
 interface Side {
   /** share of the dense MACs that is left */
   macsShare: number;
+  /** with a profile */
+  predictedMs?: number;
   top1: number;
   top5: number;
   out: string;
 }
 
 interface Row {
-  /** share of the dense MACs that was asked for */
+  /** share of the dense MACs that was asked for, or milliseconds */
   target: number;
-  /** `compress --macs` */
+  /** `compress --macs` or `--latency-ms` */
   importance: Side;
   /** the same budget for channels, units and tokens */
   equal: Side & { budget: number };
@@ -58,14 +64,16 @@ interface Row {
 
 const command = withEngine(
   new Command("budgets")
-    .description("one MACs target against equal budgets")
+    .description("one target against equal budgets")
     .argument("<search>", "output folder of slimvit search")
     .requiredOption("--data <source>", "folder or zip; may be given more than once", (v, all: string[] = []) => [
       ...all,
       v,
     ])
     .addOption(new Option("--split <split>", "which part of the data").choices(SPLITS).default("val"))
-    .requiredOption("--macs <list>", "shares of the dense MACs", (text) => text.split(",").map(fraction))
+    .option("--macs <list>", "shares of the dense MACs", (text) => text.split(",").map(fraction))
+    .option("--latency-ms <list>", "milliseconds on the device of --profile", (text) => text.split(",").map(positive))
+    .option("--profile <file>", "device.json of slimvit profile")
     .requiredOption("-o, --out <folder>", "where the models go")
     .addOption(
       new Option("--tokens <rule>", "of the equal budgets; default the search's").choices(["union", "intersect"]),
@@ -86,18 +94,25 @@ try {
 process.stdout.write("", () => process.exit());
 
 async function main(source: string, options: Options): Promise<void> {
+  const { absolute, weights, profile, macs, latencyMs } = options;
+  const targets = latencyMs ?? macs;
+  if (!targets || (latencyMs && macs) || (latencyMs === undefined) !== (profile === undefined))
+    throw new SlimViTError("bad-option", "give --macs, or --latency-ms with --profile.");
   claimOutput(options.out, options.force);
   const manifest = readManifestFile(source);
   const arch = architectureOf(manifest);
+  const device = profile && readProfile(profile, arch);
+  const costOf = (slim: Architecture) => (device ? predictMs(device, slim) : countMacs(slim, manifest.labels.length));
   const { mode, zetas } = readMasks(source, ZETA_FILE, manifest);
-  const { absolute, weights } = options;
   const rule = options.tokens ?? readSearchOptions(source).tokens;
   const rows: Row[] = [];
-  for (const target of [...options.macs].sort((a, b) => b - a)) {
-    const at = (kind: string) => join(options.out, `${kind}-${Number((100 * target).toFixed(4))}`);
+  for (const target of [...targets].sort((a, b) => b - a)) {
+    const at = (kind: string) => join(options.out, `${kind}-${Number((device ? target : 100 * target).toFixed(4))}`);
     const shared = { tokens: rule, absolute, weights };
-    const byImportance = compress(source, { ...shared, out: at("importance"), macs: target }) as CompressReport;
-    const budget = equalBudget({ arch, mode, zetas, rule, absolute }, manifest.labels.length, byImportance.macs);
+    const asked = device ? { latencyMs: target, profile } : { macs: target };
+    const byImportance = compress(source, { ...shared, ...asked, out: at("importance") }) as CompressReport;
+    const least = costOf(readManifestFile(byImportance.out));
+    const budget = equalBudget({ arch, mode, zetas, rule, absolute }, (slim) => costOf(slim) >= least);
     const equally = compress(source, {
       ...shared,
       ...{ attn: budget, mlp: budget, patch: budget },
@@ -105,7 +120,7 @@ async function main(source: string, options: Options): Promise<void> {
     }) as CompressReport;
     const [a, b] = [await evaluate(byImportance.out, options), await evaluate(equally.out, options)];
     const side = ({ out, macsShare }: CompressReport, { top1, top5 }: typeof a): Side => ({
-      ...{ macsShare, top1, top5, out },
+      ...{ macsShare, ...(device && { predictedMs: costOf(readManifestFile(out)) }), top1, top5, out },
     });
     rows.push({ target, importance: side(byImportance, a), equal: { ...side(equally, b), budget }, n: a.n });
   }
@@ -123,11 +138,11 @@ interface Ranked {
   absolute?: boolean;
 }
 
-/** MACs never fall when the budget grows. */
-function equalBudget({ arch, zetas, ...options }: Ranked, classes: number, macs: number): number {
+/** The smallest budget whose model costs enough; costs hardly ever fall when the budget grows, MACs never. */
+function equalBudget({ arch, zetas, ...options }: Ranked, isEnough: (slim: Architecture) => boolean): number {
   const enough = (budget: number) => {
     const { blocks } = hardenMasks(arch, zetas, { attn: budget, mlp: budget, patch: budget }, options);
-    return countMacs(slimArchitecture(arch, blocks), classes) >= macs;
+    return isEnough(slimArchitecture(arch, blocks));
   };
   let [low, high] = [0, 1];
   for (let k = 0; k < HALVINGS; k++) {
@@ -139,14 +154,28 @@ function equalBudget({ arch, zetas, ...options }: Ranked, classes: number, macs:
 }
 
 function table(rows: Row[]): string {
-  const head = ["MACs asked", "by importance: MACs", "top-1 (95 % interval)", "equal budgets", "MACs", "top-1", "gain"];
+  const isTimed = rows.some(({ importance }) => importance.predictedMs !== undefined);
+  const costs = (side: string) => (isTimed ? [`${side}: ms predicted`, "MACs"] : [`${side}: MACs`]);
+  const head = [
+    "asked",
+    ...costs("by importance"),
+    "top-1 (95 % interval)",
+    "equal budgets",
+    ...costs("equal"),
+    "top-1",
+    "gain",
+  ];
   const points = (share: number) => `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(1)}`;
+  const cost = ({ macsShare, predictedMs }: Side) => [
+    ...(isTimed ? [predictedMs!.toFixed(2)] : []),
+    percent(macsShare),
+  ];
   const lines = rows.map(({ target, importance, equal, n }) => [
-    percent(target),
-    percent(importance.macsShare),
+    isTimed ? `${target} ms` : percent(target),
+    ...cost(importance),
     `${percent(importance.top1)} (${interval(importance.top1, n)})`,
     equal.budget.toFixed(4),
-    percent(equal.macsShare),
+    ...cost(equal),
     `${percent(equal.top1)} (${interval(equal.top1, n)})`,
     points(importance.top1 - equal.top1),
   ]);
