@@ -2,8 +2,8 @@
 import { download } from "./download.ts";
 import { SlimViTError } from "./errors.ts";
 import type { Preprocess } from "./format/model.ts";
-import { cutOut, type RawImage, type Region } from "./image.ts";
 import { checkSize, imageSize, MAX_FILE_BYTES } from "./imagesize.ts";
+import { cutOut, type RawImage, type Region } from "./preprocess.ts";
 
 /** A picture as it crosses to the worker: URLs absolute, a bitmap the worker's own. */
 export type WireImage =

@@ -2,8 +2,8 @@
 export type { EngineName } from "./engines/engine.ts";
 export { SlimViTError, type SlimViTErrorCode } from "./errors.ts";
 export type { BlockShape, Label, WeightsDtype } from "./format/model.ts";
-export type { RawImage, Region } from "./image.ts";
 export type { Progress, WeightsStore } from "./load.ts";
+export type { RawImage, Region } from "./preprocess.ts";
 export type { ModelInfo, ScoredClass } from "./session.ts";
 export type { MeasuredMember, SetChoice } from "./set.ts";
 export {

@@ -22,8 +22,8 @@ import {
   type Preprocess,
   type WeightsDtype,
 } from "./format/model.ts";
-import { preprocess, type Region, type Resample } from "./image.ts";
-import { type LoadRequest, loadModel, openChoices } from "./load.ts";
+import { type LoadRequest, loadModel } from "./load.ts";
+import { preprocessWith, type Region, type Resample } from "./preprocess.ts";
 import type { SetChoice } from "./set.ts";
 import { nextTurn } from "./turn.ts";
 
@@ -126,11 +126,12 @@ export class Session {
     const options = { threads: chooseThreads(request.threads), engineUrls };
     const start = performance.now();
     const resampler = import("./resample.ts").then(({ openResampler }) => openResampler());
+    if (request.engine === "auto" || request.engine === "simd")
+      void import("./engines/simd/engine.ts").then(({ prepare }) => prepare(options)).catch(() => {}); // told when it is opened
     const { model, notes } = await loadModel(request);
     const loaded = performance.now();
-    const choices = openChoices(request);
-    const opened = await openEngine(request.engine, model, { ...options, signal, choices }).catch((error) =>
-      reopen(request.engine as EngineName, { model, options }, error),
+    const opened = await openEngine(request.engine, model, { ...options, signal, keeps: request.cache === true }).catch(
+      (error) => reopen(request.engine as EngineName, { model, options }, error),
     );
     if ("note" in opened) notes.push(opened.note);
     const { engine, firstRunMs: firstRun } = opened;
@@ -164,7 +165,7 @@ export class Session {
     const pick = chooser(this.info.labels, options);
     const start = performance.now();
     const { image, region } = await readImage(wire, options.region, this.how, signal);
-    const pixels = preprocess(image, this.how, region, this.resample);
+    const pixels = preprocessWith(this.resample, image, this.how, region);
     const ready = performance.now();
     throwIfAborted(signal);
     const { profile, explain } = options;

@@ -2,11 +2,11 @@
  * A model out of a set: measures a few members on this device and takes the most accurate one that meets the budget. In
  * set.js, which only pages that load a set load.
  */
+import { CACHE, type Choices, openChoices } from "./cache.ts";
 import { download } from "./download.ts";
-import type { Choices } from "./engines/fastest.ts";
 import { messageOf, SlimViTError, throwIfAborted } from "./errors.ts";
 import { MAX_SET_BYTES, readSet, type SetMember, worthHaving } from "./format/set.ts";
-import { CACHE, digest, inTurn, openChoices } from "./load.ts";
+import { digest, inTurn } from "./load.ts";
 import { choose, type Measured } from "./setchoice.ts";
 import type { LoadOptions, ModelSource, SlimViT } from "./slimvit.ts";
 
@@ -186,7 +186,7 @@ async function meetBudget(
   text: string,
   options: LoadOptions,
 ): Promise<Found> {
-  const choices = openChoices({ cache: options.cache ?? true });
+  const choices = keeps(options.cache) ? openChoices() : undefined;
   const key = choices && (await keyOf(text, options));
   const known = await readKept(choices, key, members.length);
   let held: { index: number; vit: SlimViT } | undefined;

@@ -2,21 +2,17 @@
  * Measures the engines that are here with the loaded model, and remembers which was the fastest. In webgpu.js, as most
  * pages have but one.
  */
+import { openChoices } from "../cache.ts";
 import { messageOf, throwIfAborted } from "../errors.ts";
 import type { Model } from "../format/model.ts";
 import { selfTestPixels } from "../format/write.ts";
 import type { Engine, EngineName, EngineOptions } from "./engine.ts";
 import { type CheckedEngine, GPU_ENGINES, type OpenedEngine, type openNamed, type openWithoutGpu } from "./named.ts";
 
-/** What was measured on earlier visits. */
-export interface Choices {
-  get(key: string): Promise<string | undefined>;
-  put(key: string, choice: string): Promise<unknown>;
-}
-
 export interface OpenOptions extends EngineOptions {
   signal?: AbortSignal;
-  choices?: Choices;
+  /** what was measured on earlier visits may be believed, and is kept */
+  keeps?: boolean;
 }
 
 /** The worker's, which has the engines. */
@@ -41,7 +37,8 @@ export async function openFastest(model: Model, options: OpenOptions, openers: O
   const rivals = rivalsOf(options.engineUrls);
   const adapter = rivals.some(needsGpu) ? await globalThis.navigator?.gpu?.requestAdapter() : undefined;
   const key = keyOf(rivals, model, options, adapter?.info);
-  const kept = await openKept(key, model, options, openers);
+  const choices = options.keeps ? openChoices() : undefined;
+  const kept = await openKept(await choices?.get(key).catch(() => undefined), model, options, openers);
   if (kept) return kept;
   const opened = await openers.openWithoutGpu(model, options);
   const { best, ms } = await measureAll(
@@ -58,7 +55,7 @@ export async function openFastest(model: Model, options: OpenOptions, openers: O
   const { engine, tried } = best;
   const reason = `the fastest, ${ms.toFixed(1)} ms a run, measured`;
   const choice = { at: Date.now(), engine: engine.name, tried, reason };
-  await options.choices?.put(key, JSON.stringify(choice)).catch(() => {}); // measured again next time
+  await choices?.put(key, JSON.stringify(choice)).catch(() => {}); // measured again next time
   return { ...best, reason: `${reason} here` };
 }
 
@@ -89,13 +86,13 @@ function keyOf(
 
 /** @returns undefined where nothing is kept, or it does not open any more */
 async function openKept(
-  key: string,
+  kept: string | undefined,
   model: Model,
   options: OpenOptions,
   { openNamed }: Openers,
 ): Promise<OpenedEngine | undefined> {
   try {
-    const { at, engine, tried, reason } = JSON.parse((await options.choices?.get(key)) ?? "{}");
+    const { at, engine, tried, reason } = JSON.parse(kept ?? "{}");
     if (!(Date.now() - at < KEPT_MS)) return undefined;
     return { ...(await openNamed(engine, model, options)), tried, reason: `${reason} on an earlier visit` };
   } catch {

@@ -106,26 +106,17 @@ function parseHeader(bytes: Uint8Array, fail: (fault: string) => never): Record<
 /** JSON.parse keeps the last of two equal keys; a file that has two means to show readers different tensors. */
 function repeatedKey(json: string): string | undefined {
   const objects: Set<string>[] = [];
-  for (let at = 0; at < json.length; at++) {
-    if (json[at] === "{") objects.push(new Set());
-    else if (json[at] === "}") objects.pop();
-    else if (json[at] === '"') {
-      const start = at;
-      for (at++; json[at] !== '"'; at++) if (json[at] === "\\") at++;
-      if (!isFollowedByColon(json, at + 1)) continue;
-      const key = JSON.parse(json.slice(start, at + 1)) as string; // two spellings of one key are equal
+  for (const [token] of json.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"\s*:?|[{}]/g)) {
+    if (token === "{") objects.push(new Set());
+    else if (token === "}") objects.pop();
+    else if (token.endsWith(":")) {
+      const key = JSON.parse(token.slice(0, -1)) as string; // two spellings of one key are equal
       const seen = objects[objects.length - 1];
       if (seen.has(key)) return key;
       seen.add(key);
     }
   }
   return undefined;
-}
-
-function isFollowedByColon(json: string, from: number): boolean {
-  let at = from;
-  while (" \n\r\t".includes(json[at])) at++;
-  return json[at] === ":";
 }
 
 interface Entry {

@@ -32,11 +32,20 @@ export async function openSimd(model: Model, options: EngineOptions): Promise<En
   return openFlavour(model, options, chooseFlavour());
 }
 
+/** Compiles the kernels, which can be done while the model is on its way. */
+export async function prepare({ threads }: EngineOptions): Promise<void> {
+  await compileKernels(chooseFlavour(), possible(threads) > 1);
+}
+
 /** With a chosen binary, for tests. */
-export async function openFlavour(model: Model, { threads = 1 }: EngineOptions, flavour: Flavour): Promise<Engine> {
-  const wanted = canShareMemory() ? Math.max(1, Math.floor(threads)) : 1;
+export async function openFlavour(model: Model, { threads }: EngineOptions, flavour: Flavour): Promise<Engine> {
+  const wanted = possible(threads);
   const opened = await openWith(model, wanted, flavour);
   return opened ?? (await openWith(model, 1, flavour))!;
+}
+
+function possible(threads = 1): number {
+  return canShareMemory() ? Math.max(1, Math.floor(threads)) : 1;
 }
 
 /** @returns undefined when the threads do not start */
