@@ -30,18 +30,20 @@ export interface BrowserPage {
  * @param isolated with the headers that bring SharedArrayBuffer and threads
  * @param flags more of Chromium's
  * @param seen told of each path that is asked for
+ * @param kept mounts whose files the browser may cache, as a site's code is; of others it asks for every time
  */
 export async function openPage(
   mounts: Record<string, string>,
   isolated = true,
   flags: string[] = [],
   seen: (path: string) => void = () => {},
+  kept: string[] = [],
 ): Promise<BrowserPage> {
   const { findChromium } = await import("../../scripts/setup-chromium.mjs");
   const executablePath = findChromium();
   if (!executablePath)
     throw new SlimViTError("unsupported", "No Chromium was found. Install one, or set CHROME_PATH to its executable.");
-  const server = await serve(mounts, isolated, seen);
+  const server = await serve(mounts, isolated, seen, kept);
   const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const browser = await chromium.launch({ executablePath, args: [...FLAGS, ...flags] });
   const page = await browser.newPage();
@@ -57,7 +59,12 @@ export async function openPage(
   };
 }
 
-function serve(mounts: Record<string, string>, isolated: boolean, seen: (path: string) => void): Promise<Server> {
+function serve(
+  mounts: Record<string, string>,
+  isolated: boolean,
+  seen: (path: string) => void,
+  kept: string[],
+): Promise<Server> {
   const handlers = Object.entries(mounts).map(([prefix, dir]) => ({
     prefix: `${prefix}/`,
     handle: sirv(dir, { dev: true }),
@@ -78,6 +85,7 @@ function serve(mounts: Record<string, string>, isolated: boolean, seen: (path: s
     seen(request.url!);
     const mount = handlers.find(({ prefix }) => request.url?.startsWith(prefix));
     if (!mount) return notFound();
+    if (kept.includes(mount.prefix.slice(0, -1))) response.setHeader("Cache-Control", "public, max-age=3600");
     request.url = request.url!.slice(mount.prefix.length - 1);
     mount.handle(request, response, notFound);
   });
