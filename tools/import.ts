@@ -122,8 +122,11 @@ function refusePickle(bytes: Uint8Array, file: string): void {
   throw new SlimViTError(
     "unsupported",
     `${file}: is a PyTorch pickle, which can run code when it is read. Convert it once: ` +
-      `python -c "import torch, safetensors.torch as s; d = torch.load('${name}', map_location='cpu', weights_only=True); ` +
-      `d = d.get('model', d.get('state_dict', d)); s.save_file({k: v.contiguous() for k, v in d.items()}, 'model.safetensors')".`,
+      `python -c "import argparse, torch, safetensors.torch as s; ` +
+      // Training scripts leave their arguments beside the weights; torch 2.4 and later must be told that they are harmless.
+      `getattr(torch.serialization, 'add_safe_globals', list)([argparse.Namespace]); ` +
+      `d = torch.load('${name}', map_location='cpu', weights_only=True); d = d.get('model', d.get('state_dict', d)); ` +
+      `s.save_file({k: v.detach().clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, 'model.safetensors')".`,
   );
 }
 
