@@ -1,18 +1,7 @@
 import { spawn } from "node:child_process";
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from "node:fs";
-import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { countMacs, type Tensors } from "../../src/format/model.ts";
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { beforeAll, describe, expect, test } from "vitest";
+import { countMacs } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
 import { cardText } from "../../tools/lib/card.ts";
 import { readModelFolder } from "../../tools/lib/folders.ts";
@@ -20,28 +9,17 @@ import { resampleKeepIdx } from "../../tools/lib/resize.ts";
 import {
   BIN,
   CLASSES,
-  randomTensors,
+  expectFailure,
+  makeDense,
   slimvit,
   slimvitJson,
   tinyArchitecture,
-  writeCheckpoint,
-  writeLabels,
+  workplace,
   writePictures,
 } from "./fixtures.ts";
 
-const dir = mkdtempSync(join(tmpdir(), "slimvit-cli-"));
-const at = (...parts: string[]) => join(dir, ...parts);
-const importFlags = ["--heads", "2", "--labels", at("labels.tsv")];
-let tensors: Tensors;
-
-beforeAll(async () => {
-  tensors = randomTensors(tinyArchitecture(), CLASSES.length, 1);
-  writeCheckpoint(at("tiny.safetensors"), tensors);
-  writeLabels(at("labels.tsv"));
-  await writePictures(at("pictures"), 10);
-  slimvitJson("import", at("tiny.safetensors"), "-o", at("dense"), ...importFlags);
-});
-afterAll(() => rmSync(dir, { recursive: true, force: true }));
+const at = workplace("cli");
+beforeAll(() => makeDense(at, 10));
 
 describe("the whole chain on a tiny ViT", () => {
   test("import → search → compress → retrain → export → inspect, eval, run", () => {
@@ -132,7 +110,7 @@ describe("the whole chain on a tiny ViT", () => {
     byEngine("onnx-wasm", "f16").logits.forEach(
       (v, k) => void expect(Math.abs(v - reference.logits[k])).toBeLessThan(0.02),
     );
-    expect(readdirSync(dir).filter((name) => name.startsWith("."))).toEqual([]); // no checkpoint, no half folder left
+    expect(readdirSync(at()).filter((name) => name.startsWith("."))).toEqual([]); // no checkpoint, no half folder left
   });
 
   test("the score form searches with head masks and compresses to one MACs target", () => {
@@ -267,75 +245,7 @@ describe("the whole chain on a tiny ViT", () => {
   });
 });
 
-describe("import", () => {
-  test("gives the same model from Hugging Face names as from timm's", () => {
-    mkdirSync(at("hf"));
-    writeCheckpoint(at("hf", "model.safetensors"), toHuggingFace(tensors));
-    writeFileSync(
-      at("hf", "config.json"),
-      JSON.stringify({
-        num_attention_heads: 2,
-        image_size: 32,
-        layer_norm_eps: 1e-6,
-        id2label: { 0: "a", 1: "b", 2: "c" },
-      }),
-    );
-    slimvitJson("import", at("hf"), "-o", at("from-hf"));
-    const [a, b] = [readModelFolder(at("dense")), readModelFolder(at("from-hf"))];
-    for (const name of a.tensors.keys()) expect(float32(b.tensors, name)).toEqual(float32(a.tensors, name));
-    expect(b.manifest.labels.map((l) => l.label)).toEqual(["a", "b", "c"]);
-  });
-
-  test.each<[string, object, number | [number, number]]>([
-    ["both sides", { do_resize: true, size: { height: 32, width: 32 } }, [32, 32]],
-    ["both sides, one number", { size: 32, do_center_crop: false }, [32, 32]],
-    ["both sides, then a crop", { size: { height: 40, width: 40 }, do_center_crop: true, crop_size: 32 }, [40, 40]],
-    ["the shorter side", { size: { shortest_edge: 36 }, do_center_crop: true }, 36],
-  ])("takes Hugging Face's resize of %s as it is", (what, preprocessor, resize) => {
-    const folder = at(`hf-${what.replaceAll(/\W+/g, "-")}`);
-    mkdirSync(folder);
-    writeCheckpoint(join(folder, "model.safetensors"), tensors);
-    writeFileSync(join(folder, "config.json"), JSON.stringify({ num_attention_heads: 2 }));
-    writeFileSync(join(folder, "preprocessor_config.json"), JSON.stringify(preprocessor));
-    slimvitJson("import", folder, "-o", `${folder}-model`);
-    expect(readModelFolder(`${folder}-model`).manifest.preprocess).toMatchObject({ resize, crop: [32, 32] });
-  });
-
-  test.each<[string, (t: Tensors) => void, RegExp]>([
-    ["a missing tensor", (t) => t.delete("blocks.1.mlp.fc2.weight"), /tensor "blocks\.1\.mlp\.fc2\.weight" is missing/],
-    [
-      "a wrong name",
-      (t) => void t.set("blocks.1.attn.gate", { dtype: "F32", shape: [1], data: new Float32Array(1) }),
-      /"blocks\.1\.attn\.gate" belongs to no plain ViT/,
-    ],
-    [
-      "a wrong shape",
-      (t) => void t.set("norm.bias", { dtype: "F32", shape: [7], data: new Float32Array(7) }),
-      /"norm\.bias" has shape \[7\], expected \[16\]/,
-    ],
-    [
-      "a NaN",
-      (t) => void t.set("norm.bias", { dtype: "F32", shape: [16], data: new Float32Array(16).fill(NaN) }),
-      /"norm\.bias" holds NaN/,
-    ],
-  ])("%s is one sentence that names it, exit 1, nothing written", (what, damage, message) => {
-    const broken: Tensors = new Map(tensors);
-    damage(broken);
-    const file = at(`${what.replaceAll(" ", "-")}.safetensors`);
-    writeCheckpoint(file, broken);
-    const out = at("never");
-    expectFailure(["import", file, "-o", out, ...importFlags], 1, message);
-    expect(existsSync(out)).toBe(false);
-  });
-});
-
 describe("bad input is one clear sentence", () => {
-  /** @returns its path */
-  const pickle = (name: string, content: string) => {
-    mkdirSync(dirname(at("pickles", name)), { recursive: true });
-    writeFileSync(at("pickles", name), content, "latin1");
-    return at("pickles", name);
-  };
   const retrain = () => ["retrain", at("dense"), "--data", at("pictures"), "-o", at("never")];
   test.each<[string, () => string[], number, RegExp]>([
     ["an unknown option", () => [...retrain(), "--bogus"], 2, /unknown option '--bogus'/],
@@ -360,40 +270,12 @@ describe("bad input is one clear sentence", () => {
       1,
       /has no zetas\.safetensors/,
     ],
-    [
-      "an output that exists",
-      () => ["import", at("tiny.safetensors"), "-o", at("dense"), ...importFlags],
-      2,
-      /dense: exists already/,
-    ],
+    ["an output that exists", () => ["import", at("tiny.safetensors"), "-o", at("dense")], 2, /dense: exists already/],
     [
       "data that is neither folder nor zip",
       () => [...retrain(), "--data", at("labels.tsv")],
       1,
       /labels\.tsv: is neither a folder nor a readable zip/,
-    ],
-    [
-      "a PyTorch pickle, as torch.save has written it since 1.6",
-      () => ["import", pickle("deit.pth", "PK\u0003\u0004 archive/data.pkl"), "-o", at("never")],
-      1,
-      /deit\.pth: is a PyTorch pickle, .* Convert it once: python -c "/,
-    ],
-    [
-      "a PyTorch pickle from before that, under a name that hides it",
-      () => [
-        "import",
-        pickle("old.safetensors", "\u0080\u0002\u008a\nl\u00fc\u009cF\u00f9 j\u00a8P\u0019."),
-        "-o",
-        at("never"),
-      ],
-      1,
-      /old\.safetensors: is a PyTorch pickle, /,
-    ],
-    [
-      "a Hugging Face folder with a pickle alone",
-      () => ["import", dirname(pickle("hf/pytorch_model.bin", "PK")), "-o", at("never")],
-      1,
-      /pytorch_model\.bin: is a PyTorch pickle, /,
     ],
     ["no labels and no teacher", () => [...retrain(), "--unlabelled"], 2, /--unlabelled data needs a --teacher/],
   ])("%s", (_, args, status, message) => {
@@ -447,53 +329,4 @@ function killedWhileTraining(args: string[], ms: number): Promise<boolean> {
       resolve(signal === "SIGKILL");
     });
   });
-}
-
-function expectFailure(args: string[], status: number, message: RegExp): void {
-  const result = slimvit(...args);
-  expect(result.stderr).toMatch(message);
-  expect(result.stderr).not.toMatch(/\n\s+at /); // no stack trace
-  expect(result.status).toBe(status);
-}
-
-function toHuggingFace(tensors: Tensors): Tensors {
-  const out: Tensors = new Map();
-  for (const [name, tensor] of tensors) {
-    const block = name.match(/^blocks\.(\d+)\.(.*)$/);
-    if (!block) {
-      out.set(
-        name
-          .replace(/^cls_token/, "vit.embeddings.cls_token")
-          .replace(/^pos_embed/, "vit.embeddings.position_embeddings")
-          .replace(/^patch_embed\.proj/, "vit.embeddings.patch_embeddings.projection")
-          .replace(/^norm/, "vit.layernorm")
-          .replace(/^head/, "classifier"),
-        tensor,
-      );
-      continue;
-    }
-    const prefix = `vit.encoder.layer.${block[1]}`;
-    const qkv = block[2].match(/^attn\.qkv\.(weight|bias)$/);
-    if (qkv) {
-      const rows = tensor.shape[0] / 3;
-      ["query", "key", "value"].forEach((part, k) => {
-        const each = tensor.data.length / 3;
-        const data = (tensor.data as Float32Array).slice(k * each, (k + 1) * each);
-        out.set(`${prefix}.attention.attention.${part}.${qkv[1]}`, {
-          dtype: "F32",
-          shape: [rows, ...tensor.shape.slice(1)],
-          data,
-        });
-      });
-      continue;
-    }
-    const renamed = block[2]
-      .replace("attn.proj", "attention.output.dense")
-      .replace("mlp.fc1", "intermediate.dense")
-      .replace("mlp.fc2", "output.dense")
-      .replace("norm1", "layernorm_before")
-      .replace("norm2", "layernorm_after");
-    out.set(`${prefix}.${renamed}`, tensor);
-  }
-  return out;
 }

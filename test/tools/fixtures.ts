@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import sharp from "sharp";
-import { afterAll } from "vitest";
+import { afterAll, expect } from "vitest";
 import { type Architecture, denseTokens, type Tensors, tensorShapes } from "../../src/format/model.ts";
 import { writeSafetensors } from "../../src/format/safetensors.ts";
 import { type DeviceProfile, PROFILE_FORMAT } from "../../tools/lib/latency.ts";
@@ -146,4 +146,12 @@ export function slimvitJson<T>(...args: string[]): T {
   const { status, stdout, stderr } = slimvit(...args, "--json");
   if (status !== 0) throw new Error(`slimvit ${args.join(" ")} exited ${status}: ${stderr}`);
   return JSON.parse(stdout);
+}
+
+/** Runs a command that must fail with one clear sentence. */
+export function expectFailure(args: string[], status: number, message: RegExp): void {
+  const result = slimvit(...args);
+  expect(result.stderr).toMatch(message);
+  expect(result.stderr).not.toMatch(/\n\s+at /); // no stack trace
+  expect(result.status).toBe(status);
 }
