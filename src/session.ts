@@ -303,7 +303,7 @@ function indicesOf(labels: Label[], names: string[], option: string): Set<number
   return new Set(indices.flat());
 }
 
-function softmax(logits: Float32Array): Float64Array {
+export function softmax(logits: Float32Array): Float64Array {
   const max = logits.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
   const scores = Float64Array.from(logits, (v) => Math.exp(v - max));
   const total = scores.reduce((a, b) => a + b, 0);

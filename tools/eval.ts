@@ -9,6 +9,7 @@ import { openEngine } from "../src/engines/open.ts";
 import { messageOf, SlimViTError } from "../src/errors.ts";
 import type { WeightsDtype } from "../src/format/model.ts";
 import { preprocess } from "../src/image.ts";
+import { softmax } from "../src/session.ts";
 import { type AccuracyRecord, cardText } from "./lib/card.ts";
 import { decode, evalPixels, labelIndices, openDataset, type Picture, type Split, spread } from "./lib/data.ts";
 import { manifestText, readManifestFile, readModelFolder, writeFileAtomic } from "./lib/folders.ts";
@@ -203,11 +204,4 @@ function readImageFile(file: string): Buffer {
   } catch (error) {
     throw new SlimViTError("bad-input", `${file}: cannot be read (${messageOf(error)}).`);
   }
-}
-
-function softmax(logits: Float32Array): number[] {
-  const max = logits.reduce((a, b) => Math.max(a, b), -Infinity);
-  const exponentials = Array.from(logits, (v) => Math.exp(v - max));
-  const total = exponentials.reduce((a, b) => a + b, 0);
-  return exponentials.map((v) => v / total);
 }

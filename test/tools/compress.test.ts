@@ -1,7 +1,5 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { readdirSync, readFileSync } from "node:fs";
+import { beforeAll, expect, test } from "vitest";
 import { forward } from "../../src/engines/tfjs/forward.ts";
 import { countParams } from "../../src/format/model.ts";
 import { selfTestPixels } from "../../src/format/write.ts";
@@ -13,27 +11,15 @@ import { cutTensors, slimArchitecture } from "../../tools/lib/masks.ts";
 import { weightsOnBackend } from "../../tools/lib/teacher.ts";
 import { ghostsAt } from "../../tools/retrain.ts";
 import { expectClose } from "../helpers.ts";
-import {
-  CLASSES,
-  randomTensors,
-  slimvit,
-  slimvitJson,
-  tinyArchitecture,
-  writeCheckpoint,
-  writePictures,
-} from "./fixtures.ts";
+import { CLASSES, makeDense, slimvit, slimvitJson, tinyArchitecture, workplace } from "./fixtures.ts";
 
-const dir = mkdtempSync(join(tmpdir(), "slimvit-compress-"));
-const at = (...parts: string[]) => join(dir, ...parts);
+const at = workplace("compress");
 const train = () => ["--data", at("pictures"), "--batch", "6", "--epochs", "4", "--warmup", "0"];
 
 beforeAll(async () => {
-  writeCheckpoint(at("tiny.safetensors"), randomTensors(tinyArchitecture(), 3, 1));
-  await writePictures(at("pictures"), 10, ["0", "1", "2"]);
-  slimvitJson("import", at("tiny.safetensors"), "-o", at("dense"), "--heads", "2");
+  await makeDense(at, 10);
   slimvitJson("search", at("dense"), "-o", at("search"), ...train());
 });
-afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
 test("--budgets makes a model for each, nested, named after its share of the MACs", () => {
   const reports = slimvitJson<CompressReport[]>(

@@ -1,26 +1,13 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { beforeAll, describe, expect, test } from "vitest";
 import { allocate } from "../../tools/lib/allocate.ts";
 import { type DeviceProfile, latencySavings, predictMs } from "../../tools/lib/latency.ts";
 import { slimArchitecture } from "../../tools/lib/masks.ts";
 import { random } from "../../tools/lib/random.ts";
 import { checkTable, type ProfileReport } from "../../tools/profile.ts";
-import {
-  CLASSES,
-  deviceProfile,
-  randomTensors,
-  slimvit,
-  slimvitJson,
-  tinyArchitecture,
-  writeCheckpoint,
-  writePictures,
-} from "./fixtures.ts";
+import { deviceProfile, makeDense, slimvit, slimvitJson, tinyArchitecture, workplace } from "./fixtures.ts";
 
-const dir = mkdtempSync(join(tmpdir(), "slimvit-latency-"));
-const at = (name: string) => join(dir, name);
-afterAll(() => rmSync(dir, { recursive: true, force: true }));
+const at = workplace("latency");
 
 const arch = tinyArchitecture(); // 17 tokens, 16 channels, 24 units, 3 blocks
 
@@ -117,9 +104,7 @@ describe("a split by latency", () => {
 
 describe("on the command line", () => {
   beforeAll(async () => {
-    writeCheckpoint(at("tiny.safetensors"), randomTensors(arch, CLASSES.length, 1));
-    await writePictures(at("pictures"), 4, ["0", "1", "2"]);
-    slimvitJson("import", at("tiny.safetensors"), "-o", at("dense"), "--heads", "2");
+    await makeDense(at, 4);
     const data = ["--data", at("pictures"), "--split", "all", "--epochs", "1", "--batch", "6"];
     slimvitJson("search", at("dense"), "-o", at("search"), ...data);
     writeFileSync(at("device.json"), JSON.stringify(deviceProfile(0.002, 0.003)));

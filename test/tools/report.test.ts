@@ -1,7 +1,5 @@
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { readFileSync } from "node:fs";
+import { beforeAll, describe, expect, test } from "vitest";
 import type { Manifest } from "../../src/format/model.ts";
 import { preprocess } from "../../src/image.ts";
 import { forward } from "../../src/reference/forward.ts";
@@ -16,12 +14,12 @@ import {
   slimvit,
   slimvitJson,
   tinyArchitecture,
+  workplace,
   writeCheckpoint,
   writePictures,
 } from "./fixtures.ts";
 
-const dir = mkdtempSync(join(tmpdir(), "slimvit-report-"));
-afterAll(() => rmSync(dir, { recursive: true, force: true }));
+const at = workplace("report");
 
 const accuracy = (top1: number) => ({
   accuracy: [{ data: "d", split: "val", top1, n: 9, engine: "simd", dtype: "f32" }],
@@ -115,31 +113,24 @@ describe("a report", () => {
 });
 
 test("inspect --report writes the page of several models", () => {
-  writeCheckpoint(join(dir, "tiny.safetensors"), randomTensors(tinyArchitecture(), 3, 1));
+  writeCheckpoint(at("tiny.safetensors"), randomTensors(tinyArchitecture(), 3, 1));
   for (const name of ["a", "b"])
-    slimvit("import", join(dir, "tiny.safetensors"), "-o", join(dir, name), "--heads", "2", "--name", name);
-  const { status, stdout } = slimvit(
-    "inspect",
-    join(dir, "a"),
-    join(dir, "b"),
-    "--report",
-    join(dir, "page.html"),
-    "--json",
-  );
+    slimvit("import", at("tiny.safetensors"), "-o", at(name), "--heads", "2", "--name", name);
+  const { status, stdout } = slimvit("inspect", at("a"), at("b"), "--report", at("page.html"), "--json");
   expect(status).toBe(0);
   expect(JSON.parse(stdout)).toHaveLength(2);
-  const page = readFileSync(join(dir, "page.html"), "utf8");
+  const page = readFileSync(at("page.html"), "utf8");
   expect(page).toContain("<h2>a</h2>");
   expect(page).toContain("<h2>b</h2>");
 });
 
 describe("attention maps", () => {
-  const picture = join(dir, "pictures", CLASSES[0], "00.png");
-  const [dense, cut] = [join(dir, "dense"), join(dir, "cut")];
+  const picture = at("pictures", CLASSES[0], "00.png");
+  const [dense, cut] = [at("dense"), at("cut")];
   beforeAll(async () => {
-    await writePictures(join(dir, "pictures"), 2);
-    writeCheckpoint(join(dir, "maps.safetensors"), randomTensors(tinyArchitecture(), 3, 1));
-    slimvitJson("import", join(dir, "maps.safetensors"), "-o", dense, "--heads", "2", "--name", "the <dense>");
+    await writePictures(at("pictures"), 2);
+    writeCheckpoint(at("maps.safetensors"), randomTensors(tinyArchitecture(), 3, 1));
+    slimvitJson("import", at("maps.safetensors"), "-o", dense, "--heads", "2", "--name", "the <dense>");
     const { manifest, tensors } = readModelFolder(dense);
     const blocks = manifest.blocks.map((b, i) => ({ ...b, keepIdx: i ? [0, 3, 7, 16] : b.keepIdx }));
     writeModelFolder(cut, { ...manifest, name: "cut", blocks }, tensors, ["f32"]);
@@ -166,8 +157,8 @@ describe("attention maps", () => {
   });
 
   test("inspect --pictures draws every block of every model on every picture", () => {
-    const other = join(dir, "pictures", CLASSES[1], "01.png");
-    const page = join(dir, "maps.html");
+    const other = at("pictures", CLASSES[1], "01.png");
+    const page = at("maps.html");
     slimvitJson("inspect", dense, cut, "--report", page, "--pictures", picture, other);
     const html = readFileSync(page, "utf8");
     expect(html.match(/<img /g)).toHaveLength(2 * 2 * 3);
@@ -180,7 +171,7 @@ describe("attention maps", () => {
     const alone = slimvit("inspect", dense, "--pictures", picture);
     expect(alone.stderr).toMatch(/--pictures are drawn into a report; give --report/);
     expect(alone.status).toBe(2);
-    const missing = slimvit("inspect", dense, "--report", join(dir, "no.html"), "--pictures", join(dir, "none.png"));
+    const missing = slimvit("inspect", dense, "--report", at("no.html"), "--pictures", at("none.png"));
     expect(missing.stderr).toMatch(/none\.png: cannot be read/);
     expect(missing.status).toBe(1);
   });

@@ -1,18 +1,8 @@
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { parse } from "yaml";
 import { float32 } from "../../src/format/read.ts";
 import { readModelFolder } from "../../tools/lib/folders.ts";
@@ -25,14 +15,13 @@ import {
   slimvit,
   slimvitJson,
   tinyArchitecture,
+  workplace,
   writeCheckpoint,
   writeLabels,
   writePictures,
 } from "./fixtures.ts";
 
-const dir = mkdtempSync(join(tmpdir(), "slimvit-slim-"));
-const at = (...parts: string[]) => join(dir, ...parts);
-afterAll(() => rmSync(dir, { recursive: true, force: true }));
+const at = workplace("slim");
 
 beforeAll(async () => {
   writeCheckpoint(at("tiny.safetensors"), randomTensors(tinyArchitecture(), CLASSES.length, 1));
@@ -88,7 +77,7 @@ describe("slimvit slim", () => {
     expect(retrained.dataSha256).toEqual([createHash("sha256").update(listed).digest("hex")]);
     for (const page of [join(report.stages[1].folder, "report.html"), at("slim.stages", "slim.html")])
       expect(readFileSync(page, "utf8")).toContain("Loss and its terms");
-    expect(JSON.stringify(readModelFolder(at("slim")).manifest)).not.toContain(dir); // no path of this machine
+    expect(JSON.stringify(readModelFolder(at("slim")).manifest)).not.toContain(at()); // no path of this machine
   });
 
   test("skips what is done: all of it, or all before the changed option", () => {
