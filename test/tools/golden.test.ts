@@ -6,6 +6,8 @@ import { checkGolden } from "../../tools/golden.ts";
 import { type Backend, openBackend } from "../../tools/lib/backend.ts";
 
 const FIXTURES = new URL("../fixtures/golden", import.meta.url).pathname;
+/** Of fixtures/make-golden.py: 16×24 px, two heads of 12 channels, three blocks, an MLP narrower than the network. */
+const OBLONG = new URL("../fixtures/golden-oblong", import.meta.url).pathname;
 let backend: Backend;
 
 beforeAll(async () => {
@@ -15,6 +17,12 @@ beforeAll(async () => {
 test("search model, losses, gradients, AdamW, masks, slim logits and counts are the golden ones", () => {
   const rows = checkGolden(backend.tf, FIXTURES);
   expect(rows.length).toBeGreaterThan(350);
+  expect(rows.filter((row) => !row.passed)).toEqual([]);
+});
+
+test("so are those of another shape, by PyTorch", () => {
+  const rows = checkGolden(backend.tf, OBLONG);
+  expect(rows.length).toBeGreaterThan(250);
   expect(rows.filter((row) => !row.passed)).toEqual([]);
 });
 
