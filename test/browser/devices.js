@@ -1,11 +1,13 @@
 // Before the package, in a worker or a page: counts what is alive on GPUs, and loses them when told. The BroadcastChannel
 // "gpu" takes any of { now: true } (all devices are lost), { after, times } (so many devices are lost, each when it has
-// been given `after` submissions of work), { adapters: false } (there are no others), and answers { alive, losses }.
+// been given `after` submissions of work), { adapters: false } (there are no others), and answers
+// { alive, losses, pipelines }, the last one since the start.
 export const alive = { devices: 0, buffers: 0, textures: 0 };
 /** device that is not lost → what is alive on it */
 const held = new Map();
 const plan = { after: 0, times: 0 };
 let losses = 0;
+let pipelines = 0;
 let adapters = true;
 
 function watch(device) {
@@ -49,6 +51,18 @@ function watch(device) {
       return made;
     };
   }
+  for (const make of [
+    "createComputePipeline",
+    "createComputePipelineAsync",
+    "createRenderPipeline",
+    "createRenderPipelineAsync",
+  ]) {
+    const create = device[make];
+    device[make] = (...args) => {
+      pipelines++;
+      return create.apply(device, args);
+    };
+  }
   const { queue } = device;
   const { submit } = queue;
   queue.submit = (buffers) => {
@@ -85,5 +99,5 @@ channel.onmessage = ({ data }) => {
   }
   if (data.adapters !== undefined) adapters = data.adapters;
   if (data.now) for (const device of [...held.keys()]) lose(device);
-  channel.postMessage({ alive: { ...alive }, losses });
+  channel.postMessage({ alive: { ...alive }, losses, pipelines });
 };

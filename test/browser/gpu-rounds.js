@@ -19,6 +19,7 @@ channel.onmessage = async ({ data: { request, image, rounds } }) => {
       const end = performance.now() + 10_000; // the engine ends after the call
       while (alive.devices > 0 && performance.now() < end) await new Promise((resolve) => setTimeout(resolve, 5));
       left.push({ ...alive });
+      channel.postMessage({ round: round + 1 });
     }
     channel.postMessage({ loaded, left });
   } catch (error) {

@@ -65,6 +65,8 @@ export async function openGpuStage(more: Record<string, string> = {}, flags: str
 export interface GpuState {
   alive: { devices: number; buffers: number; textures: number };
   losses: number;
+  /** compiled so far */
+  pipelines: number;
 }
 
 /** Loads take `workerUrl: "/bundle/gpu-worker.js"`; `gpu()` in the page then speaks with its devices.js. */

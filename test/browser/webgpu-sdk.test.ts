@@ -1,6 +1,6 @@
 /** The package on WebGPU, in its worker, on SwiftShader. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { GPU_URLS, openGpuStage } from "./gpu.ts";
+import { openGpuStage, watchDevices } from "./gpu.ts";
 import type { Stage } from "./page.ts";
 import { LONG_MS, longestTask, watchTasks } from "./tasks.ts";
 
@@ -9,7 +9,7 @@ const ENGINES = ["tfjs-webgpu", "onnx-webgpu"] as const;
 let stage: Stage;
 beforeAll(async () => {
   stage = await openGpuStage();
-  await stage.page.evaluate((urls) => void Object.assign(globalThis, { urls }), GPU_URLS);
+  await watchDevices(stage);
   await watchTasks(stage.page);
 });
 afterAll(() => stage?.close());
@@ -34,6 +34,20 @@ describe.each(ENGINES)("%s", (engine) => {
     expect(actual.ran).toBe(engine);
     expected.scores.forEach((v, i) => void expect(actual.scores[i]).toBeCloseTo(v, 3));
     expected.features.forEach((v, i) => void expect(actual.features[i]).toBeCloseTo(v, 3));
+  });
+
+  test("has compiled its shaders when load resolves", async () => {
+    const [loaded, classified] = await stage.page.evaluate(async (engine) => {
+      const vit = await load({ engine, engineUrls: urls, workerUrl: "/bundle/gpu-worker.js" });
+      const loaded = await gpu({});
+      await vit.classify(picture());
+      await vit.classify(picture(300, 200));
+      const classified = await gpu({});
+      vit.dispose();
+      return [loaded.pipelines, classified.pipelines];
+    }, engine);
+    expect(loaded).toBeGreaterThan(0);
+    expect(classified).toBe(loaded);
   });
 
   test("no task on the page's thread is longer than 50 ms, from load to dispose", async () => {
