@@ -19,6 +19,7 @@ const DRAWN_DOWN = 4;
 
 /**
  * @param wire a bitmap is closed
+ * @param preprocess the model's own object: a bitmap's pixels last until the next call with it
  * @returns the picture, and what of it is left to be cut out
  * @throws SlimViTError `bad-input` naming the picture, `bad-option` for a region outside of it, `network`,
  * `out-of-memory` for one that no canvas holds
@@ -75,14 +76,15 @@ function canDraw(): boolean {
   return new OffscreenCanvas(1, 1).getContext("2d") !== null;
 }
 
-async function readPixels(bitmap: ImageBitmap, region: Region | undefined, { resize }: Preprocess): Promise<RawImage> {
+async function readPixels(bitmap: ImageBitmap, region: Region | undefined, preprocess: Preprocess): Promise<RawImage> {
+  const { resize } = preprocess;
   checkSize("The image", bitmap.width, bitmap.height); // of whatever form
   const { x, y, width, height } = cutOut(bitmap, region);
   const shorter = Math.min(width, height);
   const drawn = DRAWN_DOWN * Math.max(...[resize].flat());
   const scale = shorter > Math.max(LARGE, drawn) ? drawn / shorter : 1;
   const size = { width: Math.round(width * scale), height: Math.round(height * scale) };
-  const copied = scale === 1 && (await copyPixels(bitmap, { x, y, width, height }));
+  const copied = scale === 1 && (await copyPixels(bitmap, { x, y, width, height }, preprocess));
   if (copied) return { data: copied, ...size };
   const context = new OffscreenCanvas(size.width, size.height).getContext("2d", { willReadFrequently: true });
   context?.fillRect(0, 0, 1, 1); // a canvas too large for the browser takes all and shows nothing
@@ -97,14 +99,14 @@ async function readPixels(bitmap: ImageBitmap, region: Region | undefined, { res
 }
 
 /** RGBA of a part of a bitmap through a VideoFrame, several times faster than over a canvas. Undefined where that fails. */
-async function copyPixels(bitmap: ImageBitmap, rect: Region): Promise<Uint8ClampedArray | undefined> {
+async function copyPixels(bitmap: ImageBitmap, rect: Region, owner: object): Promise<Uint8ClampedArray | undefined> {
   framesConvert ??= convertsFrames().catch(() => false);
   if (!(await framesConvert)) return undefined;
   let frame: (VideoFrame & { rotation?: number; flip?: boolean }) | undefined;
   try {
     frame = new VideoFrame(bitmap, { timestamp: 0 });
     if (frame.rotation !== 0 || frame.flip !== false) return undefined; // copied as it is stored, not as it is shown
-    const data = new Uint8ClampedArray(rect.width * rect.height * 4);
+    const data = roomFor(rect.width * rect.height * 4, owner);
     await frame.copyTo(data, { rect, format: "RGBA" });
     return data;
   } catch {
@@ -112,6 +114,20 @@ async function copyPixels(bitmap: ImageBitmap, rect: Region): Promise<Uint8Clamp
   } finally {
     frame?.close();
   }
+}
+
+/** Memory that was written before is written in half the time. Larger pictures do not keep theirs. */
+const WARM_BYTES = 2 ** 24;
+const warm = new WeakMap<object, Uint8ClampedArray<ArrayBuffer>>();
+
+/** @param owner the model, whose pictures come one after the other: each is resized before the next is read */
+function roomFor(bytes: number, owner: object): Uint8ClampedArray<ArrayBuffer> {
+  let room = warm.get(owner);
+  if (!room || room.length < bytes) {
+    room = new Uint8ClampedArray(bytes);
+    if (bytes <= WARM_BYTES) warm.set(owner, room);
+  }
+  return room.subarray(0, bytes);
 }
 
 let framesConvert: Promise<boolean> | undefined;

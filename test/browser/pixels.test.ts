@@ -49,3 +49,26 @@ test("every orientation, alpha, palette, grey and region give what the canvas gi
   expect(differences).toHaveLength(files.length * 4);
   expect(Math.max(...differences)).toBe(0);
 });
+
+test("pictures of many sizes that are asked for at once, from two models of one page, are each its own", async () => {
+  const differences = await stage.page.evaluate(async () => {
+    const vits = [await load({ engine: "simd", dtype: "f32" }), await load({ engine: "simd", dtype: "f16" })];
+    const pictures = [900, 40, 300, 41, 640, 899].map((side, k) => {
+      const canvas = new OffscreenCanvas(side, side + k);
+      const context = canvas.getContext("2d")!;
+      context.fillStyle = `hsl(${60 * k} 80% 50%)`;
+      context.fillRect(0, 0, side, side + k);
+      context.fillStyle = "white";
+      context.fillRect(side / 4, 0, side / (k + 2), side);
+      return { bitmap: () => createImageBitmap(canvas), shown: context.getImageData(0, 0, side, side + k) };
+    });
+    const wanted: Float32Array[] = [];
+    for (const vit of vits) for (const { shown } of pictures) wanted.push(await vit.embed(shown));
+    const asked = vits.flatMap((vit) => pictures.map(async ({ bitmap }) => vit.embed(await bitmap())));
+    const got = await Promise.all(asked);
+    for (const vit of vits) vit.dispose();
+    return got.map((vector, k) => Math.max(...vector.map((v: number, i: number) => Math.abs(v - wanted[k][i]))));
+  });
+  expect(differences).toHaveLength(12);
+  expect(Math.max(...differences)).toBe(0);
+});
