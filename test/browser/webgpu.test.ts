@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, test } from "vitest";
 import { forward } from "../../src/reference/forward.ts";
-import { readModelFolder, writeModelFolder } from "../../tools/lib/folders.ts";
+import { readManifestFile, readModelFolder, writeModelFolder } from "../../tools/lib/folders.ts";
 import { cut, expectClose, randomPixels, readGolden } from "../helpers.ts";
 import { GPU_URLS, openGpuStage } from "./gpu.ts";
 import type { Stage } from "./page.ts";
@@ -9,6 +9,8 @@ import type { Stage } from "./page.ts";
 const golden = readGolden();
 /** Some of them: SwiftShader takes seconds a network. Ragged heads, lost heads and tokens are among these. */
 const cases = golden.cases.filter(({ name }) => /^(channel b4|head b6|uniform b3) intersect$/.test(name));
+
+const shipped = ["deit-tiny-slim", "deit-tiny-caltech101-slim"];
 
 let stage: Stage;
 beforeAll(async () => {
@@ -50,10 +52,12 @@ describe.each(["tfjs-webgpu", "onnx-webgpu"] as const)("%s, on SwiftShader", (en
     });
   });
 
-  test("gives the reference's logits for the shipped slim model", async () => {
-    const model = readModelFolder("models/deit-tiny-slim", "f16");
+  test.each(shipped)("gives the reference's logits for the shipped %s", async (name) => {
+    const folder = join("models", name);
+    const dtypes = readManifestFile(folder).weights.map(({ dtype }) => dtype);
+    const model = readModelFolder(folder, dtypes.includes("f16") ? "f16" : dtypes[0]); // as "auto" on a GPU takes them
     const pixels = randomPixels(model.manifest, 1);
-    const [{ logits }] = await runEngine(engine, "/shipped/deit-tiny-slim/", [pixels]);
+    const [{ logits }] = await runEngine(engine, `/shipped/${name}/`, [pixels]);
     expectClose(logits, forward(model, pixels).logits, 1e-3);
   });
 });
