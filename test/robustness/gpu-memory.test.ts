@@ -12,12 +12,12 @@ afterAll(() => stage?.close());
 
 type Alive = GpuState["alive"];
 
-/** One test an engine; on a busy machine a round of tfjs-webgpu took 9.5 s. */
-const MOST_MS = isFull ? 5_400_000 : 600_000;
+/** One test an engine; on a busy machine a round of tfjs-webgpu took 3 to 10 s. */
+const MOST_MS = isFull ? 2_400_000 : 600_000;
 
 test.each([
   ["tfjs-webgpu", count(200, 6)],
-  ["onnx-webgpu", count(200, 3)],
+  ["onnx-webgpu", count(20, 3)], // opening it takes three to five times as long
 ] as const)(
   "%s: load, classify, dispose leaves no device, buffer or texture",
   async (engine, rounds) => {
