@@ -27,6 +27,21 @@ declare class SlimViTError extends Error {
     static [Symbol.hasInstance](value: unknown): value is SlimViTError;
 }
 
+interface Progress {
+    /** file being read */
+    file: string;
+    loadedBytes: number;
+    /** from slimvit.json, so it is known before the first byte */
+    totalBytes: number;
+    /** true when the bytes came from the cache */
+    cached: boolean;
+}
+/** Where weights are kept between visits, by the lower-case hex of their sha256; what it returns is checked like a download. */
+interface WeightsStore {
+    get(sha256: string): Promise<Uint8Array | undefined>;
+    put(sha256: string, bytes: Uint8Array): Promise<void>;
+}
+
 /** RGBA, row-major, straight alpha. Alpha is dropped, as Pillow's `convert("RGB")` does. */
 interface RawImage {
     data: Uint8ClampedArray | Uint8Array;
@@ -48,21 +63,6 @@ interface TriedEngine {
     reason: string;
     /** median of a few runs, in milliseconds, where it came to be measured */
     ms?: number;
-}
-
-interface Progress {
-    /** file being read */
-    file: string;
-    loadedBytes: number;
-    /** from slimvit.json, so it is known before the first byte */
-    totalBytes: number;
-    /** true when the bytes came from the cache */
-    cached: boolean;
-}
-/** Where weights are kept between visits, by the lower-case hex of their sha256; what it returns is checked like a download. */
-interface WeightsStore {
-    get(sha256: string): Promise<Uint8Array | undefined>;
-    put(sha256: string, bytes: Uint8Array): Promise<void>;
 }
 
 /** On which pictures, and by what. */
