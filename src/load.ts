@@ -65,7 +65,7 @@ export async function loadModel(request: LoadRequest): Promise<LoadedModel> {
   let begun: ReturnType<typeof begin> | undefined;
   try {
     if (before) begun = begin(before); // while the server is asked
-  } catch {}
+  } catch {} // what is kept may be damaged or have no such dtype: what the server says is read below, and its faults are told
   const text = await asked.catch((error) => {
     const isOffline = error instanceof SlimViTError && error.code === "network" && error.cause;
     if (isOffline && before) return before;
