@@ -43,7 +43,8 @@ const LINES: Record<Line, string> = {
   "onnx-writer": "Generated networks through the ONNX writer: a file that does not open, other logits",
   "tools-checkpoints": "Truncated and damaged checkpoints: no sentence, a half folder",
   "tools-disk": "Disk full: no sentence, a half folder under the name that was asked for",
-  "tools-killed": "Commands killed at random moments: a half folder under the name that was asked for",
+  "tools-killed":
+    "Commands killed at random moments, half of them in the middle of a change to the disk: a half folder under the name that was asked for; run again or resumed, it fails or gives another result",
   "tools-pictures":
     "Unreadable pictures and odd class folders in `--data`: no sentence naming it, a hang, another class",
   "tools-archives": "Zip slip and zip bombs in `--data`: a file written, inflated past the bound, no sentence",

@@ -144,7 +144,7 @@ function compressOne(source: string, options: CompressOptions, target: Target | 
   const dense = { heads: arch.blocks[0].headDims.length, mlpHidden: arch.blocks.map((b) => b.mlpHidden) };
   const weights = options.weights && { weights: readManifestFile(options.weights).name };
   const provenance = withStep({ ...slim.provenance, dense }, "compress", { ...how, ...weights });
-  writeModelFolder(options.out, { ...draft, name, provenance, metrics: {} }, tensors, ["f32"]);
+  writeModelFolder(options.out, { ...draft, name, provenance, metrics: {} }, tensors, ["f32"], {}, options.force);
 
   const channels = sum(slim.blocks.map(innerDim));
   const units = sum(slim.blocks.map((b) => b.mlpHidden));

@@ -27,7 +27,8 @@ export function exportModel(
   const provenance = withStep({ ...draft.provenance, ...origin }, "export", { dtype: options.dtype });
   const extra: Record<string, string | Uint8Array> = { "card.md": cardText({ ...model.manifest, name, provenance }) };
   if (options.onnx) extra["model.onnx"] = writeOnnx(model);
-  const manifest = writeModelFolder(options.out, { ...draft, name, provenance }, model.tensors, options.dtype, extra);
+  const { out, dtype, force } = options;
+  const manifest = writeModelFolder(out, { ...draft, name, provenance }, model.tensors, dtype, extra, force);
   const files = Object.fromEntries(manifest.weights.map(({ file, bytes }) => [file, bytes]));
   if (options.onnx) files["model.onnx"] = (extra["model.onnx"] as Uint8Array).length;
   for (const [file, bytes] of Object.entries(files)) say(`export: ${file} ${(bytes / 1e6).toFixed(2)} MB`);

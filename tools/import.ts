@@ -69,7 +69,7 @@ export function importModel(source: string, options: ImportOptions): { params: n
     provenance: withStep({ source: { files: hashes } }, "import", { assumed }),
     metrics: {},
   };
-  writeModelFolder(options.out, draft, tensors, ["f32"]);
+  writeModelFolder(options.out, draft, tensors, ["f32"], {}, options.force);
   const [params, macs] = [countParams(arch, classes), countMacs(arch, classes)];
   say(
     `import: ${name}, ${arch.blocks.length} blocks of ${arch.embedDim}, ${si(params)} parameters, ${si(macs)} MACs → ${options.out}`,

@@ -85,10 +85,11 @@ export async function trainWeights(
     ...(model !== original && { imageSizeBefore }),
     ...figures,
   });
-  writeModelFolder(options.out, { ...draft, provenance, metrics: {} }, tensors, ["f32"], {
+  const records = {
     "history.json": `${JSON.stringify(history)}\n`,
     "report.html": reportHtml([{ manifest: { ...draft, provenance }, history }]),
-  });
+  };
+  writeModelFolder(options.out, { ...draft, provenance, metrics: {} }, tensors, ["f32"], records, options.force);
   removeCheckpoint(task);
   teacher?.dispose();
   tf.dispose([...variables.values()]);

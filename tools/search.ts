@@ -204,11 +204,12 @@ async function writeSearchFolder(
   const { history, ...figures } = report;
   const provenance = withStep(manifest.provenance, "search", { ...recorded, ...figures });
   const { format: _, weights: __, ...draft } = manifest;
-  writeModelFolder(options.out, { ...draft, provenance }, tensors, ["f32"], {
+  const records = {
     [ZETA_FILE]: writeSafetensors(masks, { masks: options.masks }),
     [IMPORTANCE_FILE]: writeSafetensors(importance),
     "report.html": reportHtml([{ manifest: { ...draft, provenance }, zetas: plain, history }]),
     "history.json": `${JSON.stringify(history)}\n`,
     [SEARCH_FILE]: `${JSON.stringify({ masks: options.masks, patchForm: options.patchForm, tokens: options.tokens, wAttn: options.wAttn, wMlp: options.wMlp, wPatch: options.wPatch }, null, 2)}\n`,
-  });
+  };
+  writeModelFolder(options.out, { ...draft, provenance }, tensors, ["f32"], records, options.force);
 }

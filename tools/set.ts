@@ -59,7 +59,7 @@ export function makeSet(paths: string[], options: SetOptions): ModelSet {
     const files: Record<string, string | Uint8Array> = { [SET_FILE]: text };
     for (const { path, manifest } of sources) Object.assign(files, filesOf(path, manifest, folderOf(path, out)));
     claimOutput(out, options.force);
-    writeFolder(out, files);
+    writeFolder(out, files, options.force);
   }
   report(members, out);
   return set;

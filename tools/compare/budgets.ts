@@ -108,7 +108,7 @@ async function main(source: string, options: Options): Promise<void> {
   const rows: Row[] = [];
   for (const target of [...targets].sort((a, b) => b - a)) {
     const at = (kind: string) => join(options.out, `${kind}-${Number((device ? target : 100 * target).toFixed(4))}`);
-    const shared = { tokens: rule, absolute, weights };
+    const shared = { tokens: rule, absolute, weights, force: options.force };
     const asked = device ? { latencyMs: target, profile } : { macs: target };
     const byImportance = compress(source, { ...shared, ...asked, out: at("importance") }) as CompressReport;
     const least = costOf(readManifestFile(byImportance.out));

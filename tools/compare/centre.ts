@@ -25,7 +25,8 @@ const blocks = manifest.blocks.map((block) => {
 });
 const { format: _, weights: __, ...draft } = manifest;
 const provenance = withStep(manifest.provenance, "centre", {});
-writeModelFolder(out, { ...draft, name: `${manifest.name}-centre`, blocks, provenance, metrics: {} }, tensors, ["f32"]);
+const centred = { ...draft, name: `${manifest.name}-centre`, blocks, provenance, metrics: {} };
+writeModelFolder(out, centred, tensors, ["f32"], {}, force);
 say(`centre: ${blocks.map((block) => block.keepIdx.length).join(", ")} central tokens → ${out}`);
 
 /** Tokens of the patches by distance from the picture's middle, nearest first; ties by index. */

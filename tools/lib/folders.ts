@@ -58,6 +58,7 @@ export type ManifestDraft = Omit<Manifest, "format" | "weights">;
 /**
  * @param tensors f32
  * @param extra further files by name
+ * @param replace a folder that is there
  * @returns the manifest as written
  */
 export function writeModelFolder(
@@ -66,6 +67,7 @@ export function writeModelFolder(
   tensors: Tensors,
   dtypes: WeightsDtype[],
   extra: Record<string, string | Uint8Array> = {},
+  replace = false,
 ): Manifest {
   const files: Record<string, string | Uint8Array> = { ...extra };
   const manifest: Manifest = { format: FORMAT, ...draft, weights: [] };
@@ -83,7 +85,7 @@ export function writeModelFolder(
     });
   }
   files[MANIFEST] = manifestText(manifest);
-  writeFolder(out, files);
+  writeFolder(out, files, replace);
   return manifest;
 }
 
@@ -100,29 +102,31 @@ export function manifestText(manifest: unknown): string {
 
 /**
  * All files or none: written into a folder beside `out`, which is then renamed. A killed run leaves no half folder
- * under the name that was asked for.
+ * under the name that was asked for. What is to be replaced stays until the new folder is complete.
  */
-export function writeFolder(out: string, files: Record<string, string | Uint8Array>): void {
-  const temporary = join(dirname(resolve(out)), `.${basename(resolve(out))}.part-${randomBytes(4).toString("hex")}`);
+export function writeFolder(out: string, files: Record<string, string | Uint8Array>, replace = false): void {
+  const beside = join(dirname(resolve(out)), `.${basename(resolve(out))}`);
+  const mark = randomBytes(4).toString("hex");
+  const [temporary, replaced] = [`${beside}.part-${mark}`, `${beside}.old-${mark}`];
   mkdirSync(temporary, { recursive: true });
   try {
     for (const [name, content] of Object.entries(files)) {
       mkdirSync(dirname(join(temporary, name)), { recursive: true });
       writeFileSync(join(temporary, name), content);
     }
+    if (replace && existsSync(out)) renameSync(out, replaced);
     renameSync(temporary, resolve(out));
   } catch (error) {
     rmSync(temporary, { recursive: true, force: true });
     throw error;
   }
+  rmSync(replaced, { recursive: true, force: true });
 }
 
-/** @throws SlimViTError `bad-option` when `out` exists and `force` is not given; with it, the old folder is removed */
+/** @throws SlimViTError `bad-option` when `out` exists and `force` is not given; with it, `writeFolder` may replace it */
 export function claimOutput(out: string, force = false): void {
-  if (!existsSync(out)) return;
-  if (!force)
+  if (existsSync(out) && !force)
     throw new SlimViTError("bad-option", `${out}: exists already. Choose another -o, or give --force to replace it.`);
-  rmSync(out, { recursive: true });
 }
 
 /** A file is never seen half-written. */

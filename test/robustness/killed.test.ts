@@ -1,0 +1,143 @@
+import { spawn } from "node:child_process";
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { beforeAll, expect, test } from "vitest";
+import { readManifestFile, readModelFolder, sha256 } from "../../tools/lib/folders.ts";
+import { BIN, makeDense, slimvitJson, workplace } from "../tools/fixtures.ts";
+import { count, Tally } from "./tally.ts";
+
+const KILL_AT = fileURLToPath(new URL("kill-at.mjs", import.meta.url));
+const at = workplace("killed");
+const training = ["--data", at("pictures"), "--batch", "3", "--epochs", "1", "--val-pictures", "0"];
+training.push("--checkpoint-seconds", "0", "--resume");
+const shipping = ["--dtype", "f32,f16,int8", "--onnx"];
+const cuts = ["--attn", "0.7", "--mlp", "0.7", "--patch", "0.7"];
+const quickly = ["--epochs", "1", "--batch", "3", "--set", "eval.engine=reference"];
+
+beforeAll(async () => {
+  await makeDense(at, 5);
+  slimvitJson("search", at("dense"), "-o", at("searched"), ...training);
+  slimvitJson("compress", at("searched"), "-o", at("slim"), ...cuts);
+  slimvitJson("export", at("dense"), "-o", at("shipped"), ...shipping);
+  for (const name of ["a", "b"]) {
+    cpSync(at("shipped"), at(name), { recursive: true });
+    slimvitJson("eval", at(name), "--data", at("pictures"), "--split", "all", "--engine", "reference", "--record");
+  }
+});
+
+interface Killed {
+  args: (out: string) => string[];
+  /** model folder that lies under the output's name before */
+  over?: string;
+  /** whether it can be given again when its output is there */
+  again?: boolean;
+  attempts: number;
+}
+
+const COMMANDS: Record<string, Killed> = {
+  import: {
+    args: (out) => ["import", at("tiny.safetensors"), "-o", out, "--heads", "2", "--labels", at("labels.tsv")],
+    attempts: count(8, 1),
+  },
+  export: { args: (out) => ["export", at("dense"), "-o", out, ...shipping], attempts: count(30, 1) },
+  "export --force": {
+    args: (out) => ["export", at("dense"), "-o", out, ...shipping, "--force"],
+    over: "slim",
+    again: true,
+    attempts: count(16, 2),
+  },
+  compress: { args: (out) => ["compress", at("searched"), "-o", out, ...cuts], attempts: count(8, 1) },
+  set: { args: (out) => ["set", at("a"), at("b"), "-o", out, "--name", "ab"], attempts: count(12, 1) },
+  "eval --record": {
+    args: (out) => ["eval", out, "--data", at("pictures"), "--engine", "reference", "--record"],
+    over: "shipped",
+    again: true,
+    attempts: count(8, 1),
+  },
+  search: { args: (out) => ["search", at("dense"), "-o", out, ...training], attempts: count(6, 0) },
+  retrain: { args: (out) => ["retrain", at("slim"), "-o", out, ...training], attempts: count(8, 0) },
+  finetune: { args: (out) => ["finetune", at("dense"), "-o", out, ...training], attempts: count(6, 0) },
+  slim: {
+    args: (out) => ["slim", at("dense"), "-o", out, "--data", at("pictures"), "--macs", "0.6", ...quickly],
+    again: true,
+    attempts: count(6, 0),
+  },
+};
+
+test.each(Object.entries(COMMANDS).filter(([, { attempts }]) => attempts))(
+  "%s, killed at a random moment, leaves all or nothing under the name, and gives the same when it is run again",
+  async (name, { args, over, again, attempts }) => {
+    const tally = new Tally("tools-killed", name);
+    const prepare = (out: string) => over && cpSync(at(over), out, { recursive: true });
+    const whole = at(`${name} whole`);
+    prepare(whole);
+    const { status, changes, ms } = await run(args(whole));
+    expect(status).toBe(0);
+    const expected = contentOf(whole);
+    const before = over && contentOf(at(over));
+
+    let killed = 0;
+    for (let k = 0; k < attempts; k++) {
+      const out = at(`${name} ${k}`);
+      prepare(out);
+      const share = (0.618 * (k + 1)) % 1;
+      // Every other time in the middle of a change to the disk, which random moments would seldom meet.
+      const when = k % 2 ? { ms: (0.2 + 0.8 * share) * ms } : { change: 1 + Math.floor(share * changes) };
+      const { isKilled } = await run(args(out), when);
+      if (isKilled) killed++;
+      const left = existsSync(out) ? contentOf(out) : undefined;
+      const isWhole = left === undefined || left === expected || left === before;
+      const rerun = again || left === undefined ? await run(args(out)) : undefined;
+      const isSame = contentOf(out) === expected;
+      const said = `${name} at ${JSON.stringify(when)}`;
+      tally.add(isWhole && isSame && !rerun?.status ? "" : `${said}: left ${left}, then ${rerun?.stderr}`);
+      for (const file of readdirSync(at())) if (file.includes(`${name} ${k}`)) rmSync(at(file), { recursive: true });
+    }
+    tally.measured = `${killed} before its end, of ${changes} changes to the disk`;
+    tally.close();
+  },
+);
+
+interface Ended {
+  status: number | null;
+  isKilled: boolean;
+  stderr: string;
+  /** to files and folders, where it was not killed */
+  changes: number;
+  ms: number;
+}
+
+function run(args: string[], when: { ms?: number; change?: number } = {}): Promise<Ended> {
+  const start = performance.now();
+  const env = { ...process.env, KILL_UNDER: at(), KILL_AT: String(when.change ?? "") };
+  const stdio = ["ignore", "ignore", "pipe"] as const;
+  const child = spawn(process.execPath, ["--import", KILL_AT, BIN, ...args], { stdio: [...stdio], env });
+  const timer = when.ms !== undefined && setTimeout(() => child.kill("SIGKILL"), when.ms);
+  let stderr = "";
+  child.stderr!.on("data", (data) => (stderr += data));
+  return new Promise((resolve) => {
+    child.on("close", (status, signal) => {
+      if (timer) clearTimeout(timer);
+      const changes = Number(stderr.trimEnd().split("\n").at(-1));
+      resolve({ status, isKilled: signal === "SIGKILL", stderr, changes, ms: performance.now() - start });
+    });
+  });
+}
+
+/** What is in a folder, by the bytes where they are the same each time; what is wrong with its models. */
+function contentOf(folder: string): string {
+  const lines = (readdirSync(folder, { recursive: true }) as string[]).sort().map((file) => {
+    const path = join(folder, file);
+    if (/\.(safetensors|onnx)$|^set\.json$/.test(file)) return `${file} ${sha256(readFileSync(path))}`;
+    if (!file.endsWith("slimvit.json")) return file;
+    try {
+      const { weights, metrics } = readManifestFile(join(path, ".."));
+      for (const { dtype } of weights) readModelFolder(join(path, ".."), dtype);
+      return `${file} ${JSON.stringify(metrics)}`;
+    } catch (error) {
+      return String(error);
+    }
+  });
+  return lines.join("\n");
+}
