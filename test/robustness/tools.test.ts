@@ -7,6 +7,7 @@ import {
   readFileSync,
   rmSync,
   symlinkSync,
+  truncateSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -17,6 +18,7 @@ import { SlimViTError } from "../../src/errors.ts";
 import { importModel } from "../../tools/import.ts";
 import { evalPixels, openDataset } from "../../tools/lib/data.ts";
 import { readModelFolder } from "../../tools/lib/folders.ts";
+import { digestData } from "../../tools/lib/provenance.ts";
 import {
   BIN,
   CLASSES,
@@ -163,8 +165,15 @@ test("unreadable pictures are named, and odd class folders are classes", async (
   symlinkSync("/dev/zero", at("strange", "x", "endless.png"));
   mkdirSync(at("strange", "x", "folder.png"));
   writeFileSync(at("strange", "x", "folder.png", "inner.png"), picture);
-  for (const answer of await readAll(at("strange")))
-    tally.add(answer === "bad-input" || answer === "read" ? "" : answer);
+  writeFileSync(at("strange", "x", "huge.png"), picture);
+  truncateSync(at("strange", "x", "huge.png"), 2 ** 28 + 1);
+  symlinkSync(at("strange", "x", "circle.png"), at("strange", "x", "circle.png"));
+  for (const name of ["up", "up-too"]) symlinkSync("..", at("strange", "x", name)); // 2^40 paths
+  const refused = ["pipe", "dangling", "endless", "huge", "circle"].map(() => "bad-input");
+  const [strange, digest] = [await readAll(at("strange")), await digestData(at("strange"))];
+  for (const answer of strange) tally.add(answer === "bad-input" || answer === "read" ? "" : answer);
+  expect(strange.sort()).toEqual([...refused, "read"]);
+  expect(digest.files).toHaveLength(2);
 
   const names = [
     "__proto__",

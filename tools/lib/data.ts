@@ -1,6 +1,6 @@
 /** Pictures on disk → batches of pixels. A data set is a folder or a zip with one subfolder a class. */
-import { readdirSync, readFileSync, statSync } from "node:fs";
-import { join, sep } from "node:path";
+import { readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
 import sharp from "sharp";
 import yauzl from "yauzl";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
@@ -11,6 +11,7 @@ import { openResampler } from "../../src/resample.ts";
 import { eraseRandom, randAugment } from "./augment.ts";
 import { type Random, random, shuffled } from "./random.ts";
 import { say } from "./terminal.ts";
+import { listTree } from "./tree.ts";
 
 export type Split = "train" | "val" | "test" | "all";
 export const SPLITS: Split[] = ["train", "val", "test", "all"];
@@ -30,7 +31,7 @@ export interface Dataset {
 }
 
 const PICTURE = /\.(jpe?g|png|webp|gif|tiff?|avif|bmp)$/i;
-/** No picture file is larger; a zip entry that claims to be is refused unread. */
+/** No picture file is larger; one that is, or a zip entry that claims to be, is refused unread. */
 const MAX_PICTURE_BYTES = 256 * 2 ** 20;
 /** Pictures are compressed already: a large entry that inflates by more is a bomb, and a batch holds many at once. */
 const MAX_INFLATION = 100;
@@ -71,10 +72,12 @@ function requirePictures(source: string, entries: Entry[], files: SourceFile[]):
   const parent = (path: string) => path.split("/").slice(0, -1).join("/");
   const classes = new Set(files.map(({ path }) => parent(path)));
   const beside = new Set([...classes].map(parent));
-  const holds = (folder: string) => [...classes].some((name) => name === folder || name.startsWith(`${folder}/`));
+  const holding = new Set(
+    [...classes].flatMap((name) => name.split("/").map((_, k, parts) => parts.slice(0, k + 1).join("/"))),
+  );
   for (const [path, read] of entries) {
     const hidden = path.split("/").some((part) => part.startsWith(".") || part === "__MACOSX");
-    if (read || hidden || !beside.has(parent(path)) || holds(path)) continue;
+    if (read || hidden || !beside.has(parent(path)) || holding.has(path)) continue;
     throw new SlimViTError("bad-input", `${source}: class folder "${path}" holds no picture. Fill it or remove it.`);
   }
 }
@@ -96,16 +99,14 @@ async function listSource(source: string): Promise<SourceFile[]> {
 type Entry = [path: string, read?: () => Promise<Buffer>];
 
 function listFolder(root: string): Entry[] {
-  return (readdirSync(root, { recursive: true }) as string[]).map((entry): Entry => {
-    const full = join(root, entry);
-    const path = entry.split(sep).join("/");
-    const stats = statSync(full, { throwIfNoEntry: false });
+  return listTree(root).map(({ path, stats }): Entry => {
     if (stats?.isDirectory()) return [path];
     return [
       path,
       async () => {
         if (!stats?.isFile()) throw new Error("it is no file"); // a pipe would be waited for without end
-        return readFileSync(full);
+        if (stats.size > MAX_PICTURE_BYTES) throw new Error(`it has ${stats.size} bytes`);
+        return readFileSync(join(root, path));
       },
     ];
   });

@@ -1,9 +1,10 @@
 /** What is needed to repeat a run: the hashes of its data and the versions of what it ran on. */
 import { createHash } from "node:crypto";
-import { createReadStream, readdirSync, statSync } from "node:fs";
-import { basename, join, resolve, sep } from "node:path";
+import { createReadStream, statSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 import type { Backend } from "./backend.ts";
+import { listTree } from "./tree.ts";
 
 export interface DataDigest {
   name: string;
@@ -32,14 +33,12 @@ async function digest(source: string): Promise<DataDigest> {
     const sha256 = await hashFile(source);
     return { name, sha256, bytes: stats.size, files: [`${sha256}  ${name}`] };
   }
-  const paths = (readdirSync(source, { recursive: true }) as string[])
-    .filter((path) => statSync(join(source, path)).isFile())
-    .sort();
+  const found = listTree(source).filter(({ stats }) => stats?.isFile());
   const files: string[] = [];
   let bytes = 0;
-  for (const path of paths) {
-    files.push(`${await hashFile(join(source, path))}  ${path.split(sep).join("/")}`);
-    bytes += statSync(join(source, path)).size;
+  for (const { path, stats } of found.sort((a, b) => (a.path < b.path ? -1 : 1))) {
+    files.push(`${await hashFile(join(source, path))}  ${path}`);
+    bytes += stats!.size;
   }
   const sha256 = createHash("sha256").update(files.join("\n")).digest("hex");
   return { name, sha256, bytes, files };
