@@ -84,6 +84,14 @@ function read<T>(work: () => T, code = "bad-model", name = "x: "): T | undefined
   }
 }
 
+/** A safetensors file whose two tensors are the same byte. */
+function sameBytesTwice(): Uint8Array {
+  const one = (value: number) => ({ dtype: "U8" as const, shape: [1], data: Uint8Array.of(value) });
+  const file = Buffer.from(writeSafetensors(new Map(["a", "b"].map((name, k) => [name, one(k)]))));
+  file.write("[0,1]", file.indexOf("[1,2]"));
+  return Uint8Array.from(file.subarray(0, -1));
+}
+
 function expect(isTrue: boolean, fault: string): void {
   if (!isTrue) throw new Error(fault);
 }
@@ -110,22 +118,27 @@ export const TARGETS: Record<string, Target> = {
       ...dtypes.map(weightsOf),
       writeSafetensors(new Map([["w", { dtype: "I64", shape: [1], data: BigInt64Array.of(1n) }]]), { a: "b" }),
       writeSafetensors(new Map([["", { dtype: "BOOL", shape: [0, 3], data: new Uint8Array(0) }]])),
+      sameBytesTwice(),
     ],
     words: ["F64", "BF16", "I64", "BOOL", '"dtype":', '"shape":', '"data_offsets":', "__metadata__", ...JSON_WORDS],
     fuzz(bytes) {
       const tensors = read(() => readSafetensors(bytes, "x"));
-      let total = 0;
-      for (const { shape, data } of tensors?.values() ?? []) {
+      if (!tensors) return;
+      let total = 8 + new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
+      for (const { shape, data } of tensors.values()) {
         expect(data.length === shape.reduce((a, b) => a * b, 1), `${data.length} values of shape ${shape}`);
         total += data.byteLength;
       }
-      expect(total <= bytes.length, `${total} bytes out of ${bytes.length}`);
+      expect(total === bytes.length, `${total} bytes out of ${bytes.length}`);
     },
   },
 
   /** As a weights file of a known network: the first byte chooses the dtype. What is read is finite and complete. */
   weights: {
-    seeds: () => dtypes.map((dtype, k) => Uint8Array.of(k, ...weightsOf(dtype))),
+    seeds: () => [
+      ...dtypes.map((dtype, k) => Uint8Array.of(k, ...weightsOf(dtype))),
+      Uint8Array.of(1, ...weightsOf("f16").subarray(0, -2), 1, 0x7c), // NaN
+    ],
     fuzz(bytes) {
       const dtype = dtypes[(bytes[0] ?? 0) % 3];
       const model = read(() => readModel(manifest, dtype, bytes.subarray(1), "x"));
@@ -140,7 +153,10 @@ export const TARGETS: Record<string, Target> = {
 
   /** Text, as a server sends it. */
   manifest: {
-    seeds: () => [utf8(JSON.stringify(manifest)), utf8(JSON.stringify(manifestOf(arch))), utf8("{}")],
+    seeds: () => [
+      ...[manifest, manifestOf(arch), {}].map((value) => utf8(JSON.stringify(value))),
+      utf8(JSON.stringify(manifest).replace("model.f32", "../model.f32")),
+    ],
     words: [...Object.keys(manifest).map((key) => `"${key}":`), "bicubic", "int8", ...JSON_WORDS],
     fuzz(bytes) {
       checkManifest(read(() => readManifest(new TextDecoder().decode(bytes), "x")));
@@ -160,7 +176,10 @@ export const TARGETS: Record<string, Target> = {
 
   /** A set's text: no member may lie outside its folder. */
   set: {
-    seeds: () => [utf8(JSON.stringify(modelSet)), utf8(JSON.stringify({ ...modelSet, members: [] })), utf8("{}")],
+    seeds: () => [
+      ...[modelSet, { ...modelSet, members: [] }, {}].map((value) => utf8(JSON.stringify(value))),
+      utf8(JSON.stringify(modelSet).replace("sub/", "../")),
+    ],
     words: [
       ...Object.keys({ ...modelSet, ...modelSet.members[0], ...modelSet.members[0].accuracy }),
       "..",

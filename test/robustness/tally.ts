@@ -51,6 +51,17 @@ export class Tally {
     if (harm) this.harmed.push(harm);
   }
 
+  /** A test's claim as one attempt: harm where it does not hold. */
+  claim(check: () => void): void {
+    try {
+      check();
+      this.add();
+    } catch (error) {
+      this.add(String(error));
+      throw error;
+    }
+  }
+
   /** Prints and logs the figures, then fails for any harm. */
   close(): void {
     const { line, what, tried, measured } = this;
