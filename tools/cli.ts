@@ -15,7 +15,7 @@ import {
   withEngine,
 } from "./lib/commands.ts";
 import { count, natural, type TrainOptions } from "./lib/recipe.ts";
-import { printJson, say } from "./lib/terminal.ts";
+import { print, printJson, say } from "./lib/terminal.ts";
 import toolsPackage from "./package.json" with { type: "json" };
 import type { SearchOptions } from "./search.ts";
 
@@ -93,7 +93,7 @@ command("sweep", "budgets × loss weights × seeds, each a run of slim; resumabl
   .action(async (file: string, options) => {
     const [{ sweep }, { sweepTable }] = await Promise.all([import("./sweep.ts"), import("./lib/sweep-report.ts")]);
     const report = await sweep(file, options);
-    if (!options.json && "points" in report) process.stdout.write(`${sweepTable(report.points)}\n`);
+    if (!options.json && "points" in report) print(sweepTable(report.points));
     finish(options, report);
   });
 
@@ -106,7 +106,7 @@ command("inspect", "parameters, MACs, widths, tokens", [["<models...>", "model f
     if (options.pictures && !options.report)
       throw new SlimViTError("bad-option", "inspect: --pictures are drawn into a report; give --report FILE.html.");
     if (options.report) await writeReport(sources, options.report, options.pictures);
-    if (!options.json) process.stdout.write(`${inspected.map(({ text }) => text).join("\n\n")}\n`);
+    if (!options.json) print(inspected.map(({ text }) => text).join("\n\n"));
     const [first] = inspected;
     finish(options, sources.length === 1 ? first.inspection : inspected.map(({ inspection }) => inspection));
   });
@@ -129,9 +129,7 @@ stage("eval").action(async (source, options) => {
   const { evaluate } = await import("./eval.ts");
   const report = await evaluate(source, options);
   if (!options.json)
-    process.stdout.write(
-      `top-1 ${(100 * report.top1).toFixed(2)} %  top-5 ${(100 * report.top5).toFixed(2)} %  n ${report.n}\n`,
-    );
+    print(`top-1 ${(100 * report.top1).toFixed(2)} %  top-5 ${(100 * report.top5).toFixed(2)} %  n ${report.n}`);
   finish(options, report);
 });
 
@@ -142,9 +140,8 @@ withEngine(command("run", "classify pictures", [MODEL, ["<images...>", "picture 
     const reports = await runFiles(source, files, options);
     if (!options.json) {
       for (const { file, classes, latencyMs } of reports) {
-        process.stdout.write(`${file}  ${latencyMs.total.toFixed(0)} ms\n`);
-        for (const { label, score } of classes)
-          process.stdout.write(`  ${(100 * score).toFixed(1).padStart(5)} %  ${label}\n`);
+        print(`${file}  ${latencyMs.total.toFixed(0)} ms`);
+        for (const { label, score } of classes) print(`  ${(100 * score).toFixed(1).padStart(5)} %  ${label}`);
       }
     }
     finish(options, reports);
@@ -161,7 +158,7 @@ command("bench", "milliseconds an image in a real headless browser; tfjs-webgpu:
     if (sources.length === 1 && sources[0] === "kernels") {
       const { benchKernels, kernelsTable } = await import("./bench-kernels.ts");
       const rows = await benchKernels(options.rounds);
-      if (!options.json) process.stdout.write(`${kernelsTable(rows)}\n`);
+      if (!options.json) print(kernelsTable(rows));
       return finish(options, rows);
     }
     if (options.engine.includes("tfjs-webgpu")) {
@@ -169,12 +166,12 @@ command("bench", "milliseconds an image in a real headless browser; tfjs-webgpu:
         throw new SlimViTError("bad-option", "bench: tfjs-webgpu is measured without a browser; ask for it alone.");
       const { benchGpu, gpuBenchTable } = await import("./bench-gpu.ts");
       const rows = await benchGpu(sources, options);
-      if (!options.json) process.stdout.write(`${gpuBenchTable(rows)}\n`);
+      if (!options.json) print(gpuBenchTable(rows));
       return finish(options, rows);
     }
     const { bench, benchTable } = await import("./bench.ts");
     const rows = await bench(sources, options);
-    if (!options.json) process.stdout.write(`${benchTable(rows)}\n`);
+    if (!options.json) print(benchTable(rows));
     finish(options, rows);
   });
 
@@ -195,7 +192,7 @@ command("profile", "cost tables of this device, measured in a real headless brow
       throw new SlimViTError("bad-option", "profile: --check needs models to hold the prediction against.");
     const { profileDevice, checkTable, CHECK_TOLERANCE } = await import("./profile.ts");
     const report = await profileDevice(sources, options);
-    if (!options.json && sources.length) process.stdout.write(`${checkTable(report.check)}\n`);
+    if (!options.json && sources.length) print(checkTable(report.check));
     if (options.check && !report.check.every(({ error }) => Math.abs(error) <= CHECK_TOLERANCE)) process.exitCode = 1;
     finish(options, report);
   });

@@ -206,6 +206,15 @@ test("unreadable pictures are named, and odd class folders are classes", async (
   tally.close();
 });
 
+test("names in files do not steer the terminal", () => {
+  importModel(at("tiny.safetensors"), { out: at("named"), heads: 2, name: "a\x1b]0;title\x07\x9b2Jb" });
+  const { stdout } = spawnSync(process.execPath, [BIN, "inspect", at("named")], { encoding: "utf8" });
+  expect(stdout).toContain("a\ufffd]0;title\ufffd\ufffd2Jb");
+  const odd = at("pictures\x1b[2J");
+  const { stderr } = spawnSync(process.execPath, [BIN, "inspect", odd], { encoding: "utf8" });
+  expect(stderr).toMatch(/^slimvit: .*pictures\ufffd\[2J: no such folder\.\n$/);
+});
+
 /** A zip of one stored or deflated entry, whose header may claim another size. */
 function zip(name: string, content: Buffer, claims: Partial<{ size: number; packed: number }> = {}): Buffer {
   const packed = deflateRawSync(content);

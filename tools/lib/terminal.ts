@@ -1,7 +1,15 @@
-/** People's words go to stderr, programs' JSON to stdout. */
+/** What goes on is told on stderr. */
 export function say(line: string): void {
-  process.stderr.write(`${line}\n`);
+  process.stderr.write(`${printable(line)}\n`);
 }
+
+/** Results for people, on stdout. */
+export function print(text: string): void {
+  process.stdout.write(`${printable(text)}\n`);
+}
+
+/** Names and labels are of whoever made the files: a terminal would obey the control characters in them. */
+const printable = (text: string): string => text.replace(/[^\P{Cc}\t\n]/gu, "\ufffd");
 
 /** One JSON value, the whole of stdout. */
 export function printJson(value: unknown): void {
