@@ -7,6 +7,7 @@ import {
   addSlimOptions,
   DTYPES,
   ENGINES,
+  keepList,
   list,
   MODEL,
   newCommand,
@@ -14,6 +15,7 @@ import {
   stageCommand,
   withEngine,
 } from "./lib/commands.ts";
+import { PATCH_ORDERS } from "./lib/patch-orders.ts";
 import { count, natural, type TrainOptions } from "./lib/recipe.ts";
 import { print, printJson, say } from "./lib/terminal.ts";
 import toolsPackage from "./package.json" with { type: "json" };
@@ -55,6 +57,21 @@ stage("compress").action(async (source, options) => {
   const { compress } = await import("./compress.ts");
   finish(options, compress(source, options));
 });
+
+command("thin", "fewer tokens, evenly spread over the picture, without data or search", [MODEL])
+  .requiredOption("-o, --out <folder>", "output folder")
+  .option(
+    "--keep <list>",
+    "BLOCK:PATCHES, e.g. 7:128,10:64: at most so many patches from that block (from 0) on; default as many as the model has",
+    keepList,
+  )
+  .addOption(new Option("--order <order>", "which patches are the first ones").choices(PATCH_ORDERS).default("spread"))
+  .option("--name <name>", "what the model is called")
+  .option("--force", "replace the output folder")
+  .action(async (source, options) => {
+    const { thin } = await import("./thin.ts");
+    finish(options, thin(source, options));
+  });
 
 stage("retrain").action(async (source: string, options: TrainOptions & { json?: boolean }) => {
   const { retrain } = await import("./retrain.ts");
@@ -125,13 +142,23 @@ command("set", "models with the same labels → a set, of which a page takes wha
     finish(options, makeSet(sources, options));
   });
 
-stage("eval").action(async (source, options) => {
-  const { evaluate } = await import("./eval.ts");
-  const report = await evaluate(source, options);
-  if (!options.json)
-    print(`top-1 ${(100 * report.top1).toFixed(2)} %  top-5 ${(100 * report.top5).toFixed(2)} %  n ${report.n}`);
-  finish(options, report);
-});
+stage("eval")
+  .option("--unlabelled", "with --against: how often both models agree, whatever the data's classes")
+  .action(async (source, options) => {
+    const { agreeWith, evaluate } = await import("./eval.ts");
+    if (options.unlabelled) {
+      const report = await agreeWith(source, options);
+      if (!options.json)
+        print(
+          `agreement ${(100 * report.agreement).toFixed(2)} %  divergence ${report.divergence.toFixed(4)}  n ${report.n}`,
+        );
+      return finish(options, report);
+    }
+    const report = await evaluate(source, options);
+    if (!options.json)
+      print(`top-1 ${(100 * report.top1).toFixed(2)} %  top-5 ${(100 * report.top5).toFixed(2)} %  n ${report.n}`);
+    finish(options, report);
+  });
 
 withEngine(command("run", "classify pictures", [MODEL, ["<images...>", "picture files"]]))
   .option("--top-k <n>", "classes to print", count, 5)

@@ -1,6 +1,6 @@
 /**
  * slimvit eval MODEL --data D: top-1 and top-5 through an engine of the runtime; --against DENSE adds what it loses to another
- * model on the same pictures. slimvit run MODEL IMAGE...: one by one.
+ * model on the same pictures, and with --unlabelled says how often both agree. slimvit run MODEL IMAGE...: one by one.
  */
 import { readFileSync } from "node:fs";
 import { basename, join } from "node:path";
@@ -27,6 +27,8 @@ export interface EvalOptions {
   record?: boolean;
   /** folder of a model to compare with, picture by picture, by its most exact weights */
   against?: string;
+  /** the data's classes are not looked at: {@link agreeWith} */
+  unlabelled?: boolean;
 }
 
 export interface EvalReport {
@@ -53,8 +55,11 @@ export interface Paired {
 const AHEAD = 4;
 
 export async function evaluate(source: string, options: EvalOptions): Promise<EvalReport> {
-  const { ranks, engine, dtype } = await rankAll("eval", source, options);
-  const other = options.against && (await rankAll("against", options.against, { ...options, dtype: undefined }));
+  const seen = await seeAll("eval", source, options);
+  const { ranks, engine, dtype } = seen;
+  const other = options.against
+    ? await seeAll("against", options.against, { ...options, dtype: undefined })
+    : undefined;
   const n = ranks.size;
   const within = (limit: number) => [...ranks.values()].filter((rank) => rank < limit).length / n;
   const report: EvalReport = { top1: within(1), top5: within(5), n, engine, dtype };
@@ -70,23 +75,78 @@ export async function evaluate(source: string, options: EvalOptions): Promise<Ev
   return report;
 }
 
+/** Two models on pictures whose labels are not known, or not the models'. */
+export interface AgreementReport {
+  /** of the other model */
+  against: string;
+  n: number;
+  engine: EngineName;
+  dtype: WeightsDtype;
+  /** share of the pictures on which both have the same best class */
+  agreement: number;
+  /** Kullback-Leibler divergence of this model's distribution from the other's, Σ q·ln(q/p), mean over the pictures */
+  divergence: number;
+}
+
+export async function agreeWith(source: string, options: EvalOptions): Promise<AgreementReport> {
+  const { against } = options;
+  if (!against)
+    throw new SlimViTError("bad-option", "eval: --unlabelled compares with another model; give --against MODEL.");
+  if (options.record) throw new SlimViTError("bad-option", "eval: --record keeps accuracies; --unlabelled has none.");
+  const names = [source, against].map((model) =>
+    readManifestFile(model)
+      .labels.map(({ id }) => id)
+      .join(),
+  );
+  if (names[0] !== names[1])
+    throw new SlimViTError(
+      "bad-model",
+      `${against}: has other classes than ${source}; their logits cannot be compared.`,
+    );
+  const [seen, other] = [
+    await seeAll("eval", source, options),
+    await seeAll("against", against, { ...options, dtype: undefined }),
+  ];
+  let [same, divergence] = [0, 0];
+  for (const [picture, logits] of seen.logits) {
+    const wanted = other.logits.get(picture)!;
+    if (argmax(logits) === argmax(wanted)) same++;
+    const [p, q] = [softmax(logits), softmax(wanted)];
+    for (let k = 0; k < q.length; k++)
+      if (q[k] > 0) divergence += q[k] * Math.log(q[k] / Math.max(p[k], Number.MIN_VALUE));
+  }
+  const n = seen.logits.size;
+  const { engine, dtype } = seen;
+  const report = { against: other.name, n, engine, dtype, agreement: same / n, divergence: divergence / n };
+  say(
+    `eval: the class of ${other.name} on ${percent(report.agreement)} of ${n} pictures, ` +
+      `divergence ${report.divergence.toFixed(4)} nats, ${engine}, ${dtype}`,
+  );
+  return report;
+}
+
+const argmax = (values: Float32Array) => values.indexOf(Math.max(...values));
+
 const points = (share: number) => `${share < 0 ? "" : "+"}${(100 * share).toFixed(2)}`;
 
-interface Ranking {
+interface Seen {
   name: string;
   engine: EngineName;
   dtype: WeightsDtype;
-  /** how many classes score above the right one, by the picture's name; without those that cannot be read */
+  /** by the picture's name; without those that cannot be read */
+  logits: Map<string, Float32Array>;
+  /** how many classes score above the right one; empty for unlabelled data */
   ranks: Map<string, number>;
 }
 
-async function rankAll(what: string, source: string, options: EvalOptions): Promise<Ranking> {
+async function seeAll(what: string, source: string, options: EvalOptions): Promise<Seen> {
   const model = readModelFolder(source, options.dtype);
   const { pictures, classNames } = await openDataset(options.data, options.split);
-  const indices = labelIndices(classNames, model.manifest.labels);
+  const indices = options.unlabelled ? undefined : labelIndices(classNames, model.manifest.labels);
   const { engine } = await openEngine(options.engine, model, { threads: options.threads });
   const chosen = options.limit ? spread(pictures, options.limit) : pictures;
   const progress = startProgress(what, chosen.length);
+  const logits = new Map<string, Float32Array>();
   const ranks = new Map<string, number>();
   let right = 0;
   try {
@@ -100,18 +160,22 @@ async function rankAll(what: string, source: string, options: EvalOptions): Prom
     for (let k = 0; queue.length; k++) {
       const { picture, pixels } = queue.shift()!;
       if (k + AHEAD < chosen.length) enqueue(chosen[k + AHEAD]);
-      const rank = await rankOf(engine, pixels, indices.get(picture.className)!);
-      if (rank === undefined) continue;
-      ranks.set(picture.name, rank);
-      if (rank < 1) right++;
-      progress.update(k + 1, `top-1 ${percent(right / ranks.size)}`);
+      const seen = await see(engine, pixels);
+      if (!seen) continue;
+      logits.set(picture.name, seen);
+      if (indices) {
+        const rank = rankOf(seen, indices.get(picture.className)!);
+        ranks.set(picture.name, rank);
+        if (rank < 1) right++;
+      }
+      progress.update(k + 1, indices ? `top-1 ${percent(right / ranks.size)}` : "");
     }
   } finally {
     progress.stop();
     engine.dispose();
   }
-  if (ranks.size === 0) throw new SlimViTError("bad-input", "No picture of the data can be read.");
-  return { name: model.manifest.name, engine: engine.name, dtype: model.dtype, ranks };
+  if (logits.size === 0) throw new SlimViTError("bad-input", "No picture of the data can be read.");
+  return { name: model.manifest.name, engine: engine.name, dtype: model.dtype, logits, ranks };
 }
 
 /**
@@ -136,8 +200,8 @@ export function paired(a: Map<string, number>, b: Map<string, number>): Omit<Pai
   return { top1: right / n, difference: (gained - lost) / n, interval: [p - q - half, p - q + half] };
 }
 
-/** How many classes score above the right one; a picture that cannot be read is named and left out. */
-async function rankOf(engine: Engine, pixels: Promise<Float32Array>, right: number): Promise<number | undefined> {
+/** Logits; none for a picture that cannot be read, which is named and left out. */
+async function see(engine: Engine, pixels: Promise<Float32Array>): Promise<Float32Array | undefined> {
   let input: Float32Array;
   try {
     input = await pixels;
@@ -145,7 +209,11 @@ async function rankOf(engine: Engine, pixels: Promise<Float32Array>, right: numb
     say(`skipped: ${messageOf(error)}`);
     return undefined;
   }
-  const { logits } = await engine.run(input);
+  return (await engine.run(input)).logits.slice();
+}
+
+/** How many classes score above the right one. */
+function rankOf(logits: Float32Array, right: number): number {
   return logits.reduce((above, v) => above + (v > logits[right] ? 1 : 0), 0);
 }
 

@@ -3,7 +3,7 @@ import { spawnSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
-import { countMacs, patchGrid } from "../../src/format/model.ts";
+import { countMacs } from "../../src/format/model.ts";
 import { readModelFolder } from "../../tools/lib/folders.ts";
 import { predictMs } from "../../tools/lib/latency.ts";
 import { deviceProfile, makeDense, slimvitJson, workplace } from "./fixtures.ts";
@@ -88,23 +88,4 @@ test("budgets.ts prints a table; a target that cannot be met is one sentence", (
   const bad = compare("budgets.ts", at("search"), ...args, "--macs", "0", "-o", at("never"));
   expect(bad.stderr).toMatch(/^budgets: compress: --macs 0 cannot be reached/);
   expect(bad.status).toBe(1);
-});
-
-test("centre.ts keeps as many tokens, the central ones", () => {
-  slimvitJson("compress", at("search"), "-o", at("slim"), "--macs", "0.6");
-  const { status, stderr } = compare("centre.ts", at("slim"), "-o", at("centred"));
-  expect(status, stderr).toBe(0);
-  const { manifest } = readModelFolder(at("slim"));
-  const [learned, centred] = [manifest, readModelFolder(at("centred")).manifest].map(({ blocks }) =>
-    blocks.map(({ keepIdx }) => keepIdx),
-  );
-  expect(centred.map((tokens) => tokens.length)).toEqual(learned.map((tokens) => tokens.length));
-  const [rows, columns] = patchGrid(manifest);
-  const distance = (token: number) =>
-    Math.hypot(Math.floor((token - 1) / columns) - (rows - 1) / 2, ((token - 1) % columns) - (columns - 1) / 2);
-  for (const tokens of centred) {
-    const gone = Array.from({ length: rows * columns }, (_, patch) => patch + 1).filter((t) => !tokens.includes(t));
-    const farthest = Math.max(0, ...tokens.slice(1).map(distance));
-    for (const token of gone) expect(distance(token)).toBeGreaterThanOrEqual(farthest - 1e-9);
-  }
 });

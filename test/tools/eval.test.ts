@@ -1,7 +1,8 @@
 /** slimvit eval --against: two models on the same pictures. */
+import { cpSync, readdirSync } from "node:fs";
 import { beforeAll, expect, test } from "vitest";
-import { paired } from "../../tools/eval.ts";
-import { makeDense, slimvitJson, workplace } from "./fixtures.ts";
+import { type AgreementReport, paired } from "../../tools/eval.ts";
+import { CLASSES, expectFailure, makeDense, slimvitJson, workplace } from "./fixtures.ts";
 
 const at = workplace("eval");
 
@@ -86,4 +87,30 @@ test("the other model sees the pictures as its own manifest says", () => {
   );
   const alone = slimvitJson<Report>("eval", at("small"), "--data", at("pictures"), "--engine", "reference");
   expect(against("dense", "small").against.top1).toBe(alone.top1);
+});
+
+test("--unlabelled: agreement and divergence on classes that the models do not have", () => {
+  const args = ["--against", at("dense"), "--data", at("strangers"), "--engine", "reference"];
+  cpSync(at("pictures", CLASSES[0]), at("strangers", "unheard-of"), { recursive: true });
+  const n = readdirSync(at("strangers", "unheard-of")).length;
+  const unlabelled = (model: string) => slimvitJson<AgreementReport>("eval", at(model), ...args, "--unlabelled");
+  expect(unlabelled("dense")).toMatchObject({ against: "tiny", n, agreement: 1, divergence: 0 });
+  slimvitJson("thin", at("dense"), "-o", at("thin"), "--keep", "1:4");
+  const thin = unlabelled("thin");
+
+  const images = readdirSync(at("strangers", "unheard-of")).map((file) => at("strangers", "unheard-of", file));
+  const [p, q] = ["thin", "dense"].map((model) =>
+    slimvitJson<{ logits: number[] }[]>("run", at(model), ...images, "--engine", "reference").map(({ logits }) => {
+      const total = Math.log(logits.reduce((sum, v) => sum + Math.exp(v), 0));
+      return logits.map((v) => v - total);
+    }),
+  );
+  const divergences = q.map((row, i) => row.reduce((sum, v, k) => sum + Math.exp(v) * (v - p[i][k]), 0));
+  expect(thin.divergence).toBeCloseTo(divergences.reduce((a, b) => a + b) / n, 6);
+  expect(thin.divergence).toBeGreaterThan(0);
+  const best = (row: number[]) => row.indexOf(Math.max(...row));
+  expect(thin.agreement).toBe(q.filter((row, i) => best(row) === best(p[i])).length / n);
+
+  expectFailure(["eval", at("dense"), ...args.slice(2), "--unlabelled"], 2, /--unlabelled compares with another model/);
+  expectFailure(["eval", at("dense"), ...args], 1, /unheard-of/);
 });

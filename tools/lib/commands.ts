@@ -215,6 +215,17 @@ function size(text: string): [number, number] {
 
 const fractions = (text: string): number[] => text.split(",").map(fraction);
 
+/** BLOCK:PATCHES,… → patches by block */
+export function keepList(text: string): Map<number, number> {
+  return new Map(
+    text.split(",").map((item) => {
+      const match = item.match(/^(\d+):(\d+)$/);
+      if (!match) throw new InvalidArgumentError("expected BLOCK:PATCHES, separated by commas.");
+      return [Number(match[1]), Number(match[2])];
+    }),
+  );
+}
+
 function triple(text: string): [number, number, number] {
   const values = text.split(",").map(Number);
   if (values.length !== 3 || !values.every(Number.isFinite))

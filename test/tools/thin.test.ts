@@ -1,0 +1,69 @@
+import { beforeAll, expect, test } from "vitest";
+import { patchGrid } from "../../src/format/model.ts";
+import { readModelFolder } from "../../tools/lib/folders.ts";
+import { orderedPatches } from "../../tools/lib/patch-orders.ts";
+import type { ThinReport } from "../../tools/thin.ts";
+import { expectFailure, makeDense, slimvitJson, tinyArchitecture, workplace } from "./fixtures.ts";
+
+const at = workplace("thin");
+
+beforeAll(() => makeDense(at, 2));
+
+test.each([
+  [14, 14],
+  [10, 10],
+  [7, 12],
+])("spread: any number of first patches of %i × %i covers every ninth of the picture alike", (rows, columns) => {
+  const order = orderedPatches(tinyArchitecture({ imageSize: [8 * rows, 8 * columns] }), "spread");
+  expect([...order].sort((a, b) => a - b)).toEqual(Array.from({ length: rows * columns }, (_, patch) => patch));
+  const ninth = (patch: number) =>
+    3 * Math.floor((3 * Math.floor(patch / columns)) / rows) + Math.floor((3 * (patch % columns)) / columns);
+  const all = Array(9).fill(0);
+  for (const patch of order) all[ninth(patch)]++;
+  const kept = Array(9).fill(0);
+  order.forEach((patch, k) => {
+    kept[ninth(patch)]++;
+    const share = (k + 1) / order.length;
+    for (let i = 0; i < 9; i++) expect(Math.abs(kept[i] - share * all[i])).toBeLessThan(4); // by distance from the middle: 7 to 20
+  });
+});
+
+test("centre: no patch that is gone is nearer to the middle than one that stays", () => {
+  const arch = tinyArchitecture({ imageSize: [56, 96] });
+  const [rows, columns] = patchGrid(arch);
+  const distances = orderedPatches(arch, "centre").map((patch) =>
+    Math.hypot((Math.floor(patch / columns) + 0.5) / rows - 0.5, ((patch % columns) + 0.5) / columns - 0.5),
+  );
+  for (let k = 1; k < distances.length; k++) expect(distances[k]).toBeGreaterThanOrEqual(distances[k - 1] - 1e-9);
+});
+
+test("--keep holds from its block on, nests, and changes no weight", () => {
+  const report = slimvitJson<ThinReport>("thin", at("dense"), "-o", at("thinned"), "--keep", "1:9,2:4");
+  expect(report.tokens).toEqual([17, 10, 5]);
+  expect(report.macsShare).toBeLessThan(1);
+  const [dense, thinned] = [at("dense"), at("thinned")].map((folder) => readModelFolder(folder));
+  const [all, nine, four] = thinned.manifest.blocks.map(({ keepIdx }) => keepIdx);
+  expect(all).toEqual(dense.manifest.blocks[0].keepIdx);
+  expect(nine.every((token, k) => k === 0 || token > nine[k - 1])).toBe(true);
+  expect(four.every((token) => nine.includes(token)) && four.includes(0)).toBe(true);
+  for (const [name, { data }] of dense.tensors) expect(thinned.tensors.get(name)!.data).toEqual(data);
+  const evaluated = slimvitJson("eval", at("thinned"), "--data", at("pictures"), "--engine", "reference");
+  expect(evaluated).toMatchObject({ n: 6 });
+});
+
+test("without --keep: as many tokens in each block, in other places", () => {
+  slimvitJson("thin", at("dense"), "-o", at("before"), "--keep", "0:12,2:6");
+  const { tokens } = slimvitJson<ThinReport>("thin", at("before"), "-o", at("central"), "--order", "centre");
+  expect(tokens).toEqual([13, 13, 7]);
+  const [before, central] = [at("before"), at("central")].map((folder) => readModelFolder(folder).manifest);
+  expect(central.blocks[2].keepIdx).not.toEqual(before.blocks[2].keepIdx);
+  expect(central.name).toBe(`${before.name}-centre`);
+});
+
+test.each([
+  ["3:4", /^slimvit: thin: --keep 3:4: the model's last block is 2\./],
+  ["1:17", /^slimvit: thin: --keep 1:17: only 16 patches come to block 1\./],
+  ["1:4,2:9", /^slimvit: thin: --keep 2:9: only 4 patches come to block 2\./],
+])("--keep %s is refused", (keep, sentence) => {
+  expectFailure(["thin", at("dense"), "-o", at("never"), "--keep", keep], 2, sentence);
+});

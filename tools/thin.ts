@@ -1,0 +1,71 @@
+/**
+ * slimvit thin MODEL --keep 7:128,10:64 -o OUT: the same weights on fewer tokens, without data or search: from block 7 on 128 patches,
+ * from block 10 on 64, evenly spread over the picture (or, as a yardstick, the central ones). Without --keep as many in each block
+ * as MODEL has, in other places.
+ */
+import { SlimViTError } from "../src/errors.ts";
+import { type Architecture, countMacs } from "../src/format/model.ts";
+import { claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
+import { orderedPatches, type PatchOrder } from "./lib/patch-orders.ts";
+import { percent, say, si } from "./lib/terminal.ts";
+
+export interface ThinOptions {
+  out: string;
+  /** block → patches that it and all deeper ones keep at most */
+  keep?: Map<number, number>;
+  order: PatchOrder;
+  name?: string;
+  force?: boolean;
+}
+
+export interface ThinReport {
+  out: string;
+  macs: number;
+  /** of the source model's */
+  macsShare: number;
+  /** tokens that enter each block, prefix tokens among them */
+  tokens: number[];
+}
+
+export function thin(source: string, { out, keep, order, name, force }: ThinOptions): ThinReport {
+  claimOutput(out, force);
+  const { manifest, tensors } = readModelFolder(source);
+  const counts = patchCounts(manifest, keep);
+  const ranked = orderedPatches(manifest, order);
+  const prefix = Array.from({ length: manifest.prefixTokens }, (_, token) => token);
+  const blocks = manifest.blocks.map((block, i) => {
+    const patches = ranked.slice(0, counts[i]).map((patch) => patch + manifest.prefixTokens);
+    return { ...block, keepIdx: [...prefix, ...patches.sort((a, b) => a - b)] };
+  });
+  const { format: _, weights: __, ...draft } = manifest;
+  const step = { order, ...(keep && { keep: Object.fromEntries(keep) }) };
+  const provenance = withStep(manifest.provenance, "thin", step);
+  const thinned = { ...draft, name: name ?? `${manifest.name}-${order}`, blocks, provenance, metrics: {} };
+  writeModelFolder(out, thinned, tensors, ["f32"]);
+
+  const classes = manifest.labels.length;
+  const macs = countMacs(thinned, classes);
+  const macsShare = macs / countMacs(manifest, classes);
+  const tokens = blocks.map(({ keepIdx }) => keepIdx.length);
+  say(`thin: ${tokens.join(", ")} tokens; ${si(macs)} MACs (${percent(macsShare)}) → ${out}`);
+  return { out, macs, macsShare, tokens };
+}
+
+/** Patches a block. @throws SlimViTError `bad-option` for a block or a number that the model has not */
+function patchCounts(manifest: Architecture, keep: ThinOptions["keep"]): number[] {
+  const counts = manifest.blocks.map(({ keepIdx }) => keepIdx.length - manifest.prefixTokens);
+  for (const [from, patches] of [...(keep ?? [])].sort(([a], [b]) => a - b)) {
+    if (from >= counts.length)
+      throw new SlimViTError(
+        "bad-option",
+        `thin: --keep ${from}:${patches}: the model's last block is ${counts.length - 1}.`,
+      );
+    if (patches > counts[from])
+      throw new SlimViTError(
+        "bad-option",
+        `thin: --keep ${from}:${patches}: only ${counts[from]} patches come to block ${from}.`,
+      );
+    for (let i = from; i < counts.length; i++) counts[i] = Math.min(counts[i], patches);
+  }
+  return counts;
+}
