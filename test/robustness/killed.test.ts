@@ -89,7 +89,7 @@ test.each(Object.entries(COMMANDS).filter(([, { attempts }]) => attempts))(
       const left = existsSync(out) ? contentOf(out) : undefined;
       const isWhole = left === undefined || left === expected || left === before;
       const rerun = again || left === undefined ? await run(args(out)) : undefined;
-      const isSame = contentOf(out) === expected;
+      const isSame = existsSync(out) && contentOf(out) === expected;
       const said = `${name} at ${JSON.stringify(when)}`;
       tally.add(isWhole && isSame && !rerun?.status ? "" : `${said}: left ${left}, then ${rerun?.stderr}`);
       for (const file of readdirSync(at())) if (file.includes(`${name} ${k}`)) rmSync(at(file), { recursive: true });

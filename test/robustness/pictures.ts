@@ -141,6 +141,7 @@ export async function hostilePictures(): Promise<HostilePicture[]> {
       jpegFrame(65_535, 65_535, [0xff, 0xe1, 0, 15, ...jpegFrame(8, 8).subarray(2, 15)]),
       size,
     ),
+    refused("GIF of 0×65,535", gifFrame([0, 0], [0, 65_535]), size),
     refused("GIF of 65,535²", gifFrame([65_535, 65_535], [1, 1]), size),
     refused("GIF of 1×1 whose frame is 65,535²", gifFrame([1, 1], [65_535, 65_535]), size),
     refused("WebP canvas of 2²⁴", webp("VP8X", [0, 0, 0, 0, 255, 255, 255, 255, 255, 255]), size),
