@@ -1,13 +1,14 @@
 // Before the package, in a worker or a page: counts what is alive on GPUs, and loses them when told. The BroadcastChannel
 // "gpu" takes any of { now: true } (all devices are lost), { after, times } (so many devices are lost, each when it has
 // been given `after` submissions of work), { adapters: false } (there are no others), and answers
-// { alive, losses, pipelines }, the last one since the start.
+// { alive, losses, pipelines, blocking }: the last two count since the start, and `blocking` those made without Async.
 export const alive = { devices: 0, buffers: 0, textures: 0 };
 /** device that is not lost → what is alive on it */
 const held = new Map();
 const plan = { after: 0, times: 0 };
 let losses = 0;
 let pipelines = 0;
+let blocking = 0;
 let adapters = true;
 
 function watch(device) {
@@ -60,6 +61,7 @@ function watch(device) {
     const create = device[make];
     device[make] = (...args) => {
       pipelines++;
+      if (!make.endsWith("Async")) blocking++;
       return create.apply(device, args);
     };
   }
@@ -99,5 +101,5 @@ channel.onmessage = ({ data }) => {
   }
   if (data.adapters !== undefined) adapters = data.adapters;
   if (data.now) for (const device of [...held.keys()]) lose(device);
-  channel.postMessage({ alive: { ...alive }, losses, pipelines });
+  channel.postMessage({ alive: { ...alive }, losses, pipelines, blocking });
 };

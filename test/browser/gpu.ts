@@ -67,6 +67,8 @@ export interface GpuState {
   losses: number;
   /** compiled so far */
   pipelines: number;
+  /** of them, those that were not compiled asynchronously */
+  blocking: number;
 }
 
 /** Loads take `workerUrl: "/bundle/gpu-worker.js"`; `gpu()` in the page then speaks with its devices.js. */

@@ -61,6 +61,8 @@ async function start(urls?: Record<string, string>): Promise<Gpu> {
   if (tf.findBackendFactory("webgpu")) tf.removeBackend("webgpu"); // its own, or that of a lost device
   tf.registerBackend("webgpu", () => backend);
   await tf.setBackend("webgpu");
+  // Small tensors that are not on the GPU yet, as in the dry run, would go other ways than later, and leave shaders uncompiled.
+  tf.env().set("WEBGPU_CPU_FORWARD", false);
   return { tf, backend, watch: new DeviceWatch(NAME, device), users: 0, closed: false };
 }
 
