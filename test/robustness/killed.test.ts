@@ -9,7 +9,7 @@ import { count, Tally } from "./tally.ts";
 
 const KILL_AT = fileURLToPath(new URL("kill-at.mjs", import.meta.url));
 const at = workplace("killed");
-const training = ["--data", at("pictures"), "--batch", "3", "--epochs", "1", "--val-pictures", "0"];
+const training = ["--data", at("pictures"), "--batch", "3", "--epochs", "2", "--val-pictures", "0"];
 training.push("--checkpoint-seconds", "0", "--resume");
 const shipping = ["--dtype", "f32,f16,int8", "--onnx"];
 const cuts = ["--attn", "0.7", "--mlp", "0.7", "--patch", "0.7"];
