@@ -116,7 +116,8 @@ async function measure(): Promise<Omit<Sample, "seconds" | "objects" | "kinds" |
   return { classified: { ...soaked.classified }, different: soaked.different, heldBytes, gpu };
 }
 
-async function gpuProcessBytes(stage: Stage): Promise<number> {
+/** Resident memory of Chromium's GPU process. */
+export async function gpuProcessBytes(stage: Stage): Promise<number> {
   const session = await stage.browser.newBrowserCDPSession();
   const { processInfo } = await session.send("SystemInfo.getProcessInfo");
   await session.detach();
