@@ -41,7 +41,7 @@ export function thin(source: string, { out, keep, order, name, force }: ThinOpti
   const step = { order, ...(keep && { keep: Object.fromEntries(keep) }) };
   const provenance = withStep(manifest.provenance, "thin", step);
   const thinned = { ...draft, name: name ?? `${manifest.name}-${order}`, blocks, provenance, metrics: {} };
-  writeModelFolder(out, thinned, tensors, ["f32"]);
+  writeModelFolder(out, thinned, tensors, ["f32"], {}, force);
 
   const classes = manifest.labels.length;
   const macs = countMacs(thinned, classes);
