@@ -1,7 +1,7 @@
 /**
- * npm run bench:peers [-- --rounds N --threads 1,2 --dense MODEL --slim MODEL --only TEXT]: our engines and other runtimes on the same
+ * npm run bench:peers [-- --rounds N --threads 1,2 --dense MODEL --slim MODEL --name NAME --only TEXT]: our engines and other runtimes on the same
  * networks, in one page a thread count. Outputs are held against the reference engine first, then all are timed in turn,
- * every round in another order. Writes docs/peers.json, docs/peers.md and docs/peers.svg, unless --only is given.
+ * every round in another order. Writes docs/peers.json, docs/peers.md and docs/peers.svg (or NAME.json and so on), unless --only is given.
  * MODEL may be random:deit-small and the like.
  */
 import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
@@ -39,6 +39,7 @@ const { values: options } = parseArgs({
     threads: { type: "string", default: "1,2" },
     dense: { type: "string", default: path("../models/deit-tiny") },
     slim: { type: "string", default: path("../models/deit-tiny-slim") },
+    name: { type: "string", default: "peers" },
     only: { type: "string", default: "" },
   },
 });
@@ -61,7 +62,7 @@ try {
   const file: PeersFile = {
     device: `${cpus()[0].model.trim()}, ${cpus().length} cores`,
     browser,
-    command: "npm run bench:peers",
+    command: ["npm run bench:peers", ...(process.argv.length > 2 ? ["--", ...process.argv.slice(2)] : [])].join(" "),
     rounds: Number(options.rounds),
     peers: JSON.parse(readFileSync(path("package.json"), "utf8")).dependencies,
     rows,
@@ -69,12 +70,13 @@ try {
   const table = peersTable(file);
   process.stdout.write(`${table}\n`);
   if (!options.only) {
-    writeFileAtomic(path("../docs/peers.json"), manifestText(file));
+    const docs = (ending: string) => path(`../docs/${options.name}.${ending}`);
+    writeFileAtomic(docs("json"), manifestText(file));
     writeFileAtomic(
-      path("../docs/peers.md"),
-      `# Beside other runtimes\n\n${table}\n\n![Milliseconds an image](peers.svg)\n`,
+      docs("md"),
+      `# Beside other runtimes\n\n${table}\n\n![Milliseconds an image](${options.name}.svg)\n`,
     );
-    writeFileAtomic(path("../docs/peers.svg"), peersChart(file));
+    writeFileAtomic(docs("svg"), peersChart(file));
   }
 } finally {
   rmSync(temporary, { recursive: true, force: true });
@@ -127,11 +129,16 @@ async function measure(networks: Record<Network, Model>, threads: number) {
   const { page } = opened;
   try {
     const picture = testImage();
-    const pixels = preprocess(picture, networks.dense.manifest.preprocess);
+    const pixels = Object.fromEntries(
+      Object.entries(networks).map(([network, { manifest }]) => [network, preprocess(picture, manifest.preprocess)]),
+    );
+    const numbers = Object.fromEntries(
+      Object.entries(pixels).map(([network, values]) => [network, Array.from(values)]),
+    );
     await page.addScriptTag({ path: join(temporary, "workers/page.js") });
     await page.evaluate(
       ([image, values, jpeg]) => (globalThis as unknown as InPage).peers.prepare(image, values, jpeg),
-      [{ ...picture, data: Array.from(picture.data) }, Array.from(pixels), Array.from(readFileSync(PICTURE))] as const,
+      [{ ...picture, data: Array.from(picture.data) }, numbers, Array.from(readFileSync(PICTURE))] as const,
     );
     const wanted = new Map<Network, Float64Array>();
     const rows: PeersRow[] = [];
@@ -146,7 +153,7 @@ async function measure(networks: Record<Network, Model>, threads: number) {
         gmacs: countMacs(manifest, manifest.labels.length) / 1e9,
       };
       rows.push(row);
-      if (!wanted.has(c.network)) wanted.set(c.network, logProbabilities(networks[c.network], pixels));
+      if (!wanted.has(c.network)) wanted.set(c.network, logProbabilities(networks[c.network], pixels[c.network]));
       const expected = wanted.get(c.network)!;
       try {
         const result = await page.evaluate(

@@ -2,7 +2,7 @@
 import { type Remote, wrap } from "comlink";
 import type { RawImage } from "../src/image.ts";
 import type { SlimViT } from "../src/slimvit.ts";
-import type { Case } from "./cases.ts";
+import type { Case, Network } from "./cases.ts";
 import type { Peer } from "./workers/peer.ts";
 
 interface Opened {
@@ -13,12 +13,18 @@ interface Opened {
 }
 
 const opened: (Opened | undefined)[] = [];
-let input: { picture: RawImage; pixels: Float32Array; jpeg: Blob };
+let input: { picture: RawImage; pixels: Record<Network, Float32Array>; jpeg: Blob };
 
-export function prepare(picture: { data: number[]; width: number; height: number }, pixels: number[], jpeg: number[]) {
+/** @param pixels of the picture, as each network's manifest says */
+export function prepare(
+  picture: { data: number[]; width: number; height: number },
+  pixels: Record<Network, number[]>,
+  jpeg: number[],
+) {
+  const entries = Object.entries(pixels).map(([network, values]) => [network, Float32Array.from(values)]);
   input = {
     picture: { ...picture, data: new Uint8ClampedArray(picture.data) },
-    pixels: Float32Array.from(pixels),
+    pixels: Object.fromEntries(entries),
     jpeg: new Blob([Uint8Array.from(jpeg)], { type: "image/jpeg" }),
   };
 }
@@ -92,7 +98,7 @@ async function openOurs({ engine, model, dtype }: Case, base: string, threads: n
   };
 }
 
-async function openPeer({ peer, model, pipeline }: Case, base: string, threads: number): Promise<Opening> {
+async function openPeer({ peer, network, model, pipeline }: Case, base: string, threads: number): Promise<Opening> {
   const worker = new Worker(`${base}workers/${peer}.js`, { type: peer === "litert" ? "classic" : "module" });
   const failed = new Promise<never>((_, reject) => {
     worker.onerror = (event) => reject(new Error(`${peer}: ${event.message}`));
@@ -102,7 +108,7 @@ async function openPeer({ peer, model, pipeline }: Case, base: string, threads: 
   return {
     threads,
     async run() {
-      const { logits, ms } = await remote.run(input.pixels);
+      const { logits, ms } = await remote.run(input.pixels[network]);
       const max = logits.reduce((a, b) => Math.max(a, b), -Infinity);
       const total = logits.reduce((sum, v) => sum + Math.exp(v - max), 0);
       return { logProbabilities: Array.from(logits, (v) => v - max - Math.log(total)), ms };
