@@ -1,5 +1,7 @@
 /** slimvit set: what it takes from the models, what it refuses, and that what it writes is whole. */
 import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { beforeAll, expect, test } from "vitest";
 import { countMacs, countParams } from "../../src/format/model.ts";
 import { type ModelSet, readSet } from "../../src/format/set.ts";
@@ -137,4 +139,17 @@ test("--in-place writes set.json alone, beside folders that lie there", () => {
   expect(() => makeSet(models, { out: at("home"), inPlace: true })).toThrow(/set\.json: exists already; give --force/);
   makeSet(models.slice(1), { out: at("home"), inPlace: true, force: true });
   expect(readSet(readFileSync(at("home", "set.json"), "utf8"), "set.json").members).toHaveLength(1);
+});
+
+test("models/set.json says what the shipped models' manifests say", () => {
+  const models = fileURLToPath(new URL("../../models", import.meta.url));
+  const path = join(models, "set.json");
+  const { members } = readSet(readFileSync(path, "utf8"), path);
+  for (const { folder, macs, params, bytes, accuracy } of members) {
+    const { labels, weights, metrics, ...arch } = readManifestFile(join(models, folder));
+    expect([macs, params]).toEqual([countMacs(arch, labels.length), countParams(arch, labels.length)]);
+    expect(bytes).toEqual(Object.fromEntries(weights.map(({ dtype, bytes }) => [dtype, bytes])));
+    expect(metrics.accuracy).toContainEqual(expect.objectContaining(accuracy));
+  }
+  expect(members.length).toBeGreaterThan(1);
 });
