@@ -23,7 +23,6 @@ interface Kernels extends Packer {
     dst: number,
     dstStride: number,
     residual: number,
-    mode: number,
     withGelu: boolean,
     scratch: number,
   ): void;
@@ -82,7 +81,7 @@ async function linears(name: string, dim: number, dtype: KernelRow["dtype"], fla
     return {
       row: { linear: `${name} ${NAMES[i]}`, shape: [ROWS, inputs, outputs], dtype },
       flops: 2 * ROWS * inputs * outputs,
-      run: () => kernels.linearPhase(at, x, stride, ranges, ROWS, dst, outputs * 4, 0, 0, false, scratch),
+      run: () => kernels.linearPhase(at, x, stride, ranges, ROWS, dst, outputs * 4, 0, false, scratch),
     };
   });
 }

@@ -11,20 +11,20 @@ export const INT8 = 2;
 // A linear [out, in], its weights in panels of 8 outputs.
 export const LINEAR_KIND = 0;
 export const LINEAR_PANELS = 1; // ⌈out / 8⌉
-export const LINEAR_STEPS = 2; // inputs a panel walks over, in groups of 1 (f32, f16), 4 or 2 (int8)
+export const LINEAR_STEPS = 2; // inputs a panel walks over, in groups of 1 (f32, f16), 4 or 2 (int8, of inputs padded to 8)
 export const LINEAR_INPUTS = 3;
 export const LINEAR_WEIGHT = 4;
 export const LINEAR_PANEL_BYTES = 5;
 export const LINEAR_BIAS = 6; // f32, padded with zeros to whole panels, as are the two below
 export const LINEAR_SCALE = 7; // int8: of each output
-export const LINEAR_SUM = 8; // int8: scale × the sum of the output's weights
+export const LINEAR_SUM = 8; // int8: scale × the sum of each output's weights; then a word a panel: may its products be paired?
 export const LINEAR_WORDS = 9;
 
 // Where one panel of q, k or v goes.
 export const TARGET_POINTER = 0;
 export const TARGET_STRIDE = 1; // bytes from a token to the next (q, v), from 8 tokens to the next 8 (k)
 export const TARGET_ROWS = 2;
-export const TARGET_MODE = 3;
+export const TARGET_TRANSPOSED = 3; // k: 8 tokens side by side
 export const TARGET_WORDS = 4;
 
 export const HEAD_WIDTH = 0;

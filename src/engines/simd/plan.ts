@@ -88,14 +88,14 @@ export function planMemory(
       weight = { dtype: "F32", shape: weight.shape, data: float(`${key}.weight`) };
     }
     const kind = inputs === 0 || weight.dtype === "F32" ? L.F32 : weight.dtype === "F16" ? L.F16 : L.INT8;
-    const steps = kind === L.INT8 ? Math.ceil(inputs / deep) : inputs;
+    const steps = kind === L.INT8 ? pad8(inputs) / deep : inputs;
     const panelBytes = steps * (kind === L.F32 || (kind === L.INT8 && deep === 4) ? 32 : 16);
     if (panelBytes < steps * 32) widest = Math.max(widest, steps * 32);
     longestRow = Math.max(longestRow, sum(ins) * weight.data.BYTES_PER_ELEMENT);
     const to = take(panels * panelBytes);
     const bias = put(spread(float(`${key}.bias`), outs));
     const scale = kind === L.INT8 ? put(spread(float(`${key}.scale`), outs)) : 0;
-    const sums = kind === L.INT8 ? take(panels * 32) : 0;
+    const sums = kind === L.INT8 ? take(panels * 36) : 0;
     words.set([kind, panels, steps, inputs, to, panelBytes, bias, scale, sums], word);
     if (panels && inputs) {
       linears.push({ at: at + word * 4, kind, weight, rows: runs(outs), columns: runs(ins), panels, to, panelBytes });
@@ -204,7 +204,7 @@ export function planMemory(
       for (let c = 0; c < wide / 8; c++) {
         const p = channel / 8 + c;
         targets.set([q + p * 32, inner * 4, lastRows(i), 0], p * L.TARGET_WORDS);
-        targets.set([keys + c * 256, wide * 32, n, 2], (panels + p) * L.TARGET_WORDS);
+        targets.set([keys + c * 256, wide * 32, n, 1], (panels + p) * L.TARGET_WORDS);
         targets.set([values + c * n * 32, 32, n, 0], (2 * panels + p) * L.TARGET_WORDS);
       }
       keys = Math.ceil((values + wide * n * 4) / LINE) * LINE;

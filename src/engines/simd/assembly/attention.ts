@@ -19,7 +19,7 @@ import {
 } from "../layout";
 import { exp2, lanesMax, lanesSum } from "./math";
 import { quantisedKeys, quantisedStride, quantiseRow } from "./norm";
-import { floatRows, int8Rows, STORE } from "./tiles";
+import { floatRows, int8Rows } from "./tiles";
 
 /**
  * @param first of the query rows
@@ -55,12 +55,12 @@ export function attendRows(plan: usize, block: usize, first: i32, rows: i32, sco
       const steps = <i32>(keyBytes >> 5);
       for (let j = 0; j < tokenPanels; j++) {
         const scale = keys + keyBytes;
-        int8Rows(queries, stride, keys, steps, zeros, scores + j * 32, scoreBytes, 0, STORE, rows, scale, scale + 32, ranges);
+        int8Rows(queries, stride, keys, steps, zeros, scores + j * 32, scoreBytes, 0, rows, scale, scale + 32, ranges, false);
         keys += panels * 256;
       }
     } else {
       for (let j = 0; j < tokenPanels; j++) {
-        floatRows(q, rowBytes, keys, width, zeros, scores + j * 32, scoreBytes, 0, STORE, rows);
+        floatRows(q, rowBytes, keys, width, zeros, scores + j * 32, scoreBytes, 0, rows);
         keys += panels * 256;
       }
     }
@@ -74,7 +74,7 @@ export function attendRows(plan: usize, block: usize, first: i32, rows: i32, sco
     }
     let values: usize = load<i32>(head, HEAD_VALUES * 4);
     for (let c = 0; c < panels; c++) {
-      floatRows(scores, scoreBytes, values, tokens, zeros, mixed + c * 32, rowBytes, 0, STORE, rows);
+      floatRows(scores, scoreBytes, values, tokens, zeros, mixed + c * 32, rowBytes, 0, rows);
       values += tokens * 32;
     }
     // Divided by the totals here, where there are fewer numbers than scores.

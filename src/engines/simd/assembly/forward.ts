@@ -57,23 +57,23 @@ import {
   PLAN_START,
   PLAN_WIDTH,
   PLAN_X,
-  TARGET_MODE,
   TARGET_POINTER,
   TARGET_ROWS,
   TARGET_STRIDE,
+  TARGET_TRANSPOSED,
   TARGET_WORDS,
 } from "../layout";
 import { attendRows } from "./attention";
 import { linearPanel, linearPhase } from "./linear";
 import { layerNorm, quantisedStride, quantiseKeys, quantiseRow } from "./norm";
+import { transpose32 } from "./pack";
 import { claim, closePhase, openPhase, share, thread, threads } from "./sync";
-import { ADD, STORE } from "./tiles";
 
 let plan: usize = 0;
 let dim: i32 = 0;
 let dimBytes: usize = 0;
 let eps: f32 = 0;
-let scores: usize = 0; // this thread's scratch …
+let scores: usize = 0; // this thread's scratch, before attention a panel of keys …
 let panel: usize = 0; // … and its second part
 let normed: usize = 0;
 let quantised: usize = 0;
@@ -118,7 +118,7 @@ function embed(): void {
     for (let i = item * each; i < end; i++) unfold(load<i32>(table + i * 4), rows + i * rowBytes, size);
   }
   closePhase(items + 1);
-  linearPhase(plan + PLAN_EMBED * 4, rows, rowBytes, 0, patches, x + prefix, dimBytes, start + prefix, ADD, false, panel);
+  linearPhase(plan + PLAN_EMBED * 4, rows, rowBytes, 0, patches, x + prefix, dimBytes, start + prefix, false, panel);
 }
 
 /** One patch's pixels as a row: [3, size, size]. */
@@ -163,7 +163,7 @@ function runBlock(block: usize): void {
     normPhase(x, 0, x, rows, load<i32>(block, BLOCK_NORM2 * 4), fc1);
     const int8 = isInt8(fc1);
     const stride = int8 ? quantisedStride(dim) : dimBytes;
-    linearPhase(fc1, int8 ? quantised : normed, stride, ranges, rows, hidden, hiddenBytes, 0, STORE, true, panel);
+    linearPhase(fc1, int8 ? quantised : normed, stride, ranges, rows, hidden, hiddenBytes, 0, true, panel);
     if (isInt8(fc2)) quantisePhase(hidden, hiddenBytes, load<i32>(fc2, LINEAR_INPUTS * 4), rows);
   }
   projectPhase(fc2, hidden, hiddenBytes, rows, x);
@@ -210,7 +210,10 @@ function qkvPhase(block: usize, qkv: usize): void {
       const rows = load<i32>(target, TARGET_ROWS * 4);
       const to: usize = load<i32>(target, TARGET_POINTER * 4);
       const toStride: usize = load<i32>(target, TARGET_STRIDE * 4);
-      linearPanel(qkv, p, x, stride, ranges, rows, to, toStride, 0, load<i32>(target, TARGET_MODE * 4), panel);
+      if (load<i32>(target, TARGET_TRANSPOSED * 4)) {
+        linearPanel(qkv, p, x, stride, ranges, rows, scores, 32, 0, panel);
+        for (let r = 0; r < rows; r += 8) transpose32(scores + r * 32, 32, to + (r >> 3) * toStride, 8);
+      } else linearPanel(qkv, p, x, stride, ranges, rows, to, toStride, 0, panel);
     }
   }
   closePhase(items);
@@ -270,7 +273,7 @@ function quantisePhase(from: usize, fromBytes: usize, inputs: i32, rows: i32): v
 function projectPhase(linear: usize, from: usize, fromBytes: usize, rows: i32, x: usize): void {
   const int8 = isInt8(linear);
   const stride = int8 ? quantisedStride(load<i32>(linear, LINEAR_INPUTS * 4)) : fromBytes;
-  linearPhase(linear, int8 ? quantised : from, stride, ranges, rows, x, dimBytes, x, ADD, false, panel);
+  linearPhase(linear, int8 ? quantised : from, stride, ranges, rows, x, dimBytes, x, false, panel);
 }
 
 function classify(): void {
@@ -292,5 +295,5 @@ function classify(): void {
 
 function headPhase(head: usize, features: usize, row: i32, logits: usize): void {
   const x = isInt8(head) ? quantised + row * quantisedStride(dim) : features;
-  linearPhase(head, x, 0, ranges + row * 8, 1, logits, 0, 0, STORE, false, panel);
+  linearPhase(head, x, 0, ranges + row * 8, 1, logits, 0, 0, false, panel);
 }

@@ -4,6 +4,7 @@ import { readPlan, runStage } from "./forward";
 import { writeConstants } from "./math";
 import { awaitRun, closeRun, enterRun, firstPhase, joinThreads, leaveRun, openRun } from "./sync";
 
+import { chooseProduct } from "./linear";
 export { linearPhase } from "./linear"; // for the benchmark of kernels
 export { pack, sumWeights } from "./pack";
 
@@ -11,6 +12,7 @@ let sync: usize = 0;
 
 /** @param index 0 is the main thread */
 export function start(plan: usize, index: i32): void {
+  chooseProduct();
   if (index == 0) writeConstants();
   joinThreads(plan, index);
   readPlan(plan);

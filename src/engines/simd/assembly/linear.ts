@@ -11,9 +11,16 @@ import {
   LINEAR_SUM,
   LINEAR_WEIGHT,
 } from "../layout";
-import { gelu } from "./math";
+import { dotSaturates, gelu } from "./math";
 import { claim, closePhase, openPhase, share } from "./sync";
 import { floatRows, int8Rows } from "./tiles";
+
+let saturates: bool = false;
+
+/** Asks what this machine's dot product is made of. */
+export function chooseProduct(): void {
+  saturates = dotSaturates();
+}
 
 /**
  * One panel: dst[row][8] from x[row][inputs].
@@ -30,7 +37,6 @@ export function linearPanel(
   dst: usize,
   dstStride: usize,
   residual: usize,
-  mode: i32,
   scratch: usize,
 ): void {
   const kind = load<i32>(linear, LINEAR_KIND * 4);
@@ -43,15 +49,17 @@ export function linearPanel(
       weight = scratch;
     }
     const scale: usize = load<i32>(linear, LINEAR_SCALE * 4) + panel * 32;
-    const sum: usize = load<i32>(linear, LINEAR_SUM * 4) + panel * 32;
-    int8Rows(x, xStride, weight, steps, bias, dst, dstStride, residual, mode, rows, scale, sum, ranges);
+    const sums: usize = load<i32>(linear, LINEAR_SUM * 4);
+    const sum = sums + panel * 32;
+    const pairs = saturates && load<i32>(sums + load<i32>(linear, LINEAR_PANELS * 4) * 32 + panel * 4) != 0;
+    int8Rows(x, xStride, weight, steps, bias, dst, dstStride, residual, rows, scale, sum, ranges, pairs);
     return;
   }
   if (kind == F16) {
     widenF16(weight, scratch, steps);
     weight = scratch;
   }
-  floatRows(x, xStride, weight, steps, bias, dst, dstStride, residual, mode, rows);
+  floatRows(x, xStride, weight, steps, bias, dst, dstStride, residual, rows);
 }
 
 /** A phase: a whole linear, dst[rows][out] = x Wᵀ + b, then the residual or GELU. */
@@ -64,7 +72,6 @@ export function linearPhase(
   dst: usize,
   dstStride: usize,
   residual: usize,
-  mode: i32,
   withGelu: bool,
   scratch: usize,
 ): void {
@@ -76,7 +83,7 @@ export function linearPhase(
     const end = min(panels, (item + 1) * each);
     for (let panel = item * each; panel < end; panel++) {
       const to = dst + panel * 32;
-      linearPanel(linear, panel, x, xStride, ranges, rows, to, dstStride, residual + panel * 32, mode, scratch);
+      linearPanel(linear, panel, x, xStride, ranges, rows, to, dstStride, residual && residual + panel * 32, scratch);
       if (withGelu) geluStrip(to, dstStride, rows);
     }
   }

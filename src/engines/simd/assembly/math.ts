@@ -19,6 +19,29 @@ export function dot(weights: v128, activations: v128, c: v128): v128 {
   return i32x4.add(c, i32x4.dot_i16x8_s(weights, activations));
 }
 
+/**
+ * c + two steps' worth of the above, their sums meeting in 16 bits (relaxed only).
+ * @param ones i16x8, kept in a register by the caller
+ */
+// @ts-ignore: decorator
+@inline
+export function addPairs(w0: v128, a0: v128, w1: v128, a1: v128, ones: v128, c: v128): v128 {
+  const sums = i16x8.add(i16x8.relaxed_dot_i8x16_i7x16_s(w0, a0), i16x8.relaxed_dot_i8x16_i7x16_s(w1, a1));
+  return i32x4.add(c, i32x4.dot_i16x8_s(sums, ones));
+}
+
+/**
+ * Whether `dot` is put together from 16-bit sums here, as on x86 without VNNI: V8 then takes five instructions, so
+ * `addPairs` is faster. An operand beyond 7 bits tells: those sums saturate, a dot product of one instruction's do not.
+ */
+export function dotSaturates(): bool {
+  if (!ASC_FEATURE_RELAXED_SIMD) return false;
+  const at = TABLE + 23 * 16; // behind the constants: through memory, or the compiler would answer
+  store<i32>(at, 0x7f7f7f7f);
+  store<i32>(at, -1, 4);
+  return i32x4.extract_lane(dot(v128.load32_splat(at), v128.load32_splat(at, 4), i32x4.splat(0)), 0) == 2 * 32767;
+}
+
 /** Adding it rounds to a whole number, which then sits in the low bits: 1.5 × 2²³. */
 export const ROUND: f32 = 12582912.0;
 

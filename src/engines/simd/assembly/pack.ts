@@ -28,7 +28,7 @@ function packInt8(from: usize, rowBytes: usize, to: usize, inputs: i32): void {
 }
 
 /** 8 rows of `count` 32-bit words → [count][8] */
-function transpose32(from: usize, rowBytes: usize, to: usize, count: i32): void {
+export function transpose32(from: usize, rowBytes: usize, to: usize, count: i32): void {
   let i = 0;
   for (; i + 4 <= count; i += 4) {
     half32(from + i * 4, rowBytes, to + i * 32);
@@ -88,7 +88,10 @@ function pairs16(from: usize, rowBytes: usize): v128 {
   return v128.shuffle<i16>(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
 }
 
-/** Fills LINEAR_SUM of an int8 linear. */
+/** 127 times as much is the most that 16 bits hold. */
+const MOST_PAIRS: i16 = 258;
+
+/** Fills LINEAR_SUM of an int8 linear: each output's sum, and of each panel whether `addPairs` may multiply it. */
 export function sumWeights(linear: usize): void {
   const panels = load<i32>(linear, LINEAR_PANELS * 4);
   const steps = load<i32>(linear, LINEAR_STEPS * 4);
@@ -101,10 +104,12 @@ export function sumWeights(linear: usize): void {
     let low = i32x4.splat(0);
     let high = i32x4.splat(0);
     let at = weight + p * panelBytes;
+    let most = i16x8.splat(0);
     for (let i = 0; i < steps; i++) {
       if (ASC_FEATURE_RELAXED_SIMD) {
         low = i32x4.add(low, i32x4.extadd_pairwise_i16x8_s(i16x8.extadd_pairwise_i8x16_s(v128.load(at))));
         high = i32x4.add(high, i32x4.extadd_pairwise_i16x8_s(i16x8.extadd_pairwise_i8x16_s(v128.load(at, 16))));
+        if (i & 1) most = i16x8.max_s(most, i16x8.max_s(mostPairs(at), mostPairs(at + 16)));
       } else {
         const pair = i16x8.extadd_pairwise_i8x16_s(v128.load(at));
         low = i32x4.add(low, i32x4.extend_low_i16x8_s(pair));
@@ -114,5 +119,24 @@ export function sumWeights(linear: usize): void {
     }
     v128.store(sums + p * 32, f32x4.mul(f32x4.convert_i32x4_s(low), v128.load(scales + p * 32)));
     v128.store(sums + p * 32, f32x4.mul(f32x4.convert_i32x4_s(high), v128.load(scales + p * 32, 16)), 16);
+    store<i32>(sums + panels * 32 + p * 4, !v128.any_true(i16x8.gt_s(most, i16x8.splat(MOST_PAIRS))));
   }
+}
+
+/** Of the weights that `addPairs` brings together, at `at` and one step before: the positive ones' sum or the others', the greater. */
+// @ts-ignore: decorator
+@inline
+function mostPairs(at: usize): v128 {
+  const a = v128.load(at - 32);
+  const b = v128.load(at);
+  const none = i8x16.splat(0);
+  const up = i16x8.add(
+    i16x8.extadd_pairwise_i8x16_s(i8x16.max_s(a, none)),
+    i16x8.extadd_pairwise_i8x16_s(i8x16.max_s(b, none)),
+  );
+  const down = i16x8.add(
+    i16x8.extadd_pairwise_i8x16_s(i8x16.min_s(a, none)),
+    i16x8.extadd_pairwise_i8x16_s(i8x16.min_s(b, none)),
+  );
+  return i16x8.max_s(up, i16x8.neg(down));
 }
