@@ -3,13 +3,27 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, test } from "vitest";
 import { forward } from "../../src/reference/forward.ts";
 import { readManifestFile, readModelFolder, writeModelFolder } from "../../tools/lib/folders.ts";
-import { cut, expectClose, randomPixels, readGolden } from "../helpers.ts";
+import { cut, expectClose, randomModel, randomPixels, readGolden } from "../helpers.ts";
 import { GPU_URLS, openGpuStage } from "./gpu.ts";
 import type { Stage } from "./page.ts";
 
 const golden = readGolden();
 /** Some of them: SwiftShader takes seconds a network. Ragged heads, lost heads and tokens are among these. */
 const cases = golden.cases.filter(({ name }) => /^(channel b4|head b6|uniform b3) intersect$/.test(name));
+
+/** Products of 2,000 columns and more take other shaders. */
+const wide = randomModel(
+  {
+    imageSize: [8, 8],
+    patchSize: 4,
+    embedDim: 64,
+    headDim: 16,
+    layerNormEps: 1e-6,
+    prefixTokens: 1,
+    blocks: Array.from({ length: 2 }, () => ({ headDims: [16, 16], mlpHidden: 2048, keepIdx: [0, 1, 2, 3, 4] })),
+  },
+  1,
+);
 
 /** All that is shipped, on one picture, and what the reference makes of it, which takes seconds. */
 const shipped = (JSON.parse(readFileSync("models/index.json", "utf8")) as { folder: string }[]).map(({ folder }) => {
@@ -34,6 +48,7 @@ beforeAll(async () => {
     const { manifest, tensors } = cut(golden.model, cuts);
     writeModelFolder(join(stage.models, name), manifest, tensors, ["f32"]);
   }
+  writeModelFolder(join(stage.models, "wide"), wide.manifest, wide.tensors, ["f32"]);
 });
 afterAll(() => stage?.close());
 
@@ -65,6 +80,11 @@ describe.each(["tfjs-webgpu", "onnx-webgpu"] as const)("%s, on SwiftShader", (en
       expectClose(output.logits, expected.logits, 1e-3, "the reference's logits");
       expectClose(output.features, expected.features, 1e-3, "the reference's features");
     });
+  });
+
+  test("gives the reference's logits where a wide MLP meets few tokens", async () => {
+    const outputs = await runEngine(engine, "/models/wide/", [randomPixels(wide.manifest, 1)]);
+    expectClose(outputs[0].logits, forward(wide, randomPixels(wide.manifest, 1)).logits, 1e-3);
   });
 
   test.each(shipped)("gives the reference's logits for the shipped $name", SLOW, async ({ name, judge }) => {

@@ -10,14 +10,22 @@ export type Tensor = tfjs.Tensor;
 
 type Save = (tensors: Tensor[]) => void;
 
+/**
+ * From so many columns on TensorFlow.js 4.22 splits products of few rows on WebGPU, and then reads a W that is to be
+ * transposed as if it were not.
+ */
+const SPLIT_COLUMNS = 2000;
+
 /** y = x Wᵀ + b for x [rows, in], W [out, in] */
 export function linear(tf: TF, x: Tensor, weight: Tensor, bias: Tensor): Tensor {
   if (weight.size === 0) return tf.add(tf.zeros([x.shape[0], bias.shape[0]!]), bias); // nothing left to multiply
   const op = tf.customGrad((x, weight, bias, save) => {
     const [xt, wt] = [x, weight] as tfjs.Tensor2D[];
     (save as unknown as Save)([xt, wt]);
+    const product =
+      wt.shape[1] < SPLIT_COLUMNS ? tf.matMul(xt, wt, false, true) : tf.matMul(xt, tf.transpose(wt) as tfjs.Tensor2D);
     return {
-      value: tf.add(tf.matMul(xt, wt, false, true), bias as Tensor),
+      value: tf.add(product, bias as Tensor),
       gradFunc: (dy: Tensor, saved: Tensor[]) => {
         const [xt, wt] = saved as tfjs.Tensor2D[];
         const d = dy as tfjs.Tensor2D;
