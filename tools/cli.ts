@@ -7,11 +7,13 @@ import {
   addSlimOptions,
   DTYPES,
   ENGINES,
+  IMAGE_SIZE,
   keepList,
   list,
   MODEL,
   newCommand,
   type StageName,
+  size,
   stageCommand,
   withEngine,
 } from "./lib/commands.ts";
@@ -66,6 +68,8 @@ command("thin", "fewer tokens, evenly spread over the picture, without data or s
     keepList,
   )
   .addOption(new Option("--order <order>", "which patches are the first ones").choices(PATCH_ORDERS).default("spread"))
+  .option("--restore", "begin with every patch again, whatever the model has dropped")
+  .option(...IMAGE_SIZE, size)
   .option("--name <name>", "what the model is called")
   .option("--force", "replace the output folder")
   .action(async (source, options) => {

@@ -1,12 +1,13 @@
 /**
  * slimvit thin MODEL --keep 7:128,10:64 -o OUT: the same weights on fewer tokens, without data or search: from block 7 on 128 patches,
  * from block 10 on 64, evenly spread over the picture (or, as a yardstick, the central ones). Without --keep as many in each block
- * as MODEL has, in other places.
+ * as MODEL has, in other places. --restore begins with every patch again, --image-size with smaller pictures.
  */
 import { SlimViTError } from "../src/errors.ts";
-import { type Architecture, countMacs } from "../src/format/model.ts";
+import { type Architecture, countMacs, denseTokens } from "../src/format/model.ts";
 import { claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
 import { orderedPatches, type PatchOrder } from "./lib/patch-orders.ts";
+import { resizeModel } from "./lib/resize.ts";
 import { percent, say, si } from "./lib/terminal.ts";
 
 export interface ThinOptions {
@@ -14,6 +15,10 @@ export interface ThinOptions {
   /** block → patches that it and all deeper ones keep at most */
   keep?: Map<number, number>;
   order: PatchOrder;
+  /** every patch enters every block before `keep` is looked at, whatever the model has dropped */
+  restore?: boolean;
+  /** position embeddings and keep-lists are resampled to it first */
+  imageSize?: [number, number];
   name?: string;
   force?: boolean;
 }
@@ -27,9 +32,12 @@ export interface ThinReport {
   tokens: number[];
 }
 
-export function thin(source: string, { out, keep, order, name, force }: ThinOptions): ThinReport {
+export function thin(source: string, { out, keep, order, restore, imageSize, name, force }: ThinOptions): ThinReport {
   claimOutput(out, force);
-  const { manifest, tensors } = readModelFolder(source);
+  const original = readModelFolder(source);
+  const model = resizeModel(original, imageSize ?? original.manifest.imageSize);
+  const { tensors } = model;
+  const manifest = restore ? { ...model.manifest, blocks: withEveryPatch(model.manifest) } : model.manifest;
   const counts = patchCounts(manifest, keep);
   const ranked = orderedPatches(manifest, order);
   const prefix = Array.from({ length: manifest.prefixTokens }, (_, token) => token);
@@ -38,17 +46,27 @@ export function thin(source: string, { out, keep, order, name, force }: ThinOpti
     return { ...block, keepIdx: [...prefix, ...patches.sort((a, b) => a - b)] };
   });
   const { format: _, weights: __, ...draft } = manifest;
-  const step = { order, ...(keep && { keep: Object.fromEntries(keep) }) };
+  const step = {
+    order,
+    ...(restore && { restore }),
+    ...(model !== original && { imageSize: imageSize!.join(), imageSizeBefore: original.manifest.imageSize }),
+    ...(keep && { keep: Object.fromEntries(keep) }),
+  };
   const provenance = withStep(manifest.provenance, "thin", step);
   const thinned = { ...draft, name: name ?? `${manifest.name}-${order}`, blocks, provenance, metrics: {} };
   writeModelFolder(out, thinned, tensors, ["f32"], {}, force);
 
   const classes = manifest.labels.length;
   const macs = countMacs(thinned, classes);
-  const macsShare = macs / countMacs(manifest, classes);
+  const macsShare = macs / countMacs(original.manifest, classes);
   const tokens = blocks.map(({ keepIdx }) => keepIdx.length);
   say(`thin: ${tokens.join(", ")} tokens; ${si(macs)} MACs (${percent(macsShare)}) → ${out}`);
   return { out, macs, macsShare, tokens };
+}
+
+function withEveryPatch(arch: Architecture): Architecture["blocks"] {
+  const keepIdx = Array.from({ length: denseTokens(arch) }, (_, token) => token);
+  return arch.blocks.map((block) => ({ ...block, keepIdx }));
 }
 
 /** Patches a block. @throws SlimViTError `bad-option` for a block or a number that the model has not */

@@ -60,6 +60,29 @@ test("without --keep: as many tokens in each block, in other places", () => {
   expect(central.name).toBe(`${before.name}-centre`);
 });
 
+test("--restore begins with every patch again, --image-size with the patches of another size", () => {
+  slimvitJson("thin", at("dense"), "-o", at("few"), "--keep", "0:3");
+  const again = slimvitJson<ThinReport>("thin", at("few"), "-o", at("again"), "--restore");
+  expect(again.tokens).toEqual([17, 17, 17]);
+  expect(again.macsShare).toBeGreaterThan(1);
+  const [dense, restored] = [at("dense"), at("again")].map((folder) => readModelFolder(folder));
+  for (const [name, { data }] of dense.tensors) expect(restored.tensors.get(name)!.data).toEqual(data);
+
+  const side = (dense.manifest.imageSize[0] / 4) * 3;
+  const smaller = ["thin", at("few"), "--restore", "--image-size", String(side), "--keep", "1:4"];
+  const { tokens, macsShare } = slimvitJson<ThinReport>(...smaller, "-o", at("smaller"));
+  expect(tokens).toEqual([10, 5, 5]);
+  expect(macsShare).toBeGreaterThan(1); // of the 4 tokens a block that it came with
+  const { manifest } = readModelFolder(at("smaller"));
+  expect(manifest.imageSize).toEqual([side, side]);
+  expect(manifest.provenance.steps).toMatchObject([
+    {},
+    { keep: { 0: 3 } },
+    { restore: true, imageSizeBefore: dense.manifest.imageSize, keep: { 1: 4 } },
+  ]);
+  expect(slimvitJson("eval", at("smaller"), "--data", at("pictures"), "--engine", "reference")).toMatchObject({ n: 6 });
+});
+
 test.each([
   ["3:4", /^slimvit: thin: --keep 3:4: the model's last block is 2\./],
   ["1:17", /^slimvit: thin: --keep 1:17: only 16 patches come to block 1\./],

@@ -40,7 +40,7 @@ function withJson(command: Command, args: [string, string][]): Command {
   return command.option("--json", "one JSON value on stdout");
 }
 
-const IMAGE_SIZE: [string, string] = [
+export const IMAGE_SIZE: [string, string] = [
   "--image-size <size>",
   "SIDE or HEIGHTxWIDTH in pixels; position embeddings and keep-lists are resampled",
 ];
@@ -207,7 +207,7 @@ export function addSlimOptions(command: Command): Command {
     .option("--force", "replace the output folder");
 }
 
-function size(text: string): [number, number] {
+export function size(text: string): [number, number] {
   const match = text.match(/^(\d+)(?:[x×](\d+))?$/);
   if (!match) throw new InvalidArgumentError("expected SIDE or HEIGHTxWIDTH.");
   return [Number(match[1]), Number(match[2] ?? match[1])];
