@@ -49,7 +49,7 @@ export function thin(source: string, { out, keep, order, restore, imageSize, nam
   const step = {
     order,
     ...(restore && { restore }),
-    ...(model !== original && { imageSize: imageSize!.join(), imageSizeBefore: original.manifest.imageSize }),
+    ...(model !== original && { imageSize, imageSizeBefore: original.manifest.imageSize }),
     ...(keep && { keep: Object.fromEntries(keep) }),
   };
   const provenance = withStep(manifest.provenance, "thin", step);
