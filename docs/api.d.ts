@@ -91,7 +91,7 @@ interface SetMember {
 type FrameSource<T> = HTMLVideoElement | ReadableStream<T> | AsyncIterable<T>;
 
 interface LoadOptions {
-    /** default "auto": the fastest that works here */
+    /** default "auto": the fastest of `simd` and what is installed or named in `engineUrls`, measured on the first visit */
     engine?: EngineName | "auto";
     /** default "auto": f16 where the folder has it; with engine "simd", int8 */
     dtype?: WeightsDtype | "auto";

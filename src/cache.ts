@@ -2,17 +2,14 @@
 
 export const CACHE = "slimvit";
 
-export interface Choices {
-  get(key: string): Promise<string | undefined>;
-  put(key: string, choice: string): Promise<unknown>;
+/** Both fail where the browser keeps nothing. */
+export async function readChoice(key: string): Promise<string | undefined> {
+  return (await (await caches.open(CACHE)).match(at(key)))?.text();
 }
 
-/** Beside the weights; undefined where the browser keeps nothing. */
-export function openChoices(): Choices | undefined {
-  if (typeof caches === "undefined") return undefined;
-  const at = (key: string) => `https://slimvit.invalid/auto?${encodeURIComponent(key)}`; // never fetched
-  return {
-    get: async (key) => (await (await caches.open(CACHE)).match(at(key)))?.text(),
-    put: async (key, choice) => (await caches.open(CACHE)).put(at(key), new Response(choice)),
-  };
+export async function keepChoice(key: string, choice: string): Promise<void> {
+  await (await caches.open(CACHE)).put(at(key), new Response(choice));
 }
+
+/** Beside the weights; never fetched. */
+const at = (key: string) => `https://slimvit.invalid/auto?${encodeURIComponent(key)}`;

@@ -2,7 +2,7 @@
  * A model out of a set: measures a few members on this device and takes the most accurate one that meets the budget. In
  * set.js, which only pages that load a set load.
  */
-import { CACHE, type Choices, openChoices } from "./cache.ts";
+import { CACHE, keepChoice, readChoice } from "./cache.ts";
 import { download } from "./download.ts";
 import { messageOf, SlimViTError, throwIfAborted } from "./errors.ts";
 import { MAX_SET_BYTES, readSet, type SetMember, worthHaving } from "./format/set.ts";
@@ -186,9 +186,8 @@ async function meetBudget(
   text: string,
   options: LoadOptions,
 ): Promise<Found> {
-  const choices = keeps(options.cache) ? openChoices() : undefined;
-  const key = choices && (await keyOf(text, options));
-  const known = await readKept(choices, key, members.length);
+  const key = keeps(options.cache) ? await keyOf(text, options) : undefined;
+  const known = await readKept(key, members.length);
   let held: { index: number; vit: SlimViT } | undefined;
   const hold = (index: number, vit: SlimViT) => {
     held?.vit.dispose();
@@ -215,7 +214,7 @@ async function meetBudget(
   try {
     const { index, meets, reason } = await choose(members, budgetMs, measure, known);
     if (held?.index !== index) hold(index, await open(members[index]));
-    await choices?.put(key!, JSON.stringify({ at: Date.now(), known })).catch(() => {}); // measured again next time
+    if (key) await keepChoice(key, JSON.stringify({ at: Date.now(), known })).catch(() => {}); // measured again next time
     const measured = known.flatMap((one, i): MeasuredMember[] => {
       if (!one) return [];
       const { ms, ...rest } = one;
@@ -262,14 +261,10 @@ async function keyOf(text: string, { engine, dtype, threads, engineUrls }: LoadO
 }
 
 /** @returns what earlier visits measured, a place for each member */
-async function readKept(
-  choices: Choices | undefined,
-  key: string | undefined,
-  count: number,
-): Promise<(Measured | undefined)[]> {
+async function readKept(key: string | undefined, count: number): Promise<(Measured | undefined)[]> {
   const none = Array<undefined>(count).fill(undefined);
   try {
-    const { at, known } = JSON.parse((await choices?.get(key!)) ?? "{}");
+    const { at, known } = JSON.parse((key && (await readChoice(key))) || "{}");
     if (!(Date.now() - at < KEPT_MS)) return none;
     return none.map((_, i) => (known[i]?.ms > 0 ? { ms: known[i].ms, when: "earlier" } : undefined));
   } catch {

@@ -13,7 +13,7 @@ import { type SharedModel, type SharedRequest, share, type User } from "./shared
 import { type FrameSource, newestFrames } from "./stream.ts";
 
 export interface LoadOptions {
-  /** default "auto": the fastest that works here */
+  /** default "auto": the fastest of `simd` and what is installed or named in `engineUrls`, measured on the first visit */
   engine?: EngineName | "auto";
   /** default "auto": f16 where the folder has it; with engine "simd", int8 */
   dtype?: WeightsDtype | "auto";

@@ -1,5 +1,6 @@
 /** The worker's entry. Where there are no workers, as in Node, the caller imports it and takes a host of its own. */
 import { expose } from "comlink";
+import { findInstalled } from "./engines/installed.ts";
 import { createHost, type Host } from "./host.ts";
 import { carryErrors } from "./wire.ts";
 
@@ -15,7 +16,11 @@ function isCall({ data }: MessageEvent): boolean {
 }
 
 if (typeof WorkerGlobalScope !== "undefined" && globalThis instanceof WorkerGlobalScope) {
-  carryErrors();
-  addEventListener("message", (event) => void (isCall(event) || event.stopImmediatePropagation()));
-  expose(createHost());
+  // Where a bundler has put onnxruntime-web into this file, as vite does, its threads are workers of this file too.
+  if (self.name === "em-pthread") void findInstalled();
+  else {
+    carryErrors();
+    addEventListener("message", (event) => void (isCall(event) || event.stopImmediatePropagation()));
+    expose(createHost());
+  }
 }

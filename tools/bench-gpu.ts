@@ -4,6 +4,7 @@
  * reference engine first, then all models are timed in turn. A software adapter is called one: it shows that the numbers
  * come out right, and nothing about speed.
  */
+import { importTf } from "../src/engines/installed.ts";
 import { openTfjs } from "../src/engines/tfjs/engine.ts";
 import { SlimViTError } from "../src/errors.ts";
 import { countMacs, type WeightsDtype } from "../src/format/model.ts";
@@ -79,7 +80,7 @@ async function benchFolders(
   for (const { source, dtype } of cases) {
     const model = readModelFolder(source, dtype);
     const start = performance.now();
-    const engine = await openTfjs(model, {});
+    const engine = await openTfjs(model, {}, importTf);
     const loadMs = performance.now() - start;
     const pixels = preprocess(image, model.manifest.preprocess);
     const actual = logProbabilities((await engine.run(pixels)).logits);

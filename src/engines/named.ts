@@ -2,6 +2,7 @@
 import { messageOf, SlimViTError } from "../errors.ts";
 import type { Model } from "../format/model.ts";
 import type { Engine, EngineName, EngineOptions, OpenEngine } from "./engine.ts";
+import { importTf } from "./installed.ts";
 import { selfTest } from "./selftest.ts";
 
 export interface CheckedEngine {
@@ -30,7 +31,10 @@ const ENGINES: Record<EngineName, (urls?: Record<string, string>) => Promise<Ope
   "onnx-wasm": async () => (await import("./onnx/engine.ts")).openOnnx,
   simd: async () => (await import("./simd/engine.ts")).openSimd,
   "onnx-webgpu": async (urls) => (await loadGpuEngines(urls)).openOnnxWebgpu,
-  "tfjs-webgpu": async (urls) => (await loadGpuEngines(urls)).openTfjs,
+  "tfjs-webgpu": async (urls) => {
+    const { openTfjs } = await loadGpuEngines(urls);
+    return (model, options) => openTfjs(model, options, importTf);
+  },
 };
 
 /** The engines on WebGPU, where their file is named. */

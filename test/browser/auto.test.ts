@@ -79,6 +79,23 @@ test("engines that are named are measured, the fastest is taken, and the choice 
   expect(again.engineReason).toBe(first.engineReason.replace("here", "on an earlier visit"));
 });
 
+test.each([
+  ["31 days ago", { at: Date.now() - 31 * 24 * 3600 * 1000 }],
+  ["with another GPU", { gpu: "another" }],
+])("a choice that was made %s is made again", async (_, changed) => {
+  await infoOf(NAMED);
+  expect((await infoOf(NAMED)).engineReason).toMatch(/on an earlier visit$/);
+  await stage.page.evaluate(async (changed) => {
+    const cache = await caches.open("slimvit");
+    for (const request of await cache.keys()) {
+      if (!request.url.includes("/auto?")) continue;
+      const choice = await (await cache.match(request))!.json();
+      await cache.put(request, new Response(JSON.stringify({ ...choice, ...changed })));
+    }
+  }, changed);
+  expect((await infoOf(NAMED)).engineReason).toMatch(/measured here$/);
+});
+
 test("docs/guides.md names every optional engine, and the files that it says are all that they need", async () => {
   const guide = readFileSync(new URL("../../docs/guides.md", import.meta.url), "utf8");
   const section = guide.split("### Name the optional engines")[1].split("###")[0];
@@ -101,6 +118,24 @@ test("docs/guides.md names every optional engine, and the files that it says are
   expect(asked.filter((path) => /ort|tfjs|onnx/.test(path) && !path.startsWith("/engines/"))).toEqual([]);
 });
 
+test("without our own webgpu.js, named by a wrong address, nothing is measured, and that is the reason", async () => {
+  const { engine, engineReason } = await infoOf({ ...NAMED, "slimvit/webgpu.js": "/nowhere.js" }, { cache: false });
+  expect(engine).toBe("simd");
+  expect(engineReason).toMatch(/webgpu\.js did not load .*nowhere/);
+});
+
+test("an engine that never opens does not keep the page waiting for good", async () => {
+  const never = `export const env = { wasm: {} };
+    export const InferenceSession = { create: () => new Promise(() => {}) };`;
+  writeFileSync(join(site, "public/engines/never.mjs"), never);
+  const { engine, tried, engineReason } = await infoOf({ "onnxruntime-web": "/engines/never.mjs" }, { cache: false });
+  expect({ engine, tried, engineReason }).toEqual({
+    engine: "simd",
+    tried: [{ engine: "onnx-wasm", reason: "It was not open after 30 s." }],
+    engineReason: "no other opened",
+  });
+});
+
 test("an engine that does not load or disagrees with the self-test is not taken, and says why", async () => {
   const folder = join(stage.models, "tiny", "slimvit.json");
   const intact = readFileSync(folder, "utf8");
@@ -110,6 +145,7 @@ test("an engine that does not load or disagrees with the self-test is not taken,
   expect(nowhere.tried).toEqual([
     { engine: "onnx-wasm", reason: expect.stringMatching(/did not load from .*nowhere/) },
   ]);
+  expect(nowhere.engineReason).toBe("no other opened");
   for (const { selfTest } of manifest.weights) selfTest.logits = selfTest.logits.map((v: number) => v + 3);
   writeFileSync(folder, JSON.stringify(manifest));
   try {

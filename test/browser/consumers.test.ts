@@ -138,7 +138,7 @@ describe("from the packed tarball, without any configuration", () => {
   test("rollup", async () => {
     const script = `import { rollup } from "rollup";
       import resolve from "@rollup/plugin-node-resolve";
-      const bundle = await rollup({ input: "main.js", plugins: [resolve({ browser: true })], external: [/^onnxruntime-web/] });
+      const bundle = await rollup({ input: "main.js", plugins: [resolve({ browser: true })], external: [/^onnxruntime-web/, /^@tensorflow\\//] });
       await bundle.write({ dir: "dist", format: "es" });`;
     await expectAnswers(bundle("rollup", script));
   });

@@ -7,6 +7,7 @@ import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import type { Manifest, Model } from "../../format/model.ts";
 import type { Engine, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
 import type { DeviceWatch } from "../gpu.ts";
+import { inNode } from "../installed.ts";
 import { writeOnnx } from "./graph.ts";
 
 export type Runtime = typeof Ort;
@@ -40,8 +41,6 @@ export const openOnnx: OpenEngine = async (model, options) => {
 
 /** Runtimes whose settings are taken: onnxruntime-web hears of none after its first session. */
 const started = new WeakSet<Runtime>();
-
-const inNode = typeof process !== "undefined" && process.versions?.node !== undefined;
 
 export async function runtimeFrom(url: string): Promise<Runtime> {
   const module = await import(/* @vite-ignore */ /* webpackIgnore: true */ url);

@@ -4,8 +4,9 @@ import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import { type Manifest, type Model, tensorShapes } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
 import { nextTurn } from "../../turn.ts";
-import type { Engine, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
+import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
 import { type DeviceRequest, DeviceWatch, queue, requestDevice } from "../gpu.ts";
+import type { importTf, TfPackages } from "../installed.ts";
 import { type BlockWeights, blockWeights, classify, embed, runBlock, type Weights } from "./forward.ts";
 import type { Tensor, TF } from "./ops.ts";
 
@@ -15,17 +16,23 @@ const NAME = "tfjs-webgpu";
 
 /**
  * Compiles every shader before it returns, without holding the thread.
+ *
+ * @param importInstalled where `engineUrls` does not name both packages
  * @throws SlimViTError `unsupported` where TensorFlow.js is not installed or there is no adapter, `device-lost`
  */
-export const openTfjs: OpenEngine = async (model, { engineUrls }) => {
-  const gpu = await acquire(engineUrls);
+export async function openTfjs(
+  model: Model,
+  { engineUrls }: EngineOptions,
+  importInstalled: typeof importTf,
+): Promise<Engine> {
+  const gpu = await acquire(engineUrls, importInstalled);
   try {
     return await TfjsEngine.open(gpu, model);
   } catch (error) {
     release(gpu);
     throw error;
   }
-};
+}
 
 /** TensorFlow.js has one WebGPU backend, so the engines of a page or worker share one device. */
 interface Gpu {
@@ -39,9 +46,9 @@ interface Gpu {
 let shared: Gpu | undefined;
 const inTurn = queue();
 
-function acquire(urls?: Record<string, string>): Promise<Gpu> {
+function acquire(...from: Parameters<typeof start>): Promise<Gpu> {
   return inTurn(async () => {
-    if (!shared || shared.closed || shared.watch.isLost) shared = await start(urls);
+    if (!shared || shared.closed || shared.watch.isLost) shared = await start(...from);
     shared.users++;
     return shared;
   });
@@ -54,10 +61,10 @@ function release(gpu: Gpu): void {
   gpu.watch.close();
 }
 
-async function start(urls?: Record<string, string>): Promise<Gpu> {
-  const { tf, Backend } = await loadTf(urls);
+async function start(...from: Parameters<typeof loadTf>): Promise<Gpu> {
+  const { tf, WebGPUBackend } = await loadTf(...from);
   const device = await requestDevice(NAME, DEVICE);
-  const backend = new Backend(device, device.adapterInfo);
+  const backend = new WebGPUBackend(device, device.adapterInfo);
   if (tf.findBackendFactory("webgpu")) tf.removeBackend("webgpu"); // its own, or that of a lost device
   tf.registerBackend("webgpu", () => backend);
   await tf.setBackend("webgpu");
@@ -79,19 +86,18 @@ const DEVICE: DeviceRequest = {
   ],
 };
 
-/** From bare names where the bundler or Node resolves them, else from URLs: ES modules, or the packages' own scripts. */
-async function loadTf(urls: Record<string, string> = {}): Promise<{ tf: TF; Backend: typeof WebGPUBackend }> {
+/** From URLs where both are named, ES modules or the packages' own scripts; else what is installed. */
+async function loadTf(urls: Record<string, string> = {}, importInstalled: typeof importTf) {
   const fromUrl = async (url: string) => {
     const module = await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
     return Object.keys(module).length ? module : (globalThis as { tf?: object }).tf;
   };
   try {
-    const core = urls[CORE];
-    const tf = await (core ? fromUrl(core) : import("@tensorflow/tfjs-core"));
-    const backend = urls[BACKEND];
-    const { WebGPUBackend: Backend } = await (backend ? fromUrl(backend) : import("@tensorflow/tfjs-backend-webgpu"));
-    if (!tf?.setBackend || !Backend) throw new Error("they do not export what they should");
-    return { tf, Backend };
+    const { [CORE]: core, [BACKEND]: backend } = urls;
+    const [tf, { WebGPUBackend }]: TfPackages =
+      core && backend ? [await fromUrl(core), await fromUrl(backend)] : await importInstalled();
+    if (!tf?.setBackend || !WebGPUBackend) throw new Error("they do not export what they should");
+    return { tf, WebGPUBackend };
   } catch (error) {
     throw new SlimViTError(
       "unsupported",
