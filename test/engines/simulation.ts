@@ -50,14 +50,14 @@ function quantiseRows(x: Float32Array, rows: number): Float32Array {
   return out;
 }
 
-/** Queries of a head like activations; keys like weights, to 8 bits with a scale a token. In place. */
+/** Queries of a head like activations; keys like weights, to 64 levels on either side of 0 with a scale a token. In place. */
 function quantiseScores(qkv: Float32Array, headDims: number[], tokens: number): void {
   const inner = headDims.reduce((a, b) => a + b, 0);
   for (let token = 0, at = 0; token < tokens; token++, at += 2 * inner) {
     for (const width of headDims) {
       qkv.set(quantiseRows(qkv.slice(at, at + width), 1), at);
       const key = qkv.subarray(at + inner, at + inner + width);
-      const step = key.reduce((a, b) => Math.max(a, Math.abs(b)), 0) / 127;
+      const step = key.reduce((a, b) => Math.max(a, Math.abs(b)), 0) / 64;
       key.forEach((v, c) => {
         key[c] = step && Math.round(v / step) * step;
       });

@@ -17,6 +17,7 @@ import {
   PLAN_SCORE_SCALE,
   PLAN_ZEROS,
 } from "../layout";
+import { saturates } from "./linear";
 import { exp2, lanesMax, lanesSum } from "./math";
 import { quantisedKeys, quantisedStride, quantiseRow } from "./norm";
 import { floatRows, int8Rows } from "./tiles";
@@ -55,7 +56,7 @@ export function attendRows(plan: usize, block: usize, first: i32, rows: i32, sco
       const steps = <i32>(keyBytes >> 5);
       for (let j = 0; j < tokenPanels; j++) {
         const scale = keys + keyBytes;
-        int8Rows(queries, stride, keys, steps, zeros, scores + j * 32, scoreBytes, 0, rows, scale, scale + 32, ranges, false);
+        int8Rows(queries, stride, keys, steps, zeros, scores + j * 32, scoreBytes, 0, rows, scale, scale + 32, ranges, saturates);
         keys += panels * 256;
       }
     } else {

@@ -15,7 +15,8 @@ import { dotSaturates, gelu } from "./math";
 import { claim, closePhase, openPhase, share } from "./sync";
 import { floatRows, int8Rows } from "./tiles";
 
-let saturates: bool = false;
+/** Whether `addPairs` is the faster product here. */
+export let saturates: bool = false;
 
 /** Asks what this machine's dot product is made of. */
 export function chooseProduct(): void {

@@ -77,6 +77,9 @@ export function quantisedStride(inputs: i32): usize {
   return ASC_FEATURE_RELAXED_SIMD ? (inputs + 7) & ~7 : ((inputs + 7) & ~7) * 2;
 }
 
+/** Levels of a key on either side of 0: four of one sign are within what `addPairs` can take, so any keys are. */
+const KEY_LEVELS: f32 = 64;
+
 /**
  * A panel of keys, [wide][8 tokens] of f32, becomes in its place what an int8 linear's panel is: [wide / 4][8][4] of i8
  * (relaxed) or [wide / 2][8][2] of i16 (plain), then each token's scale, then scale × the sum of its numbers.
@@ -91,7 +94,7 @@ export function quantiseKeys(panel: usize, wide: i32): void {
     most0 = f32x4.pmax(most0, f32x4.abs(v128.load(at)));
     most1 = f32x4.pmax(most1, f32x4.abs(v128.load(at, 16)));
   }
-  const steps = f32x4.splat(127);
+  const steps = f32x4.splat(KEY_LEVELS);
   const least = f32x4.splat(1e-30);
   const inverse0 = f32x4.div(steps, f32x4.pmax(least, most0));
   const inverse1 = f32x4.div(steps, f32x4.pmax(least, most1));
