@@ -17,11 +17,11 @@ export async function findInstalled(): Promise<EngineName[]> {
   try {
     await import("onnxruntime-web/wasm");
     found.push("onnx-wasm");
-  } catch {}
+  } catch {} // it is not installed
   try {
     await import("@tensorflow/tfjs-backend-webgpu/dist/version.js"); // one line: whether there is an adapter is asked next
     found.push("tfjs-webgpu");
-  } catch {}
+  } catch {} // nor is this
   return found;
 }
 

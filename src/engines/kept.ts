@@ -22,7 +22,7 @@ export async function openKept(model: Model, options: EngineOptions): Promise<Op
     const { at, engine, tried, reason, gpu }: Choice = JSON.parse((await readChoice(keyOf(model, options)))!);
     const holds = Date.now() - at < KEPT_MS && (gpu === undefined || gpu === (await gpuName()));
     if (holds) return { ...(await openNamed(engine, model, options)), tried, reason: `${reason} on an earlier visit` };
-  } catch {}
+  } catch {} // all are measured again, and their faults told
 }
 
 /**

@@ -40,6 +40,9 @@ export function encodeTensors(tensors: Tensors, dtype: WeightsDtype): Tensors {
  */
 const MOST_OF_ONE_SIGN = 258;
 
+/** Of all floats: a scale as small grows by no less. */
+const SMALLEST = 2 ** -149;
+
 /** Columns, from any on, whose products the simd engine adds up in 16 bits, wherever the padding of heads puts them. */
 const TOGETHER = [0, 1, 4, 5];
 
@@ -64,7 +67,8 @@ function quantiseRows(values: Float32Array, shape: number[]): { weight: Tensor; 
       }
       const most = mostOfOneSign(levels);
       if (most <= MOST_OF_ONE_SIGN) break;
-      scale[r] *= Math.max(most / MOST_OF_ONE_SIGN, 1.001); // rounding can leave one too many
+      const larger = scale[r] * Math.max(most / MOST_OF_ONE_SIGN, 1.001); // rounding can leave one too many
+      scale[r] = Math.max(larger, scale[r] + SMALLEST);
     }
   }
   return { weight: { dtype: "I8", shape, data }, scale: { dtype: "F32", shape: [rows], data: scale } };

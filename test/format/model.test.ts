@@ -419,6 +419,14 @@ describe("what is written is read back", () => {
     expectClose(float32(encodeTensors(tensors, "int8"), "head.weight"), data, 1.5e-43);
   });
 
+  test("int8 of weights of which a scale is the smallest float ends", () => {
+    const data = Float32Array.from([66, 66, 0, 0, 66, 66], (v) => v * 2 ** -149); // a step more than 258 in all, of steps of 2^-149
+    const tensors: Tensors = new Map([["head.weight", { dtype: "F32", shape: [1, 6], data }]]);
+    const int8 = encodeTensors(tensors, "int8");
+    expect(mostOfOneSign(int8.get("head.weight")!)).toBeLessThanOrEqual(258);
+    expectClose(float32(int8, "head.weight"), data, 2.9e-45);
+  });
+
   test("and written again, it is the same file", () => {
     for (const dtype of ["f32", "f16", "int8"] as const) {
       const bytes = writeWeights(encodeTensors(model.tensors, dtype));
