@@ -1,13 +1,16 @@
 /**
- * slimvit bench MODEL... --engine tfjs-webgpu: milliseconds an image on this machine's GPU, without a browser: the engine
- * as it ships, in Node on Dawn (npm's `webgpu`), which speaks Vulkan, Metal or Direct3D. Outputs are checked against the
- * reference engine first, then all models are timed in turn. A software adapter is called one: it shows that the numbers
- * come out right, and nothing about speed.
+ * slimvit bench MODEL... --engine tfjs-webgpu,onnx-webgpu: milliseconds an image on this machine's GPU, without a browser:
+ * the engines as they ship, in Node on Dawn (npm's `webgpu`), which speaks Vulkan, Metal or Direct3D. Outputs are checked
+ * against the reference engine first, then all models are timed in turn. A software adapter is called one: it shows that
+ * the numbers come out right, and nothing about speed.
  */
+import { setFlagsFromString } from "node:v8";
+import type { Engine } from "../src/engines/engine.ts";
 import { importTf } from "../src/engines/installed.ts";
+import { openOnnxWebgpu } from "../src/engines/onnx/webgpu.ts";
 import { openTfjs } from "../src/engines/tfjs/engine.ts";
 import { SlimViTError } from "../src/errors.ts";
-import { countMacs, type WeightsDtype } from "../src/format/model.ts";
+import { countMacs, type Model, type WeightsDtype } from "../src/format/model.ts";
 import { preprocess } from "../src/image.ts";
 import { forward } from "../src/reference/forward.ts";
 import { logProbabilities, quantile, testImage, WARM_UP, withFolders } from "./bench.ts";
@@ -16,9 +19,26 @@ import { readManifestFile, readModelFolder } from "./lib/folders.ts";
 import { random, shuffled } from "./lib/random.ts";
 import { say } from "./lib/terminal.ts";
 
+type GpuEngine = "tfjs-webgpu" | "onnx-webgpu";
+
+const OPENERS: Record<GpuEngine, (model: Model) => Promise<Engine>> = {
+  "tfjs-webgpu": (model) => openTfjs(model, {}, importTf),
+  "onnx-webgpu": (model) => {
+    // Optimizing onnxruntime-web's largest functions keeps V8 busy for minutes, and the process from ending.
+    setFlagsFromString("--liftoff-only");
+    return openOnnxWebgpu(model, {});
+  },
+};
+
+/**
+ * Largest difference of a log-probability that rounding explains. On f16 weights onnx-webgpu computes in f16 where the
+ * adapter can, its logits within 0.02 of the reference's: log-probabilities within twice that.
+ */
+const TOLERANCE: Record<WeightsDtype, number> = { f32: 1e-3, f16: 0.04, int8: 1e-3 };
+
 export interface GpuBenchRow {
   model: string;
-  engine: "tfjs-webgpu";
+  engine: GpuEngine;
   dtype: WeightsDtype;
   threads: 1;
   /** pixels on the CPU to logits on the CPU */
@@ -37,11 +57,15 @@ export interface GpuBenchRow {
 }
 
 export interface GpuBenchOptions {
+  engine: GpuEngine[];
   dtype: WeightsDtype[];
   rounds: number;
 }
 
-/** @throws SlimViTError `unsupported` without Dawn or an adapter, `bad-option` for a model without such weights */
+/**
+ * @throws SlimViTError `unsupported` without Dawn or an adapter, or past `TOLERANCE`; `bad-option` for a model without
+ * such weights
+ */
 export async function benchGpu(names: string[], options: GpuBenchOptions): Promise<GpuBenchRow[]> {
   await provideWebGpu();
   const adapter = await navigator.gpu.requestAdapter({ powerPreference: "high-performance" });
@@ -66,27 +90,28 @@ export function deviceOf(info: Partial<GPUAdapterInfo>): Device {
 
 async function benchFolders(
   sources: string[],
-  { dtype, rounds }: GpuBenchOptions,
+  { engine: engines, dtype, rounds }: GpuBenchOptions,
   device: Device,
 ): Promise<GpuBenchRow[]> {
   const cases = sources.flatMap((source) => {
     const has = new Set(readManifestFile(source).weights.map((file) => file.dtype));
     const dtypes = dtype.filter((one) => has.has(one));
     if (dtypes.length === 0) throw new SlimViTError("bad-option", `${source}: has no ${dtype.join(" or ")} weights.`);
-    return dtypes.map((one) => ({ source, dtype: one }));
+    return engines.flatMap((name) => dtypes.map((one) => ({ source, name, dtype: one })));
   });
   const image = testImage();
   const opened = [];
-  for (const { source, dtype } of cases) {
+  for (const { source, name, dtype } of cases) {
     const model = readModelFolder(source, dtype);
     const start = performance.now();
-    const engine = await openTfjs(model, {}, importTf);
+    const engine = await OPENERS[name](model);
     const loadMs = performance.now() - start;
     const pixels = preprocess(image, model.manifest.preprocess);
     const actual = logProbabilities((await engine.run(pixels)).logits);
     const expected = logProbabilities(forward(model, pixels).logits);
     const maxAbsDiff = actual.reduce((worst, v, i) => Math.max(worst, Math.abs(v - expected[i])), 0);
-    opened.push({ model, engine, loadMs, pixels, maxAbsDiff, times: [] as number[] });
+    checkOutputs(maxAbsDiff, dtype, `${source}: ${name} on ${dtype} weights, ${device.device}`);
+    opened.push({ model, name, engine, loadMs, pixels, maxAbsDiff, times: [] as number[] });
   }
   for (let round = 0; round < WARM_UP + rounds; round++) {
     for (const { engine, pixels, times } of shuffled(opened, random(1, round))) {
@@ -95,11 +120,11 @@ async function benchFolders(
       if (round >= WARM_UP) times.push(performance.now() - start);
     }
   }
-  return opened.map(({ model, engine, loadMs, maxAbsDiff, times }) => {
+  return opened.map(({ model, name, engine, loadMs, maxAbsDiff, times }) => {
     engine.dispose();
     return {
       model: model.manifest.name,
-      engine: "tfjs-webgpu",
+      engine: name,
       dtype: model.dtype,
       threads: 1,
       msMedian: quantile(times, 0.5),
@@ -111,6 +136,12 @@ async function benchFolders(
       ...device,
     };
   });
+}
+
+/** @throws SlimViTError `unsupported` past `TOLERANCE`, and for no number at all */
+export function checkOutputs(maxAbsDiff: number, dtype: WeightsDtype, what: string): void {
+  if (maxAbsDiff <= TOLERANCE[dtype]) return;
+  throw new SlimViTError("unsupported", `${what}: log-probabilities are ${maxAbsDiff} off the reference engine's.`);
 }
 
 export function gpuBenchTable(rows: GpuBenchRow[]): string {

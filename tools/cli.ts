@@ -29,7 +29,8 @@ const program = new Command("slimvit")
   .version(toolsPackage.version)
   .showHelpAfterError("(slimvit --help shows the commands, slimvit COMMAND --help their options)");
 
-const BENCH_ENGINES = [...ENGINES.slice(1), "tfjs-webgpu"] as EngineName[];
+const WEBGPU_ENGINES = ["tfjs-webgpu", "onnx-webgpu"];
+const BENCH_ENGINES = [...ENGINES.slice(1), ...WEBGPU_ENGINES] as EngineName[];
 
 function stage(name: StageName): Command {
   return add(stageCommand(name));
@@ -178,9 +179,11 @@ withEngine(command("run", "classify pictures", [MODEL, ["<images...>", "picture 
     finish(options, reports);
   });
 
-command("bench", "milliseconds an image in a real headless browser; tfjs-webgpu: on this machine's GPU, in Node", [
-  ["<models...>", "model folders, random:deit-small and the like, or the one word kernels"],
-])
+command(
+  "bench",
+  "milliseconds an image in a real headless browser; of engines on WebGPU: on this machine's GPU, in Node",
+  [["<models...>", "model folders, random:deit-small and the like, or the one word kernels"]],
+)
   .option("--engine <list>", "separated by commas", list(BENCH_ENGINES), ["onnx-wasm"])
   .option("--dtype <list>", "separated by commas", list(DTYPES), ["f32"])
   .option("--threads <list>", "separated by commas", (text: string) => text.split(",").map(count), [1])
@@ -192,9 +195,13 @@ command("bench", "milliseconds an image in a real headless browser; tfjs-webgpu:
       if (!options.json) print(kernelsTable(rows));
       return finish(options, rows);
     }
-    if (options.engine.includes("tfjs-webgpu")) {
-      if (options.engine.length > 1)
-        throw new SlimViTError("bad-option", "bench: tfjs-webgpu is measured without a browser; ask for it alone.");
+    const isOnWebGpu = (engine: string) => WEBGPU_ENGINES.includes(engine);
+    if (options.engine.some(isOnWebGpu)) {
+      if (!options.engine.every(isOnWebGpu))
+        throw new SlimViTError(
+          "bad-option",
+          "bench: engines on WebGPU are measured without a browser, the others in one; ask for one kind alone.",
+        );
       const { benchGpu, gpuBenchTable } = await import("./bench-gpu.ts");
       const rows = await benchGpu(sources, options);
       if (!options.json) print(gpuBenchTable(rows));

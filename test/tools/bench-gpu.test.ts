@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { deviceOf, type GpuBenchRow, gpuBenchTable } from "../../tools/bench-gpu.ts";
+import { checkOutputs, deviceOf, type GpuBenchRow, gpuBenchTable } from "../../tools/bench-gpu.ts";
 import { writeModelFolder } from "../../tools/lib/folders.ts";
 import { tinySlimModel } from "../browser/page.ts";
 import { BIN } from "./fixtures.ts";
@@ -17,30 +17,22 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-function bench(engine: string, env: Record<string, string>) {
-  const args = [
-    BIN,
-    "bench",
-    join(folder, "tiny"),
-    "--engine",
-    engine,
-    "--dtype",
-    "f32,f16",
-    "--rounds",
-    "2",
-    "--json",
-  ];
+function bench(engine: string, env: Record<string, string>, dtype = "f32,f16") {
+  const args = [BIN, "bench", join(folder, "tiny"), "--engine", engine, "--dtype", dtype, "--rounds", "2", "--json"];
   return spawnSync(process.execPath, args, { encoding: "utf8", env: { ...process.env, ...env } });
 }
 
-describe("slimvit bench --engine tfjs-webgpu", () => {
-  test("measures the shipped engine in Node, through Dawn and Vulkan, and calls a software adapter one", () => {
-    const { status, stdout, stderr } = bench("tfjs-webgpu", swiftShader());
+describe("slimvit bench of engines on WebGPU", () => {
+  test.each([
+    ["tfjs-webgpu", ["f32", "f16"]],
+    ["onnx-webgpu", ["f32"]], // a second would compile all shaders again, which is slow on a CPU
+  ])("measures %s as it ships in Node, through Dawn and Vulkan, and calls a software adapter one", (engine, dtypes) => {
+    const { status, stdout, stderr } = bench(engine, swiftShader(), dtypes.join());
     expect(status, stderr).toBe(0);
     const rows = JSON.parse(stdout) as GpuBenchRow[];
-    expect(rows.map(({ dtype }) => dtype)).toEqual(["f32", "f16"]);
+    expect(rows.map(({ dtype }) => dtype)).toEqual(dtypes);
     for (const row of rows) {
-      expect(row).toMatchObject({ model: "tiny-slim", engine: "tfjs-webgpu", isSoftware: true });
+      expect(row).toMatchObject({ model: "tiny-slim", engine, isSoftware: true });
       expect(row.device).toMatch(/swiftshader/i);
       expect(row.msMedian).toBeGreaterThan(0);
       expect(row.msP90).toBeGreaterThanOrEqual(row.msP10);
@@ -48,6 +40,22 @@ describe("slimvit bench --engine tfjs-webgpu", () => {
       expect(row.gmacs).toBeGreaterThan(0);
     }
     expect(gpuBenchTable(rows)).toMatch(/^.*swiftshader.*: a software adapter\..*\n\n.*ms in software, median/i);
+  });
+
+  test("refuses outputs that rounding does not explain", () => {
+    for (const [error, dtype] of [
+      [0.0009, "f32"],
+      [0.03, "f16"],
+      [0.0009, "int8"],
+    ] as const)
+      expect(() => checkOutputs(error, dtype, "m")).not.toThrow();
+    for (const [error, dtype] of [
+      [0.002, "f32"],
+      [0.05, "f16"],
+      [0.002, "int8"],
+      [Number.NaN, "f16"],
+    ] as const)
+      expect(() => checkOutputs(error, dtype, "m")).toThrow(`m: log-probabilities are ${error} off`);
   });
 
   test("says what is missing where there is no GPU", () => {
@@ -58,7 +66,7 @@ describe("slimvit bench --engine tfjs-webgpu", () => {
 
   test("does not mix with what a browser measures", () => {
     const { status, stderr } = bench("simd,tfjs-webgpu", {});
-    expect(stderr).toMatch(/measured without a browser; ask for it alone/);
+    expect(stderr).toMatch(/measured without a browser, the others in one; ask for one kind alone/);
     expect(status).toBe(2);
   });
 

@@ -72,12 +72,18 @@ const OPENERS: Record<BackendName, () => Promise<TF>> = {
 };
 
 /**
- * Gives Node a `navigator.gpu`: Dawn's.
+ * Gives Node a `navigator.gpu`: Dawn's, and lets its queue write from shared memory, as browsers do and its binding does
+ * not: onnxruntime-web's heap is shared.
  * @throws Error where npm's `webgpu` is not installed or has no binary for this system
  */
 export async function provideWebGpu(): Promise<void> {
   const { create, globals } = await optional("webgpu");
   Object.assign(globalThis, globals, { self: globalThis });
+  const { writeBuffer } = GPUQueue.prototype;
+  GPUQueue.prototype.writeBuffer = function (buffer, offset, data, ...range) {
+    const isShared = data instanceof Uint8Array && data.buffer instanceof SharedArrayBuffer;
+    return writeBuffer.call(this, buffer, offset, isShared ? data.slice() : data, ...range); // a slice is not shared
+  };
   Object.defineProperty(globalThis, "navigator", { value: { gpu: create([]) }, configurable: true });
 }
 
