@@ -32,9 +32,9 @@ const OPENERS: Record<GpuEngine, (model: Model) => Promise<Engine>> = {
 
 /**
  * Largest difference of a log-probability that rounding explains. On f16 weights onnx-webgpu computes in f16 where the
- * adapter can, its logits within 0.02 of the reference's: log-probabilities within twice that.
+ * adapter can: models/deit-tiny is then 0.034 off on Mesa's llvmpipe.
  */
-const TOLERANCE: Record<WeightsDtype, number> = { f32: 1e-3, f16: 0.04, int8: 1e-3 };
+const TOLERANCE: Record<WeightsDtype, number> = { f32: 1e-3, f16: 0.1, int8: 1e-3 };
 
 export interface GpuBenchRow {
   model: string;
