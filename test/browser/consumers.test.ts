@@ -65,22 +65,27 @@ function serve(): Promise<Server> {
 }
 
 /** Opens the page, picks a picture, and returns what the page says. */
-async function visit(at: string, csp = "", search = ""): Promise<string> {
+async function visit(at: string, { csp = "", search = "", early = false } = {}): Promise<string> {
   site = at;
   policy = csp;
-  return answerOf(`http://127.0.0.1:${(server.address() as AddressInfo).port}/${search}`);
+  return answerOf(`http://127.0.0.1:${(server.address() as AddressInfo).port}/${search}`, early);
 }
 
 /** With the model that the page names, and with a set. */
 async function expectAnswers(at: string): Promise<void> {
-  for (const search of ["", SET]) expect(await visit(at, "", search)).toMatch(ANSWER);
+  for (const search of ["", SET]) expect(await visit(at, { search })).toMatch(ANSWER);
 }
 
-async function answerOf(url: string): Promise<string> {
+/** @param early whether the picture is picked before the page's script has come */
+async function answerOf(url: string, early = false): Promise<string> {
   const page = await browser.newPage();
   try {
-    await page.goto(url);
+    let pass = () => {};
+    const picked = new Promise<void>((resolve) => (pass = resolve));
+    if (early) await page.route("**/*.js", (route) => picked.then(() => route.continue()), { times: 1 });
+    await page.goto(url, { waitUntil: early ? "commit" : "load" });
     await page.locator("input:enabled").setInputFiles(PICTURE);
+    pass();
     const output = page.locator("output:not(:empty)");
     await output.waitFor({ state: "attached", timeout: 120_000 });
     return (await output.textContent())!;
@@ -145,11 +150,13 @@ describe("from the packed tarball, without any configuration", () => {
 
   test("esbuild", async () => {
     await expectAnswers(bundle("esbuild", ESBUILD));
+    expect(await visit("esbuild/dist", { early: true })).toMatch(ANSWER);
   });
 
   test("examples/plain-html", async () => {
     symlinkSync(join(folder, "node_modules"), join(folder, "plain-html/node_modules"));
     await expectAnswers("plain-html");
+    expect(await visit("plain-html", { early: true })).toMatch(ANSWER);
   });
 });
 
@@ -214,19 +221,21 @@ describe("under a Content-Security-Policy", () => {
     readFileSync(join(folder, "vite/main.js"), "utf8").replace('slim/")', `slim/", ${options})`);
 
   test("script-src 'self' 'wasm-unsafe-eval' is enough for a bundle that ships worker.js", async () => {
-    expect(await visit("vite/dist", `${SELF} 'wasm-unsafe-eval'`)).toMatch(/on simd$/);
+    expect(await visit("vite/dist", { csp: `${SELF} 'wasm-unsafe-eval'` })).toMatch(/on simd$/);
   });
 
   test("without 'wasm-unsafe-eval' the plain loops answer", async () => {
-    expect(await visit("vite/dist", SELF)).toMatch(/on reference$/);
+    expect(await visit("vite/dist", { csp: SELF })).toMatch(/on reference$/);
   });
 
   test("a bundle that lost worker.js needs worker-src blob:, or worker.js copied and workerUrl", async () => {
     const wasm = `${SELF} 'wasm-unsafe-eval'`;
-    expect(await visit("esbuild/dist", `${wasm}; worker-src 'self' blob:`)).toMatch(/on simd$/);
-    expect(await visit("esbuild/dist", `${wasm}; worker-src 'self'`)).toMatch(/worker did not start.*workerUrl/);
+    expect(await visit("esbuild/dist", { csp: `${wasm}; worker-src 'self' blob:` })).toMatch(/on simd$/);
+    expect(await visit("esbuild/dist", { csp: `${wasm}; worker-src 'self'` })).toMatch(
+      /worker did not start.*workerUrl/,
+    );
     const at = bundle("esbuild-worker", ESBUILD, main('{ workerUrl: "/worker.js" }'));
     cpSync(join(folder, "node_modules/slimvit/dist/worker.js"), join(folder, at, "worker.js"));
-    expect(await visit(at, `${wasm}; worker-src 'self'`)).toMatch(/on simd$/);
+    expect(await visit(at, { csp: `${wasm}; worker-src 'self'` })).toMatch(/on simd$/);
   });
 });
