@@ -1,5 +1,5 @@
 /** The plain page of examples/ in Firefox and in WebKit, with a shipped model, isolated and not. A missing browser fails. */
-import { createServer, type Server } from "node:http";
+import { createServer, type RequestListener, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import sirv from "sirv";
@@ -59,8 +59,17 @@ describe.each([
   });
   afterAll(() => browser?.close());
 
+  test("scripts run when the page's own have", async () => {
+    const { url, close } = await serve(slowPage);
+    try {
+      expect(await browser.runIn(url, "return globalThis.ran === true;")).toBe(true);
+    } finally {
+      close();
+    }
+  });
+
   test.each([true, false])("the plain page names the umbrella; isolated: %s", async (isolated) => {
-    const { url, close } = await serve(isolated);
+    const { url, close } = await serve(plainPage(isolated));
     try {
       const answer = (await browser.runIn(url, CHOOSE)) as string;
       const told = (await browser.runIn(url, CALLS)) as { simd: string; threads: number };
@@ -82,18 +91,30 @@ describe.each([
   });
 });
 
-async function serve(isolated: boolean): Promise<{ url: string; close(): void }> {
+function plainPage(isolated: boolean): RequestListener {
   const mounts = MOUNTS.map(([prefix, at]) => [prefix, sirv(join(ROOT, at), { dev: true })] as const);
+  return (request, response) => {
+    if (isolated) {
+      response.setHeader("Cross-Origin-Opener-Policy", "same-origin");
+      response.setHeader("Cross-Origin-Embedder-Policy", "require-corp");
+    }
+    const [prefix, handle] = mounts.find(([start]) => request.url!.startsWith(start))!;
+    request.url = request.url!.slice(prefix.length - 1);
+    handle(request, response, () => void response.writeHead(404).end());
+  };
+}
+
+/** A page whose module waits for another, which is slow. */
+const slowPage: RequestListener = ({ url }, response) => {
+  response.setHeader("Content-Type", url === "/" ? "text/html" : "text/javascript");
+  if (url === "/") response.end(`<!doctype html><script type="module" src="main.js"></script>`);
+  else if (url === "/main.js") response.end(`import "./slow.js"; globalThis.ran = true;`);
+  else setTimeout(() => response.end(), 500);
+};
+
+async function serve(answer: RequestListener): Promise<{ url: string; close(): void }> {
   const server = await new Promise<Server>((resolve) => {
-    const started = createServer((request, response) => {
-      if (isolated) {
-        response.setHeader("Cross-Origin-Opener-Policy", "same-origin");
-        response.setHeader("Cross-Origin-Embedder-Policy", "require-corp");
-      }
-      const [prefix, handle] = mounts.find(([start]) => request.url!.startsWith(start))!;
-      request.url = request.url!.slice(prefix.length - 1);
-      handle(request, response, () => void response.writeHead(404).end());
-    });
+    const started = createServer(answer);
     started.listen(0, "127.0.0.1", () => resolve(started));
   });
   return {

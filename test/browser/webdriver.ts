@@ -1,34 +1,106 @@
-/** Firefox by WebDriver BiDi, WebKit by its own driver's WebDriver: as much of them as running a script in a page takes. */
+/** Firefox by Marionette, WebKit by its own driver: as much of WebDriver as running a script in a page takes. */
 import { type ChildProcess, spawn } from "node:child_process";
-import puppeteer from "puppeteer-core";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { connect, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { findFirefox, findWebKit } from "../../scripts/setup-browsers.mjs";
 
 export interface OtherBrowser {
   /** name and version as it says */
   name: string;
-  /** Opens the address and runs `script`, the body of an async function; @returns what it returns */
+  /** Opens the address and, when the page has loaded, runs `script`, the body of an async function; @returns what it returns */
   runIn(url: string, script: string): Promise<unknown>;
   close(): Promise<void>;
 }
 
+/** A script that takes longer has stopped; a busy machine can be twenty times slower than a quiet one. */
+const SCRIPT_MS = 300_000;
+
+/**
+ * Not by WebDriver BiDi: for it, Firefox (153) listens to workers, and then `new Worker` in a worker now and then never
+ * returns. The parent waits for the listeners on the condition on which the child's thread waits for events, of which one
+ * is woken (dom/workers, WaitForIsDebuggerRegistered); a page that starts and ends such workers stops after some sixty.
+ */
 export async function openFirefox(): Promise<OtherBrowser> {
-  const executablePath = findFirefox();
-  if (!executablePath) throw new Error('No Firefox was found: run "npm run setup", or name one in FIREFOX_PATH.');
-  const browser = await puppeteer.launch({ browser: "firefox", executablePath, protocolTimeout: 300_000 });
-  return {
-    name: await browser.version(),
-    async runIn(url, script) {
-      const page = await browser.newPage();
-      try {
-        await page.goto(url);
-        return await page.evaluate(`(async () => { ${script} })()`);
-      } finally {
-        await page.close();
-      }
-    },
-    close: () => browser.close(),
+  const path = findFirefox();
+  if (!path) throw new Error('No Firefox was found: run "npm run setup", or name one in FIREFOX_PATH.');
+  const profile = mkdtempSync(join(tmpdir(), "slimvit-firefox-"));
+  writeFileSync(join(profile, "user.js"), 'user_pref("marionette.port", 0);'); // it takes a free one, and tells
+  const firefox = spawn(path, ["--marionette", "--headless", "--no-remote", "--profile", profile], { stdio: "ignore" });
+  const end = async () => {
+    await stop(firefox);
+    rmSync(profile, { recursive: true, force: true, maxRetries: 10 });
   };
+  try {
+    const portFile = join(profile, "MarionetteActivePort");
+    const call = await answering(async () => connectMarionette(Number(readFileSync(portFile, "utf8"))));
+    const { capabilities } = (await call("WebDriver:NewSession", {})) as { capabilities: { browserVersion: string } };
+    await call("WebDriver:SetTimeouts", { script: SCRIPT_MS });
+    return {
+      name: `Firefox ${capabilities.browserVersion}`,
+      async runIn(url, script) {
+        await call("WebDriver:Navigate", { url });
+        const inPage = `window.eval(${JSON.stringify(`(async () => { ${script} })()`)})`; // not in Marionette's sandbox
+        return call("WebDriver:ExecuteAsyncScript", { script: asyncScript(inPage), args: [], sandbox: null });
+      },
+      close: end,
+    };
+  } catch (error) {
+    await end();
+    throw error;
+  }
 }
+
+/** Messages of both sides are JSON after its length: [0, id, command, parameters] and [1, id, error, result]. */
+async function connectMarionette(port: number): Promise<(command: string, parameters: object) => Promise<unknown>> {
+  const socket = await new Promise<Socket>((resolve, reject) => {
+    const opening: Socket = connect(port, "127.0.0.1", () => resolve(opening)).once("error", reject);
+  });
+  const waiting = new Map<number, (error: unknown, result: unknown) => void>();
+  let rest = Buffer.alloc(0);
+  socket.on("data", (data) => {
+    rest = Buffer.concat([rest, data]);
+    for (;;) {
+      const colon = rest.indexOf(":");
+      const end = colon + 1 + Number(rest.subarray(0, colon));
+      if (colon < 0 || rest.length < end) return;
+      const message: unknown = JSON.parse(rest.toString("utf8", colon + 1, end));
+      rest = rest.subarray(end);
+      if (Array.isArray(message)) waiting.get(message[1])!(message[2], message[3]); // the first only greets
+    }
+  });
+  socket.on("close", () => {
+    for (const settle of waiting.values()) settle("the connection ended", undefined);
+  });
+  let last = 0;
+  return (command, parameters) =>
+    new Promise((resolve, reject) => {
+      const id = ++last;
+      waiting.set(id, (error, result) => {
+        waiting.delete(id);
+        if (error) reject(new Error(`Firefox, ${command}: ${JSON.stringify(error)}`));
+        else resolve(isWrapped(result) ? result.value : result);
+      });
+      const text = JSON.stringify([0, id, command, parameters]);
+      socket.write(`${Buffer.byteLength(text)}:${text}`);
+    });
+}
+
+function isWrapped(result: unknown): result is { value: unknown } {
+  return typeof result === "object" && result !== null && "value" in result;
+}
+
+/** @param promise an expression */
+function asyncScript(promise: string): string {
+  return `const done = arguments[0]; ${promise}.then(done, (error) => done(String(error)));`;
+}
+
+/**
+ * WebKitGTK's driver (2.50.6) is done with a navigation while modules that the page's own import are still on their way:
+ * none of the page's scripts has run then.
+ */
+const LOADED = `if (document.readyState !== "complete") await new Promise((go) => addEventListener("load", go, { once: true }));`;
 
 export async function openWebKit(): Promise<OtherBrowser> {
   const found = findWebKit();
@@ -62,13 +134,15 @@ export async function openWebKit(): Promise<OtherBrowser> {
     const started = await call("POST", "/session", { capabilities });
     const { sessionId, capabilities: has } = started as { sessionId: string; capabilities: { browserVersion: string } };
     const session = `/session/${sessionId}`;
-    await call("POST", `${session}/timeouts`, { script: 300_000 });
+    await call("POST", `${session}/timeouts`, { script: SCRIPT_MS });
     return {
       name: `WebKitGTK ${has.browserVersion}`,
       async runIn(url, script) {
         await call("POST", `${session}/url`, { url });
-        const wrapped = `const done = arguments[0]; (async () => { ${script} })().then(done, (error) => done(String(error)));`;
-        return call("POST", `${session}/execute/async`, { script: wrapped, args: [] });
+        return call("POST", `${session}/execute/async`, {
+          script: asyncScript(`(async () => { ${LOADED} ${script} })()`),
+          args: [],
+        });
       },
       async close() {
         await call("DELETE", session).catch(() => {});
@@ -82,11 +156,10 @@ export async function openWebKit(): Promise<OtherBrowser> {
 }
 
 /** Tries until it answers, for half a minute. */
-async function answering(ask: () => Promise<unknown>): Promise<void> {
+async function answering<T>(ask: () => Promise<T>): Promise<T> {
   for (let left = 150; ; left--) {
     try {
-      await ask();
-      return;
+      return await ask();
     } catch (error) {
       if (!left) throw error;
       await new Promise((resolve) => setTimeout(resolve, 200));
