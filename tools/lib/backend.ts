@@ -73,7 +73,7 @@ const OPENERS: Record<BackendName, () => Promise<TF>> = {
 
 /**
  * Gives Node a `navigator.gpu`: Dawn's, and lets its queue write from shared memory, as browsers do and its binding does
- * not: onnxruntime-web's heap is shared.
+ * not: onnxruntime-web's heap is shared. `DAWN_FLAGS` in the environment goes to Dawn.
  * @throws Error where npm's `webgpu` is not installed or has no binary for this system
  */
 export async function provideWebGpu(): Promise<void> {
@@ -84,7 +84,10 @@ export async function provideWebGpu(): Promise<void> {
     const isShared = data instanceof Uint8Array && data.buffer instanceof SharedArrayBuffer;
     return writeBuffer.call(this, buffer, offset, isShared ? data.slice() : data, ...range); // a slice is not shared
   };
-  Object.defineProperty(globalThis, "navigator", { value: { gpu: create([]) }, configurable: true });
+  Object.defineProperty(globalThis, "navigator", {
+    value: { gpu: create(process.env.DAWN_FLAGS?.split(" ") ?? []) },
+    configurable: true,
+  });
 }
 
 async function openNative(name: string): Promise<TF> {
