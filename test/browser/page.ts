@@ -4,6 +4,7 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import type { Page } from "playwright-core";
 import type { Manifest, Tensors, WeightsDtype } from "../../src/format/model.ts";
 import { type BrowserPage, openPage } from "../../tools/lib/browser.ts";
 import { writeModelFolder } from "../../tools/lib/folders.ts";
@@ -88,6 +89,19 @@ export async function openStage(
   };
 }
 
+/** From now on the page keeps hold of every worker it starts, to be able to break one. */
+export async function keepWorkers(page: Page): Promise<void> {
+  await page.evaluate(() => {
+    globalThis.workers = [];
+    globalThis.Worker = class extends Worker {
+      constructor(url: string | URL, options?: WorkerOptions) {
+        super(url, options);
+        workers.push(this);
+      }
+    };
+  });
+}
+
 /** The globals that `openStage` puts into the page, for use inside `page.evaluate`. */
 declare global {
   // biome-ignore-start lint/suspicious/noExplicitAny: the page's own, built copy of the package
@@ -98,4 +112,6 @@ declare global {
   // biome-ignore-end lint/suspicious/noExplicitAny: the page's own, built copy of the package
   var picture: (width?: number, height?: number) => { data: Uint8ClampedArray; width: number; height: number };
   var failure: (promise: Promise<unknown>) => Promise<{ code: string; message: string; ours: boolean }>;
+  /** of `keepWorkers`, oldest first */
+  var workers: Worker[];
 }

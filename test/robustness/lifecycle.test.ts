@@ -1,6 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { openStage, type Stage } from "../browser/page.ts";
+import { keepWorkers, openStage, type Stage } from "../browser/page.ts";
 import { count, Tally } from "./tally.ts";
 
 const SHIPPED = fileURLToPath(new URL("../../models", import.meta.url));
@@ -9,18 +9,10 @@ let stage: Stage;
 beforeAll(async () => {
   // The flag makes measureUserAgentSpecificMemory answer at once, after a collection.
   stage = await openStage(true, { "/shipped": SHIPPED }, ["--enable-blink-features=ForceEagerMeasureMemory"]);
+  await keepWorkers(stage.page);
   await stage.page.evaluate(() => {
-    // The page keeps hold of every worker it starts, to be able to break one.
-    const workers: Worker[] = [];
-    globalThis.Worker = class extends Worker {
-      constructor(url: string | URL, options?: WorkerOptions) {
-        super(url, options);
-        workers.push(this);
-      }
-    };
     const memory = performance as unknown as { measureUserAgentSpecificMemory(): Promise<{ bytes: number }> };
     Object.assign(globalThis, {
-      workers,
       heldBytes: async () => (await memory.measureUserAgentSpecificMemory()).bytes,
       wait: (ms: number) => new Promise((resolve) => setTimeout(resolve, ms)),
     });
@@ -29,7 +21,6 @@ beforeAll(async () => {
 afterAll(() => stage?.close());
 
 declare global {
-  var workers: Worker[];
   /** by the page and its workers, after a collection */
   var heldBytes: () => Promise<number>;
   var wait: (ms: number) => Promise<void>;
