@@ -3,6 +3,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import { SlimViTError } from "../../src/errors.ts";
 import { readSafetensors, type StoredTensor, writeSafetensors } from "../../src/format/safetensors.ts";
 import { Tally } from "../robustness/tally.ts";
+import { refused } from "./fixtures.ts";
 
 /** A file with this header, written as it is, and this many bytes of data. */
 function file(header: string | object, dataBytes: number, claimed?: number): Uint8Array {
@@ -120,15 +121,7 @@ describe("a malformed file is refused with its name and the fault", () => {
     ["a hole at the start", twoTensors([1, 4], [4, 8], 8), /hole of 1 bytes before tensor "a"/],
     ["an empty tensor outside", twoTensors([0, 8], [9, 9], 8), /ends at byte 9/],
   ])("%s", (_, bytes, fault) => {
-    tally.claim(() =>
-      expect(() => readSafetensors(bytes, "x.safetensors")).toThrow(
-        expect.objectContaining({
-          name: "SlimViTError",
-          code: "bad-model",
-          message: expect.stringMatching(new RegExp(`^x\\.safetensors: .*${fault.source}`)),
-        }),
-      ),
-    );
+    tally.claim(() => expect(() => readSafetensors(bytes, "x.safetensors")).toThrow(refused("x\\.safetensors", fault)));
   });
 
   test("cut at every byte", () => {
