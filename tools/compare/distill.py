@@ -1,7 +1,7 @@
 """`slimvit retrain` in PyTorch, for a GPU that TensorFlow.js does not fill: slim models learn together from one dense teacher.
 
 python distill.py TEACHER STUDENT... --data a.zip --data b.zip --steps 2000 -o OUT
-python distill.py TEACHER STUDENT... --check             # no training: logits on fixed pixels, to hold against `slimvit run`
+python distill.py TEACHER STUDENT... --check      # no training: is this network slimvit's? By the logits in each manifest
 
 TEACHER and STUDENT are model folders with f32 or f16 weights; OUT/NAME is written for each STUDENT, with its keep-lists and
 widths as they were and new f32 weights. Every step, all students see the same pictures, so that they can be compared: random
@@ -52,15 +52,43 @@ def main():
     students = {os.path.basename(folder.rstrip("/")): Vit(folder).to(args.device) for folder in args.students}
     if args.check:
         return check({"teacher": teacher} | students, args.device)
-    train, val = read_pictures(args.data, "train"), read_pictures(args.data, "val")
+    train, val = read_pictures(args.data, "train"), read_pictures(dict.fromkeys(args.data), "val")
     print(f"{len(train)} pictures to learn from, {len(val)} held back", flush=True)
+    rates = {name: args.lr for name in students} | {name: float(lr) for name, lr in (item.split("=") for item in args.lr_of)}
     before = measure(teacher, students, val, args)
-    seconds, steps = distil(teacher, students, train, args)
+    seconds, steps = distil(teacher, students, train, rates, args)
     after = measure(teacher, students, val, args)
     for name, student in students.items():
-        step = vars(args) | {"steps": steps, "seconds": seconds, "before": before[name], "after": after[name]}
-        write_folder(student, f"{args.out}/{name}", {k: v for k, v in step.items() if k not in ("students", "check", "out")})
         print(name, json.dumps({"before": before[name], "after": after[name]}), flush=True)
+        write_folder(
+            student,
+            f"{args.out}/{name}",
+            {
+                "command": "distill",
+                "program": "tools/compare/distill.py",
+                "data": [os.path.basename(path) for path in args.data],
+                "pictures": len(train),
+                "teacher": os.path.basename(args.teacher.rstrip("/")),
+                "batch": args.batch,
+                "lr": rates[name],
+                "warmupSteps": args.warmup,
+                "weightDecay": args.weight_decay,
+                "mixup": args.mixup,
+                "minScale": args.min_scale,
+                "seed": args.seed,
+                "students": len(students),
+                "environment": f"torch {torch.__version__}, {device_name(args.device)}, bf16",
+                "steps": steps,
+                "seconds": seconds,
+                "valDivergence": after[name]["divergence"],
+                "valAgreement": after[name]["agreement"],
+                "valPictures": len(val),
+            },
+        )
+
+
+def device_name(device):
+    return torch.cuda.get_device_name() if device == "cuda" else device
 
 
 class Vit(torch.nn.Module):
@@ -70,8 +98,9 @@ class Vit(torch.nn.Module):
         super().__init__()
         with open(f"{folder}/slimvit.json") as file:
             self.manifest = json.load(file)
-        dtypes = {weights["dtype"]: weights["file"] for weights in self.manifest["weights"]}
-        tensors = load_file(f"{folder}/{dtypes.get('f32', dtypes.get('f16'))}")
+        files = {weights["dtype"]: weights for weights in self.manifest["weights"]}
+        self.weights_file = files.get("f32") or files["f16"]
+        tensors = load_file(f"{folder}/{self.weights_file['file']}")
         self.names = list(tensors)
         self.weights = torch.nn.ParameterList([torch.nn.Parameter(tensor.float()) for tensor in tensors.values()])
         alive = list(range(self.tokens()))
@@ -112,9 +141,8 @@ def attention(qkv, widths, scale):
     return torch.cat([mixed[:, h, :, :width] for h, width in enumerate(widths)], -1)
 
 
-def distil(teacher, students, pictures, args):
+def distil(teacher, students, pictures, rates, args):
     """@returns seconds and steps"""
-    rates = {name: args.lr for name in students} | {name: float(lr) for name, lr in (item.split("=") for item in args.lr_of)}
     optimisers = {name: optimiser_of(student, args.weight_decay) for name, student in students.items()}
     pre = teacher.manifest["preprocess"]
     data = torch.utils.data.DataLoader(
@@ -219,7 +247,7 @@ def measure(teacher, students, pictures, args):
             logits = F.log_softmax(student(pixels), -1)
             sums[name][0] += F.kl_div(logits, wanted, reduction="sum", log_target=True).item()
             sums[name][1] += (logits.argmax(-1) == wanted.argmax(-1)).sum().item()
-    return {name: {"divergence": kl / len(pictures), "agreement": same / len(pictures), "n": len(pictures)} for name, (kl, same) in sums.items()}
+    return {name: {"divergence": kl / len(pictures), "agreement": same / len(pictures)} for name, (kl, same) in sums.items()}
 
 
 def centre(data, pre):
@@ -255,18 +283,22 @@ def write_folder(student, folder, step):
         data = written.read()
     weights = {"dtype": "f32", "file": "model.f32.safetensors", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     provenance = student.manifest["provenance"]
-    provenance = provenance | {"steps": provenance.get("steps", []) + [{"command": "distill.py", "torch": torch.__version__} | step]}
+    provenance = provenance | {"steps": provenance.get("steps", []) + [step]}
     with open(f"{folder}/slimvit.json", "w") as out:
         json.dump(student.manifest | {"weights": [weights], "metrics": {}, "provenance": provenance}, out)
 
 
 @torch.no_grad()
 def check(models, device):
+    """The self-test that `slimvit export` wrote: logits on pixels from a linear congruential generator (src/format/write.ts)."""
     for name, model in models.items():
-        size = model.manifest["imageSize"]
-        k = torch.arange(3 * size[0] * size[1], dtype=torch.float64)
-        pixels = (torch.sin(k * 0.37) + torch.cos(k * 0.0113)).float().view(1, 3, *size).to(device)
-        print(name, [round(v, 5) for v in model(pixels)[0, :8].tolist()])
+        test, size = model.weights_file["selfTest"], model.manifest["imageSize"]
+        state, values = test["seed"], []
+        for _ in range(3 * size[0] * size[1]):
+            state = (state * 1664525 + 1013904223) % 2**32
+            values.append((state >> 8) / 2**23 - 1)
+        logits = model(torch.tensor(values, device=device).view(1, 3, *size))[0].cpu()
+        print(name, f"largest difference of a logit {(logits - torch.tensor(test['logits'])).abs().max():.1e}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import {
 } from "../../src/format/model.ts";
 import { percent, si } from "./terminal.ts";
 
-type Step = Record<string, unknown> & { command: string };
+/** `program` where it was none of slimvit's commands. */
+type Step = Record<string, unknown> & { command: string; program?: string };
 
 /** Accuracy as `slimvit eval --record` left it. */
 export interface AccuracyRecord {
@@ -77,7 +78,10 @@ export function cardText(manifest: Omit<Manifest, "weights">): string {
     "",
     "## How it was made",
     "",
-    ...steps.map(({ command, ...options }, k) => `${k + 1}. \`slimvit ${command}\` with ${sentence(options)}`),
+    ...steps.map(
+      ({ command, program = `slimvit ${command}`, ...options }, k) =>
+        `${k + 1}. \`${program}\` with ${sentence(options)}`,
+    ),
     "",
   ];
   return lines.join("\n");
