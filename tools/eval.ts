@@ -3,16 +3,16 @@
  * model on the same pictures, and with --unlabelled says how often both agree. slimvit run MODEL IMAGE...: one by one.
  */
 import { readFileSync } from "node:fs";
-import { basename, join } from "node:path";
+import { basename } from "node:path";
 import type { Engine, EngineName } from "../src/engines/engine.ts";
 import { openEngine } from "../src/engines/open.ts";
 import { messageOf, SlimViTError } from "../src/errors.ts";
 import type { WeightsDtype } from "../src/format/model.ts";
 import { preprocess } from "../src/image.ts";
 import { softmax } from "../src/session.ts";
-import { type AccuracyRecord, cardText } from "./lib/card.ts";
 import { decode, evalPixels, labelIndices, openDataset, type Picture, type Split, spread } from "./lib/data.ts";
-import { manifestText, readManifestFile, readModelFolder, writeFileAtomic } from "./lib/folders.ts";
+import { readManifestFile, readModelFolder } from "./lib/folders.ts";
+import { type AccuracyRecord, type Metrics, recordMetrics } from "./lib/metrics.ts";
 import { startProgress } from "./lib/progress.ts";
 import { percent, say } from "./lib/terminal.ts";
 
@@ -219,13 +219,10 @@ function rankOf(logits: Float32Array, right: number): number {
 
 /** The same data, split, engine and dtype measured again replace their old figures. */
 function record(source: string, entry: AccuracyRecord): void {
-  const manifest = readManifestFile(source);
   const same = (a: AccuracyRecord) =>
     a.data === entry.data && a.split === entry.split && a.engine === entry.engine && a.dtype === entry.dtype;
-  const before = ((manifest.metrics.accuracy ?? []) as AccuracyRecord[]).filter((a) => !same(a));
-  manifest.metrics = { ...manifest.metrics, accuracy: [...before, entry] };
-  writeFileAtomic(join(source, "slimvit.json"), manifestText(manifest));
-  writeFileAtomic(join(source, "card.md"), cardText(manifest));
+  const { accuracy = [] } = readManifestFile(source).metrics as Metrics;
+  recordMetrics(source, { accuracy: [...accuracy.filter((a) => !same(a)), entry] });
 }
 
 export interface RunReport {

@@ -1,7 +1,7 @@
 /** slimvit export MODEL -o DIR --dtype f32,f16,int8 [--onnx]: weights for shipping, and a standalone .onnx. */
 import { basename, resolve } from "node:path";
 import { writeOnnx } from "../src/engines/onnx/graph.ts";
-import type { WeightsDtype } from "../src/format/model.ts";
+import type { Manifest, WeightsDtype } from "../src/format/model.ts";
 import { cardText } from "./lib/card.ts";
 import { claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
 import { say } from "./lib/terminal.ts";
@@ -25,12 +25,12 @@ export function exportModel(
   const { format: _, weights: __, ...draft } = model.manifest;
   const name = options.name ?? basename(resolve(options.out));
   const provenance = withStep({ ...draft.provenance, ...origin }, "export", { dtype: options.dtype });
-  const extra: Record<string, string | Uint8Array> = { "card.md": cardText({ ...model.manifest, name, provenance }) };
-  if (options.onnx) extra["model.onnx"] = writeOnnx(model);
+  const onnx: Record<string, Uint8Array> = options.onnx ? { "model.onnx": writeOnnx(model) } : {};
+  const extra = (manifest: Manifest) => ({ ...onnx, "card.md": cardText(manifest) });
   const { out, dtype, force } = options;
   const manifest = writeModelFolder(out, { ...draft, name, provenance }, model.tensors, dtype, extra, force);
   const files = Object.fromEntries(manifest.weights.map(({ file, bytes }) => [file, bytes]));
-  if (options.onnx) files["model.onnx"] = (extra["model.onnx"] as Uint8Array).length;
+  for (const [file, bytes] of Object.entries(onnx)) files[file] = bytes.length;
   for (const [file, bytes] of Object.entries(files)) say(`export: ${file} ${(bytes / 1e6).toFixed(2)} MB`);
   return { files };
 }

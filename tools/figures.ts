@@ -1,6 +1,6 @@
 /**
  * npm run figures: measures the shipped models in a real browser, writes docs/bench.json, and rewrites the tables of
- * README.md from it and from the models' own manifests. With --no-bench the tables are made from what is on file.
+ * README.md from it and from the models' own manifests, which get their own milliseconds, as do their cards. With --no-bench the tables are made from what is on file.
  */
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
@@ -10,8 +10,8 @@ import { findChromium } from "../scripts/setup-chromium.mjs";
 import type { EngineName } from "../src/engines/engine.ts";
 import { countMacs, countParams, type WeightsDtype } from "../src/format/model.ts";
 import { type BenchRow, bench } from "./bench.ts";
-import type { AccuracyRecord } from "./lib/card.ts";
 import { manifestText, readManifestFile, writeFileAtomic } from "./lib/folders.ts";
+import { type Metrics, recordMetrics } from "./lib/metrics.ts";
 import { say, si } from "./lib/terminal.ts";
 
 const path = (name: string) => fileURLToPath(new URL(`../${name}`, import.meta.url));
@@ -48,7 +48,7 @@ function modelsTable(folders: string[], measured?: BenchFile): string {
         );
         return row?.msMedian.toFixed(0) ?? "–";
       });
-      const accuracy = ((manifest.metrics.accuracy ?? []) as AccuracyRecord[])
+      const accuracy = ((manifest.metrics as Metrics).accuracy ?? [])
         .filter((a) => a.dtype === dtype)
         .map((a) => `${(100 * a.top1).toFixed(1)} % (${a.data}, n ${a.n})`);
       return `| [${folder}](models/${folder}/card.md), ${dtype} | ${accuracy.join("; ") || "not measured"} | ${si(countMacs(manifest, classes))} | ${si(countParams(manifest, classes))} | ${(bytes / 1e6).toFixed(1)} MB | ${ms.join(" / ")} |`;
@@ -95,6 +95,19 @@ let measured: BenchFile | undefined = existsSync(BENCH) ? JSON.parse(readFileSyn
 if (!process.argv.includes("--no-bench")) {
   measured = await measure(folders);
   writeFileAtomic(BENCH, manifestText(measured));
+}
+if (measured) {
+  const { rows, device, browser } = measured;
+  for (const folder of folders.map((name) => path(`models/${name}`))) {
+    const { name } = readManifestFile(folder);
+    const latency = rows
+      .filter(({ model }) => model === name)
+      .map(({ engine, dtype, threads, msMedian, msP10, msP90 }) => ({
+        ...{ engine, dtype, threads, msMedian, msP10, msP90 },
+        ...{ device, browser },
+      }));
+    recordMetrics(folder, { latency });
+  }
 }
 let readme = readFileSync(path("README.md"), "utf8");
 readme = replaceSection(readme, "models", modelsTable(folders, measured));

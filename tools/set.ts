@@ -7,8 +7,8 @@ import { basename, join, relative, resolve, sep } from "node:path";
 import { SlimViTError } from "../src/errors.ts";
 import { countMacs, countParams, type Manifest } from "../src/format/model.ts";
 import { MEMBER_FOLDER, type ModelSet, readSet, SET_FORMAT, type SetMember, worthHaving } from "../src/format/set.ts";
-import type { AccuracyRecord } from "./lib/card.ts";
 import { claimOutput, manifestText, readManifestFile, sha256, writeFileAtomic, writeFolder } from "./lib/folders.ts";
+import type { AccuracyRecord } from "./lib/metrics.ts";
 import { percent, say, si } from "./lib/terminal.ts";
 
 export interface SetOptions {

@@ -9,9 +9,10 @@ import { closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync
 import { basename, join, relative } from "node:path";
 import { SlimViTError } from "../src/errors.ts";
 import { countMacs, countParams } from "../src/format/model.ts";
-import { type AccuracyRecord, denseOf } from "./lib/card.ts";
+import { denseOf } from "./lib/card.ts";
 import { STAGES } from "./lib/commands.ts";
 import { readManifestFile, sha256, writeFileAtomic } from "./lib/folders.ts";
+import type { AccuracyRecord } from "./lib/metrics.ts";
 import { startProgress } from "./lib/progress.ts";
 import { type RecipeFile, type Section, stageOptions } from "./lib/recipefile.ts";
 import { besides } from "./lib/runtime.ts";

@@ -5,8 +5,8 @@ import { fileURLToPath } from "node:url";
 import { beforeAll, expect, test } from "vitest";
 import { countMacs, countParams } from "../../src/format/model.ts";
 import { type ModelSet, readSet } from "../../src/format/set.ts";
-import type { AccuracyRecord } from "../../tools/lib/card.ts";
 import { manifestText, readManifestFile } from "../../tools/lib/folders.ts";
+import type { AccuracyRecord } from "../../tools/lib/metrics.ts";
 import { makeSet } from "../../tools/set.ts";
 import { makeDense, slimvit, slimvitJson, workplace } from "./fixtures.ts";
 

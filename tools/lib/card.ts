@@ -7,31 +7,21 @@ import {
   innerDim,
   type Manifest,
 } from "../../src/format/model.ts";
+import type { Metrics } from "./metrics.ts";
 import { percent, si } from "./terminal.ts";
 
 /** `program` where it was none of slimvit's commands. */
 type Step = Record<string, unknown> & { command: string; program?: string };
 
-/** Accuracy as `slimvit eval --record` left it. */
-export interface AccuracyRecord {
-  data: string;
-  split: string;
-  top1: number;
-  top5: number;
-  n: number;
-  engine: string;
-  dtype: string;
-}
-
-export function cardText(manifest: Omit<Manifest, "weights">): string {
-  const { name, license, labels, imageSize, patchSize, embedDim, blocks, provenance, metrics } = manifest;
+export function cardText(manifest: Manifest): string {
+  const { name, license, labels, imageSize, patchSize, embedDim, blocks, provenance } = manifest;
   const classes = labels.length;
   const dense = denseOf(manifest);
   const share = (slim: number, whole: number) => `${slim} of ${whole} (${percent(slim / whole)})`;
   const total = (arch: Architecture, of: (block: Architecture["blocks"][number]) => number) =>
     arch.blocks.reduce((sum, b) => sum + of(b), 0);
   const steps = (provenance.steps ?? []) as Step[];
-  const accuracy = (metrics.accuracy ?? []) as AccuracyRecord[];
+  const { accuracy = [], latency = [] } = manifest.metrics as Metrics;
   const lines = [
     `# ${name}`,
     "",
@@ -68,6 +58,25 @@ export function cardText(manifest: Omit<Manifest, "weights">): string {
           ),
         ]
       : ["Not measured yet: `slimvit eval MODEL --data D --record`."]),
+    "",
+    "## Size and speed",
+    "",
+    "| weights | bytes |",
+    "| --- | --- |",
+    ...manifest.weights.map(({ dtype, bytes }) => `| ${dtype} | ${bytes.toLocaleString("en")} |`),
+    "",
+    ...(latency.length
+      ? [
+          "| engine | weights | threads | ms an image, median (p10–p90) |",
+          "| --- | --- | --- | --- |",
+          ...latency.map(
+            (l) =>
+              `| ${l.engine} | ${l.dtype} | ${l.threads} | ${l.msMedian.toFixed(1)} (${l.msP10.toFixed(1)}–${l.msP90.toFixed(1)}) |`,
+          ),
+          "",
+          `Inference only, on ${latency[0].device}, ${latency[0].browser}.`,
+        ]
+      : ["Not timed yet: `slimvit bench MODEL --engine simd`."]),
     "",
     "## Origin and licence",
     "",
@@ -118,7 +127,7 @@ export function macsOfOriginal(manifest: Omit<Manifest, "format" | "weights">): 
   return `${percent(share)} of the dense model's at ${imageSize[1]}×${imageSize[0]} px`;
 }
 
-function originalRow(manifest: Omit<Manifest, "weights">): string[] {
+function originalRow(manifest: Manifest): string[] {
   const text = macsOfOriginal(manifest);
   return text ? [`| before it was moved to this image size | | ${text} |`] : [];
 }

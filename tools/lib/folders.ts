@@ -52,12 +52,15 @@ export function readManifestFile(dir: string): Manifest {
   return readManifest(readFileSync(path, "utf8"), path);
 }
 
+/** Contents by name. */
+type Files = Record<string, string | Uint8Array>;
+
 /** What a new folder says of itself; the weights entries are made when it is written. */
 export type ManifestDraft = Omit<Manifest, "format" | "weights">;
 
 /**
  * @param tensors f32
- * @param extra further files by name
+ * @param extra further files, or what gives them for the manifest as written
  * @param replace a folder that is there
  * @returns the manifest as written
  */
@@ -66,10 +69,10 @@ export function writeModelFolder(
   draft: ManifestDraft,
   tensors: Tensors,
   dtypes: WeightsDtype[],
-  extra: Record<string, string | Uint8Array> = {},
+  extra: Files | ((manifest: Manifest) => Files) = {},
   replace = false,
 ): Manifest {
-  const files: Record<string, string | Uint8Array> = { ...extra };
+  const files: Files = {};
   const manifest: Manifest = { format: FORMAT, ...draft, weights: [] };
   for (const dtype of dtypes) {
     const encoded = encodeTensors(tensors, dtype);
@@ -85,6 +88,7 @@ export function writeModelFolder(
     });
   }
   files[MANIFEST] = manifestText(manifest);
+  Object.assign(files, typeof extra === "function" ? extra(manifest) : extra);
   writeFolder(out, files, replace);
   return manifest;
 }
@@ -104,7 +108,7 @@ export function manifestText(manifest: unknown): string {
  * All files or none: written into a folder beside `out`, which is then renamed. A killed run leaves no half folder
  * under the name that was asked for. What is to be replaced stays until the new folder is complete.
  */
-export function writeFolder(out: string, files: Record<string, string | Uint8Array>, replace = false): void {
+export function writeFolder(out: string, files: Files, replace = false): void {
   const beside = join(dirname(resolve(out)), `.${basename(resolve(out))}`);
   const mark = randomBytes(4).toString("hex");
   const [temporary, replaced] = [`${beside}.part-${mark}`, `${beside}.old-${mark}`];

@@ -2,11 +2,12 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { countMacs, countParams, innerDim, type Manifest, patchGrid } from "../../src/format/model.ts";
-import { type AccuracyRecord, denseOf, macsOfOriginal } from "./card.ts";
+import { denseOf, macsOfOriginal } from "./card.ts";
 import { CUT, chart, PALETTE, reportPage, table } from "./charts.ts";
 import { readManifestFile } from "./folders.ts";
 import { escaped } from "./html.ts";
 import type { BlockZeta } from "./masks.ts";
+import type { AccuracyRecord } from "./metrics.ts";
 import { readMasks, ZETA_FILE } from "./searched.ts";
 import { percent, si } from "./terminal.ts";
 import { accuracySummary, MEASURES } from "./validation.ts";
