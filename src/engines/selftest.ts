@@ -6,9 +6,10 @@ import type { Engine } from "./engine.ts";
 
 /**
  * How far an engine's logits for the known input may be from the manifest's: root mean square, of the logits' own. A
- * wrong kernel is off by about 1; int8 engines quantise activations too, which the manifest's logits do not.
+ * wrong kernel is off by about 1; GPUs that compute in f16 are 0.01 off, int8 engines quantise activations too, which the
+ * manifest's logits do not.
  */
-const TOLERANCE: Record<WeightsDtype, number> = { f32: 0.01, f16: 0.01, int8: 0.2 };
+const TOLERANCE: Record<WeightsDtype, number> = { f32: 0.01, f16: 0.05, int8: 0.2 };
 
 /** @throws SlimViTError `unsupported` for an engine that computes wrong results here */
 export async function selfTest(engine: Engine, { manifest, dtype }: Model): Promise<void> {

@@ -5,15 +5,15 @@ import { readGolden } from "../helpers.ts";
 
 const { model } = readGolden();
 
-/** Counts its runs; always answers zeros. */
-function fakeEngine(name: Engine["name"]) {
+/** Counts its runs; always answers the same. */
+function fakeEngine(name: Engine["name"], logit = 0) {
   const engine = {
     name,
     threads: 1,
     runs: 0,
     run: async () => {
       engine.runs++;
-      return { logits: new Float32Array(10), features: new Float32Array(48) };
+      return { logits: new Float32Array(10).fill(logit), features: new Float32Array(48) };
     },
     dispose() {},
   };
@@ -24,6 +24,18 @@ test("an engine is warmed up also by a manifest that knows no logits, the slow r
   const [gpu, reference] = [fakeEngine("onnx-webgpu"), fakeEngine("reference")];
   for (const engine of [gpu, reference]) await selfTest(engine, model);
   expect([gpu.runs, reference.runs]).toEqual([1, 0]);
+});
+
+test.each([
+  ["f32", 1.005, 1.02],
+  ["f16", 1.02, 1.06],
+  ["int8", 1.1, 1.3],
+] as const)("in %s rounding is let through, more is not", async (dtype, rounded, wrong) => {
+  const selfTestOf = { seed: 3, logits: Array<number>(10).fill(1) };
+  const weights = [{ dtype, file: "model", bytes: 1, sha256: "0", selfTest: selfTestOf }];
+  const known = { ...model, dtype, manifest: { ...model.manifest, weights } };
+  await selfTest(fakeEngine("onnx-webgpu", rounded), known);
+  await expect(selfTest(fakeEngine("onnx-webgpu", wrong), known)).rejects.toMatchObject({ code: "unsupported" });
 });
 
 test("known logits are held against those of the first run", async () => {
