@@ -154,9 +154,10 @@ test("an abort at a random moment frees the worker within a block's time, and no
     count(500, 40),
   );
   /** The worker looks for aborts every 8 ms; the rest is for messages on a machine that does other things as well. */
-  const limit = blockMs + 8 + 2000;
+  const limit = blockMs + 8 + 250;
+  const stuck = blockMs + 8 + 2000; // how soon the worker is free, the median says; one that a busy machine holds up is no harm
   for (const r of rounds) {
-    const isSettled = (r.code === "aborted" || r.code === "none") && r.settledMs < limit && r.freeMs < limit;
+    const isSettled = (r.code === "aborted" || r.code === "none") && r.settledMs < limit && r.freeMs < stuck;
     tally.add(isSettled ? "" : JSON.stringify(r));
   }
   tally.add(same ? "" : "another answer after the aborts");

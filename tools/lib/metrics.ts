@@ -1,7 +1,6 @@
 /** What was measured of a model, in its manifest and its card. */
 import { join } from "node:path";
-import type { EngineName } from "../../src/engines/engine.ts";
-import type { WeightsDtype } from "../../src/format/model.ts";
+import type { BenchRow } from "../bench.ts";
 import { cardText } from "./card.ts";
 import { manifestText, readManifestFile, writeFileAtomic } from "./folders.ts";
 
@@ -17,16 +16,10 @@ export interface AccuracyRecord {
 }
 
 /** As `npm run figures` leaves it: milliseconds an image, inference only. */
-export interface LatencyRecord {
-  engine: EngineName;
-  dtype: WeightsDtype;
-  threads: number;
-  msMedian: number;
-  msP10: number;
-  msP90: number;
+export type LatencyRecord = Pick<BenchRow, "engine" | "dtype" | "threads" | "msMedian" | "msP10" | "msP90"> & {
   device: string;
   browser: string;
-}
+};
 
 export interface Metrics {
   accuracy?: AccuracyRecord[];
