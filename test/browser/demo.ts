@@ -81,9 +81,12 @@ export async function drop(page: Page, bytes: Buffer, name: string, type: string
   }, file);
 }
 
+/** What axe finds on the page as it looks at rest: a colour half way from light to dark has the contrast of neither. */
 export async function accessibilityFaults(page: Page): Promise<string[]> {
-  const { violations } = await page.evaluate(() =>
-    (globalThis as unknown as { axe: typeof import("axe-core") }).axe.run(),
-  );
+  const { violations } = await page.evaluate(async () => {
+    const transitions = document.getAnimations().filter((animation) => animation instanceof CSSTransition);
+    await Promise.allSettled(transitions.map(({ finished }) => finished));
+    return (globalThis as unknown as { axe: typeof import("axe-core") }).axe.run();
+  });
   return violations.map(({ id, help, nodes }) => `${id}: ${help} (${nodes.map(({ target }) => target).join(", ")})`);
 }
