@@ -1,7 +1,7 @@
 /** Our ONNX graph with linears in the forms that onnxruntime has for int8, and with masks that remove nothing. */
 import { Graph, writeOnnx } from "../src/engines/onnx/graph.ts";
 import type { BlockShape, Model, Tensor } from "../src/format/model.ts";
-import { isQuantised } from "../src/format/write.ts";
+import { isQuantised } from "../src/format/quantise.ts";
 
 /** TensorProto.DataType */
 const INT8 = 3;

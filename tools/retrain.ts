@@ -5,10 +5,12 @@ import { forward } from "../src/engines/tfjs/forward.ts";
 import { SlimViTError } from "../src/errors.ts";
 import type { Architecture, Model, Tensors } from "../src/format/model.ts";
 import { float32 } from "../src/format/read.ts";
+import { encodeTensors } from "../src/format/write.ts";
 import { openBackend } from "./lib/backend.ts";
 import { removeCheckpoint, storedTensor } from "./lib/checkpoint.ts";
 import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
 import { ghostCounts } from "./lib/masks.ts";
+import { onGrid } from "./lib/quantise.ts";
 import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
 import { reportHtml } from "./lib/report.ts";
 import { resizeModel } from "./lib/resize.ts";
@@ -20,6 +22,8 @@ export interface RetrainOptions extends TrainOptions {
   /** position embeddings and keep-lists are resampled to it first */
   imageSize?: [number, number];
   ghost?: boolean;
+  /** the large linears are trained, and written, on the grid of so many root mean squares of a row (quantise.ts) */
+  weightStep?: number;
 }
 
 export async function retrain(source: string, options: RetrainOptions): Promise<TrainReport> {
@@ -55,6 +59,7 @@ export async function trainWeights(
   const { dataset, data, validation } = await openTrainData(options, model.manifest);
   const backend = await openBackend(options.backend, options.precision);
   const { tf } = backend;
+  const { weightStep } = options;
   const variables = variablesFrom(
     tf,
     [...model.tensors].map(([name, { shape }]) => [name, { shape, data: float32(model.tensors, name) }]),
@@ -65,8 +70,11 @@ export async function trainWeights(
   const task: TrainTask = {
     name,
     variables,
-    forward: (pixels, branchGates, progress) =>
-      forward(tf, arch, variables, pixels, { branchGates, ...(options.ghost && { ghosts: ghostsAt(arch, progress) }) }),
+    forward: (pixels, branchGates, progress) => {
+      const weights = weightStep ? onGrid(tf, variables, weightStep) : variables;
+      const ghosts = options.ghost ? { ghosts: ghostsAt(arch, progress) } : {};
+      return forward(tf, arch, weights, pixels, { branchGates, ...ghosts });
+    },
     teacher: teacher?.logits,
     classes: model.manifest.labels.length,
     depth: arch.blocks.length,
@@ -89,7 +97,10 @@ export async function trainWeights(
     "history.json": `${JSON.stringify(history)}\n`,
     "report.html": reportHtml([{ manifest: { ...draft, provenance }, history }]),
   };
-  writeModelFolder(options.out, { ...draft, provenance, metrics: {} }, tensors, ["f32"], records, options.force);
+  const [result, dtype] = weightStep
+    ? ([encodeTensors(tensors, "int8", weightStep), "int8"] as const)
+    : ([tensors, "f32"] as const);
+  writeModelFolder(options.out, { ...draft, provenance, metrics: {} }, result, [dtype], records, options.force);
   removeCheckpoint(task);
   teacher?.dispose();
   tf.dispose([...variables.values()]);

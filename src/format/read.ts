@@ -88,7 +88,13 @@ export function readModel(manifest: Manifest, dtype: WeightsDtype, bytes: Uint8A
   for (const [key, shape] of tensorShapes(manifest, manifest.labels.length)) {
     const tensor = stored.get(key);
     if (!tensor) fail(`tensor "${key}" is missing.`);
-    const { dtype: type, shape: found, data } = tensor!;
+    let { dtype: type, shape: found, data } = tensor!;
+    const size = shape.reduce((a, b) => a * b);
+    if (type === "U8" && sameShape(found, [(size + 1) >> 1])) {
+      data = unpack(data as Uint8Array, size);
+      type = "I8";
+      found = shape;
+    }
     if (!sameShape(found, shape))
       fail(`tensor "${key}" has shape ${show(found)}; slimvit.json makes it ${show(shape)}.`);
     if (type !== "F32" && type !== "F16" && type !== "I8")
@@ -116,6 +122,13 @@ export function readModel(manifest: Manifest, dtype: WeightsDtype, bytes: Uint8A
   return { manifest, dtype, tensors };
 }
 
+/** Two levels of 4 bits a byte, the first in the low ones. */
+function unpack(packed: Uint8Array, size: number): Int8Array {
+  const levels = new Int8Array(size);
+  for (let i = 0; i < size; i++) levels[i] = (packed[i >> 1] << (28 - 4 * (i & 1))) >> 28;
+  return levels;
+}
+
 /** One tensor in f32, dequantised where it is int8; cached nowhere, so keep what you get. */
 export function float32(tensors: Tensors, key: string): Float32Array {
   const tensor = tensors.get(key);
@@ -125,7 +138,7 @@ export function float32(tensors: Tensors, key: string): Float32Array {
   if (dtype === "F16") return decodeFloat16(data as Uint16Array);
   const scale = tensors.get(key.replace(/weight$/, "scale"))!.data as Float32Array;
   const out = new Float32Array(data.length);
-  const rowLength = shape[0] ? data.length / shape[0] : 0;
+  const rowLength = data.length / shape[0];
   for (let row = 0, i = 0; row < scale.length; row++) {
     for (const end = i + rowLength; i < end; i++) out[i] = data[i] * scale[row];
   }

@@ -1,8 +1,10 @@
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import type { Manifest, Model, Tensor, Tensors, WeightsDtype } from "../../src/format/model.ts";
+import { isQuantised } from "../../src/format/quantise.ts";
 import { float32, readModel } from "../../src/format/read.ts";
-import { encodeTensors, isQuantised, selfTestPixels, writeWeights } from "../../src/format/write.ts";
+import { readSafetensors } from "../../src/format/safetensors.ts";
+import { encodeTensors, selfTestPixels, writeWeights } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { expectClose, randomModel, randomPixels, slimArchitecture } from "../helpers.ts";
 import { Tally } from "../robustness/tally.ts";
@@ -24,6 +26,8 @@ describe("wrong weights are refused with the file's name and the fault", () => {
     return tensors;
   };
   const int8 = () => encodeTensors(model.tensors, "int8");
+  const nibbles = (bytes: number) =>
+    ({ dtype: "U8", shape: [bytes], data: new Uint8Array(bytes) }) as unknown as Tensor; // as only a file has it
   test.each<[string, () => Tensors, RegExp]>([
     ["no tensor", () => new Map(), /"patch_embed.proj.weight" is missing/],
     ["no class token", () => without("cls_token"), /"cls_token" is missing/],
@@ -108,6 +112,17 @@ describe("wrong weights are refused with the file's name and the fault", () => {
       /"head.bias" is I8; only weights can be/,
     ],
     [
+      "levels of 4 bits that are too few",
+      () => new Map(model.tensors).set("head.weight", nibbles(14)),
+      /"head.weight" has shape \[14\]; slimvit.json makes it \[5, 6\]/,
+    ],
+    ["a bias of 4 bits", () => new Map(model.tensors).set("head.bias", nibbles(3)), /"head.bias" is I8; only weights/],
+    [
+      "levels of 4 bits without scale",
+      () => new Map(model.tensors).set("head.weight", nibbles(15)),
+      /"head.weight" is I8 and needs "head.scale"/,
+    ],
+    [
       "a scale without int8",
       () => new Map(model.tensors).set("head.scale", { dtype: "F32", shape: [5], data: new Float32Array(5) }),
       /"head.scale" is unknown/,
@@ -150,8 +165,10 @@ describe("what is written is read back", () => {
   const anyModel = fc
     .tuple(slimArchitecture(), fc.integer({ min: 0, max: 1e6 }))
     .map(([architecture, seed]) => randomModel(architecture, seed));
-  const roundTrip = ({ manifest, tensors }: Model, dtype: WeightsDtype) =>
-    readModel(manifest, dtype, writeWeights(encodeTensors(tensors, dtype)), "x");
+  const roundTrip = ({ manifest, tensors }: Model, dtype: WeightsDtype, step?: number) =>
+    readModel(manifest, dtype, writeWeights(encodeTensors(tensors, dtype, step)), "x");
+  const isHalf = (after: Float32Array, before: Float32Array) =>
+    after.every((v, i) => Math.abs(v - before[i]) <= Math.max(2 ** -25, Math.abs(before[i]) * 2 ** -11));
 
   test("f32, exactly", () => {
     fc.assert(
@@ -167,40 +184,77 @@ describe("what is written is read back", () => {
         const { tensors } = roundTrip(written, "f16");
         for (const key of written.tensors.keys()) {
           const [before, after] = [float32(written.tensors, key), float32(tensors, key)];
-          expect(
-            after.every((v, i) => Math.abs(v - before[i]) <= Math.max(2 ** -25, Math.abs(before[i]) * 2 ** -11)),
-          ).toBe(true);
+          expect(isHalf(after, before)).toBe(true);
         }
       }),
     );
   });
 
-  test("int8, within half a step of each row's scale, and the small tensors exactly", () => {
+  const isWeight = (key: string) => isQuantised(key) || key === "patch_embed.proj.weight";
+  /** How far each row is from what was written, in steps of its scale. */
+  const errors = (key: string, written: Model, tensors: Tensors): Float32Array => {
+    const [before, after] = [float32(written.tensors, key), float32(tensors, key)];
+    const scale = tensors.get(key.replace(/weight$/, "scale"))!.data;
+    const columns = before.length / scale.length;
+    return after.map((v, i) => (v - before[i]) / (scale[Math.floor(i / columns)] || 1));
+  };
+
+  test("int8, within half a step of each row's scale, and the small tensors as f16", () => {
     fc.assert(
       fc.property(anyModel, (written) => {
         const { tensors } = roundTrip(written, "int8");
         for (const [key, { shape }] of written.tensors) {
-          const [before, after] = [float32(written.tensors, key), float32(tensors, key)];
-          if (!isQuantised(key)) expect(after).toEqual(before);
+          if (!isWeight(key)) expect(isHalf(float32(tensors, key), float32(written.tensors, key))).toBe(true);
           else {
-            const scale = tensors.get(key.replace(/weight$/, "scale"))!.data;
-            expectClose(
-              after.map((v, i) => (v - before[i]) / (scale[Math.floor(i / shape[1])] || 1)),
-              new Float32Array(after.length),
-              0.5001,
-              key,
-            );
-            expect(mostOfOneSign(tensors.get(key)!)).toBeLessThanOrEqual(258);
+            const off = errors(key, written, tensors);
+            expectClose(off, new Float32Array(off.length), 0.5001, key);
+            if (isQuantised(key)) expect(mostOfOneSign(tensors.get(key)!, shape[1])).toBeLessThanOrEqual(258);
           }
         }
       }),
     );
   });
 
+  test("int8 in 4 bits: levels up to 7 on a grid of the row's root mean square, in half the bytes", () => {
+    fc.assert(
+      fc.property(anyModel, fc.double({ min: 0.1, max: 2, noNaN: true }), (written, step) => {
+        const encoded = encodeTensors(written.tensors, "int8", step);
+        const stored = readSafetensors(writeWeights(encoded), "x");
+        const { tensors } = roundTrip(written, "int8", step);
+        for (const key of written.tensors.keys()) {
+          if (!isQuantised(key)) continue;
+          const { shape, data } = tensors.get(key)!;
+          expect(data).toEqual(encoded.get(key)!.data);
+          expect(stored.get(key)).toMatchObject({ dtype: "U8", shape: [Math.ceil(data.length / 2)] });
+          expect(data.every((level) => Math.abs(level) <= 7)).toBe(true);
+          const off = errors(key, written, tensors);
+          expectClose(off, new Float32Array(off.length), 0.5001, key);
+          const values = float32(written.tensors, key);
+          tensors.get(key.replace(/weight$/, "scale"))!.data.forEach((scale, r) => {
+            const row = [...values.subarray(r * shape[1], (r + 1) * shape[1])];
+            const rms = Math.hypot(...row) / Math.sqrt(row.length || 1);
+            expect(scale).toBeCloseTo(Math.max(step * rms, ...row.map((v) => Math.abs(v) / 7)), 5);
+          });
+        }
+      }),
+    );
+  });
+
+  test("int8 in 4 bits stays on its grid when it is encoded again, with the step and without", () => {
+    const { tensors } = roundTrip(model, "int8", 0.6);
+    for (const step of [undefined, 0.3, 0.6]) expect(encodeTensors(tensors, "int8", step)).toEqual(tensors);
+  });
+
+  test("int8 of a value past f16 keeps that tensor in f32", () => {
+    const data = Float32Array.of(1, 1e6, 0, 0, 0);
+    const int8 = encodeTensors(new Map(model.tensors).set("head.bias", { dtype: "F32", shape: [5], data }), "int8");
+    expect(int8.get("head.bias")).toEqual({ dtype: "F32", shape: [5], data });
+  });
+
   /** Of the weights whose products the simd engine adds up in 16 bits, from any column on. */
-  function mostOfOneSign({ shape, data }: Tensor): number {
+  function mostOfOneSign({ data }: Tensor, columns: number): number {
     const sums = [...data].flatMap((_, at) => {
-      const left = shape[1] - (at % shape[1]);
+      const left = columns - (at % columns);
       const four = [0, 1, 4, 5].filter((i) => i < left).map((i) => data[at + i]);
       return [1, -1].map((sign) => four.reduce((sum, v) => sum + Math.max(0, sign * v), 0));
     });
@@ -215,7 +269,7 @@ describe("what is written is read back", () => {
       ],
     ]);
     const int8 = encodeTensors(tensors, "int8");
-    expect(mostOfOneSign(int8.get("head.weight")!)).toBe(256); // four times 64
+    expect(mostOfOneSign(int8.get("head.weight")!, 9)).toBe(256); // four times 64
     expectClose(float32(int8, "head.weight"), tensors.get("head.weight")!.data as Float32Array, 0.01);
   });
 
@@ -229,7 +283,7 @@ describe("what is written is read back", () => {
     const data = Float32Array.from([66, 66, 0, 0, 66, 66], (v) => v * 2 ** -149); // a step more than 258 in all, of steps of 2^-149
     const tensors: Tensors = new Map([["head.weight", { dtype: "F32", shape: [1, 6], data }]]);
     const int8 = encodeTensors(tensors, "int8");
-    expect(mostOfOneSign(int8.get("head.weight")!)).toBeLessThanOrEqual(258);
+    expect(mostOfOneSign(int8.get("head.weight")!, 6)).toBeLessThanOrEqual(258);
     expectClose(float32(int8, "head.weight"), data, 2.9e-45);
   });
 
@@ -247,6 +301,7 @@ describe("what is written is read back", () => {
     expectClose(forward(roundTrip(model, "f32"), pixels).logits, logits, 0);
     expectClose(forward(roundTrip(model, "f16"), pixels).logits, logits, 1e-2);
     expectClose(forward(roundTrip(model, "int8"), pixels).logits, logits, 1e-1);
+    expectClose(forward(roundTrip(model, "int8", 0.1), pixels).logits, logits, 0.5);
   });
 });
 

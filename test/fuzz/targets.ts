@@ -72,7 +72,7 @@ const modelSet: ModelSet = {
   })),
 };
 const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text);
-const weightsOf = (dtype: WeightsDtype) => writeWeights(encodeTensors(small.tensors, dtype));
+const weightsOf = (dtype: WeightsDtype, step?: number) => writeWeights(encodeTensors(small.tensors, dtype, step));
 
 /** @returns what was read, or undefined where it was refused as it should be */
 function read<T>(work: () => T, code = "bad-model", name = "x: "): T | undefined {
@@ -138,6 +138,7 @@ export const TARGETS: Record<string, Target> = {
     seeds: () => [
       ...dtypes.map((dtype, k) => Uint8Array.of(k, ...weightsOf(dtype))),
       Uint8Array.of(1, ...weightsOf("f16").subarray(0, -2), 1, 0x7c), // NaN
+      Uint8Array.of(2, ...weightsOf("int8", 0.6)), // in 4 bits
     ],
     fuzz(bytes) {
       const dtype = dtypes[(bytes[0] ?? 0) % 3];

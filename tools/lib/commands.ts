@@ -45,6 +45,12 @@ export const IMAGE_SIZE: [string, string] = [
   "SIDE or HEIGHTxWIDTH in pixels; position embeddings and keep-lists are resampled",
 ];
 
+const WEIGHT_STEP: [string, string, typeof positive] = [
+  "--weight-step <s>",
+  "int8 weights in 4 bits: rounded to multiples of s root mean squares of a row; larger compresses better",
+  positive,
+];
+
 const BUILDERS: Record<StageName, () => Command> = {
   import: () =>
     newCommand("import", "timm or Hugging Face checkpoint → dense model folder", [
@@ -131,10 +137,8 @@ const BUILDERS: Record<StageName, () => Command> = {
       RECIPE_DEFAULTS,
     )
       .option(...IMAGE_SIZE, size)
-      .option(
-        "--ghost",
-        "start with a key in place of the removed tokens, gone by half time: no jump after the search",
-      ),
+      .option("--ghost", "start with a key in place of the removed tokens, gone by half time: no jump after the search")
+      .option(...WEIGHT_STEP),
 
   finetune: () =>
     addTrainOptions(
@@ -149,6 +153,7 @@ const BUILDERS: Record<StageName, () => Command> = {
       .requiredOption("-o, --out <folder>", "output folder")
       .requiredOption("--dtype <list>", `of ${DTYPES.join(", ")}, separated by commas`, list(DTYPES))
       .option("--onnx", "write a standalone model.onnx too")
+      .option(...WEIGHT_STEP)
       .option("--name <name>", "what the model is called; default the output folder's name")
       .option("--force", "replace the output folder"),
 

@@ -59,7 +59,7 @@ type Files = Record<string, string | Uint8Array>;
 export type ManifestDraft = Omit<Manifest, "format" | "weights">;
 
 /**
- * @param tensors f32
+ * @param tensors in any dtype, of which each of `dtypes` is made
  * @param extra further files, or what gives them for the manifest as written
  * @param replace a folder that is there
  * @returns the manifest as written
@@ -67,7 +67,7 @@ export type ManifestDraft = Omit<Manifest, "format" | "weights">;
 export function writeModelFolder(
   out: string,
   draft: ManifestDraft,
-  tensors: Tensors,
+  tensors: Tensors | ((dtype: WeightsDtype) => Tensors),
   dtypes: WeightsDtype[],
   extra: Files | ((manifest: Manifest) => Files) = {},
   replace = false,
@@ -75,7 +75,7 @@ export function writeModelFolder(
   const files: Files = {};
   const manifest: Manifest = { format: FORMAT, ...draft, weights: [] };
   for (const dtype of dtypes) {
-    const encoded = encodeTensors(tensors, dtype);
+    const encoded = encodeTensors(typeof tensors === "function" ? tensors(dtype) : tensors, dtype);
     const bytes = writeWeights(encoded);
     const file = `model.${dtype}.safetensors`;
     files[file] = bytes;

@@ -1,7 +1,7 @@
 /** A model → where everything lies in the engine's memory, and the words that tell the kernels so (layout.ts). */
 import { type BlockShape, denseTokens, type Model, patchGrid, type Tensor } from "../../format/model.ts";
+import { isQuantised } from "../../format/quantise.ts";
 import { float32 } from "../../format/read.ts";
-import { isQuantised } from "../../format/write.ts";
 import type { Flavour } from "./binary.ts";
 import * as L from "./layout.ts";
 

@@ -1,0 +1,92 @@
+/** Which weights are int8, and how they are rounded. */
+import type { Tensor } from "./model.ts";
+
+/** Linears that run in int8; the patch embedding is stored so, and embeddings, norms and biases in f16 where they fit. */
+const QUANTISED = /^(blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])|head(_dist)?)\.weight$/;
+
+export function isQuantised(key: string): boolean {
+  return QUANTISED.test(key);
+}
+
+/** Levels of this size and less are stored in 4 bits. */
+export const MAX_PACKED = 7;
+
+/**
+ * Positive weights of one row whose products may meet in 16 bits, and negative ones, must not sum to more than this: times
+ * 127, the greatest activation, it is the most that 16 bits hold.
+ */
+const MOST_OF_ONE_SIGN = 258;
+
+/** Of all floats: a scale as small grows by no less. */
+const SMALLEST = 2 ** -149;
+
+/** Columns, from any on, whose products the simd engine adds up in 16 bits, wherever the padding of heads puts them. */
+const TOGETHER = [0, 1, 4, 5];
+
+/**
+ * Symmetric, a scale an output channel: w ≈ scale[row] × level. |level| ≤ 127, and with `pairs` less where large weights
+ * stand together (MOST_OF_ONE_SIGN). With a `step`, |level| ≤ MAX_PACKED, and the scale is `step` × the row's root mean
+ * square unless its greatest weight needs more: most levels are then so small that they compress to less than 4 bits.
+ */
+export function quantiseRows(
+  values: Float32Array,
+  shape: number[],
+  { pairs = false, step }: { pairs?: boolean; step?: number },
+): { weight: Tensor; scale: Tensor } {
+  const [rows] = shape;
+  const columns = values.length / rows;
+  const data = new Int8Array(values.length);
+  const scale = new Float32Array(rows);
+  const greatest = step ? MAX_PACKED : 127;
+  for (let r = 0; r < rows; r++) {
+    const row = values.subarray(r * columns, (r + 1) * columns);
+    const levels = data.subarray(r * columns, (r + 1) * columns);
+    let max = 0;
+    let squares = 0;
+    for (const value of row) {
+      max = Math.max(max, Math.abs(value));
+      squares += value * value;
+    }
+    scale[r] = Math.max(max / greatest, (step ?? 0) * Math.sqrt(squares / Math.max(columns, 1)));
+    if (scale[r] === 0) continue;
+    for (;;) {
+      for (let c = 0; c < columns; c++) {
+        const level = Math.round(row[c] / scale[r]);
+        levels[c] = Math.max(-greatest, Math.min(level, greatest)); // a subnormal scale is too coarse to be exact
+      }
+      const most = pairs ? mostOfOneSign(levels) : 0;
+      if (most <= MOST_OF_ONE_SIGN) break;
+      const larger = scale[r] * Math.max(most / MOST_OF_ONE_SIGN, 1.001); // rounding can leave one too many
+      scale[r] = Math.max(larger, scale[r] + SMALLEST);
+    }
+  }
+  return { weight: { dtype: "I8", shape, data }, scale: { dtype: "F32", shape: [rows], data: scale } };
+}
+
+export const isPacked = (levels: Tensor["data"]): boolean => levels.every((level) => Math.abs(level) <= MAX_PACKED);
+
+/** Whether a tensor is as quantiseRows would leave it, so is kept. */
+export function fits({ dtype, shape, data }: Tensor, step?: number): boolean {
+  if (dtype !== "I8") return false;
+  if (step) return isPacked(data);
+  const columns = shape[1];
+  for (let at = 0; at < data.length; at += columns) {
+    if (mostOfOneSign((data as Int8Array).subarray(at, at + columns)) > MOST_OF_ONE_SIGN) return false;
+  }
+  return true;
+}
+
+function mostOfOneSign(levels: Int8Array): number {
+  let most = 0;
+  for (let c = 0; c < levels.length; c++) {
+    let up = 0;
+    let down = 0;
+    for (const i of TOGETHER) {
+      const level = levels[c + i] ?? 0;
+      if (level > 0) up += level;
+      else down -= level;
+    }
+    most = Math.max(most, up, down);
+  }
+  return most;
+}

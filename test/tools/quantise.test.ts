@@ -1,0 +1,75 @@
+import { readFileSync } from "node:fs";
+import { beforeAll, describe, expect, test } from "vitest";
+import { isQuantised } from "../../src/format/quantise.ts";
+import { float32 } from "../../src/format/read.ts";
+import { readSafetensors } from "../../src/format/safetensors.ts";
+import { encodeTensors } from "../../src/format/write.ts";
+import { openBackend } from "../../tools/lib/backend.ts";
+import { readModelFolder } from "../../tools/lib/folders.ts";
+import { onGrid } from "../../tools/lib/quantise.ts";
+import { expectClose } from "../helpers.ts";
+import { CLASSES, expectFailure, makeDense, randomTensors, slimvitJson, workplace } from "./fixtures.ts";
+import { arch, tinyVariables } from "./training.ts";
+
+const at = workplace("quantise");
+const STEP = 0.5;
+
+describe("weights on the grid", () => {
+  test("are those that are written, the others untouched", async () => {
+    const { tf } = await openBackend("tfjs-node");
+    const written = encodeTensors(randomTensors(arch, CLASSES.length, 1), "int8", STEP);
+    const variables = tinyVariables(tf);
+    for (const [key, value] of onGrid(tf, variables, STEP)) {
+      if (isQuantised(key)) expectClose(value.dataSync() as Float32Array, float32(written, key), 1e-6, key);
+      else expect(value).toBe(variables.get(key));
+    }
+  });
+
+  test("hand their gradient to the exact weights as it is; a row of zeros stays one", async () => {
+    const { tf } = await openBackend("tfjs-node");
+    const values = [0.1, -0.52, 0.9, 0.33, 0, 0, 0, 0];
+    const w = tf.variable(tf.tensor2d(values, [2, 4]));
+    const slopes = tf.tensor2d([1, 2, 3, 4, 5, 6, 7, 8], [2, 4]);
+    const { grads, value } = tf.variableGrads(() =>
+      tf.sum(tf.mul(onGrid(tf, new Map([["head.weight", w]]), 1).get("head.weight")!, slopes)),
+    );
+    expect([...Object.values(grads)[0].dataSync()]).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+    const rms = Math.hypot(...values) / 2; // 0.5468 of the first row: levels 0, −1, 2, 1
+    expect(value.dataSync()[0]).toBeCloseTo(rms * (-2 + 2 * 3 + 4), 5);
+  });
+});
+
+describe("--weight-step", () => {
+  beforeAll(() => makeDense(at, 4));
+  /** Of a folder's int8 file, by tensor; undefined where it is not in 4 bits. */
+  const packed = (folder: string) => {
+    const stored = readSafetensors(readFileSync(at(folder, "model.int8.safetensors")), folder);
+    return [...stored].filter(([key]) => isQuantised(key)).map(([, { dtype, data }]) => dtype === "U8" && data);
+  };
+
+  test("of retrain trains on the grid and writes it, and export leaves it as it is", () => {
+    const args = ["--data", at("pictures"), "--split", "all", "--epochs", "2", "--batch", "4", "--val-pictures", "0"];
+    slimvitJson("retrain", at("dense"), "-o", at("trained"), ...args, "--weight-step", String(STEP));
+    const { manifest } = readModelFolder(at("trained"));
+    expect(manifest.weights.map(({ dtype }) => dtype)).toEqual(["int8"]);
+    expect(manifest.provenance).toMatchObject({ steps: [{}, { command: "retrain", weightStep: STEP }] });
+    slimvitJson("export", at("trained"), "-o", at("shipped"), "--dtype", "f16,int8");
+    const levels = packed("trained");
+    expect(levels.every(Boolean)).toBe(true);
+    expect(packed("shipped")).toEqual(levels);
+  });
+
+  test("of export rounds the int8 weights alone", () => {
+    slimvitJson("export", at("dense"), "-o", at("both"), "--dtype", "f32,int8", "--weight-step", String(STEP));
+    expect(packed("both").every(Boolean)).toBe(true);
+    const { tensors } = readModelFolder(at("dense"), "f32");
+    expect(readModelFolder(at("both"), "f32").tensors).toEqual(tensors);
+    expect(readModelFolder(at("both"), "int8").tensors).toEqual(encodeTensors(tensors, "int8", STEP));
+  });
+
+  test("is refused where no int8 weights are asked for, or no step is given", () => {
+    const args = ["export", at("dense"), "-o", at("none"), "--dtype", "f16", "--weight-step"];
+    expectFailure([...args, "0.5"], 2, /--weight-step is of int8 weights, which --dtype does not name/);
+    expectFailure([...args, "0"], 2, /--weight-step.*expected a number above 0/);
+  });
+});
