@@ -6,6 +6,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 import { findChromium } from "../scripts/setup-chromium.mjs";
 import type { EngineName } from "../src/engines/engine.ts";
 import { countMacs, countParams, type WeightsDtype } from "../src/format/model.ts";
@@ -41,7 +42,8 @@ function modelsTable(folders: string[], measured?: BenchFile): string {
   const lines = folders.flatMap((folder) => {
     const manifest = readManifestFile(path(`models/${folder}`));
     const classes = manifest.labels.length;
-    return manifest.weights.map(({ dtype, bytes }) => {
+    return manifest.weights.map(({ dtype, file, bytes }) => {
+      const packed = gzipSync(readFileSync(path(`models/${folder}/${file}`))).length;
       const ms = [1, 2].map((threads) => {
         const row = measured?.rows.find(
           (r) => r.model === manifest.name && r.engine === "simd" && r.dtype === dtype && r.threads === threads,
@@ -51,11 +53,11 @@ function modelsTable(folders: string[], measured?: BenchFile): string {
       const accuracy = ((manifest.metrics as Metrics).accuracy ?? [])
         .filter((a) => a.dtype === dtype)
         .map((a) => `${(100 * a.top1).toFixed(1)} % (${a.data}, n ${a.n})`);
-      return `| [${folder}](models/${folder}/card.md), ${dtype} | ${accuracy.join("; ") || "not measured"} | ${si(countMacs(manifest, classes))} | ${si(countParams(manifest, classes))} | ${(bytes / 1e6).toFixed(1)} MB | ${ms.join(" / ")} |`;
+      return `| [${folder}](models/${folder}/card.md), ${dtype} | ${accuracy.join("; ") || "not measured"} | ${si(countMacs(manifest, classes))} | ${si(countParams(manifest, classes))} | ${(bytes / 1e6).toFixed(1)} / ${(packed / 1e6).toFixed(1)} | ${ms.join(" / ")} |`;
     });
   });
   return [
-    "| model, weights | top-1 | MACs | parameters | download | ms an image, 1 / 2 threads |",
+    "| model, weights | top-1 | MACs | parameters | MB, plain / gzip | ms an image, 1 / 2 threads |",
     "| --- | --- | --- | --- | --- | --- |",
     ...lines,
     "",

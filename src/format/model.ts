@@ -87,7 +87,10 @@ export interface Tensor {
   data: Float32Array | Uint16Array | Int8Array;
 }
 
-/** By timm's names, as in the weights file. int8 linears have `NAME.weight` (I8) and `NAME.scale` (F32, [out]). */
+/**
+ * By timm's names, as in the weights file. int8 linears have `NAME.weight` (I8) and `NAME.scale` (F32, [out]); where 4 bits
+ * hold all levels of one, the file has them two to a byte, as U8 [⌈elements / 2⌉].
+ */
 export type Tensors = Map<string, Tensor>;
 
 export interface Model {

@@ -5,6 +5,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { gzipSync } from "node:zlib";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { readImage } from "../../src/decode.ts";
 import type { Preprocess } from "../../src/format/model.ts";
@@ -19,12 +20,14 @@ let weights: Buffer;
 /** what the server does with a request for the weights, the n-th from 0 */
 let answer: (n: number, from: number, response: ServerResponse) => void;
 let ranges: (string | undefined)[] = [];
+let encodings: (string | undefined)[] = [];
 /** what it does with a request for slimvit.json */
 let answerManifest = (response: ServerResponse): void => void response.end(readFileSync(join(folder, "slimvit.json")));
 const server = createServer((request: IncomingMessage, response) => {
   if (request.url !== `/${FILE}`) return answerManifest(response);
-  const { range } = request.headers;
+  const { range, "accept-encoding": encoding } = request.headers;
   ranges.push(range);
+  encodings.push(encoding);
   answer(ranges.length - 1, Number(range?.match(/^bytes=(\d+)-$/)?.[1] ?? 0), response);
 });
 
@@ -50,6 +53,7 @@ afterAll(() => {
 });
 afterEach(() => {
   ranges = [];
+  encodings = [];
   vi.restoreAllMocks();
 });
 
@@ -96,6 +100,19 @@ describe("a download that breaks off", () => {
     const counts = seen.map((progress) => progress.loadedBytes);
     expect(counts).toEqual([...counts].sort((a, b) => a - b));
     expect(counts.at(-1)).toBe(weights.length);
+  });
+
+  test("of what the server compresses goes on in plain bytes", async () => {
+    const packed = gzipSync(weights);
+    answer = (n, from, response) => {
+      if (n) return send(response, from, weights.length);
+      response.writeHead(200, { "Content-Encoding": "gzip", "Content-Length": packed.length });
+      response.write(packed.subarray(0, packed.length / 2), () => setTimeout(() => response.destroy(), 20));
+    };
+    const { seen } = await load();
+    expect(ranges).toEqual([undefined, expect.stringMatching(/^bytes=\d{4,}-$/)]);
+    expect(encodings).toEqual([expect.stringContaining("gzip"), expect.stringContaining("identity")]);
+    expect(seen.at(-1)?.loadedBytes).toBe(weights.length);
   });
 
   test("again and again still arrives, as long as each try brings something", async () => {
