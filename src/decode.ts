@@ -55,14 +55,17 @@ async function decode(
       ? wire.blob
       : new Blob([await download(wire.url, { name, limit: MAX_FILE_BYTES, expected: "a picture" }, signal)]);
   const what = `${blob.size} bytes`;
-  const size = blob.size <= MAX_FILE_BYTES ? imageSize(new Uint8Array(await blob.arrayBuffer())) : undefined;
+  const file = new Uint8Array(blob.size <= MAX_FILE_BYTES ? await blob.arrayBuffer() : []);
+  const size = imageSize(file);
   if (!size) {
     const expected = "expected PNG, JPEG, WebP, GIF, BMP or AVIF of at most 256 MiB";
     throw new SlimViTError("bad-input", `${name}: ${what} are no picture whose size can be read; ${expected}.`);
   }
   checkSize(name, ...size);
   try {
-    return await createImageBitmap(blob, { imageOrientation: "from-image", premultiplyAlpha: "none" });
+    // A JPEG has no alpha; asked not to multiply by it, Chromium converts all the same, for a fifth of the decoding time.
+    const premultiplyAlpha = file[0] === 0xff ? "default" : "none";
+    return await createImageBitmap(blob, { imageOrientation: "from-image", premultiplyAlpha });
   } catch (error) {
     throw new SlimViTError("bad-input", `${name}: ${what} are no picture that this browser can read.`, {
       cause: error,
@@ -72,8 +75,8 @@ async function decode(
 
 /** Node has none of it, Deno a canvas without a context. */
 function canDraw(): boolean {
-  if (typeof createImageBitmap === "undefined" || typeof OffscreenCanvas === "undefined") return false;
-  return new OffscreenCanvas(1, 1).getContext("2d") !== null;
+  const { createImageBitmap, OffscreenCanvas } = globalThis as Partial<typeof globalThis>;
+  return !!(createImageBitmap && OffscreenCanvas && new OffscreenCanvas(1, 1).getContext("2d"));
 }
 
 async function readPixels(bitmap: ImageBitmap, region: Region | undefined, preprocess: Preprocess): Promise<RawImage> {

@@ -61,7 +61,7 @@ export function readManifest(text: string, name: string): Manifest {
     check.fail(`imageSize ${height}×${width} is no multiple of patchSize ${patchSize}.`);
   check.integer(m.embedDim, "embedDim", 1, LIMITS.embedDim);
   check.integer(m.headDim, "headDim", 1, LIMITS.embedDim);
-  check.positive(m.layerNormEps, "layerNormEps");
+  check.number(m.layerNormEps, "layerNormEps", true);
   check.integer(m.prefixTokens, "prefixTokens", 1, 2);
   const manifest = m as unknown as Manifest;
   const tokens = denseTokens(manifest);
@@ -89,16 +89,15 @@ export function readModel(manifest: Manifest, dtype: WeightsDtype, bytes: Uint8A
     const tensor = stored.get(key);
     if (!tensor) fail(`tensor "${key}" is missing.`);
     let { dtype: type, shape: found, data } = tensor!;
-    const size = shape.reduce((a, b) => a * b);
+    const size = shape.reduce((a, b) => a * b, 1);
     if (type === "U8" && sameShape(found, [(size + 1) >> 1])) {
-      data = unpack(data as Uint8Array, size);
       type = "I8";
       found = shape;
+      data = unpack(data as Uint8Array, size);
     }
     if (!sameShape(found, shape))
       fail(`tensor "${key}" has shape ${show(found)}; slimvit.json makes it ${show(shape)}.`);
-    if (type !== "F32" && type !== "F16" && type !== "I8")
-      fail(`tensor "${key}" has dtype ${type}; expected F32, F16 or I8.`);
+    if (!["F32", "F16", "I8"].includes(type)) fail(`tensor "${key}" has dtype ${type}; expected F32, F16 or I8.`);
     tensors.set(key, { dtype: type, shape, data } as Tensor);
     stored.delete(key);
     if (type === "I8") {
@@ -189,14 +188,8 @@ function checkPreprocess(check: Check, { preprocess, imageSize }: Manifest): voi
     check.fail(`preprocess.interpolation is ${show(preprocess.interpolation)}; expected "bicubic" or "bilinear".`);
   }
   for (const key of ["mean", "std"] as const) {
-    const values = check.list(preprocess[key], `preprocess.${key}`, 3, 3);
-    if (
-      !values.every(
-        (v) => typeof v === "number" && Number.isFinite(Math.fround(v)) && (key === "mean" || Math.fround(v) > 0),
-      )
-    ) {
-      check.fail(`preprocess.${key} is ${show(values)}; expected three numbers${key === "std" ? " above 0" : ""}.`);
-    }
+    const at = `preprocess.${key}`;
+    for (const value of check.list(preprocess[key], at, 3, 3)) check.number(value, at, key === "std");
   }
 }
 
@@ -213,7 +206,7 @@ function checkWeightsFiles(check: Check, manifest: Manifest): void {
   check.list(manifest.weights, "weights", 0, 8).forEach((entry, i) => {
     const at = `weights[${i}]`;
     const { dtype, file, bytes, sha256, selfTest } = check.object(entry, at);
-    if (dtype !== "f32" && dtype !== "f16" && dtype !== "int8")
+    if (!["f32", "f16", "int8"].includes(dtype as string))
       check.fail(`${at}.dtype is ${show(dtype)}; expected "f32", "f16" or "int8".`);
     if (dtypes.has(dtype)) check.fail(`${at} is a second ${dtype} file.`);
     dtypes.add(dtype);
@@ -256,10 +249,10 @@ export class Check {
     }
     return value as number;
   }
-  positive(value: unknown, what: string): number {
-    if (typeof value !== "number" || !(Math.fround(value) > 0) || !Number.isFinite(Math.fround(value)))
-      this.fail(`${what} is ${show(value)}; expected a number above 0.`);
-    return value as number;
+  number(value: unknown, what: string, isPositive: boolean): void {
+    const single = typeof value === "number" ? Math.fround(value) : Number.NaN;
+    if (!Number.isFinite(single) || (isPositive && single <= 0))
+      this.fail(`${what} is ${show(value)}; expected a number${isPositive ? " above 0" : ""}.`);
   }
   list(value: unknown, what: string, min: number, max: number): unknown[] {
     if (!Array.isArray(value)) this.fail(`${what} is ${show(value)}; expected a list.`);
@@ -281,8 +274,7 @@ function sameShape(a: readonly number[], b: readonly number[]): boolean {
 /** Exact only where it matters: hardly a scale is so large that int8 cannot be multiplied by it. */
 function overflows(tensors: Tensors, key: string): boolean {
   const scale = tensors.get(key.replace(/weight$/, "scale"))!.data as Float32Array;
-  const data = scale.map((s) => 128 * s);
-  return !isFinite32({ dtype: "F32", shape: [], data }) && !float32(tensors, key).every(Number.isFinite);
+  return !scale.map((s) => 128 * s).every(Number.isFinite) && !float32(tensors, key).every(Number.isFinite);
 }
 
 /** No call for each number: in a page that has just opened nothing is compiled yet, and those took a tenth of a second. */
