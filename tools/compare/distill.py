@@ -11,19 +11,18 @@ val split divergence and agreement are measured. Labels are not read.
 
 import argparse
 import hashlib
-import io
 import json
 import math
 import os
 import random
 import time
-import zipfile
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import load_file, save_file
+
+from pictures import centre_crop, normalised, random_crop, read_pictures
 
 
 def main():
@@ -52,7 +51,8 @@ def main():
     students = {os.path.basename(folder.rstrip("/")): Vit(folder).to(args.device) for folder in args.students}
     if args.check:
         return check({"teacher": teacher} | students, args.device)
-    train, val = read_pictures(args.data, "train"), read_pictures(dict.fromkeys(args.data), "val")
+    read = lambda archives, split: [data for path in archives for data, _ in read_pictures(path, split)]
+    train, val = read(args.data, "train"), read(dict.fromkeys(args.data), "val")
     print(f"{len(train)} pictures to learn from, {len(val)} held back", flush=True)
     rates = {name: args.lr for name in students} | {name: float(lr) for name, lr in (item.split("=") for item in args.lr_of)}
     before = measure(teacher, students, val, args)
@@ -209,30 +209,8 @@ class Crops(torch.utils.data.IterableDataset):
             batch = []
             while len(batch) < self.args.batch:
                 order = order or rng.sample(range(len(self.pictures)), len(self.pictures))
-                batch.append(crop(self.pictures[order.pop()], self.size, self.args.min_scale, rng))
+                batch.append(random_crop(self.pictures[order.pop()], self.size, self.args.min_scale, rng))
             yield torch.from_numpy(np.stack(batch))
-
-
-def crop(data, size, min_scale, rng):
-    """A random crop of min_scale to 1 of the area, ratio 3/4 to 4/3, mirrored half of the time."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    height, width = size
-    box = (0, 0, *image.size)
-    for _ in range(10):
-        area = rng.uniform(min_scale, 1) * image.size[0] * image.size[1]
-        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if w <= image.size[0] and h <= image.size[1]:
-            left, top = rng.randint(0, image.size[0] - w), rng.randint(0, image.size[1] - h)
-            box = (left, top, left + w, top + h)
-            break
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box)).transpose(2, 0, 1)
-    return pixels[:, :, ::-1] if rng.random() < 0.5 else pixels
-
-
-def normalised(crops, pre):
-    mean, std = (torch.tensor(pre[key], device=crops.device).view(1, 3, 1, 1) for key in ("mean", "std"))
-    return (crops.float() / 255 - mean) / std
 
 
 @torch.no_grad()
@@ -240,7 +218,7 @@ def measure(teacher, students, pictures, args):
     """Of each student, in f32: mean KL(teacher ‖ student) in nats, and how often its best class is the teacher's."""
     pre, sums = teacher.manifest["preprocess"], {name: [0.0, 0] for name in students}
     for at in range(0, len(pictures), 64):
-        crops = np.stack([centre(data, pre) for data in pictures[at : at + 64]])
+        crops = np.stack([centre_crop(data, pre) for data in pictures[at : at + 64]])
         pixels = normalised(torch.from_numpy(crops).to(args.device), pre)
         wanted = F.log_softmax(teacher(pixels), -1)
         for name, student in students.items():
@@ -248,31 +226,6 @@ def measure(teacher, students, pictures, args):
             sums[name][0] += F.kl_div(logits, wanted, reduction="sum", log_target=True).item()
             sums[name][1] += (logits.argmax(-1) == wanted.argmax(-1)).sum().item()
     return {name: {"divergence": kl / len(pictures), "agreement": same / len(pictures)} for name, (kl, same) in sums.items()}
-
-
-def centre(data, pre):
-    image, (height, width) = Image.open(io.BytesIO(data)).convert("RGB"), pre["crop"]
-    size = [int(pre["resize"] * side / min(image.size)) for side in image.size]
-    image = image.resize(size, Image.Resampling.BICUBIC)
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    return np.asarray(image.crop((left, top, left + width, top + height))).transpose(2, 0, 1)
-
-
-def read_pictures(archives, split):
-    """train/, val/ and test/ folders, or by position: each class's file names sorted; k mod 5 = 4 is test, 3 val, the rest train."""
-    pictures = []
-    for path in archives:
-        archive, classes = zipfile.ZipFile(path), {}
-        for name in archive.namelist():
-            if name.lower().endswith((".jpg", ".jpeg", ".png")) and "/" in name:
-                classes.setdefault(tuple(name.split("/")[:-1]), []).append(name)
-        has_folders = any(folder[:-1][-1:] == ("train",) for folder in classes)
-        for folder, files in classes.items():
-            for position, file in enumerate(sorted(files)):
-                own = folder[-2] if has_folders else {4: "test", 3: "val"}.get(position % 5, "train")
-                if own == split:
-                    pictures.append(archive.read(file))
-    return pictures
 
 
 def write_folder(student, folder, step):

@@ -10,20 +10,19 @@ head dims and MLP units are pruned by one global isomorphic ranking; the widths 
 import argparse
 import copy
 import functools
-import io
 import json
 import math
 import random
 import time
-import zipfile
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import torch_pruning as tp
-from PIL import Image
 from safetensors.torch import load_file
 from timm.models.vision_transformer import Attention, VisionTransformer
+
+from pictures import centre_crop, normalised, random_crop, read_pictures
 
 SETTINGS = ("taylor", "magnitude", "taylor-embed")
 TAYLOR_PICTURES = 512
@@ -52,7 +51,7 @@ def main():
     with open(f"{args.dense}/slimvit.json") as file:
         manifest = json.load(file)
     labels = [label["id"] for label in manifest["labels"]]
-    splits = read_splits(args.data, labels, args.limit)
+    splits = {split: read_split(args, labels, split) for split in ("train", "val", "test")}
     teacher = dense_model(manifest, f"{args.dense}/model.f32.safetensors")
     result = vars(args) | {"dense": evaluate(teacher, manifest, splits["test"])}
 
@@ -70,20 +69,10 @@ def main():
             json.dump(result, file)
 
 
-def read_splits(path, labels, limit):
-    """Each class's file names sorted; position mod 5: 4 is test, 3 validation, the rest train."""
-    archive = zipfile.ZipFile(path)
-    classes = {}
-    for name in archive.namelist():
-        parts = name.split("/")
-        if name.lower().endswith((".jpg", ".jpeg", ".png")) and len(parts) >= 2:
-            classes.setdefault(parts[-2], []).append(name)
-    splits = {"train": [], "val": [], "test": []}
-    for name, files in classes.items():
-        for position, file in enumerate(sorted(files)):
-            split = {4: "test", 3: "val"}.get(position % 5, "train")
-            splits[split].append((archive.read(file), labels.index(name)))
-    return {split: pictures[:: max(1, len(pictures) // limit)] if limit else pictures for split, pictures in splits.items()}
+def read_split(args, labels, split):
+    """[(bytes, class index)]"""
+    pictures = [(data, labels.index(name)) for data, name in read_pictures(args.data, split)]
+    return pictures[:: max(1, len(pictures) // args.limit)] if args.limit else pictures
 
 
 def dense_model(manifest, weights):
@@ -172,7 +161,7 @@ def taylor_gradients(teacher, manifest, pictures, args):
     chosen = random.sample(pictures, min(TAYLOR_PICTURES, len(pictures)))
     for at in range(0, len(chosen), args.batch):
         batch = chosen[at : at + args.batch]
-        pixels = torch.stack([eval_pixels(data, manifest) for data, _ in batch])
+        pixels = pixels_of([centre_crop(data, manifest["preprocess"]) for data, _ in batch], manifest)
         F.cross_entropy(model(pixels), torch.tensor([label for _, label in batch])).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
@@ -195,7 +184,8 @@ def retrain(student, teacher, manifest, pictures, args):
         fall = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
         for group in optimiser.param_groups:
             group["lr"] = args.lr * (rise if step < warm else fall)
-        pixels = torch.stack([train_pixels(data, manifest, args.min_scale) for data, _ in batch])
+        crop = manifest["preprocess"]["crop"]
+        pixels = pixels_of([random_crop(data, crop, args.min_scale, random) for data, _ in batch], manifest)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             with torch.no_grad():
                 wanted = F.log_softmax(teacher(pixels).float(), -1)
@@ -216,49 +206,13 @@ def evaluate(model, manifest, pictures, batch=32):
     right = []
     for at in range(0, len(pictures), batch):
         some = pictures[at : at + batch]
-        logits = model(torch.stack([eval_pixels(data, manifest) for data, _ in some]))
+        logits = model(pixels_of([centre_crop(data, manifest["preprocess"]) for data, _ in some], manifest))
         right += [int(best == label) for best, (_, label) in zip(logits.argmax(-1).tolist(), some)]
     return {"top1": sum(right) / len(right), "n": len(right), "right": right}
 
 
-def opened(data):
-    return Image.open(io.BytesIO(data)).convert("RGB")
-
-
-def normalised(image, manifest):
-    pre = manifest["preprocess"]
-    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
-    return (pixels - torch.tensor(pre["mean"]).view(3, 1, 1)) / torch.tensor(pre["std"]).view(3, 1, 1)
-
-
-def eval_pixels(data, manifest):
-    """Shorter side to `resize`, centre crop: torchvision's rule, in Pillow's bicubic."""
-    image, pre = opened(data), manifest["preprocess"]
-    height, width = pre["crop"]
-    shorter = min(image.size)
-    size = [int(pre["resize"] * side / shorter) for side in image.size]
-    image = image.resize(size, Image.Resampling.BICUBIC)
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    return normalised(image.crop((left, top, left + width, top + height)), manifest)
-
-
-def train_pixels(data, manifest, min_scale):
-    """A random crop of min_scale to 1 of the area, ratio 3/4 to 4/3, mirrored half of the time."""
-    image = opened(data)
-    height, width = manifest["preprocess"]["crop"]
-    box = (0, 0, *image.size)
-    for _ in range(10):
-        area = random.uniform(min_scale, 1) * image.size[0] * image.size[1]
-        ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if w <= image.size[0] and h <= image.size[1]:
-            left, top = random.randint(0, image.size[0] - w), random.randint(0, image.size[1] - h)
-            box = (left, top, left + w, top + h)
-            break
-    image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-    if random.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return normalised(image, manifest)
+def pixels_of(crops, manifest):
+    return normalised(torch.from_numpy(np.stack(crops)), manifest["preprocess"])
 
 
 def widths(model):
