@@ -92,7 +92,7 @@ stage("finetune").action(async (source: string, options: FinetuneOptions & { jso
 
 stage("export").action(async (source, options) => {
   const { exportModel } = await import("./export.ts");
-  finish(options, exportModel(source, options));
+  finish(options, await exportModel(source, options));
 });
 
 addSlimOptions(

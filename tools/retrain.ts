@@ -1,14 +1,15 @@
 /**
  * slimvit retrain MODEL --data D --teacher DENSE -o OUT: trains the slim arithmetic itself, heads and tokens gone.
  */
+import { existsSync } from "node:fs";
 import { forward } from "../src/engines/tfjs/forward.ts";
 import { SlimViTError } from "../src/errors.ts";
 import type { Architecture, Model, Tensors } from "../src/format/model.ts";
-import { float32 } from "../src/format/read.ts";
 import { encodeTensors } from "../src/format/write.ts";
 import { openBackend } from "./lib/backend.ts";
-import { removeCheckpoint, storedTensor } from "./lib/checkpoint.ts";
+import { checkpointPath, removeCheckpoint, storedTensor } from "./lib/checkpoint.ts";
 import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
+import { roundByInputs } from "./lib/gptq.ts";
 import { ghostCounts } from "./lib/masks.ts";
 import { onGrid } from "./lib/quantise.ts";
 import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "./lib/recipe.ts";
@@ -60,9 +61,12 @@ export async function trainWeights(
   const backend = await openBackend(options.backend, options.precision);
   const { tf } = backend;
   const { weightStep } = options;
+  const isResumed = options.resume && existsSync(checkpointPath(options.out));
+  const start =
+    weightStep && !isResumed ? (await roundByInputs(tf, model, dataset.pictures, weightStep)).exact : model.tensors;
   const variables = variablesFrom(
     tf,
-    [...model.tensors].map(([name, { shape }]) => [name, { shape, data: float32(model.tensors, name) }]),
+    [...encodeTensors(start, "f32")].map(([name, { shape, data }]) => [name, { shape, data: data as Float32Array }]),
   );
   const teacher = openTeacher(tf, options.teacher, model.manifest);
   if (options.unlabelled && !teacher)

@@ -120,9 +120,9 @@ async function runStages(
     retrained,
     { name: basename(out), ...recipe.export },
     {},
-    (_, options) => {
+    async (_, options) => {
       const origin = { slim: { key: run.key, tools: toolsPackage.version } };
-      exportModel(retrained, { ...(options as unknown as ExportOptions), out, force: recipe.force }, origin);
+      await exportModel(retrained, { ...(options as unknown as ExportOptions), out, force: recipe.force }, origin);
     },
     out,
   );

@@ -41,13 +41,7 @@ export function quantiseRows(
   for (let r = 0; r < rows; r++) {
     const row = values.subarray(r * columns, (r + 1) * columns);
     const levels = data.subarray(r * columns, (r + 1) * columns);
-    let max = 0;
-    let squares = 0;
-    for (const value of row) {
-      max = Math.max(max, Math.abs(value));
-      squares += value * value;
-    }
-    scale[r] = Math.max(max / greatest, (step ?? 0) * Math.sqrt(squares / Math.max(columns, 1)));
+    scale[r] = scaleOf(row, greatest, step);
     if (scale[r] === 0) continue;
     for (;;) {
       for (let c = 0; c < columns; c++) {
@@ -61,6 +55,17 @@ export function quantiseRows(
     }
   }
   return { weight: { dtype: "I8", shape, data }, scale: { dtype: "F32", shape: [rows], data: scale } };
+}
+
+/** Of a row: large enough for its greatest weight, and no less than `step` × its root mean square. */
+export function scaleOf(row: Float32Array, greatest: number, step = 0): number {
+  let max = 0;
+  let squares = 0;
+  for (const value of row) {
+    max = Math.max(max, Math.abs(value));
+    squares += value * value;
+  }
+  return Math.max(max / greatest, step * Math.sqrt(squares / Math.max(row.length, 1)));
 }
 
 export const isPacked = (levels: Tensor["data"]): boolean => levels.every((level) => Math.abs(level) <= MAX_PACKED);

@@ -149,7 +149,7 @@ const BUILDERS: Record<StageName, () => Command> = {
       .option(...IMAGE_SIZE, size),
 
   export: () =>
-    newCommand("export", "weights for shipping", [MODEL])
+    addDataOptions(newCommand("export", "weights for shipping", [MODEL]), "train", "pictures to round --weight-step by")
       .requiredOption("-o, --out <folder>", "output folder")
       .requiredOption("--dtype <list>", `of ${DTYPES.join(", ")}, separated by commas`, list(DTYPES))
       .option("--onnx", "write a standalone model.onnx too")

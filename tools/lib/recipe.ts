@@ -80,13 +80,14 @@ const magnitude = (text: string): number => {
   return value;
 };
 
-export function addDataOptions(command: Command, split: Split): Command {
+/** @param use what the data is for, where the command does without it too */
+export function addDataOptions(command: Command, split: Split, use?: string): Command {
+  const what = `${use ? `${use}: ` : ""}folder or zip with one subfolder a class; may be given more than once`;
+  const option = new Option("--data <source>", what)
+    .argParser((value: string, all: string[] = []) => [...all, value])
+    .makeOptionMandatory(!use);
   return command
-    .requiredOption(
-      "--data <source>",
-      "folder or zip with one subfolder a class; may be given more than once",
-      (value: string, all: string[] = []) => [...all, value],
-    )
+    .addOption(option)
     .addOption(new Option("--split <split>", "which part of the data").choices(SPLITS).default(split));
 }
 

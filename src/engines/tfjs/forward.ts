@@ -9,6 +9,8 @@ import { attend, erfGate, gatherTokens, layerNorm, linear, normalise, type Tenso
 /** Tensors by timm name, f32, shaped as `tensorShapes` says. */
 export type Weights = ReadonlyMap<string, Tensor>;
 
+export type BlockLinear = "attn.qkv" | "attn.proj" | "mlp.fc1" | "mlp.fc2";
+
 export interface ForwardOptions {
   /** A factor for each token that enters a block, [keepIdx.length], on the output of both its norms (ViT-Slim's tanh ζ). */
   tokenGates?: Tensor[];
@@ -29,6 +31,8 @@ export interface ForwardOptions {
    * more. Not with `tokenGates`, which are as many as the tokens.
    */
   prefixOnly?: boolean;
+  /** Receives what enters a block's linear, [batch × tokens, inputs]: GELU's output √2 times as large (see erfGate). */
+  onInput?: (x: Tensor, name: BlockLinear, i: number) => void;
   /** Receives the class token's attention in block i, [batch, heads, 1, tokens]. */
   onAttention?: (p: Tensor, i: number) => void;
   /** Receives the residual stream after each block, [batch, tokens, embedDim]. */
@@ -94,7 +98,7 @@ export function blockWeights(
   });
   // A norm's gain and shift go into the linear after it, W(γn + β) + b = (Wγ)n + (Wβ + b), which saves passes over the
   // activations; not where something acts between the two, nor with ghosts, which are made of b alone.
-  const folds = !options.tokenGates && !options.ghosts?.some((ghost) => ghost !== 0);
+  const folds = !options.tokenGates && !options.onInput && !options.ghosts?.some((ghost) => ghost !== 0);
   const fold = (norm: Linear, { weight, bias }: Linear): Linear => {
     if (!folds) return { weight, bias };
     const shift = tf.reshape(norm.bias, [embedDim, 1]) as tfjs.Tensor2D;
@@ -176,9 +180,14 @@ export function runBlock(
   x = gatherTokens(tf, x, positions(blocks[Math.max(0, i - 1)].keepIdx, keepIdx));
   const keys = w.qkv && norm(x, w.norm1);
   if (tokens < keepIdx.length) x = tf.slice(x, [0, 0, 0], [batch, tokens, embedDim]);
+  if (keys) options.onInput?.(keys, "attn.qkv", i);
   const mixed = keys ? attention(tf, arch, i, w.qkv!, keys, batch, tokens, options) : flat(x);
+  if (keys) options.onInput?.(mixed, "attn.proj", i);
   x = tf.add(x, branch(linear(tf, mixed, w.proj.weight, w.proj.bias), options.branchGates?.[i].attn));
-  const hidden = w.fc1 ? erfGate(tf, linear(tf, norm(x, w.norm2), w.fc1.weight, w.fc1.bias)) : flat(x);
+  const wide = w.fc1 && norm(x, w.norm2);
+  const hidden = wide ? erfGate(tf, linear(tf, wide, w.fc1!.weight, w.fc1!.bias)) : flat(x);
+  if (wide) options.onInput?.(wide, "mlp.fc1", i);
+  if (wide) options.onInput?.(hidden, "mlp.fc2", i);
   return tf.add(x, branch(linear(tf, hidden, w.fc2.weight, w.fc2.bias), options.branchGates?.[i].mlp));
 }
 
