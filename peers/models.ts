@@ -2,8 +2,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { writeOnnx } from "../src/engines/onnx/graph.ts";
-import { countMacs, type Model, type Tensors } from "../src/format/model.ts";
-import { float32 } from "../src/format/read.ts";
+import { countMacs, type Model } from "../src/format/model.ts";
 import { readModelFolder, writeModelFolder } from "../tools/lib/folders.ts";
 import { randomShape } from "../tools/lib/shapes.ts";
 import type { Network } from "./cases.ts";
@@ -19,7 +18,7 @@ export function writeModels(out: string, sources: { dense: string; slim: string 
   };
   const [dense, slim] = (["dense", "slim"] as const).map((network) => {
     const folder = join(out, network);
-    const { draft, tensors } = randomShape(sources[network]) ?? widened(sources[network]);
+    const { draft, tensors } = randomShape(sources[network]) ?? stored(sources[network]);
     writeModelFolder(folder, draft, tensors, ["f32", "int8"]);
     const [f32, int8] = (["f32", "int8"] as const).map((dtype) => readModelFolder(folder, dtype));
     for (const form of ["MatMulInteger", "DynamicQuantizeMatMul"] as const)
@@ -38,14 +37,11 @@ export function writeModels(out: string, sources: { dense: string; slim: string 
   return { dense, slim, masked: cutModel(dense, masked), uniform };
 }
 
-function widened(source: string) {
+/** int8 weights stay on their grid where the folder has no others. */
+function stored(source: string) {
   const { manifest, tensors } = readModelFolder(source);
   const { format: _, weights: __, ...draft } = manifest;
-  const values: Tensors = new Map();
-  for (const [key, { shape }] of tensors) {
-    if (!key.endsWith(".scale")) values.set(key, { dtype: "F32", shape, data: float32(tensors, key) });
-  }
-  return { draft, tensors: values };
+  return { draft, tensors };
 }
 
 /** A folder as on Hugging Face. */
