@@ -4,7 +4,7 @@ import { writeOnnx } from "../src/engines/onnx/graph.ts";
 import { SlimViTError } from "../src/errors.ts";
 import type { Manifest, Model, WeightsDtype } from "../src/format/model.ts";
 import { encodeTensors } from "../src/format/write.ts";
-import { type BackendName, openBackend } from "./lib/backend.ts";
+import { openBackend } from "./lib/backend.ts";
 import { cardText } from "./lib/card.ts";
 import { openDataset, type Split } from "./lib/data.ts";
 import { claimOutput, readModelFolder, withStep, writeModelFolder } from "./lib/folders.ts";
@@ -23,7 +23,6 @@ export interface ExportOptions {
   /** pictures to round by (gptq.ts); each weight to the nearest level without */
   data?: string[];
   split?: Split;
-  backend?: BackendName;
 }
 
 /** @param origin further facts for the provenance */
@@ -57,10 +56,10 @@ export async function exportModel(
 }
 
 /** The linears on the grid, and what the provenance says of it. */
-async function round(model: Model, weightStep: number, { data, split = "train", backend }: ExportOptions) {
+async function round(model: Model, weightStep: number, { data, split = "train" }: ExportOptions) {
   if (!data?.length) return { tensors: encodeTensors(model.tensors, "int8", weightStep), recorded: { weightStep } };
   const { pictures } = await openDataset(data, split);
-  const opened = await openBackend(backend);
+  const opened = await openBackend();
   const { tensors } = await roundByInputs(opened.tf, model, pictures, weightStep);
   const digests = await Promise.all(data.map(digestData));
   const recorded = {

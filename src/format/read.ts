@@ -90,7 +90,7 @@ export function readModel(manifest: Manifest, dtype: WeightsDtype, bytes: Uint8A
     if (!tensor) fail(`tensor "${key}" is missing.`);
     let { dtype: type, shape: found, data } = tensor!;
     const size = shape.reduce((a, b) => a * b, 1);
-    if (type === "U8" && sameShape(found, [(size + 1) >> 1])) {
+    if (type === "U8" && data.length === Math.ceil(size / 2)) {
       type = "I8";
       found = shape;
       data = unpack(data as Uint8Array, size);
@@ -250,8 +250,8 @@ export class Check {
     return value as number;
   }
   number(value: unknown, what: string, isPositive: boolean): void {
-    const single = typeof value === "number" ? Math.fround(value) : Number.NaN;
-    if (!Number.isFinite(single) || (isPositive && single <= 0))
+    const single = Math.fround(value as number);
+    if (typeof value !== "number" || !Number.isFinite(single) || (isPositive && single <= 0))
       this.fail(`${what} is ${show(value)}; expected a number${isPositive ? " above 0" : ""}.`);
   }
   list(value: unknown, what: string, min: number, max: number): unknown[] {

@@ -1,6 +1,13 @@
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
-import type { Manifest, Model, Tensor, Tensors, WeightsDtype } from "../../src/format/model.ts";
+import {
+  type Manifest,
+  type Model,
+  type Tensor,
+  type Tensors,
+  tensorShapes,
+  type WeightsDtype,
+} from "../../src/format/model.ts";
 import { isQuantised } from "../../src/format/quantise.ts";
 import { float32, readModel } from "../../src/format/read.ts";
 import { readSafetensors } from "../../src/format/safetensors.ts";
@@ -151,6 +158,21 @@ describe("wrong weights are refused with the file's name and the fault", () => {
     expect(() => readModel(manifest, "f32", writeWeights(model.tensors), "w")).toThrow(
       refused("w", /"head.weight" has shape \[5, 6\]; slimvit.json makes it \[4, 6\]/),
     );
+  });
+
+  test("a network too large for 32 bits does not take an empty tensor for its 4-bit weights", () => {
+    // qkv has a multiple of 2^32 elements, which 32 bits would take for none.
+    const headDims = Array(1024).fill(16384);
+    const large = { ...model.manifest, embedDim: 16384, headDim: 16384, blocks: [{ ...arch.blocks[0], headDims }] };
+    expect((3 * 1024 * 16384 * 16384) % 2 ** 32).toBe(0);
+    const empty = { dtype: "U8", shape: [0], data: new Uint8Array(0) } as unknown as Tensor;
+    const shapes = tensorShapes(large, model.manifest.labels.length);
+    const tensors: Tensors = new Map([...shapes.keys()].map((key) => [key, empty]));
+    for (const [key, shape] of shapes) {
+      const size = shape.reduce((a, b) => a * b, 1);
+      if (size <= 2 ** 20) tensors.set(key, { dtype: "F32", shape, data: new Float32Array(size) });
+    }
+    expect(() => readModel(large, "int8", writeWeights(tensors), "w")).toThrow(refused("w", /has shape \[0\]/));
   });
 
   test("weights of another slimming", () => {
