@@ -5,6 +5,7 @@ import type { EngineName } from "./engines/engine.ts";
 import { messageOf, SlimViTError, throwIfAborted } from "./errors.ts";
 import type { Manifest, Model, WeightsDtype, WeightsFile } from "./format/model.ts";
 import { MAX_MANIFEST_BYTES, readManifest, readModel } from "./format/read.ts";
+import { inflating } from "./inflate.ts";
 import { sha256 } from "./sha256.ts";
 
 /** A folder by its absolute URL (`file:` in Node), or its files. */
@@ -125,11 +126,12 @@ async function readWeights(
   store: WeightsStore | undefined,
   notes: string[],
 ): Promise<Weights> {
-  const { file, bytes: exactly, sha256 } = weights;
+  const { file, bytes: exactly, unpackedBytes, sha256 } = weights;
   const kept = await fromStore(store, sha256);
   if (kept) return kept;
   const onBytes = (count: number) => void (count < exactly && report(request, weights, count));
-  const bytes = await folder.read(file, { exactly, onBytes });
+  let bytes = await folder.read(file, { exactly, onBytes });
+  if (file.endsWith(".zz")) bytes = await unpack(bytes, folder.nameOf(file), unpackedBytes);
   const found = await digest(bytes);
   throwIfAborted(request.signal);
   if (found !== sha256) {
@@ -199,6 +201,27 @@ function storeIn(cache: Cache): WeightsStore {
   };
 }
 
+/** zlib → what is in it, of a size that was promised. */
+async function unpack(bytes: Uint8Array, name: string, exactly?: number): Promise<Uint8Array> {
+  try {
+    return await collect(inflating(bytes, "deflate"), name, { exactly });
+  } catch (error) {
+    if (error instanceof SlimViTError) throw error;
+    throw new SlimViTError("integrity", `${name}: cannot be unpacked (${messageOf(error)}).`, { cause: error });
+  }
+}
+
+async function collect(stream: ReadableStream<Uint8Array>, name: string, how: ReadOptions, signal?: AbortSignal) {
+  const buffer = new Collector(name, how);
+  const reader = stream.getReader();
+  for (;;) {
+    throwIfAborted(signal);
+    const { done, value } = await reader.read();
+    if (done) return buffer.finish("integrity");
+    buffer.add(value);
+  }
+}
+
 /** Of weights in the cache; never fetched. */
 function keyOf(sha256: string): string {
   return `https://slimvit.invalid/${sha256}`;
@@ -239,14 +262,7 @@ function folderOfFiles(files: { name: string; blob: Blob }[], signal?: AbortSign
     async read(name, how) {
       const file = files.find((candidate) => candidate.name === name);
       if (!file) throw new SlimViTError("bad-model", `${name}: is not among the files given (${names}).`);
-      const buffer = new Collector(name, how);
-      const reader = file.blob.stream().getReader();
-      for (;;) {
-        throwIfAborted(signal);
-        const { done, value } = await reader.read();
-        if (done) return buffer.finish("integrity");
-        buffer.add(value);
-      }
+      return collect(file.blob.stream(), name, how, signal);
     },
   };
 }

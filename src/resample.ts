@@ -1,7 +1,7 @@
 /** The WebAssembly form of `resample` in image.ts: the same bytes in a fraction of the time. */
 import { binary } from "./engines/simd/generated/resample.ts";
-import { inflate } from "./engines/simd/inflate.ts";
 import { type Resample, resample, type Taps, taps } from "./image.ts";
+import { inflate } from "./inflate.ts";
 
 /** assembly/resample.ts; all are addresses and lengths in bytes but `rows`, `columns`, `groups` and `pairs`. */
 interface Kernels {

@@ -7,7 +7,14 @@ import { basename, join, relative, resolve, sep } from "node:path";
 import { SlimViTError } from "../src/errors.ts";
 import { countMacs, countParams, type Manifest } from "../src/format/model.ts";
 import { MEMBER_FOLDER, type ModelSet, readSet, SET_FORMAT, type SetMember, worthHaving } from "../src/format/set.ts";
-import { claimOutput, manifestText, readManifestFile, sha256, writeFileAtomic, writeFolder } from "./lib/folders.ts";
+import {
+  claimOutput,
+  manifestText,
+  readManifestFile,
+  readWeightsFile,
+  writeFileAtomic,
+  writeFolder,
+} from "./lib/folders.ts";
 import type { AccuracyRecord } from "./lib/metrics.ts";
 import { percent, say, si } from "./lib/terminal.ts";
 
@@ -115,14 +122,7 @@ function folderOf(path: string, out: string, inPlace = false): string {
 /** What a page may ask for, by its path in the set; checked, as it is about to be published. */
 function filesOf(path: string, manifest: Manifest, folder: string): Record<string, Uint8Array> {
   const files: Record<string, Uint8Array> = {};
-  for (const { file, sha256: promised } of manifest.weights) {
-    if (!existsSync(join(path, file)))
-      throw new SlimViTError("bad-model", `${join(path, file)}: is missing; slimvit.json names it.`);
-    const bytes = readFileSync(join(path, file));
-    if (sha256(bytes) !== promised)
-      throw new SlimViTError("integrity", `${join(path, file)}: its sha256 is not the one in slimvit.json.`);
-    files[`${folder}/${file}`] = bytes;
-  }
+  for (const entry of manifest.weights) files[`${folder}/${entry.file}`] = readWeightsFile(path, entry).file;
   for (const file of ["slimvit.json", "card.md"])
     if (existsSync(join(path, file))) files[`${folder}/${file}`] = readFileSync(join(path, file));
   return files;

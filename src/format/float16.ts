@@ -1,5 +1,7 @@
 /** IEEE 754 binary16, which JavaScript arrays of every browser we serve cannot hold yet. */
 
+export const MAX_FLOAT16 = 65504;
+
 const floats = new Float32Array(1);
 const bits = new Uint32Array(floats.buffer);
 

@@ -56,10 +56,13 @@ export interface SelfTest {
 
 export interface WeightsFile {
   dtype: WeightsDtype;
-  /** a plain file name inside the model folder */
+  /** a plain file name inside the model folder; one that ends in .zz is compressed (zlib), whatever the server does */
   file: string;
+  /** of the file */
   bytes: number;
-  /** lower-case hex */
+  /** of the safetensors in a file that ends in .zz */
+  unpackedBytes?: number;
+  /** of the safetensors, however they are packed; lower-case hex */
   sha256: string;
   selfTest?: SelfTest;
 }
@@ -88,8 +91,8 @@ export interface Tensor {
 }
 
 /**
- * By timm's names, as in the weights file. int8 linears have `NAME.weight` (I8) and `NAME.scale` (F32, [out]); where 4 bits
- * hold all levels of one, the file has them two to a byte, as U8 [⌈elements / 2⌉].
+ * By timm's names, as in the weights file. int8 linears have `NAME.weight` (I8) and `NAME.scale` (F32, [out]; in the file F16
+ * where that is exact).
  */
 export type Tensors = Map<string, Tensor>;
 

@@ -1,4 +1,5 @@
 /** Which weights are int8, and how they are rounded. */
+import { fromFloat16, MAX_FLOAT16, toFloat16 } from "./float16.ts";
 import type { Tensor } from "./model.ts";
 
 /** Linears that run in int8; the patch embedding is stored so, and embeddings, norms and biases in f16 where they fit. */
@@ -8,14 +9,33 @@ export function isQuantised(key: string): boolean {
   return QUANTISED.test(key);
 }
 
-/** Levels of this size and less are stored in 4 bits. */
-export const MAX_PACKED = 7;
-
 /**
  * Positive weights of one row whose products may meet in 16 bits, and negative ones, must not sum to more than this: times
  * 127, the greatest activation, it is the most that 16 bits hold.
  */
 const MOST_OF_ONE_SIGN = 258;
+
+/**
+ * A step of one size costs a weight of these more, or less, than others: its share of it, near the root of what rounding each
+ * linear of DeiT-Ti alone does to the logits (docs/models.md).
+ */
+const SHARES: [RegExp, number][] = [
+  [/^head/, 0.2],
+  [/^patch_embed/, 0.5],
+  [/attn\.proj/, 0.7],
+  [/mlp\.fc2/, 1.3],
+];
+
+/** @returns a tensor's own step, of the one that is asked for */
+export function stepOf(key: string, step: number): number {
+  return step * (SHARES.find(([name]) => name.test(key))?.[1] ?? 1);
+}
+
+/** The greatest level of a grid of a given step: as many as meet in 16 bits have room there, whatever their signs. */
+export const MAX_ON_GRID = 64;
+
+/** Of f16; below it, fewer bits are left. */
+const SMALLEST_NORMAL_FLOAT16 = 2 ** -14;
 
 /** Of all floats: a scale as small grows by no less. */
 const SMALLEST = 2 ** -149;
@@ -25,8 +45,8 @@ const TOGETHER = [0, 1, 4, 5];
 
 /**
  * Symmetric, a scale an output channel: w ≈ scale[row] × level. |level| ≤ 127, and with `pairs` less where large weights
- * stand together (MOST_OF_ONE_SIGN). With a `step`, |level| ≤ MAX_PACKED, and the scale is `step` × the row's root mean
- * square unless its greatest weight needs more: most levels are then so small that they compress to less than 4 bits.
+ * stand together (MOST_OF_ONE_SIGN). With a `step` the scale is `step` × the row's root mean square, more only where its
+ * greatest weight needs it (MAX_ON_GRID): most levels are then so small that they compress to two or three bits.
  */
 export function quantiseRows(
   values: Float32Array,
@@ -37,7 +57,7 @@ export function quantiseRows(
   const columns = values.length / rows;
   const data = new Int8Array(values.length);
   const scale = new Float32Array(rows);
-  const greatest = step ? MAX_PACKED : 127;
+  const greatest = step ? MAX_ON_GRID : 127;
   for (let r = 0; r < rows; r++) {
     const row = values.subarray(r * columns, (r + 1) * columns);
     const levels = data.subarray(r * columns, (r + 1) * columns);
@@ -57,7 +77,7 @@ export function quantiseRows(
   return { weight: { dtype: "I8", shape, data }, scale: { dtype: "F32", shape: [rows], data: scale } };
 }
 
-/** Of a row: large enough for its greatest weight, and no less than `step` × its root mean square. */
+/** Of a row: large enough for its greatest weight, and no less than `step` × its root mean square; with a step, an f16. */
 export function scaleOf(row: Float32Array, greatest: number, step = 0): number {
   let max = 0;
   let squares = 0;
@@ -65,15 +85,13 @@ export function scaleOf(row: Float32Array, greatest: number, step = 0): number {
     max = Math.max(max, Math.abs(value));
     squares += value * value;
   }
-  return Math.max(max / greatest, step * Math.sqrt(squares / Math.max(row.length, 1)));
+  const scale = Math.max(max / greatest, step * Math.sqrt(squares / Math.max(row.length, 1)));
+  return step && scale >= SMALLEST_NORMAL_FLOAT16 && scale < MAX_FLOAT16 ? fromFloat16(toFloat16(scale)) : scale;
 }
 
-export const isPacked = (levels: Tensor["data"]): boolean => levels.every((level) => Math.abs(level) <= MAX_PACKED);
-
 /** Whether a tensor is as quantiseRows would leave it, so is kept. */
-export function fits({ dtype, shape, data }: Tensor, step?: number): boolean {
+export function fits({ dtype, shape, data }: Tensor): boolean {
   if (dtype !== "I8") return false;
-  if (step) return isPacked(data);
   const columns = shape[1];
   for (let at = 0; at < data.length; at += columns) {
     if (mostOfOneSign((data as Int8Array).subarray(at, at + columns)) > MOST_OF_ONE_SIGN) return false;

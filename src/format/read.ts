@@ -3,6 +3,7 @@ import { messageOf, SlimViTError } from "../errors.ts";
 import { decodeFloat16 } from "./float16.ts";
 import {
   type BlockShape,
+  countParams,
   denseTokens,
   FORMAT,
   type Manifest,
@@ -12,7 +13,7 @@ import {
   tensorShapes,
   type WeightsDtype,
 } from "./model.ts";
-import { readSafetensors } from "./safetensors.ts";
+import { MAX_HEADER_BYTES, readSafetensors } from "./safetensors.ts";
 import { show } from "./show.ts";
 
 /**
@@ -88,26 +89,21 @@ export function readModel(manifest: Manifest, dtype: WeightsDtype, bytes: Uint8A
   for (const [key, shape] of tensorShapes(manifest, manifest.labels.length)) {
     const tensor = stored.get(key);
     if (!tensor) fail(`tensor "${key}" is missing.`);
-    let { dtype: type, shape: found, data } = tensor!;
-    const size = shape.reduce((a, b) => a * b, 1);
-    if (type === "U8" && data.length === Math.ceil(size / 2)) {
-      type = "I8";
-      found = shape;
-      data = unpack(data as Uint8Array, size);
-    }
+    const { dtype: type, shape: found } = tensor!;
     if (!sameShape(found, shape))
       fail(`tensor "${key}" has shape ${show(found)}; slimvit.json makes it ${show(shape)}.`);
     if (!["F32", "F16", "I8"].includes(type)) fail(`tensor "${key}" has dtype ${type}; expected F32, F16 or I8.`);
-    tensors.set(key, { dtype: type, shape, data } as Tensor);
+    tensors.set(key, tensor as Tensor);
     stored.delete(key);
     if (type === "I8") {
       if (!key.endsWith(".weight")) fail(`tensor "${key}" is I8; only weights can be.`);
       const scaleKey = key.replace(/weight$/, "scale");
       const scale = stored.get(scaleKey);
-      if (scale?.dtype !== "F32" || !sameShape(scale.shape, [shape[0]])) {
-        fail(`tensor "${key}" is I8 and needs "${scaleKey}" (F32, [${shape[0]}]).`);
+      const isFloat = scale?.dtype === "F32" || scale?.dtype === "F16";
+      if (!isFloat || !sameShape(scale.shape, [shape[0]])) {
+        fail(`tensor "${key}" is I8 and needs "${scaleKey}" (F32 or F16, [${shape[0]}]).`);
       }
-      tensors.set(scaleKey, scale as Tensor);
+      tensors.set(scaleKey, { dtype: "F32", shape: [shape[0]], data: float32(stored as Tensors, scaleKey) });
       stored.delete(scaleKey);
     }
   }
@@ -119,13 +115,6 @@ export function readModel(manifest: Manifest, dtype: WeightsDtype, bytes: Uint8A
       fail(`tensor "${key}" overflows when it is multiplied by its scale.`);
   }
   return { manifest, dtype, tensors };
-}
-
-/** Two levels of 4 bits a byte, the first in the low ones. */
-function unpack(packed: Uint8Array, size: number): Int8Array {
-  const levels = new Int8Array(size);
-  for (let i = 0; i < size; i++) levels[i] = (packed[i >> 1] << (28 - 4 * (i & 1))) >> 28;
-  return levels;
 }
 
 /** One tensor in f32, dequantised where it is int8; cached nowhere, so keep what you get. */
@@ -203,19 +192,22 @@ function checkLabels(check: Check, manifest: Manifest): void {
 
 function checkWeightsFiles(check: Check, manifest: Manifest): void {
   const dtypes = new Set<unknown>();
+  // A few packed bytes can make very many: no more than the network's in f32, or in int8 of rows of one weight, and a header.
+  const unpackedLimit = 5 * countParams(manifest, manifest.labels.length) + MAX_HEADER_BYTES;
   check.list(manifest.weights, "weights", 0, 8).forEach((entry, i) => {
     const at = `weights[${i}]`;
-    const { dtype, file, bytes, sha256, selfTest } = check.object(entry, at);
+    const { dtype, file, bytes, sha256, unpackedBytes, selfTest } = check.object(entry, at);
     if (!["f32", "f16", "int8"].includes(dtype as string))
       check.fail(`${at}.dtype is ${show(dtype)}; expected "f32", "f16" or "int8".`);
     if (dtypes.has(dtype)) check.fail(`${at} is a second ${dtype} file.`);
     dtypes.add(dtype);
-    if (typeof file !== "string" || !/^[\w][\w.-]*\.safetensors$/.test(file)) {
+    if (typeof file !== "string" || !/^[\w][\w.-]*\.safetensors(\.zz)?$/.test(file)) {
       check.fail(
         `${at}.file is ${show(file)}; expected the plain name of a .safetensors file in the model's own folder.`,
       );
     }
     check.integer(bytes, `${at}.bytes`, 8, LIMITS.weightsBytes);
+    if (file.endsWith(".zz")) check.integer(unpackedBytes, `${at}.unpackedBytes`, 8, unpackedLimit);
     if (typeof sha256 !== "string" || !/^[0-9a-f]{64}$/.test(sha256))
       check.fail(`${at}.sha256 is ${show(sha256)}; expected 64 hex digits.`);
     if (selfTest !== undefined) {

@@ -39,7 +39,7 @@ const DTYPES = {
 export type StoredDtype = keyof typeof DTYPES;
 
 /** The specification allows 100 MB, of which JSON.parse can make gigabytes; a network of 1,000 blocks needs 2 MB. */
-const MAX_HEADER_BYTES = 2.5 * 2 ** 20;
+export const MAX_HEADER_BYTES = 2.5 * 2 ** 20;
 
 /**
  * @param file the whole file; tensors are views of it where they can be

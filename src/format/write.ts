@@ -1,7 +1,7 @@
 /** A `Model` → the bytes of its weights file, and the known input that its self-test runs on. */
-import { encodeFloat16 } from "./float16.ts";
+import { encodeFloat16, fromFloat16, MAX_FLOAT16, toFloat16 } from "./float16.ts";
 import type { Architecture, Tensors, WeightsDtype } from "./model.ts";
-import { fits, isPacked, isQuantised, quantiseRows } from "./quantise.ts";
+import { fits, isQuantised, quantiseRows, stepOf } from "./quantise.ts";
 import { float32 } from "./read.ts";
 import { writeSafetensors } from "./safetensors.ts";
 
@@ -9,7 +9,7 @@ const scaleOf = (key: string) => key.replace(/weight$/, "scale");
 
 /**
  * @param tensors in any dtype; they are widened to f32 first
- * @param weightStep int8: the large linears in 4 bits, on the grid of `quantiseRows`
+ * @param weightStep int8: weights on the grid of `quantiseRows`, each of its own step, whatever they were on before
  * @returns f32 and f16: every tensor in that dtype. int8: weights as I8 with a scale an output channel, the rest F16.
  */
 export function encodeTensors(tensors: Tensors, dtype: WeightsDtype, weightStep?: number): Tensors {
@@ -18,13 +18,14 @@ export function encodeTensors(tensors: Tensors, dtype: WeightsDtype, weightStep?
     if (key.endsWith(".scale")) continue; // part of its weight, which float32() has already multiplied
     const { shape } = tensor;
     const runs = isQuantised(key);
-    if (dtype === "int8" && (runs ? fits(tensor, weightStep) : tensor.dtype === "I8")) {
+    if (dtype === "int8" && !weightStep && (runs ? fits(tensor) : tensor.dtype === "I8")) {
       for (const name of [key, scaleOf(key)]) out.set(name, tensors.get(name)!);
       continue;
     }
     const values = float32(tensors, key);
     if (dtype === "int8" && (runs || key === "patch_embed.proj.weight")) {
-      const { weight, scale } = quantiseRows(values, shape, runs ? { pairs: true, step: weightStep } : {});
+      const step = weightStep && stepOf(key, weightStep);
+      const { weight, scale } = quantiseRows(values, shape, { pairs: runs, step });
       out.set(key, weight);
       out.set(scaleOf(key), scale);
     } else if (dtype === "f16" || (dtype === "int8" && values.every((v) => Math.abs(v) < MAX_FLOAT16))) {
@@ -34,16 +35,13 @@ export function encodeTensors(tensors: Tensors, dtype: WeightsDtype, weightStep?
   return out;
 }
 
-const MAX_FLOAT16 = 65504;
-
-/** Levels that 4 bits hold are written two to a byte, as U8 [⌈elements / 2⌉], the first in the low bits. */
+/** Scales that f16 holds exactly are written so. */
 export function writeWeights(tensors: Tensors): Uint8Array {
-  const stored: Parameters<typeof writeSafetensors>[0] = new Map(tensors);
-  for (const [key, { dtype, data }] of tensors) {
-    if (dtype !== "I8" || !isPacked(data)) continue;
-    const packed = new Uint8Array(Math.ceil(data.length / 2));
-    for (let i = 0; i < data.length; i++) packed[i >> 1] |= (data[i] & 15) << (4 * (i & 1));
-    stored.set(key, { dtype: "U8", shape: [packed.length], data: packed });
+  const stored: Tensors = new Map(tensors);
+  for (const [key, { dtype, shape, data }] of tensors) {
+    const isScale = dtype === "F32" && key.endsWith(".scale");
+    if (!isScale || !data.every((v) => fromFloat16(toFloat16(v)) === v)) continue;
+    stored.set(key, { dtype: "F16", shape, data: encodeFloat16(data as Float32Array) });
   }
   return writeSafetensors(stored, { format: "pt" });
 }

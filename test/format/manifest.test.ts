@@ -104,6 +104,13 @@ describe("a malformed manifest is refused with its name and the fault", () => {
     ["an encoded path", weights({ file: "%2e%2e%2fmodel.safetensors" }), /weights\[0\]\.file/],
     ["a query", weights({ file: "model?.safetensors" }), /weights\[0\]\.file/],
     ["a line break at the end", weights({ file: "model.safetensors\n" }), /weights\[0\]\.file/],
+    ["an unknown packing", weights({ file: "model.safetensors.gz", unpackedBytes: 9 }), /weights\[0\]\.file/],
+    ["no unpackedBytes", weights({ file: "model.safetensors.zz" }), /weights\[0\]\.unpackedBytes is undefined/],
+    [
+      "more bytes unpacked than the network can have",
+      weights({ file: "model.safetensors.zz", unpackedBytes: 2 ** 23 }),
+      /weights\[0\]\.unpackedBytes is 8388608; expected a whole number from 8 to 26\d{5}\./,
+    ],
     ["a pickle", weights({ file: "model.bin" }), /weights\[0\]\.file is "model.bin"/],
     ["a hidden file", weights({ file: ".safetensors" }), /weights\[0\]\.file/],
     ["no bytes", weights({ bytes: undefined }), /weights\[0\]\.bytes is undefined/],

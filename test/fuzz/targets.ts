@@ -138,7 +138,7 @@ export const TARGETS: Record<string, Target> = {
     seeds: () => [
       ...dtypes.map((dtype, k) => Uint8Array.of(k, ...weightsOf(dtype))),
       Uint8Array.of(1, ...weightsOf("f16").subarray(0, -2), 1, 0x7c), // NaN
-      Uint8Array.of(2, ...weightsOf("int8", 0.6)), // in 4 bits
+      Uint8Array.of(2, ...weightsOf("int8", 0.6)), // scales in f16
     ],
     fuzz(bytes) {
       const dtype = dtypes[(bytes[0] ?? 0) % 3];

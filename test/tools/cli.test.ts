@@ -70,7 +70,7 @@ describe("the whole chain on a tiny ViT", () => {
       "card.md",
       "model.f16.safetensors",
       "model.f32.safetensors",
-      "model.int8.safetensors",
+      "model.int8.safetensors.zz",
       "model.onnx",
       "slimvit.json",
     ]);

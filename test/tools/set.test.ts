@@ -56,7 +56,7 @@ test("eval --record, then set: the command line writes members, costs and accura
     ],
   });
   expect(Object.keys(set.members[1].bytes)).toEqual(["f32", "int8"]);
-  for (const name of ["slimvit.json", "card.md", "model.f32.safetensors", "model.int8.safetensors"])
+  for (const name of ["slimvit.json", "card.md", "model.f32.safetensors", "model.int8.safetensors.zz"])
     expect(readFileSync(at("out", "ready", name))).toEqual(readFileSync(at("ready", name)));
 
   const again = slimvit("set", at("dense"), "-o", at("out"));
@@ -97,9 +97,9 @@ test("models that cannot be a set are named in one sentence, and nothing is writ
   const unmeasured = copy("ready", "unmeasured", []);
   const elsewhere = copy("ready", "elsewhere", [{ n: 31 }]);
   const damaged = copy("ready", "damaged", [{}]);
-  writeFileSync(at("damaged", "model.int8.safetensors"), "damaged");
+  writeFileSync(at("damaged", "model.int8.safetensors.zz"), "damaged");
   const lost = copy("ready", "lost", [{}]);
-  rmSync(at("lost", "model.int8.safetensors"));
+  rmSync(at("lost", "model.int8.safetensors.zz"));
   const odd = copy("ready", "odd name", [{}]);
   const told = (models: string[], options: object = {}) => {
     try {
@@ -119,8 +119,10 @@ test("models that cannot be a set are named in one sentence, and nothing is writ
     /good: has no accuracy on vegetables, split val in its manifest; run "slimvit eval MODEL --data vegetables --split val --record"/,
   );
   expect(told([good, elsewhere])).toMatch(/good, .*elsewhere: were not all measured on the same pictures/);
-  expect(told([good, damaged])).toMatch(/^integrity .*damaged.model\.int8\.safetensors: its sha256 is not the one/);
-  expect(told([good, lost])).toMatch(/^bad-model .*lost.model\.int8\.safetensors: is missing/);
+  expect(told([good, damaged])).toMatch(
+    /^bad-model .*damaged.model\.int8\.safetensors\.zz: has 7 bytes, slimvit\.json says/,
+  );
+  expect(told([good, lost])).toMatch(/^bad-model .*lost.model\.int8\.safetensors\.zz: is missing/);
   expect(told([good, good])).toMatch(/^bad-model .*member "good" is there twice/);
   expect(told([odd])).toMatch(/^bad-option .*odd name: has a name that a set cannot hold/);
   expect(told([good], { inPlace: true })).toMatch(/^bad-option .*good: does not lie below .*never; without --in-place/);

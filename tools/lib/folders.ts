@@ -2,7 +2,8 @@
 import { createHash, randomBytes } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { SlimViTError } from "../../src/errors.ts";
+import { constants, deflateSync, inflateSync } from "node:zlib";
+import { messageOf, SlimViTError } from "../../src/errors.ts";
 import {
   type Architecture,
   FORMAT,
@@ -29,19 +30,43 @@ export function readModelFolder(dir: string, dtype?: WeightsDtype): Model {
     const has = manifest.weights.map((file) => file.dtype).join(", ") || "none";
     throw new SlimViTError("bad-model", `${join(dir, MANIFEST)}: has no ${dtype ?? ""} weights (it has ${has}).`);
   }
+  return readModel(manifest, entry.dtype, readWeightsFile(dir, entry).bytes, join(dir, entry.file));
+}
+
+/**
+ * @returns the file as it lies in the folder, and the safetensors in it
+ * @throws SlimViTError `bad-model` for a missing one or a wrong size, `integrity`
+ */
+export function readWeightsFile(dir: string, entry: WeightsFile): { file: Uint8Array; bytes: Uint8Array } {
   const path = join(dir, entry.file);
   if (!existsSync(path)) throw new SlimViTError("bad-model", `${path}: is missing; slimvit.json names it.`);
-  const bytes = readFileSync(path);
-  if (bytes.length !== entry.bytes) {
+  const file = readFileSync(path);
+  if (file.length !== entry.bytes) {
     throw new SlimViTError(
       "bad-model",
-      `${path}: has ${bytes.length} bytes, slimvit.json says ${entry.bytes}; the file is cut off or another one.`,
+      `${path}: has ${file.length} bytes, slimvit.json says ${entry.bytes}; the file is cut off or another one.`,
     );
   }
+  const bytes = entry.file.endsWith(".zz") ? unpack(file, entry.unpackedBytes, path) : file;
   if (sha256(bytes) !== entry.sha256)
     throw new SlimViTError("integrity", `${path}: its sha256 is not the one in slimvit.json.`);
-  return readModel(manifest, entry.dtype, bytes, path);
+  return { file, bytes };
 }
+
+function unpack(file: Uint8Array, most: number | undefined, path: string): Uint8Array {
+  try {
+    return inflateSync(file, { maxOutputLength: most });
+  } catch (error) {
+    throw new SlimViTError("integrity", `${path}: cannot be unpacked (${messageOf(error)}).`, { cause: error });
+  }
+}
+
+/**
+ * Small levels are all but random in their order: what deflate finds to repeat costs more than it saves, and symbols alone,
+ * by how often they come, take 8 % less.
+ */
+const pack = (bytes: Uint8Array): Uint8Array =>
+  deflateSync(bytes, { level: 9, memLevel: 9, strategy: constants.Z_HUFFMAN_ONLY });
 
 export function readManifestFile(dir: string): Manifest {
   const path = join(dir, MANIFEST);
@@ -77,12 +102,14 @@ export function writeModelFolder(
   for (const dtype of dtypes) {
     const encoded = encodeTensors(typeof tensors === "function" ? tensors(dtype) : tensors, dtype);
     const bytes = writeWeights(encoded);
-    const file = `model.${dtype}.safetensors`;
-    files[file] = bytes;
+    const packed = dtype === "int8" ? pack(bytes) : undefined; // f16 hardly shrinks, and other tools read it as it is
+    const file = `model.${dtype}.safetensors${packed ? ".zz" : ""}`;
+    files[file] = packed ?? bytes;
     manifest.weights.push({
       dtype,
       file,
-      bytes: bytes.length,
+      bytes: files[file].length,
+      ...(packed && { unpackedBytes: bytes.length }),
       sha256: sha256(bytes),
       selfTest: selfTest(manifest, dtype, encoded),
     });

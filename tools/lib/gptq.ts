@@ -5,8 +5,8 @@
 import type * as tfjs from "@tensorflow/tfjs-core";
 import { type BlockLinear, blockWeights, classify, embed, runBlock } from "../../src/engines/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/engines/tfjs/ops.ts";
-import type { BlockShape, Model, Tensors } from "../../src/format/model.ts";
-import { MAX_PACKED, scaleOf } from "../../src/format/quantise.ts";
+import type { BlockShape, Model, Tensor as StoredTensor, Tensors } from "../../src/format/model.ts";
+import { MAX_ON_GRID, quantiseRows, scaleOf, stepOf } from "../../src/format/quantise.ts";
 import { float32 } from "../../src/format/read.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { evalPixels, type Picture, spread } from "./data.ts";
@@ -30,7 +30,7 @@ export interface Rounded {
 /**
  * @param pictures of which `GPTQ_PICTURES`, spread over all, are seen
  * @param step of the grid, in root mean squares of a row
- * @returns the model's tensors, the linears of blocks and head rounded; each block by what reaches it through the rounded
+ * @returns the model's tensors, weights of the patch embedding, the blocks and the head rounded; each block by what reaches it through the rounded
  *   ones before
  */
 export async function roundByInputs(tf: TF, model: Model, pictures: Picture[], step: number): Promise<Rounded> {
@@ -41,18 +41,26 @@ export async function roundByInputs(tf: TF, model: Model, pictures: Picture[], s
     tf,
     [...exact].map(([key, { shape, data }]) => [key, { shape, data: data as Float32Array }]),
   );
+  const put = (name: string, weight: StoredTensor, scale: StoredTensor) => {
+    const key = `${name}.weight`;
+    tensors.set(key, weight);
+    tensors.set(`${name}.scale`, scale);
+    tf.tidy(() => variables.get(key)!.assign(tf.tensor(float32(tensors, key), weight.shape)));
+  };
   const round = async (name: string, moments: Tensor, columns?: number[]): Promise<void> => {
     const key = `${name}.weight`;
     const { shape } = model.tensors.get(key)!;
     const seen = await moments.data();
     const data = float32(model.tensors, key);
     const used = momentsOf(seen as Float32Array, moments.shape[0], columns);
-    const rounded = roundRows(data, shape[1], used, step);
-    tensors.set(key, { dtype: "I8", shape, data: rounded.levels });
-    tensors.set(`${name}.scale`, { dtype: "F32", shape: [shape[0]], data: rounded.scale });
+    const rounded = roundRows(data, shape[1], used, stepOf(key, step));
     exact.set(key, { dtype: "F32", shape, data: rounded.exact });
-    tf.tidy(() => variables.get(key)!.assign(tf.tensor(float32(tensors, key), shape)));
+    put(name, { dtype: "I8", shape, data: rounded.levels }, { dtype: "F32", shape: [shape[0]], data: rounded.scale });
   };
+  const embedding = "patch_embed.proj"; // which no block's rounding comes before: to the nearest levels
+  const { shape, data } = exact.get(`${embedding}.weight`)!;
+  const nearest = quantiseRows(data as Float32Array, shape, { step: stepOf(embedding, step) });
+  put(embedding, nearest.weight, nearest.scale);
 
   const used = spread(pictures, GPTQ_PICTURES);
   let streams = await embedded(tf, used, (pixels) => embed(tf, arch, variables, pixels), model);
@@ -142,13 +150,13 @@ export function roundRows(
   const left = new Float64Array(columns);
   for (let r = 0; r < rows; r++) {
     const row = values.subarray(r * columns, (r + 1) * columns);
-    scale[r] = scaleOf(row, MAX_PACKED, step);
+    scale[r] = scaleOf(row, MAX_ON_GRID, step);
     if (scale[r] === 0) continue;
     order.forEach((column, j) => void (left[j] = row[column]));
     for (let j = 0; j < columns; j++) {
-      const level = clamped(Math.round(left[j] / scale[r]), MAX_PACKED);
+      const level = clamped(Math.round(left[j] / scale[r]), MAX_ON_GRID);
       levels[r * columns + order[j]] = level;
-      exact[r * columns + order[j]] = clamped(left[j], MAX_PACKED * scale[r]);
+      exact[r * columns + order[j]] = clamped(left[j], MAX_ON_GRID * scale[r]);
       const error = (left[j] - level * scale[r]) / spread[j * columns + j];
       for (let k = j + 1; k < columns; k++) left[k] -= error * spread[j * columns + k];
     }
