@@ -18,7 +18,7 @@ export interface ExportOptions {
   onnx?: boolean;
   name?: string;
   force?: boolean;
-  /** int8: the large linears in 4 bits, on the grid of so many root mean squares of a row */
+  /** int8: weights on the grid of so many root mean squares of a row (quantise.ts) */
   weightStep?: number;
   /** pictures to round by (gptq.ts); each weight to the nearest level without */
   data?: string[];

@@ -47,7 +47,7 @@ export const IMAGE_SIZE: [string, string] = [
 
 const WEIGHT_STEP: [string, string, typeof positive] = [
   "--weight-step <s>",
-  "int8 weights in 4 bits: rounded to multiples of s root mean squares of a row; larger compresses better",
+  "int8 weights rounded to multiples of s root mean squares of a row: larger, fewer bytes",
   positive,
 ];
 
