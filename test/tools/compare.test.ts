@@ -3,8 +3,8 @@ import { spawnSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
-import { countMacs } from "../../src/format/model.ts";
-import { readModelFolder } from "../../tools/lib/folders.ts";
+import { countMacs, countParams } from "../../src/format/model.ts";
+import { readModelFolder, writeModelFolder } from "../../tools/lib/folders.ts";
 import { predictMs } from "../../tools/lib/latency.ts";
 import { deviceProfile, makeDense, slimvitJson, workplace } from "./fixtures.ts";
 
@@ -88,4 +88,38 @@ test("budgets.ts prints a table; a target that cannot be met is one sentence", (
   const bad = compare("budgets.ts", at("search"), ...args, "--macs", "0", "-o", at("never"));
   expect(bad.stderr).toMatch(/^budgets: compress: --macs 0 cannot be reached/);
   expect(bad.status).toBe(1);
+});
+
+test("magnitude.ts: channels and units of small weights go first, and every token stays", () => {
+  const folder = at("small");
+  const { manifest, tensors } = readModelFolder(at("search"), "f32");
+  const { format: _, weights: __, ...draft } = manifest;
+  const [d, hidden] = [manifest.embedDim, manifest.blocks[0].mlpHidden];
+  const fc1 = Float32Array.from(tensors.get("blocks.0.mlp.fc1.weight")!.data);
+  const fc2 = Float32Array.from(tensors.get("blocks.0.mlp.fc2.weight")!.data);
+  for (const unit of [3, 7]) {
+    fc1.fill(1e-4, unit * d, (unit + 1) * d);
+    for (let row = 0; row < d; row++) fc2[row * hidden + unit] = 1e-4;
+  }
+  const small = new Map(tensors)
+    .set("blocks.0.mlp.fc1.weight", { dtype: "F32", shape: [hidden, d], data: fc1 })
+    .set("blocks.0.mlp.fc2.weight", { dtype: "F32", shape: [d, hidden], data: fc2 });
+  const records = Object.fromEntries(
+    ["zetas.safetensors", "importance.safetensors", "search.json"].map((name) => [
+      name,
+      readFileSync(at("search", name)),
+    ]),
+  );
+  writeModelFolder(folder, draft, small, ["f32"], records);
+  const { status, stderr } = compare("magnitude.ts", folder, "-o", at("magnitude"));
+  expect(status, stderr).toBe(0);
+  const two = 2 * (2 * d + 1);
+  const share = 1 - (two - 0.5) / countParams(manifest, 3); // both of the small units, and no more
+  slimvitJson("compress", at("magnitude"), "--params", String(share), "-o", at("cut"));
+  const cut = readModelFolder(at("cut")).manifest;
+  expect(cut.blocks.map((block) => block.mlpHidden)).toEqual(manifest.blocks.map((b, i) => b.mlpHidden - (i ? 0 : 2)));
+  expect(cut.blocks.map(({ headDims, keepIdx }) => ({ headDims, keepIdx }))).toEqual(
+    manifest.blocks.map(({ headDims, keepIdx }) => ({ headDims, keepIdx })),
+  );
+  expect(compare("magnitude.ts", at("dense"), "-o", at("none")).stderr).toMatch(/^magnitude: .*has no zetas/m);
 });
