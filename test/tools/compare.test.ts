@@ -123,3 +123,25 @@ test("magnitude.ts: channels and units of small weights go first, and every toke
   );
   expect(compare("magnitude.ts", at("dense"), "-o", at("none")).stderr).toMatch(/^magnitude: .*has no zetas/m);
 });
+
+test("sensitivity.ts: every kind of linear has its say, and a coarser step does more harm", () => {
+  const run = (step: string) => {
+    const args = ["--data", at("pictures"), "--split", "all", "--pictures", "8", "--weight-step", step];
+    const { status, stdout, stderr } = compare("sensitivity.ts", at("dense"), ...args);
+    expect(status, stderr).toBe(0);
+    return new Map(
+      [...stdout.matchAll(/^\| ([\w.]+) \| (\d+) \| ([\d.]+) \|/gm)].map(([, kind, n, harm]) => [kind, [+n, +harm]]),
+    );
+  };
+  const [fine, coarse] = [run("0.5"), run("2")];
+  const { embedDim: d, blocks, patchSize } = readModelFolder(at("dense")).manifest;
+  expect([...fine].map(([kind, [weights]]) => [kind, weights])).toEqual([
+    ["patch_embed.proj", d * 3 * patchSize ** 2],
+    ["attn.qkv", blocks.length * 3 * d * d],
+    ["attn.proj", blocks.length * d * d],
+    ["mlp.fc1", blocks.length * d * blocks[0].mlpHidden],
+    ["mlp.fc2", blocks.length * d * blocks[0].mlpHidden],
+    ["head", 3 * d],
+  ]);
+  for (const [kind, [, harm]] of coarse) expect(harm, kind).toBeGreaterThan(fine.get(kind)![1]);
+});
