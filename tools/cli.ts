@@ -70,6 +70,9 @@ command("thin", "fewer tokens, evenly spread over the picture, without data or s
   )
   .addOption(new Option("--order <order>", "which patches are the first ones").choices(PATCH_ORDERS).default("spread"))
   .option("--restore", "begin with every patch again, whatever the model has dropped")
+  .addOption(
+    new Option("--lists <model>", "take the keep-lists of this model instead").conflicts(["keep", "order", "restore"]),
+  )
   .option(...IMAGE_SIZE, size)
   .option("--name <name>", "what the model is called")
   .option("--force", "replace the output folder")

@@ -1,6 +1,6 @@
 import { beforeAll, expect, test } from "vitest";
 import { patchGrid } from "../../src/format/model.ts";
-import { readModelFolder } from "../../tools/lib/folders.ts";
+import { readModelFolder, writeModelFolder } from "../../tools/lib/folders.ts";
 import { orderedPatches } from "../../tools/lib/patch-orders.ts";
 import type { ThinReport } from "../../tools/thin.ts";
 import { expectFailure, makeDense, slimvitJson, tinyArchitecture, workplace } from "./fixtures.ts";
@@ -89,4 +89,29 @@ test.each([
   ["1:4,2:9", /^slimvit: thin: --keep 2:9: only 4 patches come to block 2\./],
 ])("--keep %s is refused", (keep, sentence) => {
   expectFailure(["thin", at("dense"), "-o", at("never"), "--keep", keep], 2, sentence);
+});
+
+test("--lists takes another model's keep-lists, on the model's own patches", () => {
+  slimvitJson("thin", at("dense"), "-o", at("learned"), "--keep", "1:9,2:4");
+  slimvitJson("thin", at("dense"), "-o", at("cut"), "--keep", "0:2");
+  const lists = (folder: string) => readModelFolder(at(folder)).manifest.blocks.map(({ keepIdx }) => keepIdx);
+  const { tokens } = slimvitJson<ThinReport>("thin", at("cut"), "-o", at("like"), "--lists", at("learned"));
+  expect(tokens).toEqual([17, 10, 5]);
+  expect(lists("like")).toEqual(lists("learned"));
+  const { name, provenance } = readModelFolder(at("like")).manifest;
+  expect(name).toMatch(/-lists$/);
+  expect((provenance.steps as object[]).at(-1)).toMatchObject({ command: "thin", lists: "learned" });
+  const twice = 2 * readModelFolder(at("dense")).manifest.imageSize[0];
+  const larger = ["thin", at("dense"), "--image-size", String(twice), "--lists", at("learned")];
+  expect(slimvitJson<ThinReport>(...larger, "-o", at("larger")).tokens).toEqual([65, 37, 17]); // four for each
+});
+
+test("--lists of a model of another depth, or beside other rules, is refused", () => {
+  const { manifest, tensors } = readModelFolder(at("dense"));
+  const { format: _, weights: __, ...draft } = manifest;
+  writeModelFolder(at("short"), { ...draft, blocks: manifest.blocks.slice(1) }, tensors, []);
+  const args = ["thin", at("dense"), "-o", at("never"), "--lists"];
+  expectFailure([...args, at("short")], 2, /--lists .*short: has 2 blocks and 1 prefix tokens, the model 3 and 1\./);
+  expectFailure([...args, at("nowhere")], 1, /nowhere: no such folder/);
+  expectFailure([...args, at("dense"), "--keep", "1:4"], 2, /--lists.*--keep/);
 });
