@@ -63,7 +63,7 @@ function unpack(file: Uint8Array, most: number | undefined, path: string): Uint8
 
 /**
  * Small levels are all but random in their order: what deflate finds to repeat costs more than it saves, and symbols alone,
- * by how often they come, take 8 % less.
+ * by how often they come, take less.
  */
 const pack = (bytes: Uint8Array): Uint8Array =>
   deflateSync(bytes, { level: 9, memLevel: 9, strategy: constants.Z_HUFFMAN_ONLY });
