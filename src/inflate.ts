@@ -5,6 +5,8 @@ export function inflating(deflated: Uint8Array, format: CompressionFormat): Read
 
 /** A binary as generate.mjs writes it. */
 export async function inflate(binary: string): Promise<Uint8Array<ArrayBuffer>> {
-  const deflated = Uint8Array.from(atob(binary), (letter) => letter.charCodeAt(0));
+  const letters = atob(binary);
+  const deflated = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) deflated[i] = letters.charCodeAt(i); // `from` takes ten times as long
   return new Uint8Array(await new Response(inflating(deflated, "deflate-raw")).arrayBuffer());
 }

@@ -42,17 +42,21 @@ export interface LoadedModel {
   notes: string[];
 }
 
-/** @throws SlimViTError `network`, `integrity`, `bad-model`, `bad-option`, `aborted`, `out-of-memory` */
-export async function loadModel(request: LoadRequest): Promise<LoadedModel> {
+/**
+ * @param meanwhile work for this thread, begun when the manifest is there and the weights are being read
+ * @throws SlimViTError `network`, `integrity`, `bad-model`, `bad-option`, `aborted`, `out-of-memory`
+ */
+export async function loadModel(request: LoadRequest, meanwhile?: () => void): Promise<LoadedModel> {
   const { source, engine, dtype, signal } = request;
   throwIfAborted(signal);
   const folder = await openFolder(source, signal);
   const name = folder.nameOf(MANIFEST);
   const notes: string[] = [];
   const wanted = folder.remote && request.cache;
+  const opening = wanted === true ? openCache(notes) : undefined; // first, as the kept weights take longest
   const asked = folder.read(MANIFEST, { limit: MAX_MANIFEST_BYTES }).then((bytes) => new TextDecoder().decode(bytes));
-  asked.catch(() => {}); // told below
-  const cache = wanted === true ? await openCache(notes) : undefined;
+  asked.finally(meanwhile).catch(() => {}); // told below
+  const cache = await opening;
   const store = wanted === true ? cache && storeIn(cache) : wanted || undefined;
   const before = await cache
     ?.match(name)

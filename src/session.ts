@@ -125,10 +125,12 @@ export class Session {
     checkEngineName(request.engine); // like the threads', a slip of the pen costs no download
     const options = { threads: chooseThreads(request.threads), engineUrls };
     const start = performance.now();
-    const resampler = import("./resample.ts").then(({ openResampler }) => openResampler());
-    if (request.engine === "auto" || request.engine === "simd")
-      void import("./engines/simd/engine.ts").then(({ prepare }) => prepare(options)).catch(() => {}); // told when it is opened
-    const { model, notes } = await loadModel(request);
+    const openResampler = () => import("./resample.ts").then(({ openResampler }) => openResampler());
+    const { model, notes } = await loadModel(request, () => {
+      void openResampler();
+      if (request.engine === "auto" || request.engine === "simd")
+        void import("./engines/simd/engine.ts").then(({ prepare }) => prepare(options)).catch(() => {}); // told when it is opened
+    });
     const loaded = performance.now();
     const opened = await openEngine(request.engine, model, { ...options, signal, keeps: request.cache === true }).catch(
       (error) => reopen(request.engine as EngineName, { model, options }, error),
@@ -139,7 +141,13 @@ export class Session {
     throwIfAborted(signal);
     const loadMs = { files: loaded - start, engine: performance.now() - loaded - firstRun, firstRun };
     const info = describe(model, opened, notes, loadMs);
-    return new Session(info, model.manifest.preprocess, engine, await resampler, spareOf(engine, { model, options }));
+    return new Session(
+      info,
+      model.manifest.preprocess,
+      engine,
+      await openResampler(),
+      spareOf(engine, { model, options }),
+    );
   }
 
   /** One call at a time, in the order of arrival. */

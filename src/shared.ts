@@ -83,23 +83,27 @@ export class SharedModel {
 
   private async open(): Promise<AnyHost> {
     const { cache, workerUrl, ...request } = this.request;
-    const { host, close } = await startHost(workerUrl, () => {
-      this.disconnect();
-      const error = "The worker stopped unexpectedly. The next call starts a fresh one.";
-      for (const user of [...this.users]) user.onLost(new SlimViTError("worker-lost", error));
-    });
-    if (!this.users.size) {
-      close();
-      throw new SlimViTError("disposed", "Nobody waits any more.");
-    }
-    this.close = close;
     const report = (progress: Progress) => {
       this.progress = progress;
       for (const user of this.users) tell(user, progress);
     };
-    const isRemote = typeof Worker !== "undefined";
-    const store = typeof cache === "object" && isRemote ? proxy(cache) : cache;
-    this.info = (await host.load(LOAD, request, store, isRemote ? proxy(report) : report)) as ModelInfo;
+    const pass: <T extends object>(own: T) => T = typeof Worker === "undefined" ? (own) => own : proxy;
+    const store = typeof cache === "object" ? pass(cache) : cache;
+    const { host, answer, close } = await startHost(
+      workerUrl,
+      () => {
+        this.disconnect();
+        const error = "The worker stopped unexpectedly. The next call starts a fresh one.";
+        for (const user of [...this.users]) user.onLost(new SlimViTError("worker-lost", error));
+      },
+      (host) => host.load(LOAD, request, store, pass(report)) as Promise<ModelInfo>,
+    );
+    if (!this.users.size) {
+      close();
+      throw new SlimViTError("disposed", "Nobody waits.");
+    }
+    this.close = close;
+    this.info = await answer;
     return host;
   }
 }
@@ -111,15 +115,17 @@ function tell({ onProgress }: User, progress: Progress): void {
     .catch(() => {});
 }
 
-async function startHost(
+async function startHost<T>(
   workerUrl: string | URL | undefined,
   onLost: () => void,
-): Promise<{ host: AnyHost; close(): void }> {
-  if (typeof Worker !== "undefined") return spawnWorker(workerUrl, onLost);
+  call: (host: AnyHost) => Promise<T>,
+): Promise<{ host: AnyHost; answer: Promise<T>; close(): void }> {
+  if (typeof Worker !== "undefined") return spawnWorker(workerUrl, onLost, call);
   // Node: the same code in this process.
   const host = (await import("./worker.js")).createHost();
   return {
     host,
+    answer: call(host),
     close() {
       host.abort(LOAD);
       host.dispose();

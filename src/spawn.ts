@@ -4,8 +4,10 @@ import { messageOf, SlimViTError } from "./errors.ts";
 import type { Host } from "./host.ts";
 import { carryErrors } from "./wire.ts";
 
-export interface SpawnedWorker {
+export interface SpawnedWorker<T> {
   host: Remote<Host>;
+  /** to the first call */
+  answer: Promise<T>;
   /** Stops it at once. Idempotent. */
   close(): void;
 }
@@ -16,14 +18,19 @@ const HELLO_MS = 15_000;
 /**
  * @param workerUrl where the user serves worker.js; tried alone when given
  * @param onLost called once if the worker ends before `close`
+ * @param call the first one, sent along with the greeting; once more to each worker that is tried
  * @throws SlimViTError `unsupported` naming what was tried
  */
-export async function spawnWorker(workerUrl: string | URL | undefined, onLost: () => void): Promise<SpawnedWorker> {
+export async function spawnWorker<T>(
+  workerUrl: string | URL | undefined,
+  onLost: () => void,
+  call: (host: Remote<Host>) => Promise<T>,
+): Promise<SpawnedWorker<T>> {
   carryErrors();
   const failures: string[] = [];
   for (const [name, start] of workerUrl ? givenUrl(workerUrl) : LADDER) {
     try {
-      return await introduce(await start(), onLost);
+      return await introduce(await start(), onLost, call);
     } catch (error) {
       failures.push(`${name}: ${messageOf(error)}`);
     }
@@ -63,9 +70,13 @@ function fromBlob(source: string): Worker {
 }
 
 /** Resolves when the worker has answered. A script that is missing or refused fires `error` and answers nothing. */
-function introduce(worker: Worker, onLost: () => void): Promise<SpawnedWorker> {
+function introduce<T>(
+  worker: Worker,
+  onLost: () => void,
+  call: (host: Remote<Host>) => Promise<T>,
+): Promise<SpawnedWorker<T>> {
   const host = wrap<Host>(worker);
-  const lock = `slimvit-${Date.now()}-${Math.random()}`;
+  const lock = `slimvit-${Math.random()}`;
   const watch = new AbortController();
   const close = () => {
     if (watch.signal.aborted) return;
@@ -77,6 +88,7 @@ function introduce(worker: Worker, onLost: () => void): Promise<SpawnedWorker> {
   };
   return new Promise((resolve, reject) => {
     const end = (error: Error) => {
+      clearTimeout(timer);
       if (watch.signal.aborted) return;
       close();
       reject(error); // without effect on a worker that has answered …
@@ -86,21 +98,16 @@ function introduce(worker: Worker, onLost: () => void): Promise<SpawnedWorker> {
     const timer = setTimeout(() => end(new Error("it did not answer")), HELLO_MS);
     worker.addEventListener("error", (event) => {
       event.preventDefault();
-      clearTimeout(timer);
-      end(new Error(event.message || "the script could not be loaded"));
+      end(new Error(event.message || "it did not load"));
     });
-    host.hello(lock).then(
-      () => {
-        clearTimeout(timer);
-        onLostOnceAnswered = onLost;
-        // A worker that is terminated or crashes fires nothing, but lets go of its lock.
-        navigator.locks?.request(lock, { signal: watch.signal }, () => end(new Error("it stopped"))).catch(() => {});
-        resolve({ host, close });
-      },
-      (error) => {
-        clearTimeout(timer);
-        end(error);
-      },
-    );
+    host.hello(lock).then(() => {
+      clearTimeout(timer);
+      onLostOnceAnswered = onLost;
+      // A worker that is terminated or crashes fires nothing, but lets go of its lock.
+      navigator.locks?.request(lock, { signal: watch.signal }, () => end(new Error("it stopped"))).catch(() => {});
+      resolve({ host, answer, close });
+    }, end);
+    const answer = call(host);
+    answer.catch(() => {}); // heard once there is a worker
   });
 }

@@ -1,5 +1,10 @@
 /** IEEE 754 binary16, which JavaScript arrays of every browser we serve cannot hold yet. */
 
+/** ES2025's. It converts all at once, which is fast in a page that has just opened, too, where no loop is compiled yet. */
+const { Float16Array } = globalThis as {
+  Float16Array?: new (buffer: ArrayBufferLike, byteOffset: number, length: number) => ArrayLike<number>;
+};
+
 export const MAX_FLOAT16 = 65504;
 
 const floats = new Float32Array(1);
@@ -45,6 +50,7 @@ export function encodeFloat16(values: Float32Array): Uint16Array {
 }
 
 export function decodeFloat16(halves: Uint16Array): Float32Array {
+  if (Float16Array) return new Float32Array(new Float16Array(halves.buffer, halves.byteOffset, halves.length));
   const out = new Float32Array(halves.length);
   for (let i = 0; i < halves.length; i++) out[i] = fromFloat16(halves[i]);
   return out;

@@ -143,11 +143,11 @@ function checkBlocks(check: Check, manifest: Manifest, tokens: number): void {
       check.integer(width, `${at}.headDims`, 1, manifest.headDim);
     }
     check.integer(block.mlpHidden, `${at}.mlpHidden`, 0, LIMITS.mlpHidden);
-    const keepIdx = check.list(block.keepIdx, `${at}.keepIdx`, 1, tokens) as number[];
+    const where = `${at}.keepIdx`;
+    const keepIdx = check.list(block.keepIdx, where, 1, tokens) as number[];
     keepIdx.forEach((token, k) => {
-      check.integer(token, `${at}.keepIdx`, 0, tokens - 1);
-      if (k > 0 && token <= keepIdx[k - 1])
-        check.fail(`${at}.keepIdx is not ascending at ${keepIdx[k - 1]}, ${token}.`);
+      check.integer(token, where, 0, tokens - 1);
+      if (k > 0 && token <= keepIdx[k - 1]) check.fail(`${where} is not ascending at ${keepIdx[k - 1]}, ${token}.`);
       if (before && !before.has(token)) {
         check.fail(
           `block ${i} keeps token ${token}, which block ${i - 1} has already dropped. keepIdx must shrink from block to block.`,
@@ -156,7 +156,7 @@ function checkBlocks(check: Check, manifest: Manifest, tokens: number): void {
     });
     for (let prefix = 0; prefix < manifest.prefixTokens; prefix++) {
       if (keepIdx[prefix] !== prefix)
-        check.fail(`${at}.keepIdx lacks token ${prefix}: class and distillation tokens are always kept.`);
+        check.fail(`${where} lacks token ${prefix}: class and distillation tokens are always kept.`);
     }
     before = new Set(keepIdx);
   });
@@ -266,12 +266,11 @@ function sameShape(a: readonly number[], b: readonly number[]): boolean {
 /** Exact only where it matters: hardly a scale is so large that int8 cannot be multiplied by it. */
 function overflows(tensors: Tensors, key: string): boolean {
   const scale = tensors.get(key.replace(/weight$/, "scale"))!.data as Float32Array;
-  return !scale.map((s) => 128 * s).every(Number.isFinite) && !float32(tensors, key).every(Number.isFinite);
+  return scale.some((s) => Math.abs(s) > 2 ** 120) && !float32(tensors, key).every(Number.isFinite);
 }
 
-/** No call for each number: in a page that has just opened nothing is compiled yet, and those took a tenth of a second. */
+/** No loop of our own: in a page that has just opened nothing is compiled yet, and one took a tenth of a second. */
 function isFinite32({ dtype, data }: Tensor): boolean {
-  if (dtype === "F32") return ![Number.NaN, Infinity, -Infinity].some((bad) => (data as Float32Array).includes(bad));
-  if (dtype === "F16") for (let i = 0; i < data.length; i++) if ((data[i] & 0x7c00) === 0x7c00) return false;
-  return true;
+  const values = dtype === "F16" ? decodeFloat16(data as Uint16Array) : (data as Float32Array | Int8Array);
+  return ![Number.NaN, Infinity, -Infinity].some((bad) => values.includes(bad));
 }

@@ -1,6 +1,9 @@
 /** A real headless browser and a page of our own origin, for what only a browser can measure. */
+import { mkdtempSync, rmSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { type Browser, chromium, type Page } from "playwright-core";
 import sirv from "sirv";
 import { SlimViTError } from "../../src/errors.ts";
@@ -29,6 +32,8 @@ export interface BrowserPage {
   page: Page;
   browser: Browser;
   origin: string;
+  /** Another page of that origin, in a process of its own. */
+  visit(): Promise<Page>;
   close(): Promise<void>;
 }
 
@@ -37,7 +42,8 @@ export interface BrowserPage {
  * @param isolated with the headers that bring SharedArrayBuffer and threads
  * @param flags more of Chromium's
  * @param seen told of each path that is asked for
- * @param kept mounts whose files the browser may cache, as a site's code is; of others it asks for every time
+ * @param kept mounts whose files the browser may cache, as a site's code is; of others it asks for every time. With any, it has a
+ * profile on disk, where it keeps what it has compiled, too
  */
 export async function openPage(
   mounts: Record<string, string>,
@@ -52,16 +58,27 @@ export async function openPage(
     throw new SlimViTError("unsupported", "No Chromium was found. Install one, or set CHROME_PATH to its executable.");
   const server = await serve(mounts, isolated, seen, kept);
   const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  const browser = await chromium.launch({ executablePath, args: [...FLAGS, ...flags] });
-  const page = await browser.newPage();
-  await page.goto(`${origin}/`);
+  const how = { executablePath, args: [...FLAGS, ...flags] };
+  const profile = kept.length ? mkdtempSync(join(tmpdir(), "slimvit-profile-")) : undefined;
+  const context = profile
+    ? await chromium.launchPersistentContext(profile, how)
+    : await (await chromium.launch(how)).newContext();
+  const visit = async () => {
+    const page = await context.newPage();
+    await page.goto(`${origin}/`);
+    return page;
+  };
+  const browser = context.browser()!;
   return {
-    page,
+    page: await visit(),
     browser,
     origin,
+    visit,
     async close() {
+      await context.close();
       await browser.close();
       server.close();
+      if (profile) rmSync(profile, { recursive: true, force: true });
     },
   };
 }

@@ -1,7 +1,7 @@
 /** The page of bench-kernels.ts: runs single linears of the simd engine, and the loop that finds the peak. */
 import { chooseFlavour, compileKernels, type Flavour } from "../../src/engines/simd/binary.ts";
 import { type PackedLinear, planMemory } from "../../src/engines/simd/plan.ts";
-import { loadWeights, type Packer } from "../../src/engines/simd/weights.ts";
+import { loadConstants, type Packer, packWeights } from "../../src/engines/simd/weights.ts";
 import { type Architecture, FORMAT, type Model, type Tensors, tensorShapes } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import type { KernelRow } from "../bench-kernels.ts";
@@ -71,7 +71,8 @@ async function linears(name: string, dim: number, dtype: KernelRow["dtype"], fla
   const module = await compileKernels(flavour, false);
   const kernels = (await WebAssembly.instantiate(module, { env: { memory } })).exports as unknown as Kernels;
   const packed = NAMES.map((_, i) => cargo.linears.find((linear) => isLinear(linear, dim, i))!);
-  loadWeights(cargo, memory, kernels);
+  loadConstants(cargo, memory);
+  packWeights(cargo, memory, kernels);
   kernels.start(plan.at, 0);
   new Uint8Array(memory.buffer, x, bytes).fill(60); // as f32 0.0115, as a level 60
   new Float32Array(memory.buffer, ranges, ROWS * 2).fill(0.01);

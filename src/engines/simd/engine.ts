@@ -7,7 +7,7 @@ import { chooseFlavour, compileKernels, type Flavour } from "./binary.ts";
 import { SYNC_EPOCH, SYNC_QUIT } from "./layout.ts";
 import { type Plan, planMemory } from "./plan.ts";
 import { canShareMemory, type Helpers, startHelpers } from "./threads.ts";
-import { loadWeights, type Packer } from "./weights.ts";
+import { loadConstants, type Packer, packWeights } from "./weights.ts";
 
 interface Kernels extends Packer {
   /** @param index of this thread; 0 is the main one */
@@ -55,11 +55,13 @@ async function openWith(model: Model, threads: number, flavour: Flavour): Promis
   const { plan, cargo } = planMemory(model, flavour, threads, SPINS, maySleep());
   const memory = takeMemory(plan.bytes, shared);
   const kernels = (await WebAssembly.instantiate(module, { env: { memory } })).exports as unknown as Kernels;
-  loadWeights(cargo, memory, kernels);
+  loadConstants(cargo, memory);
+  const starting = shared ? startHelpers(threads - 1, { module, memory, plan: plan.at }) : undefined;
+  packWeights(cargo, memory, kernels); // meanwhile
   kernels.start(plan.at, 0);
-  if (!shared) return new SimdEngine(model.manifest, plan, memory, kernels, flavour, threads);
-  const helpers = await startHelpers(threads - 1, { module, memory, plan: plan.at });
-  return helpers && new SimdEngine(model.manifest, plan, memory, kernels, flavour, threads, helpers);
+  const helpers = await starting;
+  if (shared && !helpers) return undefined;
+  return new SimdEngine(model.manifest, plan, memory, kernels, flavour, threads, helpers);
 }
 
 class SimdEngine implements Engine {

@@ -16,7 +16,7 @@ export const LINEAR_INPUTS = 3;
 export const LINEAR_WEIGHT = 4;
 export const LINEAR_PANEL_BYTES = 5;
 export const LINEAR_BIAS = 6; // f32, padded with zeros to whole panels, as are the two below
-export const LINEAR_SCALE = 7; // int8: of each output
+export const LINEAR_SCALE = 7; // of each output, where weights are levels of int8
 export const LINEAR_SUM = 8; // int8: scale × the sum of each output's weights; then a word a panel: may its products be paired?
 export const LINEAR_WORDS = 9;
 

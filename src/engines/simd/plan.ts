@@ -18,6 +18,8 @@ export interface PackedLinear {
   at: number;
   kind: number;
   weight: Tensor;
+  /** the weights are levels of int8, whichever kind runs them */
+  hasScale: boolean;
   rows: Run[];
   columns: Run[];
   panels: number;
@@ -84,8 +86,9 @@ export function planMemory(
     const inputs = ins.length > 1 ? sum(ins.map(pad8)) : (ins[0] ?? 0);
     const panels = sum(outs.map(pad8)) / 8;
     let weight = model.tensors.get(`${key}.weight`)!;
-    if (weight.dtype === "I8" && !isQuantised(`${key}.weight`)) {
-      weight = { dtype: "F32", shape: weight.shape, data: float(`${key}.weight`) };
+    const hasScale = weight.dtype === "I8";
+    if (hasScale && !isQuantised(`${key}.weight`)) {
+      weight = { dtype: "F32", shape: weight.shape, data: new Float32Array(weight.data) };
     }
     const kind = inputs === 0 || weight.dtype === "F32" ? L.F32 : weight.dtype === "F16" ? L.F16 : L.INT8;
     const steps = kind === L.INT8 ? pad8(inputs) / deep : inputs;
@@ -94,11 +97,12 @@ export function planMemory(
     longestRow = Math.max(longestRow, sum(ins) * weight.data.BYTES_PER_ELEMENT);
     const to = take(panels * panelBytes);
     const bias = put(spread(float(`${key}.bias`), outs));
-    const scale = kind === L.INT8 ? put(spread(float(`${key}.scale`), outs)) : 0;
+    const scale = hasScale ? put(spread(float(`${key}.scale`), outs)) : 0;
     const sums = kind === L.INT8 ? take(panels * 36) : 0;
     words.set([kind, panels, steps, inputs, to, panelBytes, bias, scale, sums], word);
     if (panels && inputs) {
-      linears.push({ at: at + word * 4, kind, weight, rows: runs(outs), columns: runs(ins), panels, to, panelBytes });
+      const [rows, columns] = [runs(outs), runs(ins)];
+      linears.push({ at: at + word * 4, kind, weight, hasScale, rows, columns, panels, to, panelBytes });
     }
   };
 

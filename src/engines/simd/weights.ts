@@ -13,18 +13,24 @@ export interface Packer {
     panelBytes: number,
     inputs: number,
   ): void;
+  scaleWeights(linear: number): void;
   sumWeights(linear: number): void;
 }
 
-export function loadWeights({ constants, linears, staging }: Cargo, memory: WebAssembly.Memory, packer: Packer): void {
+/** What a thread reads when it starts, among others. */
+export function loadConstants({ constants }: Cargo, memory: WebAssembly.Memory): void {
   const bytes = new Uint8Array(memory.buffer);
   for (const { at, data } of constants) bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), at);
+}
+
+export function packWeights({ linears, staging }: Cargo, memory: WebAssembly.Memory, packer: Packer): void {
+  const bytes = new Uint8Array(memory.buffer);
   for (const linear of linears) packLinear(linear, staging, bytes, packer);
 }
 
 /** Through the staging area, as many whole panels at a time as it has room for. */
 function packLinear(linear: PackedLinear, staging: Cargo["staging"], bytes: Uint8Array, packer: Packer): void {
-  const { at, kind, weight, rows, columns, panels, to, panelBytes } = linear;
+  const { at, kind, weight, hasScale, rows, columns, panels, to, panelBytes } = linear;
   const { data } = weight;
   const source = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
   const size = data.BYTES_PER_ELEMENT;
@@ -60,6 +66,7 @@ function packLinear(linear: PackedLinear, staging: Cargo["staging"], bytes: Uint
     }
   }
   if (kind === INT8) packer.sumWeights(at);
+  else if (hasScale) packer.scaleWeights(at);
 }
 
 function covers(rows: PackedLinear["rows"], first: number, last: number): boolean {

@@ -6,7 +6,7 @@ import { awaitRun, closeRun, enterRun, firstPhase, joinThreads, leaveRun, openRu
 
 import { chooseProduct } from "./linear";
 export { linearPhase } from "./linear"; // for the benchmark of kernels
-export { pack, sumWeights } from "./pack";
+export { pack, scaleWeights, sumWeights } from "./pack";
 
 let sync: usize = 0;
 

@@ -88,6 +88,24 @@ function pairs16(from: usize, rowBytes: usize): v128 {
   return v128.shuffle<i16>(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
 }
 
+/** Multiplies the weights of an f32 linear, levels of int8 so far, by LINEAR_SCALE. */
+export function scaleWeights(linear: usize): void {
+  const panels = load<i32>(linear, LINEAR_PANELS * 4);
+  const steps = load<i32>(linear, LINEAR_STEPS * 4);
+  let at: usize = load<i32>(linear, LINEAR_WEIGHT * 4);
+  let scales: usize = load<i32>(linear, LINEAR_SCALE * 4);
+  for (let p = 0; p < panels; p++) {
+    const low = v128.load(scales);
+    const high = v128.load(scales, 16);
+    for (let i = 0; i < steps; i++) {
+      v128.store(at, f32x4.mul(v128.load(at), low));
+      v128.store(at, f32x4.mul(v128.load(at, 16), high), 16);
+      at += 32;
+    }
+    scales += 32;
+  }
+}
+
 /** 127 times as much is the most that 16 bits hold. */
 const MOST_PAIRS: i16 = 258;
 
