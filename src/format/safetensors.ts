@@ -98,12 +98,13 @@ function parseHeader(bytes: Uint8Array, fail: (fault: string) => never): Record<
     return fail(`has a header that is not JSON (${messageOf(error)}).`);
   }
   if (typeof header !== "object" || header === null || Array.isArray(header)) fail("has a header that is no object.");
-  if (JSON.stringify(header) !== text.trimEnd()) checkKeys(text, fail); // slowly; else nothing got lost
+  const repeated = repeatedKey(text);
+  if (repeated !== undefined) fail(`has ${show(repeated)} twice in its header.`);
   return header as Record<string, unknown>;
 }
 
 /** JSON.parse keeps the last of two equal keys; a file that has two means to show readers different tensors. */
-function checkKeys(json: string, fail: (fault: string) => never): void {
+function repeatedKey(json: string): string | undefined {
   const objects: Set<string>[] = [];
   for (const [token] of json.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"\s*:?|[{}]/g)) {
     if (token === "{") objects.push(new Set());
@@ -111,10 +112,11 @@ function checkKeys(json: string, fail: (fault: string) => never): void {
     else if (token.endsWith(":")) {
       const key = JSON.parse(token.slice(0, -1)) as string; // two spellings of one key are equal
       const seen = objects[objects.length - 1];
-      if (seen.has(key)) fail(`has ${show(key)} twice in its header.`);
+      if (seen.has(key)) return key;
       seen.add(key);
     }
   }
+  return undefined;
 }
 
 interface Entry {
