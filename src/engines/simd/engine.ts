@@ -56,7 +56,8 @@ async function openWith(model: Model, threads: number, flavour: Flavour): Promis
   const memory = takeMemory(plan.bytes, shared);
   const kernels = (await WebAssembly.instantiate(module, { env: { memory } })).exports as unknown as Kernels;
   loadConstants(cargo, memory);
-  const starting = shared ? startHelpers(threads - 1, { module, memory, plan: plan.at }) : undefined;
+  const epoch = plan.sync / 4 + SYNC_EPOCH;
+  const starting = shared ? startHelpers(threads - 1, { module, memory, plan: plan.at, epoch }) : undefined;
   packWeights(cargo, memory, kernels); // meanwhile
   kernels.start(plan.at, 0);
   const helpers = await starting;

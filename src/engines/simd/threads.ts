@@ -1,4 +1,4 @@
-/** Workers that run the kernels' `work` over the shared memory until they are told to quit. */
+/** Workers that run the kernels' `help` over the shared memory until they are told to quit. */
 
 export interface Helpers {
   terminate(): void;
@@ -8,6 +8,8 @@ interface Seed {
   module: WebAssembly.Module;
   memory: WebAssembly.Memory;
   plan: number;
+  /** of SYNC_EPOCH among the memory's 32-bit words */
+  epoch: number;
   index: number;
 }
 
@@ -17,15 +19,16 @@ const BODY = `
   const { exports } = await WebAssembly.instantiate(module, { env: { memory } });
   exports.start(plan, index);
   report();
-  exports.work();
+  const words = new Int32Array(memory.buffer);
+  for (let seen; (seen = exports.help()) >= 0; ) Atomics.wait(words, epoch, seen);
 `;
 
-const WEB_SOURCE = `onmessage = async ({ data: { module, memory, plan, index } }) => {
+const WEB_SOURCE = `onmessage = async ({ data: { module, memory, plan, epoch, index } }) => {
   const report = () => postMessage("ready");
   ${BODY.replace("await WebAssembly.instantiate(module", "new WebAssembly.Instance(module")}
 };`;
 
-const NODE_SOURCE = `const { parentPort, workerData: { module, memory, plan, index } } = require("node:worker_threads");
+const NODE_SOURCE = `const { parentPort, workerData: { module, memory, plan, epoch, index } } = require("node:worker_threads");
 (async () => {
   const report = () => parentPort.postMessage("ready");
   ${BODY}

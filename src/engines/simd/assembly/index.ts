@@ -2,7 +2,7 @@
 import { PLAN_SYNC, SYNC_FROM, SYNC_TO } from "../layout";
 import { readPlan, runStage } from "./forward";
 import { writeConstants } from "./math";
-import { awaitRun, closeRun, enterRun, firstPhase, joinThreads, leaveRun, openRun } from "./sync";
+import { awaitRun, closeRun, enterRun, epoch, firstPhase, hasQuit, joinThreads, leaveRun, openRun } from "./sync";
 
 import { chooseProduct } from "./linear";
 export { linearPhase } from "./linear"; // for the benchmark of kernels
@@ -26,13 +26,18 @@ export function run(from: i32, to: i32): void {
   closeRun();
 }
 
-/** A worker's life: helps with every run until the host quits. */
-export function work(): void {
+/**
+ * A worker's part: helps with runs as long as one soon follows another.
+ * @returns SYNC_EPOCH as this worker saw it last, which the host waits to change; −1 to quit
+ */
+export function help(): i32 {
   while (awaitRun()) {
+    if (hasQuit()) return -1;
     if (!enterRun()) continue;
     runStages(load<i32>(sync, SYNC_FROM * 4), load<i32>(sync, SYNC_TO * 4));
     leaveRun();
   }
+  return epoch;
 }
 
 function runStages(from: i32, to: i32): void {
