@@ -1,6 +1,7 @@
 /** The page of bench-kernels.ts: runs single linears of the simd engine, and the loop that finds the peak. */
 import { chooseFlavour, compileKernels, type Flavour } from "../../src/engines/simd/binary.ts";
 import { type PackedLinear, planMemory } from "../../src/engines/simd/plan.ts";
+import { importsOf } from "../../src/engines/simd/threads.ts";
 import { loadConstants, type Packer, packWeights } from "../../src/engines/simd/weights.ts";
 import { type Architecture, FORMAT, type Model, type Tensors, tensorShapes } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
@@ -69,7 +70,7 @@ async function linears(name: string, dim: number, dtype: KernelRow["dtype"], fla
   const pages = Math.ceil((scratch + 4 * dim * 32 + 64) / 65_536);
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
   const module = await compileKernels(flavour, false);
-  const kernels = (await WebAssembly.instantiate(module, { env: { memory } })).exports as unknown as Kernels;
+  const kernels = (await WebAssembly.instantiate(module, importsOf(memory))).exports as unknown as Kernels;
   const packed = NAMES.map((_, i) => cargo.linears.find((linear) => isLinear(linear, dim, i))!);
   loadConstants(cargo, memory);
   packWeights(cargo, memory, kernels);

@@ -6,7 +6,7 @@ import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts"
 import { chooseFlavour, compileKernels, type Flavour } from "./binary.ts";
 import { SYNC_EPOCH, SYNC_QUIT } from "./layout.ts";
 import { type Plan, planMemory } from "./plan.ts";
-import { canShareMemory, type Helpers, startHelpers } from "./threads.ts";
+import { canShareMemory, type Helpers, importsOf, startHelpers } from "./threads.ts";
 import { loadConstants, type Packer, packWeights } from "./weights.ts";
 
 interface Kernels extends Packer {
@@ -54,9 +54,9 @@ async function openWith(model: Model, threads: number, flavour: Flavour): Promis
   const module = await compileKernels(flavour, shared);
   const { plan, cargo } = planMemory(model, flavour, threads, SPINS, maySleep());
   const memory = takeMemory(plan.bytes, shared);
-  const kernels = (await WebAssembly.instantiate(module, { env: { memory } })).exports as unknown as Kernels;
+  const kernels = (await WebAssembly.instantiate(module, importsOf(memory))).exports as unknown as Kernels;
   loadConstants(cargo, memory);
-  const epoch = plan.sync / 4 + SYNC_EPOCH;
+  const epoch = plan.sync + SYNC_EPOCH * 4;
   const starting = shared ? startHelpers(threads - 1, { module, memory, plan: plan.at, epoch }) : undefined;
   packWeights(cargo, memory, kernels); // meanwhile
   kernels.start(plan.at, 0);

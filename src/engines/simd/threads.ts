@@ -8,19 +8,26 @@ interface Seed {
   module: WebAssembly.Module;
   memory: WebAssembly.Memory;
   plan: number;
-  /** of SYNC_EPOCH among the memory's 32-bit words */
+  /** SYNC_EPOCH's address */
   epoch: number;
   index: number;
 }
 
 const START_MS = 5000;
 
+/** What the kernels import. */
+export function importsOf(memory: WebAssembly.Memory): WebAssembly.Imports {
+  const words = new Int32Array(memory.buffer);
+  return { env: { memory, wait: (at: number, seen: number) => void Atomics.wait(words, at >>> 2, seen) } };
+}
+
 const BODY = `
-  const { exports } = await WebAssembly.instantiate(module, { env: { memory } });
+  const words = new Int32Array(memory.buffer);
+  const wait = (at, seen) => void Atomics.wait(words, at >>> 2, seen);
+  const { exports } = await WebAssembly.instantiate(module, { env: { memory, wait } });
   exports.start(plan, index);
   report();
-  const words = new Int32Array(memory.buffer);
-  for (let seen; (seen = exports.help()) >= 0; ) Atomics.wait(words, epoch, seen);
+  for (let seen; (seen = exports.help()) >= 0; ) wait(epoch, seen);
 `;
 
 const WEB_SOURCE = `onmessage = async ({ data: { module, memory, plan, epoch, index } }) => {

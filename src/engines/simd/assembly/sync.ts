@@ -30,8 +30,10 @@ let cursor: i32 = 0; // stands in for it when there is one thread
 let mine: i32 = 0; // items claimed in this phase
 export let epoch: i32 = 0; // of the last run that this worker saw
 
-/** Nanoseconds, not for ever: what V8 11.3 (Node 20) compiles first waits at a wrong address, where nobody wakes it. */
-const NAP: i64 = 1_000_000;
+/** The host's Atomics.wait: code from V8 11.3's baseline compiler (Node 20) waits at a wrong address, where nobody wakes it. */
+// @ts-ignore: decorator
+@external("env", "wait")
+declare function wait(at: usize, seen: i32): void;
 
 export function joinThreads(plan: usize, index: i32): void {
   thread = index;
@@ -71,7 +73,7 @@ export function closePhase(items: i32): void {
   let left = spins;
   for (let seen = atomic.load<i32>(done); seen < items; seen = atomic.load<i32>(done)) {
     if (left > 0 || !maySleep) left--;
-    else atomic.wait<i32>(done, seen, NAP);
+    else wait(done, seen);
   }
 }
 
@@ -91,7 +93,7 @@ export function openRun(from: i32, to: i32): void {
   let left = spins;
   for (let seen = atomic.load<i32>(active); seen != 0; seen = atomic.load<i32>(active)) {
     if (left > 0 || !maySleep) left--;
-    else atomic.wait<i32>(active, seen, NAP);
+    else wait(active, seen);
   }
   store<i32>(sync, from, SYNC_FROM * 4);
   store<i32>(sync, to, SYNC_TO * 4);
