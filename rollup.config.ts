@@ -16,27 +16,27 @@ export const plugins = [
 
 const configs: RollupOptions[] = [
   {
-    input: "src/worker.ts",
+    input: "src/worker/worker.ts",
     output: { file: "dist/worker.js", format: "es", inlineDynamicImports: true, sourcemap: true },
     external: OPTIONAL,
     plugins: [...plugins, inlineCopy()],
   },
   {
-    input: "src/engines/webgpu.ts",
+    input: "src/engines/gpuEngines.ts",
     output: { file: "dist/webgpu.js", format: "es", sourcemap: true },
     external: OPTIONAL,
     plugins,
   },
   {
-    input: "src/set.ts",
+    input: "src/page/set.ts",
     output: { file: "dist/set.js", format: "es", sourcemap: true },
     plugins,
   },
   {
     input: "src/index.ts",
     output: { file: "dist/index.js", format: "es", sourcemap: true },
-    external: [...OPTIONAL, /(worker(-inline)?|set)\.js$/],
-    plugins,
+    external: OPTIONAL,
+    plugins: [besideIndex(), ...plugins],
   },
   {
     input: "src/index.ts",
@@ -45,6 +45,23 @@ const configs: RollupOptions[] = [
     plugins: [dts()],
   },
 ];
+
+/** What index.ts imports dynamically are files of their own, beside index.js. */
+const BESIDE: Record<string, string> = {
+  "../worker/worker.ts": "./worker.js",
+  "./worker-inline.js": "./worker-inline.js",
+  "./set.ts": "./set.js",
+};
+
+function besideIndex(): Plugin {
+  return {
+    name: "beside-index",
+    resolveDynamicImport(specifier) {
+      const file = typeof specifier === "string" ? BESIDE[specifier] : undefined;
+      return file ? { id: file, external: true } : null;
+    },
+  };
+}
 
 /** worker-inline.js: the worker's source as a string, for pages whose bundler does not ship worker.js. */
 function inlineCopy(): Plugin {

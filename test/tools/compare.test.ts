@@ -4,8 +4,8 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
 import { countMacs, countParams } from "../../src/format/model.ts";
-import { readModelFolder, writeModelFolder } from "../../tools/lib/folders.ts";
-import { predictMs } from "../../tools/lib/latency.ts";
+import { predictMs } from "../../tools/bench/latency.ts";
+import { readModelFolder, writeModelFolder } from "../../tools/models/folders.ts";
 import { deviceProfile, makeDense, slimvitJson, workplace } from "./fixtures.ts";
 
 const at = workplace("compare");
@@ -18,7 +18,7 @@ beforeAll(async () => {
 });
 
 function compare(script: string, ...args: string[]) {
-  const path = join(import.meta.dirname, "../../tools/compare", script);
+  const path = join(import.meta.dirname, "../../tools/research", script);
   return spawnSync(process.execPath, ["--import", "tsx", path, ...args], { encoding: "utf8" });
 }
 

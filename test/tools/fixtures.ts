@@ -8,8 +8,8 @@ import sharp from "sharp";
 import { afterAll, expect } from "vitest";
 import { type Architecture, denseTokens, type Tensors, tensorShapes } from "../../src/format/model.ts";
 import { writeSafetensors } from "../../src/format/safetensors.ts";
-import { type DeviceProfile, PROFILE_FORMAT } from "../../tools/lib/latency.ts";
-import { random } from "../../tools/lib/random.ts";
+import { type DeviceProfile, PROFILE_FORMAT } from "../../tools/bench/latency.ts";
+import { random } from "../../tools/shared/random.ts";
 
 export const CLASSES = ["bananas", "cherries", "plums"];
 
