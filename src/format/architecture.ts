@@ -110,6 +110,18 @@ export const PLAIN = {
   head: { scores: "softmax" },
 } as const satisfies Partial<Architecture>;
 
+/** An architecture of which only sizes need be said. */
+export type PlainArchitecture = Partial<Architecture> &
+  Pick<Architecture, "imageSize" | "patchSize" | "embedDim" | "headDim" | "layerNormEps" | "prefixTokens"> & {
+    blocks: (Omit<BlockShape, "merge"> & Partial<BlockShape>)[];
+  };
+
+/** What is not given is as in DeiT: two prefix tokens are class and distillation token, and no tokens merge. */
+export function plainArchitecture(given: PlainArchitecture): Architecture {
+  const blocks = given.blocks.map((block) => ({ merge: 0, ...block }));
+  return { ...PLAIN, head: { ...PLAIN.head }, distilled: given.prefixTokens === 2, ...given, blocks };
+}
+
 /** Patches down and across. */
 export function patchGrid({ imageSize, patchSize }: Architecture): [number, number] {
   return [imageSize[0] / patchSize, imageSize[1] / patchSize];
