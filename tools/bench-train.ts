@@ -10,7 +10,7 @@ import { Command } from "commander";
 import { forward, type Weights } from "../src/engines/tfjs/forward.ts";
 import type { Tensor, TF } from "../src/engines/tfjs/ops.ts";
 import { messageOf, SlimViTError } from "../src/errors.ts";
-import { type Architecture, denseTokens, tensorShapes } from "../src/format/model.ts";
+import { type Architecture, denseTokens, plainArchitecture, tensorShapes } from "../src/format/model.ts";
 import { AdamW } from "./lib/adamw.ts";
 import { BACKENDS, type BackendName, openBackend, type Precision } from "./lib/backend.ts";
 import { crossEntropy, smoothTargets } from "./lib/losses.ts";
@@ -40,10 +40,10 @@ export interface TrainBench {
 }
 
 export function vit(image: number, patchSize: number, embedDim: number, depth: number): Architecture {
-  const arch = { imageSize: [image, image], patchSize, embedDim, headDim: 64, layerNormEps: 1e-6, prefixTokens: 1 };
+  const sizes = { patchSize, embedDim, headDim: 64, layerNormEps: 1e-6, prefixTokens: 1 };
   const keepIdx = Array.from({ length: (image / patchSize) ** 2 + 1 }, (_, token) => token);
   const block = { headDims: Array(embedDim / 64).fill(64), mlpHidden: 4 * embedDim, keepIdx };
-  return { ...arch, blocks: Array(depth).fill(block) } as Architecture;
+  return plainArchitecture({ ...sizes, imageSize: [image, image], blocks: Array(depth).fill(block) });
 }
 
 export async function benchTrain(options: {

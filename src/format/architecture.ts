@@ -111,14 +111,14 @@ export const PLAIN = {
 } as const satisfies Partial<Architecture>;
 
 /** An architecture of which only sizes need be said. */
-export type PlainArchitecture = Partial<Architecture> &
+export type PlainArchitecture = Omit<Partial<Architecture>, "blocks"> &
   Pick<Architecture, "imageSize" | "patchSize" | "embedDim" | "headDim" | "layerNormEps" | "prefixTokens"> & {
     blocks: (Omit<BlockShape, "merge"> & Partial<BlockShape>)[];
   };
 
 /** What is not given is as in DeiT: two prefix tokens are class and distillation token, and no tokens merge. */
 export function plainArchitecture(given: PlainArchitecture): Architecture {
-  const blocks = given.blocks.map((block) => ({ merge: 0, ...block }));
+  const blocks = given.blocks.map((block) => ({ ...block, merge: block.merge ?? 0 }));
   return { ...PLAIN, head: { ...PLAIN.head }, distilled: given.prefixTokens === 2, ...given, blocks };
 }
 
