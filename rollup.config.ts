@@ -16,19 +16,19 @@ export const plugins = [
 
 const configs: RollupOptions[] = [
   {
-    input: "src/worker.ts",
+    input: "src/worker/worker.ts",
     output: { file: "dist/worker.js", format: "es", inlineDynamicImports: true, sourcemap: true },
     external: OPTIONAL,
     plugins: [...plugins, inlineCopy()],
   },
   {
-    input: "src/engines/webgpu.ts",
+    input: "src/engines/gpuEngines.ts",
     output: { file: "dist/webgpu.js", format: "es", sourcemap: true },
     external: OPTIONAL,
     plugins,
   },
   {
-    input: "src/set.ts",
+    input: "src/page/set.ts",
     output: { file: "dist/set.js", format: "es", sourcemap: true },
     plugins,
   },

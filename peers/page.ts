@@ -1,7 +1,7 @@
 /** Runs in the page: opens every case, ours and the peers', and times them in turn. */
 import { type Remote, wrap } from "comlink";
-import type { RawImage } from "../src/image.ts";
-import type { SlimViT } from "../src/slimvit.ts";
+import type { RawImage } from "../src/image/resample.ts";
+import type { SlimViT } from "../src/page/slimvit.ts";
 import type { Case, Network } from "./cases.ts";
 import type { Peer } from "./workers/peer.ts";
 

@@ -11,7 +11,7 @@ const common = { bundle: true, target: "es2022", legalComments: "none", logLevel
 rmSync(outdir, { recursive: true, force: true });
 await build({
   ...common,
-  entryPoints: [root("tools/cli.ts"), root("src/engines/webgpu.ts")], // the second by its name, as in the runtime
+  entryPoints: [root("tools/cli.ts"), root("src/engines/gpuEngines.ts")], // the second by its name, as in the runtime
   outdir,
   entryNames: "[name]",
   platform: "node",
@@ -21,5 +21,5 @@ await build({
   chunkNames: "[name]-[hash]",
 });
 // Run by name, not imported: a page's script, and a process of its own.
-await build({ ...common, entryPoints: [root("tools/lib/kernels-page.ts")], outdir, format: "iife" });
+await build({ ...common, entryPoints: [root("tools/bench/kernelsPage.ts")], outdir, format: "iife" });
 copyFileSync(root("scripts/setup-tfjs-node.mjs"), root("tools/dist/setup-tfjs-node.mjs"));

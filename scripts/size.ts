@@ -13,7 +13,7 @@ const gzipBytes = (code: string) => gzipSync(code, { level: 9 }).length;
 
 /** Each chunk alone, so a little more than what it adds to worker.js. */
 async function workerParts(): Promise<Record<string, number>> {
-  const bundle = await rollup({ input: root("src/worker.ts"), external: OPTIONAL, plugins });
+  const bundle = await rollup({ input: root("src/worker/worker.ts"), external: OPTIONAL, plugins });
   const { output } = await bundle.generate({ format: "es" });
   const chunks = output.filter((file): file is OutputChunk => file.type === "chunk");
   const parts: Record<string, number> = { "worker core": 0 };

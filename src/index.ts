@@ -2,10 +2,9 @@
 export type { EngineName } from "./engines/engine.ts";
 export { SlimViTError, type SlimViTErrorCode } from "./errors.ts";
 export type { BlockShape, Label, WeightsDtype } from "./format/model.ts";
-export type { Progress, WeightsStore } from "./load.ts";
-export type { RawImage, Region } from "./preprocess.ts";
-export type { ModelInfo, ScoredClass } from "./session.ts";
-export type { MeasuredMember, SetChoice } from "./set.ts";
+export type { RawImage, Region } from "./image/preprocess.ts";
+export type { Progress, WeightsStore } from "./loading/loadModel.ts";
+export type { MeasuredMember, SetChoice } from "./page/set.ts";
 export {
   type Classification,
   type ClassifyOptions,
@@ -14,5 +13,6 @@ export {
   type LoadOptions,
   type ModelSource,
   SlimViT,
-} from "./slimvit.ts";
-export type { FrameSource } from "./stream.ts";
+} from "./page/slimvit.ts";
+export type { FrameSource } from "./page/videoFrames.ts";
+export type { ModelInfo, ScoredClass } from "./worker/session.ts";

@@ -2,7 +2,6 @@
 import { Command, CommanderError, Option } from "commander";
 import type { EngineName } from "../src/engines/engine.ts";
 import { messageOf, SlimViTError } from "../src/errors.ts";
-import type { FinetuneOptions } from "./finetune.ts";
 import {
   addSlimOptions,
   DTYPES,
@@ -16,12 +15,13 @@ import {
   size,
   stageCommand,
   withEngine,
-} from "./lib/commands.ts";
-import { PATCH_ORDERS } from "./lib/patch-orders.ts";
-import { count, natural, type TrainOptions } from "./lib/recipe.ts";
-import { print, printJson, say } from "./lib/terminal.ts";
+} from "./commands/options.ts";
+import { PATCH_ORDERS } from "./masks/patchOrders.ts";
+import type { SearchOptions } from "./masks/search.ts";
 import toolsPackage from "./package.json" with { type: "json" };
-import type { SearchOptions } from "./search.ts";
+import { print, printJson, say } from "./shared/terminal.ts";
+import type { FinetuneOptions } from "./training/finetune.ts";
+import { count, natural, type TrainOptions } from "./training/options.ts";
 
 // Each stage's module is imported when its command runs: `inspect` need not load TensorFlow.js.
 const program = new Command("slimvit")
@@ -46,18 +46,18 @@ function add(sub: Command): Command {
 }
 
 stage("import").action(async (source, options) => {
-  const { importModel } = await import("./import.ts");
+  const { importModel } = await import("./checkpoints/import.ts");
   finish(options, importModel(source, options));
 });
 
 stage("search").action(async (source: string, options: SearchOptions & { json?: boolean }) => {
-  const { search } = await import("./search.ts");
+  const { search } = await import("./masks/search.ts");
   const { history: _, ...report } = await search(source, options);
   finish(options, report);
 });
 
 stage("compress").action(async (source, options) => {
-  const { compress } = await import("./compress.ts");
+  const { compress } = await import("./masks/compress.ts");
   finish(options, compress(source, options));
 });
 
@@ -77,24 +77,24 @@ command("thin", "fewer tokens, evenly spread over the picture, without data or s
   .option("--name <name>", "what the model is called")
   .option("--force", "replace the output folder")
   .action(async (source, options) => {
-    const { thin } = await import("./thin.ts");
+    const { thin } = await import("./masks/thin.ts");
     finish(options, thin(source, options));
   });
 
 stage("retrain").action(async (source: string, options: TrainOptions & { json?: boolean }) => {
-  const { retrain } = await import("./retrain.ts");
+  const { retrain } = await import("./training/retrain.ts");
   const { history: _, ...report } = await retrain(source, options);
   finish(options, report);
 });
 
 stage("finetune").action(async (source: string, options: FinetuneOptions & { json?: boolean }) => {
-  const { finetune } = await import("./finetune.ts");
+  const { finetune } = await import("./training/finetune.ts");
   const { history: _, ...report } = await finetune(source, options);
   finish(options, report);
 });
 
 stage("export").action(async (source, options) => {
-  const { exportModel } = await import("./export.ts");
+  const { exportModel } = await import("./models/export.ts");
   finish(options, await exportModel(source, options));
 });
 
@@ -103,7 +103,7 @@ addSlimOptions(
     ["<source>", "model folder, or a recipe: a .yaml file"],
   ]),
 ).action(async (source, options) => {
-  const { slim } = await import("./slim.ts");
+  const { slim } = await import("./recipes/slim.ts");
   finish(options, await slim(source, options));
 });
 
@@ -116,7 +116,10 @@ command("sweep", "budgets × loss weights × seeds, each a run of slim; resumabl
   .option("--sbatch <options>", 'further options of sbatch, e.g. "--partition=gpu --time=4:00:00"')
   .option("--task <n>", "run only this point: $SLURM_ARRAY_TASK_ID, $JOB_COMPLETION_INDEX", natural)
   .action(async (file: string, options) => {
-    const [{ sweep }, { sweepTable }] = await Promise.all([import("./sweep.ts"), import("./lib/sweep-report.ts")]);
+    const [{ sweep }, { sweepTable }] = await Promise.all([
+      import("./recipes/sweep.ts"),
+      import("./report/sweepReport.ts"),
+    ]);
     const report = await sweep(file, options);
     if (!options.json && "points" in report) print(sweepTable(report.points));
     finish(options, report);
@@ -126,7 +129,7 @@ command("inspect", "parameters, MACs, widths, tokens", [["<models...>", "model f
   .option("--report <file>", "write an HTML page with charts, also of masks and losses where the folder has them")
   .option("--pictures <images...>", "draw attention maps on these pictures into the report, model under model")
   .action(async (sources: string[], options) => {
-    const { inspect, writeReport } = await import("./inspect.ts");
+    const { inspect, writeReport } = await import("./models/inspect.ts");
     const inspected = sources.map(inspect);
     if (options.pictures && !options.report)
       throw new SlimViTError("bad-option", "inspect: --pictures are drawn into a report; give --report FILE.html.");
@@ -146,14 +149,14 @@ command("set", "models with the same labels → a set, of which a page takes wha
   .option("--in-place", "write set.json alone: the models lie in the output folder already")
   .option("--force", "replace the output")
   .action(async (sources: string[], options) => {
-    const { makeSet } = await import("./set.ts");
+    const { makeSet } = await import("./models/set.ts");
     finish(options, makeSet(sources, options));
   });
 
 stage("eval")
   .option("--unlabelled", "with --against: how often both models agree, whatever the data's classes")
   .action(async (source, options) => {
-    const { agreeWith, evaluate } = await import("./eval.ts");
+    const { agreeWith, evaluate } = await import("./evaluation/evaluate.ts");
     if (options.unlabelled) {
       const report = await agreeWith(source, options);
       if (!options.json)
@@ -171,7 +174,7 @@ stage("eval")
 withEngine(command("run", "classify pictures", [MODEL, ["<images...>", "picture files"]]))
   .option("--top-k <n>", "classes to print", count, 5)
   .action(async (source, files, options) => {
-    const { runFiles } = await import("./eval.ts");
+    const { runFiles } = await import("./evaluation/evaluate.ts");
     const reports = await runFiles(source, files, options);
     if (!options.json) {
       for (const { file, classes, latencyMs } of reports) {
@@ -193,7 +196,7 @@ command(
   .option("--rounds <n>", "timed runs of each", count, 30)
   .action(async (sources: string[], options) => {
     if (sources.length === 1 && sources[0] === "kernels") {
-      const { benchKernels, kernelsTable } = await import("./bench-kernels.ts");
+      const { benchKernels, kernelsTable } = await import("./bench/benchKernels.ts");
       const rows = await benchKernels(options.rounds);
       if (!options.json) print(kernelsTable(rows));
       return finish(options, rows);
@@ -205,12 +208,12 @@ command(
           "bad-option",
           "bench: engines on WebGPU are measured without a browser, the others in one; ask for one kind alone.",
         );
-      const { benchGpu, gpuBenchTable } = await import("./bench-gpu.ts");
+      const { benchGpu, gpuBenchTable } = await import("./bench/benchGpu.ts");
       const rows = await benchGpu(sources, options);
       if (!options.json) print(gpuBenchTable(rows));
       return finish(options, rows);
     }
-    const { bench, benchTable } = await import("./bench.ts");
+    const { bench, benchTable } = await import("./bench/bench.ts");
     const rows = await bench(sources, options);
     if (!options.json) print(benchTable(rows));
     finish(options, rows);
@@ -231,7 +234,7 @@ command("profile", "cost tables of this device, measured in a real headless brow
       throw new SlimViTError("bad-option", "profile: give -o device.json, or --check and models, or both.");
     if (options.check && !sources.length)
       throw new SlimViTError("bad-option", "profile: --check needs models to hold the prediction against.");
-    const { profileDevice, checkTable, CHECK_TOLERANCE } = await import("./profile.ts");
+    const { profileDevice, checkTable, CHECK_TOLERANCE } = await import("./bench/profile.ts");
     const report = await profileDevice(sources, options);
     if (!options.json && sources.length) print(checkTable(report.check));
     if (options.check && !report.check.every(({ error }) => Math.abs(error) <= CHECK_TOLERANCE)) process.exitCode = 1;

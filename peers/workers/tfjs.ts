@@ -1,9 +1,9 @@
 /** TensorFlow.js on its WASM backend, running the forward pass that our training runs. */
 import { setThreadsCount, setWasmPaths } from "@tensorflow/tfjs-backend-wasm";
 import * as tf from "@tensorflow/tfjs-core";
-import { forward, type Weights } from "../../src/engines/tfjs/forward.ts";
 import type { Manifest } from "../../src/format/model.ts";
 import { float32, readManifest, readModel } from "../../src/format/read.ts";
+import { forward, type Weights } from "../../src/tfjs/forward.ts";
 import { download, servePeer } from "./peer.ts";
 
 let manifest: Manifest;

@@ -5,8 +5,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { SelfTest } from "../../src/format/model.ts";
-import type { ModelInfo } from "../../src/session.ts";
-import { link } from "../packed.ts";
+import type { ModelInfo } from "../../src/worker/session.ts";
+import { link } from "../packages/packed.ts";
 import { GPU_URLS, openGpuStage } from "./gpu.ts";
 import { DIST, type Stage } from "./page.ts";
 

@@ -9,9 +9,9 @@ import { type Browser, chromium } from "playwright-core";
 import sirv from "sirv";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { findChromium } from "../../scripts/setup-chromium.mjs";
-import { writeModelFolder } from "../../tools/lib/folders.ts";
-import { makeSet } from "../../tools/set.ts";
-import { installPacked, link, ROOT } from "../packed.ts";
+import { writeModelFolder } from "../../tools/models/folders.ts";
+import { makeSet } from "../../tools/models/set.ts";
+import { installPacked, link, ROOT } from "../packages/packed.ts";
 import { tinySlimModel } from "./page.ts";
 
 const PICTURE = join(ROOT, "demo/samples/umbrella.jpg");

@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { ROOT } from "../packed.ts";
+import { ROOT } from "../packages/packed.ts";
 import { expectBoth, expectVerdict, openDemo } from "./demo.ts";
 
 // Not "npm start" itself: its build would take dist/ from under the tests beside this one.

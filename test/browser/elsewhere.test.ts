@@ -4,7 +4,7 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import sirv from "sirv";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { ROOT } from "../packed.ts";
+import { ROOT } from "../packages/packed.ts";
 import { type OtherBrowser, openFirefox, openWebKit } from "./webdriver.ts";
 
 const MOUNTS: [prefix: string, folder: string][] = [

@@ -1,6 +1,6 @@
 /** Bundled for the browser by gpu.ts: an engine on the page itself, fed with pixels, which the package does not offer. */
-import { openEngine } from "../../src/engines/open.ts";
-import { loadModel } from "../../src/load.ts";
+import { openEngine } from "../../src/engines/auto.ts";
+import { loadModel } from "../../src/loading/loadModel.ts";
 
 Object.assign(globalThis, {
   openEngine,

@@ -5,9 +5,9 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
-import type { openEngine as OpenEngine } from "../../src/engines/open.ts";
-import type { loadModel as LoadModel } from "../../src/load.ts";
-import { SWIFTSHADER } from "../../tools/lib/browser.ts";
+import type { openEngine as OpenEngine } from "../../src/engines/auto.ts";
+import type { loadModel as LoadModel } from "../../src/loading/loadModel.ts";
+import { SWIFTSHADER } from "../../tools/bench/browser.ts";
 import { DIST, openStage, type Stage } from "./page.ts";
 
 const SHIPPED = fileURLToPath(new URL("../../models", import.meta.url));

@@ -4,11 +4,11 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { ModelInfo } from "../../src/session.ts";
-import type { LoadOptions } from "../../src/slimvit.ts";
-import { openPage, SWIFTSHADER } from "../../tools/lib/browser.ts";
-import { writeModelFolder } from "../../tools/lib/folders.ts";
-import { installPacked, link } from "../packed.ts";
+import type { LoadOptions } from "../../src/page/slimvit.ts";
+import type { ModelInfo } from "../../src/worker/session.ts";
+import { openPage, SWIFTSHADER } from "../../tools/bench/browser.ts";
+import { writeModelFolder } from "../../tools/models/folders.ts";
+import { installPacked, link } from "../packages/packed.ts";
 import { tinySlimModel } from "./page.ts";
 
 const ORT = ["onnxruntime-web"];

@@ -8,7 +8,7 @@ import { type Browser, chromium, type Page } from "playwright-core";
 import sirv from "sirv";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { findChromium } from "../../scripts/setup-chromium.mjs";
-import { writeModelFolder } from "../../tools/lib/folders.ts";
+import { writeModelFolder } from "../../tools/models/folders.ts";
 import { DIST, ORT, tinySlimModel } from "./page.ts";
 
 let folder: string;

@@ -2,10 +2,10 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
-import type { ModelInfo } from "../../src/session.ts";
-import type { SetChoice } from "../../src/set.ts";
-import { writeModelFolder } from "../../tools/lib/folders.ts";
-import { makeSet } from "../../tools/set.ts";
+import type { SetChoice } from "../../src/page/set.ts";
+import type { ModelInfo } from "../../src/worker/session.ts";
+import { writeModelFolder } from "../../tools/models/folders.ts";
+import { makeSet } from "../../tools/models/set.ts";
 import { randomModel } from "../helpers.ts";
 import { openStage, type Stage } from "./page.ts";
 

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, test } from "vitest";
 import { forward } from "../../src/reference/forward.ts";
-import { readManifestFile, readModelFolder, writeModelFolder } from "../../tools/lib/folders.ts";
+import { readManifestFile, readModelFolder, writeModelFolder } from "../../tools/models/folders.ts";
 import { cut, expectClose, randomModel, randomPixels, readGolden } from "../helpers.ts";
 import { GPU_URLS, openGpuStage } from "./gpu.ts";
 import type { Stage } from "./page.ts";

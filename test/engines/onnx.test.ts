@@ -1,15 +1,15 @@
 import fc from "fast-check";
 import { InferenceSession, Tensor } from "onnxruntime-web";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { openEngine } from "../../src/engines/auto.ts";
 import { openOnnx } from "../../src/engines/onnx/engine.ts";
 import { writeOnnx } from "../../src/engines/onnx/graph.ts";
 import { Message } from "../../src/engines/onnx/proto.ts";
-import { openEngine } from "../../src/engines/open.ts";
 import { encodeFloat16 } from "../../src/format/float16.ts";
 import { type Architecture, type BlockShape, type Model, plainArchitecture } from "../../src/format/model.ts";
 import { encodeTensors, selfTestPixels } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
-import { readModelFolder } from "../../tools/lib/folders.ts";
+import { readModelFolder } from "../../tools/models/folders.ts";
 import { cut, expectClose, randomModel, randomPixels, readGolden, slimArchitecture } from "../helpers.ts";
 
 const golden = readGolden();

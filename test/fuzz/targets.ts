@@ -20,7 +20,7 @@ import { readManifest, readModel } from "../../src/format/read.ts";
 import { readSafetensors, writeSafetensors } from "../../src/format/safetensors.ts";
 import { type ModelSet, readSet, SET_FORMAT, worthHaving } from "../../src/format/set.ts";
 import { encodeTensors, writeWeights } from "../../src/format/write.ts";
-import { imageSize } from "../../src/imagesize.ts";
+import { imageSize } from "../../src/image/imageSize.ts";
 import { manifestOf, randomModel } from "../helpers.ts";
 import { hostilePictures } from "../robustness/pictures.ts";
 import { Draws } from "./draws.ts";

@@ -7,10 +7,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
-import { readImage } from "../../src/decode.ts";
 import type { Preprocess } from "../../src/format/model.ts";
-import { type LoadRequest, loadModel, type Progress, type WeightsStore } from "../../src/load.ts";
-import { writeModelFolder } from "../../tools/lib/folders.ts";
+import { readImage } from "../../src/image/decode.ts";
+import { type LoadRequest, loadModel, type Progress, type WeightsStore } from "../../src/loading/loadModel.ts";
+import { writeModelFolder } from "../../tools/models/folders.ts";
 import { randomModel } from "../helpers.ts";
 
 const FILE = "model.f32.safetensors";

@@ -7,8 +7,8 @@ import { join } from "node:path";
 import v8 from "node:v8";
 import { runInNewContext } from "node:vm";
 import { expect, test } from "vitest";
-import { Session } from "../../src/session.ts";
-import { writeModelFolder } from "../../tools/lib/folders.ts";
+import { Session } from "../../src/worker/session.ts";
+import { writeModelFolder } from "../../tools/models/folders.ts";
 import { randomModel } from "../helpers.ts";
 
 v8.setFlagsFromString("--expose-gc");

@@ -3,8 +3,8 @@ import { pathToFileURL } from "node:url";
 import { deflateSync } from "node:zlib";
 import { beforeAll, describe, expect, test } from "vitest";
 import type { Manifest, WeightsFile } from "../../src/format/model.ts";
-import { loadModel, type Progress } from "../../src/load.ts";
-import { readModelFolder, writeFolder, writeModelFolder } from "../../tools/lib/folders.ts";
+import { loadModel, type Progress } from "../../src/loading/loadModel.ts";
+import { readModelFolder, writeFolder, writeModelFolder } from "../../tools/models/folders.ts";
 import { randomModel } from "../helpers.ts";
 import { expectFailure, tinyArchitecture, workplace } from "../tools/fixtures.ts";
 

@@ -6,9 +6,9 @@ import { pathToFileURL } from "node:url";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { SlimViTError, type SlimViTErrorCode } from "../../src/errors.ts";
 import { type LoadOptions, SlimViT } from "../../src/index.ts";
-import { loadFromSet } from "../../src/set.ts";
-import { writeModelFolder } from "../../tools/lib/folders.ts";
-import { makeSet } from "../../tools/set.ts";
+import { loadFromSet } from "../../src/page/set.ts";
+import { writeModelFolder } from "../../tools/models/folders.ts";
+import { makeSet } from "../../tools/models/set.ts";
 import { randomModel } from "../helpers.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "slimvit-set-"));

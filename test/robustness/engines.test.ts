@@ -8,7 +8,7 @@ import { openFlavour } from "../../src/engines/simd/engine.ts";
 import type { Architecture, Model, WeightsDtype } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
-import { writeModelFolder } from "../../tools/lib/folders.ts";
+import { writeModelFolder } from "../../tools/models/folders.ts";
 import { GPU_URLS, openGpuStage } from "../browser/gpu.ts";
 import type { Stage } from "../browser/page.ts";
 import { randomModel, randomPixels, slimArchitecture } from "../helpers.ts";

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { writeModelFolder } from "../../tools/lib/folders.ts";
+import { writeModelFolder } from "../../tools/models/folders.ts";
 import { type GpuState, openGpuStage, watchDevices } from "../browser/gpu.ts";
 import type { Stage } from "../browser/page.ts";
 import { randomModel } from "../helpers.ts";

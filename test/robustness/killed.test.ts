@@ -3,7 +3,7 @@ import { cpSync, existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { beforeAll, expect, test } from "vitest";
-import { readManifestFile, readModelFolder, sha256 } from "../../tools/lib/folders.ts";
+import { readManifestFile, readModelFolder, sha256 } from "../../tools/models/folders.ts";
 import { BIN, makeDense, slimvitJson, workplace } from "../tools/fixtures.ts";
 import { count, Tally } from "./tally.ts";
 

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { imageSize } from "../../src/imagesize.ts";
+import { imageSize } from "../../src/image/imageSize.ts";
 import { openStage, type Stage } from "../browser/page.ts";
 import { type HostilePicture, hostilePictures } from "./pictures.ts";
 import { Tally } from "./tally.ts";

@@ -15,10 +15,10 @@ import { join } from "node:path";
 import { crc32, deflateRawSync } from "node:zlib";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { SlimViTError } from "../../src/errors.ts";
-import { importModel } from "../../tools/import.ts";
-import { evalPixels, openDataset } from "../../tools/lib/data.ts";
-import { readModelFolder } from "../../tools/lib/folders.ts";
-import { digestData } from "../../tools/lib/provenance.ts";
+import { importModel } from "../../tools/checkpoints/import.ts";
+import { evalPixels, openDataset } from "../../tools/data/data.ts";
+import { readModelFolder } from "../../tools/models/folders.ts";
+import { digestData } from "../../tools/models/provenance.ts";
 import {
   BIN,
   CLASSES,

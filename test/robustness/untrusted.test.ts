@@ -9,7 +9,7 @@ import { SlimViTError } from "../../src/errors.ts";
 import type { Manifest } from "../../src/format/model.ts";
 import { MAX_MANIFEST_BYTES } from "../../src/format/read.ts";
 import { writeWeights } from "../../src/format/write.ts";
-import { type LoadRequest, loadModel, type Source } from "../../src/load.ts";
+import { type LoadRequest, loadModel, type Source } from "../../src/loading/loadModel.ts";
 import { randomModel } from "../helpers.ts";
 import { tinyArchitecture } from "../tools/fixtures.ts";
 import { count, Tally } from "./tally.ts";

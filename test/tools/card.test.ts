@@ -1,8 +1,8 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { cardText } from "../../tools/lib/card.ts";
-import { readManifestFile } from "../../tools/lib/folders.ts";
+import { cardText } from "../../tools/models/card.ts";
+import { readManifestFile } from "../../tools/models/folders.ts";
 
 const MODELS = new URL("../../models", import.meta.url).pathname;
 const shipped = readdirSync(MODELS).filter((name) => existsSync(join(MODELS, name, "slimvit.json")));

@@ -3,9 +3,9 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSy
 import { beforeAll, describe, expect, test } from "vitest";
 import { countMacs } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
-import { cardText } from "../../tools/lib/card.ts";
-import { readModelFolder } from "../../tools/lib/folders.ts";
-import { resampleKeepIdx } from "../../tools/lib/resize.ts";
+import { resampleKeepIdx } from "../../tools/checkpoints/resize.ts";
+import { cardText } from "../../tools/models/card.ts";
+import { readModelFolder } from "../../tools/models/folders.ts";
 import {
   BIN,
   CLASSES,

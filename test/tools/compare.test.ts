@@ -4,8 +4,8 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
 import { countMacs, countParams } from "../../src/format/model.ts";
-import { readModelFolder, writeModelFolder } from "../../tools/lib/folders.ts";
-import { predictMs } from "../../tools/lib/latency.ts";
+import { predictMs } from "../../tools/bench/latency.ts";
+import { readModelFolder, writeModelFolder } from "../../tools/models/folders.ts";
 import { deviceProfile, makeDense, slimvitJson, workplace } from "./fixtures.ts";
 
 const at = workplace("compare");

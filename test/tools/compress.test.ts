@@ -1,15 +1,15 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { beforeAll, expect, test } from "vitest";
-import { forward } from "../../src/engines/tfjs/forward.ts";
 import { countParams } from "../../src/format/model.ts";
 import { selfTestPixels } from "../../src/format/write.ts";
-import type { CompressReport } from "../../tools/compress.ts";
-import { allocate } from "../../tools/lib/allocate.ts";
-import { openBackend } from "../../tools/lib/backend.ts";
-import { readModelFolder } from "../../tools/lib/folders.ts";
-import { cutTensors, slimArchitecture } from "../../tools/lib/masks.ts";
-import { weightsOnBackend } from "../../tools/lib/teacher.ts";
-import { ghostsAt } from "../../tools/retrain.ts";
+import { forward } from "../../src/tfjs/forward.ts";
+import { allocate } from "../../tools/masks/allocate.ts";
+import type { CompressReport } from "../../tools/masks/compress.ts";
+import { cutTensors, slimArchitecture } from "../../tools/masks/masks.ts";
+import { readModelFolder } from "../../tools/models/folders.ts";
+import { openBackend } from "../../tools/training/backend.ts";
+import { ghostsAt } from "../../tools/training/retrain.ts";
+import { weightsOnBackend } from "../../tools/training/teacher.ts";
 import { expectClose } from "../helpers.ts";
 import { CLASSES, makeDense, slimvit, slimvitJson, tinyArchitecture, workplace } from "./fixtures.ts";
 

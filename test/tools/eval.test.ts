@@ -1,7 +1,7 @@
 /** slimvit eval --against: two models on the same pictures. */
 import { cpSync, readdirSync } from "node:fs";
 import { beforeAll, expect, test } from "vitest";
-import { type AgreementReport, paired } from "../../tools/eval.ts";
+import { type AgreementReport, paired } from "../../tools/evaluation/evaluate.ts";
 import { CLASSES, expectFailure, makeDense, slimvitJson, workplace } from "./fixtures.ts";
 
 const at = workplace("eval");

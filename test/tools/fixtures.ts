@@ -15,8 +15,8 @@ import {
   tensorShapes,
 } from "../../src/format/model.ts";
 import { writeSafetensors } from "../../src/format/safetensors.ts";
-import { type DeviceProfile, PROFILE_FORMAT } from "../../tools/lib/latency.ts";
-import { random } from "../../tools/lib/random.ts";
+import { type DeviceProfile, PROFILE_FORMAT } from "../../tools/bench/latency.ts";
+import { random } from "../../tools/shared/random.ts";
 
 export const CLASSES = ["bananas", "cherries", "plums"];
 

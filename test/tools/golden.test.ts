@@ -2,8 +2,8 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { checkGolden } from "../../tools/golden.ts";
-import { type Backend, openBackend } from "../../tools/lib/backend.ts";
+import { checkGolden } from "../../tools/research/golden.ts";
+import { type Backend, openBackend } from "../../tools/training/backend.ts";
 
 const FIXTURES = new URL("../fixtures/golden", import.meta.url).pathname;
 /** Of fixtures/make-golden.py: 16×24 px, two heads of 12 channels, three blocks, an MLP narrower than the network. */

@@ -4,10 +4,10 @@ import { fromFloat16, toFloat16 } from "../../src/format/float16.ts";
 import type { Model, Tensors } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
-import { evalPixels, openDataset } from "../../tools/lib/data.ts";
-import { readModelFolder, writeModelFolder } from "../../tools/lib/folders.ts";
-import { roundRows } from "../../tools/lib/gptq.ts";
-import { random } from "../../tools/lib/random.ts";
+import { evalPixels, openDataset } from "../../tools/data/data.ts";
+import { readModelFolder, writeModelFolder } from "../../tools/models/folders.ts";
+import { roundRows } from "../../tools/quantise/gptq.ts";
+import { random } from "../../tools/shared/random.ts";
 import { expectClose, randomValues } from "../helpers.ts";
 import {
   CLASSES,

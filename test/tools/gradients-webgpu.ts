@@ -1,5 +1,5 @@
 /** Run in a process of its own, where the environment names a Vulkan driver: gradients as JSON lines on stdout. */
-import { openBackend } from "../../tools/lib/backend.ts";
+import { openBackend } from "../../tools/training/backend.ts";
 import { FORMS, gradients } from "./gradients.ts";
 
 const { tf } = await openBackend("webgpu");

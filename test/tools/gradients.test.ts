@@ -4,8 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, test } from "vitest";
-import { compareGradients, vit } from "../../tools/bench-train.ts";
-import { openBackend } from "../../tools/lib/backend.ts";
+import { compareGradients, vit } from "../../tools/bench/benchTrain.ts";
+import { openBackend } from "../../tools/training/backend.ts";
 import {
   BIN,
   CLASSES,

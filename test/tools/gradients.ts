@@ -1,9 +1,10 @@
 /** One small training step's gradients in every form that training uses, on whatever backend. */
-import { type ForwardOptions, forward } from "../../src/engines/tfjs/forward.ts";
-import type { Tensor, TF } from "../../src/engines/tfjs/ops.ts";
+
 import { selfTestPixels } from "../../src/format/write.ts";
-import { crossEntropy, smoothTargets } from "../../tools/lib/losses.ts";
-import { cutTensors, slimArchitecture } from "../../tools/lib/masks.ts";
+import { type ForwardOptions, forward } from "../../src/tfjs/forward.ts";
+import type { Tensor, TF } from "../../src/tfjs/ops.ts";
+import { cutTensors, slimArchitecture } from "../../tools/masks/masks.ts";
+import { crossEntropy, smoothTargets } from "../../tools/training/losses.ts";
 import { CLASSES, randomTensors, tinyArchitecture } from "./fixtures.ts";
 
 const BATCH = 3;

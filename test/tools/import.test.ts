@@ -5,8 +5,8 @@ import { describe, expect, test } from "vitest";
 import type { Architecture, Model, Tensors } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
 import { writeSafetensors } from "../../src/format/safetensors.ts";
-import { type ImportOptions, importModel } from "../../tools/import.ts";
-import { readModelFolder } from "../../tools/lib/folders.ts";
+import { type ImportOptions, importModel } from "../../tools/checkpoints/import.ts";
+import { readModelFolder } from "../../tools/models/folders.ts";
 import { CLASSES, expectFailure, randomTensors, tinyArchitecture, workplace, writeCheckpoint } from "./fixtures.ts";
 
 const at = workplace("import");

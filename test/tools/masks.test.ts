@@ -1,14 +1,14 @@
 import fc from "fast-check";
 import { beforeAll, describe, expect, test } from "vitest";
-import { forward as tfForward } from "../../src/engines/tfjs/forward.ts";
-import type { TF } from "../../src/engines/tfjs/ops.ts";
 import type { Architecture, Manifest, Model, Tensors } from "../../src/format/model.ts";
 import { countMacs, denseTokens, innerDim } from "../../src/format/model.ts";
 import { selfTestPixels } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
-import { allocate } from "../../tools/lib/allocate.ts";
-import { openBackend } from "../../tools/lib/backend.ts";
-import { type BlockMask, cutTensors, hardenMasks, slimArchitecture, threshold } from "../../tools/lib/masks.ts";
+import { forward as tfForward } from "../../src/tfjs/forward.ts";
+import type { TF } from "../../src/tfjs/ops.ts";
+import { allocate } from "../../tools/masks/allocate.ts";
+import { type BlockMask, cutTensors, hardenMasks, slimArchitecture, threshold } from "../../tools/masks/masks.ts";
+import { openBackend } from "../../tools/training/backend.ts";
 import { randomTensors, tinyArchitecture } from "./fixtures.ts";
 
 const CLASSES = 5;

@@ -1,12 +1,12 @@
 import { readFileSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
 import type { Manifest } from "../../src/format/model.ts";
-import { preprocess } from "../../src/image.ts";
+import { preprocess } from "../../src/image/resample.ts";
 import { forward } from "../../src/reference/forward.ts";
-import { attentionShade, lookAt } from "../../tools/lib/attention.ts";
-import { decode } from "../../tools/lib/data.ts";
-import { readModelFolder, writeModelFolder } from "../../tools/lib/folders.ts";
-import { type ReportModel, reportHtml } from "../../tools/lib/report.ts";
+import { decode } from "../../tools/data/data.ts";
+import { readModelFolder, writeModelFolder } from "../../tools/models/folders.ts";
+import { attentionShade, lookAt } from "../../tools/report/attention.ts";
+import { type ReportModel, reportHtml } from "../../tools/report/report.ts";
 import { expectClose, manifestOf } from "../helpers.ts";
 import {
   CLASSES,

@@ -3,12 +3,12 @@ import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
 import { float32 } from "../../src/format/read.ts";
 import { readSafetensors, writeSafetensors } from "../../src/format/safetensors.ts";
-import { type CompressOptions, type CompressReport, compress } from "../../tools/compress.ts";
-import { stageCommand } from "../../tools/lib/commands.ts";
-import { readModelFolder } from "../../tools/lib/folders.ts";
-import { isZeta, threshold } from "../../tools/lib/masks.ts";
-import { ZETA_FILE } from "../../tools/lib/searched.ts";
-import { type SearchOptions, search } from "../../tools/search.ts";
+import { stageCommand } from "../../tools/commands/options.ts";
+import { type CompressOptions, type CompressReport, compress } from "../../tools/masks/compress.ts";
+import { isZeta, threshold } from "../../tools/masks/masks.ts";
+import { type SearchOptions, search } from "../../tools/masks/search.ts";
+import { ZETA_FILE } from "../../tools/masks/searched.ts";
+import { readModelFolder } from "../../tools/models/folders.ts";
 import { makeDense, workplace } from "./fixtures.ts";
 
 const at = workplace("search");

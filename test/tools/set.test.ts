@@ -5,9 +5,9 @@ import { fileURLToPath } from "node:url";
 import { beforeAll, expect, test } from "vitest";
 import { countMacs, countParams } from "../../src/format/model.ts";
 import { type ModelSet, readSet } from "../../src/format/set.ts";
-import { manifestText, readManifestFile } from "../../tools/lib/folders.ts";
-import type { AccuracyRecord } from "../../tools/lib/metrics.ts";
-import { makeSet } from "../../tools/set.ts";
+import { manifestText, readManifestFile } from "../../tools/models/folders.ts";
+import type { AccuracyRecord } from "../../tools/models/metrics.ts";
+import { makeSet } from "../../tools/models/set.ts";
 import { makeDense, slimvit, slimvitJson, workplace } from "./fixtures.ts";
 
 const at = workplace("set");

@@ -5,9 +5,9 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { parse } from "yaml";
 import { float32 } from "../../src/format/read.ts";
-import { readModelFolder } from "../../tools/lib/folders.ts";
-import { readRecipe, withPathsFrom } from "../../tools/lib/recipefile.ts";
-import type { SlimReport } from "../../tools/slim.ts";
+import { readModelFolder } from "../../tools/models/folders.ts";
+import { readRecipe, withPathsFrom } from "../../tools/recipes/recipeFile.ts";
+import type { SlimReport } from "../../tools/recipes/slim.ts";
 import {
   BIN,
   CLASSES,

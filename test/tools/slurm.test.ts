@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import type { SweepReport } from "../../tools/sweep.ts";
+import type { SweepReport } from "../../tools/recipes/sweep.ts";
 import { BIN, makeDense, workplace, writeSweep } from "./fixtures.ts";
 import { type Cluster, startCluster, until } from "./slurm-cluster.ts";
 

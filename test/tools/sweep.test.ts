@@ -2,11 +2,11 @@ import { spawn } from "node:child_process";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
-import { readModelFolder } from "../../tools/lib/folders.ts";
-import { withLock } from "../../tools/lib/lock.ts";
-import { jobScript } from "../../tools/lib/slurm.ts";
-import { readSweep } from "../../tools/lib/sweepfile.ts";
-import type { SweepReport } from "../../tools/sweep.ts";
+import { readModelFolder } from "../../tools/models/folders.ts";
+import { jobScript } from "../../tools/recipes/slurm.ts";
+import type { SweepReport } from "../../tools/recipes/sweep.ts";
+import { readSweep } from "../../tools/recipes/sweepFile.ts";
+import { withLock } from "../../tools/shared/lock.ts";
 import { BIN, makeDense, slimvit, slimvitJson, workplace, writeSweep } from "./fixtures.ts";
 
 const at = workplace("sweep");

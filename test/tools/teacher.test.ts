@@ -1,11 +1,11 @@
 import { beforeAll, describe, expect, test } from "vitest";
-import { forward } from "../../src/engines/tfjs/forward.ts";
-import type { Tensor, TF } from "../../src/engines/tfjs/ops.ts";
 import type { Architecture, Manifest, Preprocess } from "../../src/format/model.ts";
-import { openBackend } from "../../tools/lib/backend.ts";
-import { readModelFolder, writeModelFolder } from "../../tools/lib/folders.ts";
-import { random } from "../../tools/lib/random.ts";
-import { adapted, openTeacher, weightsOnBackend } from "../../tools/lib/teacher.ts";
+import { forward } from "../../src/tfjs/forward.ts";
+import type { Tensor, TF } from "../../src/tfjs/ops.ts";
+import { readModelFolder, writeModelFolder } from "../../tools/models/folders.ts";
+import { random } from "../../tools/shared/random.ts";
+import { openBackend } from "../../tools/training/backend.ts";
+import { adapted, openTeacher, weightsOnBackend } from "../../tools/training/teacher.ts";
 import { expectClose } from "../helpers.ts";
 import { randomTensors, tinyArchitecture, workplace } from "./fixtures.ts";
 

@@ -1,8 +1,8 @@
 import { beforeAll, expect, test } from "vitest";
 import { patchGrid } from "../../src/format/model.ts";
-import { readModelFolder, writeModelFolder } from "../../tools/lib/folders.ts";
-import { orderedPatches } from "../../tools/lib/patch-orders.ts";
-import type { ThinReport } from "../../tools/thin.ts";
+import { orderedPatches } from "../../tools/masks/patchOrders.ts";
+import type { ThinReport } from "../../tools/masks/thin.ts";
+import { readModelFolder, writeModelFolder } from "../../tools/models/folders.ts";
 import { expectFailure, makeDense, slimvitJson, tinyArchitecture, workplace } from "./fixtures.ts";
 
 const at = workplace("thin");

@@ -1,11 +1,11 @@
 /** A training of the tiny ViT without a command line: pictures in memory, a task, a recipe. */
 import sharp from "sharp";
-import { forward } from "../../src/engines/tfjs/forward.ts";
-import type { TF } from "../../src/engines/tfjs/ops.ts";
-import type { Picture, TrainData } from "../../tools/lib/data.ts";
-import { random } from "../../tools/lib/random.ts";
-import { RECIPE_DEFAULTS } from "../../tools/lib/recipe.ts";
-import { type Recipe, type TrainTask, type Variables, variablesFrom } from "../../tools/lib/train.ts";
+import { forward } from "../../src/tfjs/forward.ts";
+import type { TF } from "../../src/tfjs/ops.ts";
+import type { Picture, TrainData } from "../../tools/data/data.ts";
+import { random } from "../../tools/shared/random.ts";
+import { RECIPE_DEFAULTS } from "../../tools/training/options.ts";
+import { type Recipe, type TrainTask, type Variables, variablesFrom } from "../../tools/training/train.ts";
 import { CLASSES, randomTensors, tinyArchitecture } from "./fixtures.ts";
 
 export const arch = tinyArchitecture();

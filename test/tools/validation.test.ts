@@ -1,16 +1,16 @@
 /** Accuracy over the steps of a training: what it says, and that it changes nothing. */
 import { existsSync, readFileSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
-import { forward } from "../../src/engines/tfjs/forward.ts";
-import type { TF } from "../../src/engines/tfjs/ops.ts";
 import { float32 } from "../../src/format/read.ts";
-import { type Backend, openBackend } from "../../tools/lib/backend.ts";
-import { evalPixels, openDataset, type TrainData } from "../../tools/lib/data.ts";
-import { readModelFolder } from "../../tools/lib/folders.ts";
-import { checkpointOf } from "../../tools/lib/recipe.ts";
-import { type Recipe, type TrainReport, train, type Variables } from "../../tools/lib/train.ts";
-import { accuracySummary, type Validation } from "../../tools/lib/validation.ts";
-import { identity } from "../../tools/slim.ts";
+import { forward } from "../../src/tfjs/forward.ts";
+import type { TF } from "../../src/tfjs/ops.ts";
+import { evalPixels, openDataset, type TrainData } from "../../tools/data/data.ts";
+import { readModelFolder } from "../../tools/models/folders.ts";
+import { identity } from "../../tools/recipes/slim.ts";
+import { type Backend, openBackend } from "../../tools/training/backend.ts";
+import { checkpointOf } from "../../tools/training/options.ts";
+import { type Recipe, type TrainReport, train, type Variables } from "../../tools/training/train.ts";
+import { accuracySummary, type Validation } from "../../tools/training/validation.ts";
 import { CLASSES, makeDense, slimvit, slimvitJson, workplace, writePictures } from "./fixtures.ts";
 import { arch, noiseData, noisePictures, recipe, taskOf, tinyVariables } from "./training.ts";
 

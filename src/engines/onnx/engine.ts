@@ -6,8 +6,8 @@ import type * as Ort from "onnxruntime-web/wasm";
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import type { Manifest, Model } from "../../format/model.ts";
 import type { Engine, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
-import type { DeviceWatch } from "../gpu.ts";
-import { inNode } from "../installed.ts";
+import type { DeviceWatch } from "../gpuDevice.ts";
+import { inNode } from "../installedPackages.ts";
 import { writeOnnx } from "./graph.ts";
 
 export type Runtime = typeof Ort;

@@ -1,7 +1,7 @@
 /** The same graph by onnxruntime-web's WebGPU kernels. */
 import { encodeFloat16 } from "../../format/float16.ts";
 import type { OpenEngine } from "../engine.ts";
-import { type DeviceRequest, DeviceWatch, queue, requestDevice } from "../gpu.ts";
+import { type DeviceRequest, DeviceWatch, queue, requestDevice } from "../gpuDevice.ts";
 import {
   createSession,
   notLoaded,

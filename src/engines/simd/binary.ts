@@ -1,6 +1,6 @@
 /** The two binaries: which one runs here, and its compiled module. */
 import { messageOf, SlimViTError } from "../../errors.ts";
-import { inflate } from "../../inflate.ts";
+import { inflate } from "../../loading/inflate.ts";
 
 export type Flavour = "relaxed" | "plain";
 

@@ -1,8 +1,8 @@
 /** The engine of our own: WebAssembly kernels (assembly/) that run the whole forward pass over one memory a model. */
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import type { Manifest, Model } from "../../format/model.ts";
-import { nextTurn } from "../../turn.ts";
 import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
+import { nextTurn } from "../nextMacrotask.ts";
 import { chooseFlavour, compileKernels, type Flavour } from "./binary.ts";
 import { SYNC_EPOCH, SYNC_QUIT } from "./layout.ts";
 import { type Plan, planMemory } from "./plan.ts";

@@ -1,5 +1,5 @@
 /**
- * Resampling of RGBA bytes in Pillow's fixed point, a binary of its own over its own memory (host: src/resample.ts). A
+ * Resampling of RGBA bytes in Pillow's fixed point, a binary of its own over its own memory (host: src/image/resampleWasm.ts). A
  * weight w is two words, w = 2¹⁵ high + low, so that products go two taps at a time through the 16-bit dot product. All
  * is modulo 2³², as in the plain form, whose sums fit.
  */

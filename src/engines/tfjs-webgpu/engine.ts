@@ -1,0 +1,245 @@
+/** The training forward on @tensorflow/tfjs-backend-webgpu. TensorFlow.js is an optional peer. */
+import type { WebGPUBackend } from "@tensorflow/tfjs-backend-webgpu";
+import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
+import { type Manifest, type Model, tensorShapes } from "../../format/model.ts";
+import { float32 } from "../../format/read.ts";
+import { type BlockWeights, blockWeights, classify, embed, runBlock, type Weights } from "../../tfjs/forward.ts";
+import type { Tensor, TF } from "../../tfjs/ops.ts";
+import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
+import { type DeviceRequest, DeviceWatch, queue, requestDevice } from "../gpuDevice.ts";
+import type { importTf, TfPackages } from "../installedPackages.ts";
+import { nextTurn } from "../nextMacrotask.ts";
+
+const CORE = "@tensorflow/tfjs-core";
+const BACKEND = "@tensorflow/tfjs-backend-webgpu";
+const NAME = "tfjs-webgpu";
+
+/**
+ * Compiles every shader before it returns, without holding the thread.
+ *
+ * @param importInstalled where `engineUrls` does not name both packages
+ * @throws SlimViTError `unsupported` where TensorFlow.js is not installed or there is no adapter, `device-lost`
+ */
+export async function openTfjs(
+  model: Model,
+  { engineUrls }: EngineOptions,
+  importInstalled: typeof importTf,
+): Promise<Engine> {
+  const gpu = await acquire(engineUrls, importInstalled);
+  try {
+    return await TfjsEngine.open(gpu, model);
+  } catch (error) {
+    release(gpu);
+    throw error;
+  }
+}
+
+/** TensorFlow.js has one WebGPU backend, so the engines of a page or worker share one device. */
+interface Gpu {
+  tf: TF;
+  backend: WebGPUBackend;
+  watch: DeviceWatch;
+  users: number;
+  closed: boolean;
+}
+
+let shared: Gpu | undefined;
+const inTurn = queue();
+
+function acquire(...from: Parameters<typeof start>): Promise<Gpu> {
+  return inTurn(async () => {
+    if (!shared || shared.closed || shared.watch.isLost) shared = await start(...from);
+    shared.users++;
+    return shared;
+  });
+}
+
+function release(gpu: Gpu): void {
+  if (--gpu.users > 0) return;
+  gpu.closed = true;
+  if (gpu.tf.findBackend("webgpu") === (gpu.backend as unknown)) gpu.tf.removeBackend("webgpu"); // destroys its buffers
+  gpu.watch.close();
+}
+
+async function start(...from: Parameters<typeof loadTf>): Promise<Gpu> {
+  const { tf, WebGPUBackend } = await loadTf(...from);
+  const device = await requestDevice(NAME, DEVICE);
+  const backend = new WebGPUBackend(device, device.adapterInfo);
+  if (tf.findBackendFactory("webgpu")) tf.removeBackend("webgpu"); // its own, or that of a lost device
+  tf.registerBackend("webgpu", () => backend);
+  await tf.setBackend("webgpu");
+  // Small tensors that are not on the GPU yet, as in the dry run, would go other ways than later, and leave shaders uncompiled.
+  tf.env().set("WEBGPU_CPU_FORWARD", false);
+  return { tf, backend, watch: new DeviceWatch(NAME, device), users: 0, closed: false };
+}
+
+/** As TensorFlow.js would ask for, made the device itself. */
+const DEVICE: DeviceRequest = {
+  features: ["timestamp-query"],
+  limits: [
+    "maxComputeWorkgroupStorageSize",
+    "maxComputeWorkgroupsPerDimension",
+    "maxStorageBufferBindingSize",
+    "maxBufferSize",
+    "maxComputeWorkgroupSizeX",
+    "maxComputeInvocationsPerWorkgroup",
+  ],
+};
+
+/** From URLs where both are named, ES modules or the packages' own scripts; else what is installed. */
+async function loadTf(urls: Record<string, string> = {}, importInstalled: typeof importTf) {
+  const fromUrl = async (url: string) => {
+    const module = await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
+    return Object.keys(module).length ? module : (globalThis as { tf?: object }).tf;
+  };
+  try {
+    const { [CORE]: core, [BACKEND]: backend } = urls;
+    const [tf, { WebGPUBackend }]: TfPackages =
+      core && backend ? [await fromUrl(core), await fromUrl(backend)] : await importInstalled();
+    if (!tf?.setBackend || !WebGPUBackend) throw new Error("they do not export what they should");
+    return { tf, WebGPUBackend };
+  } catch (error) {
+    throw new SlimViTError(
+      "unsupported",
+      `Engine "${NAME}" needs the packages ${CORE} and ${BACKEND}, which did not load (${messageOf(error)}). Run ` +
+        `"npm install ${CORE} ${BACKEND}", or pass engineUrls: { "${CORE}": "URL of its tf-core.min.js", ` +
+        `"${BACKEND}": "URL of its tf-backend-webgpu.min.js" }.`,
+      { cause: error },
+    );
+  }
+}
+
+class TfjsEngine implements Engine {
+  readonly name = NAME;
+  readonly threads = 1;
+  private disposed = false;
+
+  private constructor(
+    private readonly gpu: Gpu,
+    private readonly manifest: Manifest,
+    private readonly weights: Weights,
+    private readonly blocks: BlockWeights[],
+  ) {}
+
+  static async open(gpu: Gpu, { manifest, tensors }: Model): Promise<TfjsEngine> {
+    const { tf, backend, watch } = gpu;
+    const shapes = [...tensorShapes(manifest, manifest.labels.length)];
+    const weights: Weights = new Map(shapes.map(([key, shape]) => [key, tf.tensor(float32(tensors, key), shape)]));
+    const prepare = (i: number) =>
+      tf.tidy(() => blockWeights(tf, manifest, i, weights) as unknown as TensorMap) as unknown as BlockWeights;
+    // A dry run asks for every shader at once; the thread is free while they compile.
+    tf.env().set("WEBGPU_ENGINE_COMPILE_ONLY", true);
+    try {
+      tf.tidy(() => {
+        let x = embed(tf, manifest, weights, tf.zeros([1, 3, ...manifest.imageSize]));
+        manifest.blocks.forEach((_, i) => {
+          x = runBlock(tf, manifest, i, prepare(i), x, { prefixOnly: true });
+        });
+        const { logits, features } = classify(tf, manifest, weights, x);
+        tf.concat([logits, features], 1);
+      });
+    } finally {
+      tf.env().set("WEBGPU_ENGINE_COMPILE_ONLY", false);
+    }
+    await watch.guard(() => backend.checkCompileCompletionAsync());
+    return new TfjsEngine(
+      gpu,
+      manifest,
+      weights,
+      manifest.blocks.map((_, i) => prepare(i)),
+    );
+  }
+
+  async run(pixels: Float32Array, options: RunOptions = {}): Promise<RunOutput> {
+    if (this.disposed) throw new SlimViTError("disposed", "The engine has been disposed of.");
+    throwIfAborted(options.signal);
+    const { imageSize } = this.manifest;
+    const expected = 3 * imageSize[0] * imageSize[1];
+    if (pixels.length !== expected) {
+      throw new SlimViTError("bad-input", `pixels has ${pixels.length} numbers; expected ${expected}.`);
+    }
+    return this.gpu.watch.guard(() => this.infer(pixels, options));
+  }
+
+  private async infer(pixels: Float32Array, { signal, profile, explain }: RunOptions): Promise<RunOutput> {
+    const { gpu, manifest, weights } = this;
+    const { tf } = gpu;
+    const blockMs: number[] = [];
+    const maps: Tensor[] = [];
+    let turn = performance.now();
+    let x = tf.tidy(() => embed(tf, manifest, weights, tf.tensor(pixels, [1, 3, ...manifest.imageSize])));
+    try {
+      if (profile) await finish(tf, x);
+      for (const i of manifest.blocks.keys()) {
+        if (signal && performance.now() - turn > TURN_MS) {
+          await nextTurn();
+          turn = performance.now();
+        }
+        throwIfAborted(signal);
+        gpu.watch.check(); // a fresh device's backend may have taken the place of this one's
+        const start = performance.now();
+        x = this.block(i, x, explain ? maps : undefined);
+        if (!profile) continue;
+        await finish(tf, x);
+        blockMs.push(performance.now() - start);
+      }
+      const joined = tf.tidy(() => {
+        const { logits, features } = classify(tf, manifest, weights, x);
+        return tf.concat([logits, features], 1); // one wait for both
+      });
+      const values = (await take(joined)) as Float32Array;
+      const classes = manifest.labels.length;
+      return {
+        logits: values.slice(0, classes),
+        features: values.slice(classes),
+        ...(profile && { blockMs }),
+        ...(explain && { attention: await Promise.all(maps.splice(0).map(take)) }),
+      };
+    } finally {
+      tf.dispose([x, ...maps]);
+    }
+  }
+
+  /** Frees `x`. @param maps receives the class token's attention, the mean over heads */
+  private block(i: number, x: Tensor, maps?: Tensor[]): Tensor {
+    const { manifest, blocks } = this;
+    const { tf } = this.gpu;
+    const [y, map] = tf.tidy(() => {
+      let map: Tensor | undefined;
+      const onAttention = maps && ((p: Tensor) => void (map = tf.reshape(tf.mean(p, 1), [-1])));
+      const y = runBlock(tf, manifest, i, blocks[i], x, { onAttention, prefixOnly: true });
+      return map ? [y, map] : maps ? [y, tf.tensor1d([])] : [y];
+    });
+    x.dispose();
+    if (map) maps!.push(map);
+    return y;
+  }
+
+  dispose(): void {
+    if (this.disposed) return;
+    this.disposed = true;
+    const { tf } = this.gpu;
+    tf.dispose([...this.weights.values()]);
+    tf.dispose(this.blocks as unknown as TensorMap[]); // a tensor of both is freed once
+    release(this.gpu);
+  }
+}
+
+/** What tidy and dispose look through. */
+type TensorMap = Record<string, Tensor>;
+
+/** With a signal, the event loop gets a turn this often, or the abort's message would not be seen. */
+const TURN_MS = 8;
+
+async function take(tensor: Tensor): Promise<Float32Array> {
+  try {
+    return (await tensor.data()) as Float32Array;
+  } finally {
+    tensor.dispose();
+  }
+}
+
+/** Waits until the GPU has computed `x`. */
+async function finish(tf: TF, x: Tensor): Promise<void> {
+  await take(tf.tidy(() => tf.slice(x, [0, 0, 0], [1, 1, 1])));
+}

@@ -1,0 +1,134 @@
+/** A worker with its model, shared by all that loaded the same: one download, one copy of the weights. */
+import { proxy, type Remote } from "comlink";
+import { SlimViTError } from "../errors.ts";
+import type { Progress, WeightsStore } from "../loading/loadModel.ts";
+import type { CallId, Host } from "../worker/host.ts";
+import type { ModelInfo, SessionRequest } from "../worker/session.ts";
+import { spawnWorker } from "./startWorker.ts";
+
+export type AnyHost = Host | Remote<Host>;
+
+export interface SharedRequest extends Omit<SessionRequest, "onProgress" | "signal" | "cache"> {
+  cache: boolean | WeightsStore;
+  workerUrl?: string | URL;
+}
+
+/** One that loaded it. */
+export interface User {
+  onProgress?: (progress: Progress) => unknown;
+  onLost(error: SlimViTError): void;
+}
+
+/** The load's number in the worker; calls count from 1. */
+const LOAD: CallId = 0;
+
+const alive = new Set<SharedModel>();
+
+/** @returns the model of an equal request that still has users, or a new one; `user` has to `leave` it */
+export function share(request: SharedRequest, user: User): SharedModel {
+  const key = keyOf(request);
+  const model = [...alive].find((other) => other.matches(key, request.cache)) ?? new SharedModel(request, key);
+  alive.add(model);
+  model.users.add(user);
+  return model;
+}
+
+/** Files have no name of their own: undefined is never equal. */
+function keyOf({ cache: _, ...request }: SharedRequest): string | undefined {
+  return "url" in request.source ? JSON.stringify(request) : undefined;
+}
+
+export class SharedModel {
+  info: ModelInfo | undefined;
+  readonly users = new Set<User>();
+  private host: Promise<AnyHost> | undefined;
+  private close = () => {};
+  private progress: Progress | undefined;
+
+  constructor(
+    private readonly request: SharedRequest,
+    private readonly key: string | undefined,
+  ) {}
+
+  matches(key: string | undefined, cache: SharedRequest["cache"]): boolean {
+    return key !== undefined && key === this.key && cache === this.request.cache;
+  }
+
+  /** The worker with its model, started when it is not there or was lost. */
+  connect(user: User): Promise<AnyHost> {
+    if (this.host && this.progress) tell(user, this.progress);
+    if (this.host) return this.host;
+    const opening = this.open().catch((error) => {
+      if (this.host === opening) this.disconnect();
+      throw error;
+    });
+    this.host = opening;
+    return opening;
+  }
+
+  /** The last one ends the worker, and a download under way with it. Idempotent. */
+  leave(user: User): void {
+    this.users.delete(user);
+    if (this.users.size) return;
+    alive.delete(this);
+    this.disconnect();
+  }
+
+  private disconnect(): void {
+    this.close();
+    this.close = () => {};
+    this.host = undefined;
+    this.progress = undefined;
+  }
+
+  private async open(): Promise<AnyHost> {
+    const { cache, workerUrl, ...request } = this.request;
+    const report = (progress: Progress) => {
+      this.progress = progress;
+      for (const user of this.users) tell(user, progress);
+    };
+    const pass: <T extends object>(own: T) => T = typeof Worker === "undefined" ? (own) => own : proxy;
+    const store = typeof cache === "object" ? pass(cache) : cache;
+    const { host, answer, close } = await startHost(
+      workerUrl,
+      () => {
+        this.disconnect();
+        const error = "The worker stopped unexpectedly. The next call starts a fresh one.";
+        for (const user of [...this.users]) user.onLost(new SlimViTError("worker-lost", error));
+      },
+      (host) => host.load(LOAD, request, store, pass(report)) as Promise<ModelInfo>,
+    );
+    if (!this.users.size) {
+      close();
+      throw new SlimViTError("disposed", "Nobody waits.");
+    }
+    this.close = close;
+    this.info = await answer;
+    return host;
+  }
+}
+
+/** What it throws is the caller's own affair. */
+function tell({ onProgress }: User, progress: Progress): void {
+  void Promise.resolve(progress)
+    .then(onProgress)
+    .catch(() => {});
+}
+
+async function startHost<T>(
+  workerUrl: string | URL | undefined,
+  onLost: () => void,
+  call: (host: AnyHost) => Promise<T>,
+): Promise<{ host: AnyHost; answer: Promise<T>; close(): void }> {
+  if (typeof Worker !== "undefined") return spawnWorker(workerUrl, onLost, call);
+  // Node: the same code in this process.
+  const host = (await import("./worker.js")).createHost();
+  return {
+    host,
+    answer: call(host),
+    close() {
+      host.abort(LOAD);
+      host.dispose();
+    },
+  };
+}

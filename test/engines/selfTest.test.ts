@@ -1,0 +1,51 @@
+import { expect, test } from "vitest";
+import type { Engine } from "../../src/engines/engine.ts";
+import { selfTest } from "../../src/engines/selfTest.ts";
+import { readGolden } from "../helpers.ts";
+
+const { model } = readGolden();
+
+/** Counts its runs; always answers the same. */
+function fakeEngine(name: Engine["name"], logit = 0) {
+  const engine = {
+    name,
+    threads: 1,
+    runs: 0,
+    run: async () => {
+      engine.runs++;
+      return { logits: new Float32Array(10).fill(logit), features: new Float32Array(48) };
+    },
+    dispose() {},
+  };
+  return engine;
+}
+
+test("an engine is warmed up also by a manifest that knows no logits, the slow reference is not", async () => {
+  const [gpu, reference] = [fakeEngine("onnx-webgpu"), fakeEngine("reference")];
+  for (const engine of [gpu, reference]) await selfTest(engine, model);
+  expect([gpu.runs, reference.runs]).toEqual([1, 0]);
+});
+
+test.each([
+  ["f32", 1.005, 1.02],
+  ["f16", 1.02, 1.06],
+  ["int8", 1.1, 1.3],
+] as const)("in %s rounding is let through, more is not", async (dtype, rounded, wrong) => {
+  const selfTestOf = { seed: 3, logits: Array<number>(10).fill(1) };
+  const weights = [{ dtype, file: "model", bytes: 1, sha256: "0", selfTest: selfTestOf }];
+  const known = { ...model, dtype, manifest: { ...model.manifest, weights } };
+  await selfTest(fakeEngine("onnx-webgpu", rounded), known);
+  await expect(selfTest(fakeEngine("onnx-webgpu", wrong), known)).rejects.toMatchObject({ code: "unsupported" });
+});
+
+test("known logits are held against those of the first run", async () => {
+  const withLogits = (logit: number) => {
+    const selfTest = { seed: 3, logits: Array<number>(10).fill(logit) };
+    const weights = [{ dtype: "f32" as const, file: "model", bytes: 1, sha256: "0", selfTest }];
+    return { ...model, manifest: { ...model.manifest, weights } };
+  };
+  const engine = fakeEngine("simd");
+  await selfTest(engine, withLogits(0));
+  await expect(selfTest(engine, withLogits(1))).rejects.toMatchObject({ code: "unsupported" });
+  expect(engine.runs).toBe(2);
+});

@@ -1,0 +1,104 @@
+/** Calls in Node that are asked wrongly or left half way. */
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { type ImageInput, type LoadOptions, type ModelSource, SlimViT } from "../../src/index.ts";
+import { writeModelFolder } from "../../tools/models/folders.ts";
+import { randomModel } from "../helpers.ts";
+
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "slimvit-calls-"));
+  const arch = { imageSize: [8, 8] as [number, number], patchSize: 4, embedDim: 8, headDim: 4, layerNormEps: 1e-6 };
+  const blocks = [{ headDims: [4], mlpHidden: 8, keepIdx: [0, 1, 2] }];
+  const { manifest, tensors } = randomModel({ ...arch, prefixTokens: 1, blocks }, 3);
+  writeModelFolder(folder, manifest, tensors, ["f32"]);
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const picture = () => ({ data: new Uint8Array(64 * 4).fill(99), width: 8, height: 8 });
+
+/** One picture, and then none, but no end either. */
+function silentSource() {
+  let asked = 0;
+  const source = {
+    isLeft: false,
+    [Symbol.asyncIterator]: () => ({
+      next: () => (asked++ ? new Promise<never>(() => {}) : Promise.resolve({ value: picture() as ImageInput })),
+      async return() {
+        source.isLeft = true;
+        return { done: true as const, value: undefined };
+      },
+    }),
+  };
+  return source;
+}
+
+test.each(["disposed", "aborted"])(
+  "a stream that waits for a frame ends when it is %s, and leaves its source",
+  async (code) => {
+    const vit = await SlimViT.load(folder, { engine: "reference" });
+    const controller = new AbortController();
+    const source = silentSource();
+    const answers = vit.stream(source, { signal: controller.signal });
+    expect((await answers.next()).value.classes).toHaveLength(5);
+    const waiting = answers.next();
+    if (code === "disposed") vit.dispose();
+    else controller.abort();
+    await expect(waiting).rejects.toMatchObject({ code });
+    expect(await answers.next()).toEqual({ done: true, value: undefined });
+    expect(source.isLeft).toBe(true);
+    vit.dispose();
+  },
+);
+
+test.each([null, undefined, 7, {}, new Blob([])])("%s is no source of a model", async (source) => {
+  await expect(SlimViT.load(source as ModelSource)).rejects.toMatchObject({ code: "bad-option" });
+});
+
+test("a label given alone, not in a list, is named", async () => {
+  const vit = await SlimViT.load(folder, { engine: "reference" });
+  const call = vit.classify(picture(), { deny: "class 1" as unknown as string[] });
+  await expect(call).rejects.toMatchObject({ code: "bad-option", message: /deny is "class 1"; expected a list/ });
+  vit.dispose();
+});
+
+test.each([{ engine: "gpu" }, { engine: "" }, { threads: 0 }, { threads: 65 }, { threads: 1.5 }, { threads: "2" }])(
+  "%o is refused before anything is asked for",
+  async (options) => {
+    const call = SlimViT.load("http://127.0.0.1:1/", options as LoadOptions); // where nobody answers
+    await expect(call).rejects.toMatchObject({
+      code: "bad-option",
+      message: expect.stringMatching(/^(engine|threads) is .*; expected "auto" or /),
+    });
+  },
+);
+
+test("hf:owner/name is read from Hugging Face's files of that repository", async () => {
+  const from = "https://huggingface.co/some-one/a.model/resolve/main/";
+  const asked: string[] = [];
+  vi.stubGlobal("fetch", async (url: string) => {
+    asked.push(url);
+    return new Response(readFileSync(join(folder, url.slice(from.length))));
+  });
+  try {
+    const vit = await SlimViT.load("hf:some-one/a.model", { engine: "reference", cache: false });
+    const alike = await SlimViT.load(folder, { engine: "reference" });
+    expect((await vit.classify(picture())).classes).toEqual((await alike.classify(picture())).classes);
+    vit.dispose();
+    alike.dispose();
+  } finally {
+    vi.unstubAllGlobals();
+  }
+  expect(asked).toEqual([`${from}slimvit.json`, `${from}model.f32.safetensors`]);
+});
+
+test.each(["dispose", "asyncDispose"] as const)("Symbol.%s disposes", async (name) => {
+  const vit = await SlimViT.load(folder, { engine: "reference" });
+  const flying = vit.classify(picture());
+  const gone = expect(flying).rejects.toMatchObject({ code: "disposed" });
+  await vit[Symbol[name]]();
+  await gone;
+  await expect(vit.classify(picture())).rejects.toMatchObject({ code: "disposed" });
+});

@@ -1,0 +1,165 @@
+/**
+ * What a network costs on one device, from tables that `slimvit profile` measured there: milliseconds of a block by its
+ * tokens and its widths. Widths count as the kernels see them, each head's and the MLP's a multiple of 8. Between the
+ * points, what a token costs is a straight line over the widths, and over the tokens, so that attention, which is quadratic
+ * in them, is met exactly.
+ */
+import { readFileSync } from "node:fs";
+import type { EngineName } from "../../src/engines/engine.ts";
+import { messageOf, SlimViTError } from "../../src/errors.ts";
+import { type Architecture, denseTokens, type WeightsDtype } from "../../src/format/model.ts";
+import type { BlockCost, Savings } from "../masks/allocate.ts";
+
+export const PROFILE_FORMAT = "slimvit-profile/2";
+
+/** `device.json` */
+export interface DeviceProfile {
+  format: typeof PROFILE_FORMAT;
+  engine: EngineName;
+  dtype: WeightsDtype;
+  threads: number;
+  /** processor and browser, in words */
+  device: string;
+  /** what the tables hold for */
+  embedDim: number;
+  headDim: number;
+  patchSize: number;
+  imageSize: [number, number];
+  prefixTokens: number;
+  classes: number;
+  /** of a dense block */
+  heads: number;
+  /** ascending */
+  tokens: number[];
+  /** ascending, from 0; of all heads, each padded */
+  channels: number[];
+  /** ascending, from 0; padded */
+  units: number[];
+  /** by tokens: a block without heads and units */
+  emptyMs: number[];
+  /** by tokens: what such a block costs more when it is the first to have so few */
+  dropMs: number[];
+  /** what attention of all heads adds to it, [tokens][channels] */
+  attentionMs: number[][];
+  /** by tokens: what one head more costs for as many channels */
+  headMs: number[];
+  /** what the MLP adds to it, [tokens][units] */
+  mlpMs: number[][];
+  /**
+   * The last block, where only the prefix tokens have a query, a projection and an MLP: without heads, and with all of them
+   * dense, by `tokens` of its own.
+   */
+  last: { tokens: number[]; emptyMs: number[]; fullMs: number[] };
+  /** outside of the blocks: [nothing embedded, every patch embedded] */
+  outsideMs: [number, number];
+}
+
+/** @throws SlimViTError `bad-input` for a file that is no profile, `bad-option` for one of another shape of network */
+export function readProfile(path: string, arch: Architecture): DeviceProfile {
+  let profile: DeviceProfile;
+  try {
+    profile = JSON.parse(readFileSync(path, "utf8"));
+  } catch (error) {
+    throw new SlimViTError("bad-input", `${path}: cannot be read as JSON (${messageOf(error)}).`);
+  }
+  if (profile?.format !== PROFILE_FORMAT)
+    throw new SlimViTError("bad-input", `${path}: is no device profile; "slimvit profile -o ${path}" measures one.`);
+  for (const key of ["embedDim", "headDim", "patchSize", "imageSize", "prefixTokens"] as const) {
+    if (String(profile[key]) !== String(arch[key])) {
+      throw new SlimViTError(
+        "bad-option",
+        `${path}: was measured for ${key} ${profile[key]}, the model has ${arch[key]}; measure it with "slimvit profile --shape MODEL".`,
+      );
+    }
+  }
+  return profile;
+}
+
+/** Milliseconds of one picture's inference. */
+export function predictMs(profile: DeviceProfile, arch: Architecture): number {
+  const embedded = (arch.blocks[0].keepIdx.length - arch.prefixTokens) / (denseTokens(arch) - arch.prefixTokens);
+  const [nothing, everything] = profile.outsideMs;
+  let total = nothing + embedded * (everything - nothing);
+  arch.blocks.forEach(({ headDims, mlpHidden, keepIdx }, i) => {
+    const tokens = keepIdx.length;
+    const channels = headDims.reduce((sum, width) => sum + padded(width), 0);
+    const cost = { tokens, channels, units: padded(mlpHidden) };
+    if (i > 0 && tokens < arch.blocks[i - 1].keepIdx.length)
+      total += overTokens(profile.tokens, profile.dropMs, tokens);
+    total += blockMs(profile, arch, cost, i, headDims.length);
+  });
+  return total;
+}
+
+/** Lanes of the kernels' panels: what is narrower costs as much. */
+export const padded = (width: number): number => Math.ceil(width / 8) * 8;
+
+function blockMs(
+  profile: DeviceProfile,
+  { blocks, prefixTokens }: Architecture,
+  { tokens: n, channels, units }: BlockCost,
+  index: number,
+  heads = channels ? profile.heads : 0,
+): number {
+  const { tokens, last } = profile;
+  const mlp = (rows: number) =>
+    overTokens(
+      tokens,
+      tokens.map((_, k) => between(profile.units, profile.mlpMs[k], units)),
+      rows,
+    );
+  if (index === blocks.length - 1) {
+    const share = channels / profile.channels.at(-1)!;
+    const row = last.tokens.map((_, k) => last.emptyMs[k] + share * (last.fullMs[k] - last.emptyMs[k]));
+    return overTokens(last.tokens, row, n) + mlp(prefixTokens);
+  }
+  let attention = 0;
+  if (heads) {
+    // A width of 0 has no heads, and lies on no line with the others; it serves where there is but one other.
+    const from = profile.channels.length > 2 ? 1 : 0;
+    const allHeads = tokens.map((_, k) =>
+      between(profile.channels.slice(from), profile.attentionMs[k].slice(from), channels),
+    );
+    const fewer = (profile.heads - heads) * overTokens(tokens, profile.headMs, n);
+    attention = Math.max(0, overTokens(tokens, allHeads, n) - fewer);
+  }
+  return overTokens(tokens, profile.emptyMs, n) + attention + mlp(n);
+}
+
+/** What removing one more channel, unit or token saves, for `allocate`: widths smooth here, as single ones save nothing. */
+export function latencySavings(profile: DeviceProfile, arch: Architecture): Savings {
+  const saving = (block: number, cost: BlockCost, less: Partial<BlockCost>) =>
+    Math.max(MIN_SAVING, blockMs(profile, arch, cost, block) - blockMs(profile, arch, { ...cost, ...less }, block));
+  const [nothing, everything] = profile.outsideMs;
+  const patchMs = (everything - nothing) / (denseTokens(arch) - arch.prefixTokens);
+  return {
+    channel: (cost, block) => saving(block, cost, { channels: cost.channels - 1 }),
+    unit: (cost, block) => saving(block, cost, { units: cost.units - 1 }),
+    token: (cost, block) => saving(block, cost, { tokens: cost.tokens - 1 }) + (block === 0 ? patchMs : 0),
+  };
+}
+
+/** Milliseconds; where a table is flat, removal must not look free. */
+const MIN_SAVING = 1e-9;
+
+/** The line between the two points around `x`, or the outermost two where it lies outside. */
+function between(points: number[], values: number[], x: number): number {
+  if (points.length === 1) return values[0];
+  let k = 1;
+  while (k < points.length - 1 && points[k] < x) k++;
+  const [low, high] = [points[k - 1], points[k]];
+  const share = (x - low) / (high - low);
+  return values[k - 1] * (1 - share) + values[k] * share;
+}
+
+/** The same of the cost of one token: exact for a cost of n tokens that is a n + b n². */
+function overTokens(points: number[], values: number[], n: number): number {
+  return (
+    n *
+    between(
+      points,
+      values.map((v, k) => v / points[k]),
+      n,
+    )
+  );
+}

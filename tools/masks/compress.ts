@@ -1,0 +1,303 @@
+/**
+ * slimvit compress SEARCH -o MODEL --attn B --mlp B --patch B, or --macs R, or --params R, or --latency-ms T --profile device.json: a physically slim model from
+ * searched masks; with --budgets R,R,… a folder of them, one for each share of the cost.
+ * ζ is folded into the weights once; heads, channels, units and tokens below their family's threshold are gone.
+ */
+import { basename, join, resolve } from "node:path";
+import { SlimViTError } from "../../src/errors.ts";
+import {
+  type Architecture,
+  countMacs,
+  countParams,
+  innerDim,
+  type Model,
+  type Tensors,
+  tensorShapes,
+} from "../../src/format/model.ts";
+import { float32 } from "../../src/format/read.ts";
+import { selfTestPixels } from "../../src/format/write.ts";
+import { forward } from "../../src/reference/forward.ts";
+import { latencySavings, predictMs, readProfile } from "../bench/latency.ts";
+import {
+  architectureOf,
+  claimOutput,
+  readManifestFile,
+  readModelFolder,
+  withStep,
+  writeModelFolder,
+} from "../models/folders.ts";
+import { percent, say, si } from "../shared/terminal.ts";
+import { allocate, type Cost, type Savings } from "./allocate.ts";
+import {
+  type BlockMask,
+  type BlockZeta,
+  type Budgets,
+  cutTensors,
+  hardenMasks,
+  type MaskMode,
+  slimArchitecture,
+  type TokenRule,
+} from "./masks.ts";
+import { IMPORTANCE_FILE, readMasks, readSearchOptions, ZETA_FILE } from "./searched.ts";
+
+export interface CompressOptions extends Partial<Budgets> {
+  /** share of the dense MACs, instead of three budgets; `true` where `budgets` has the shares */
+  macs?: number | true;
+  /** the same of the dense parameters */
+  params?: number | true;
+  /** instead: milliseconds on the device of `profile` */
+  latencyMs?: number;
+  /** what `slimvit profile` measured */
+  profile?: string;
+  /** shares of MACs or parameters: a model for each, in a folder of its own under `out` */
+  budgets?: number[];
+  out: string;
+  tokens: TokenRule;
+  absolute?: boolean;
+  /** model folder whose weights are cut, unfolded, in place of the search's; the search then only chooses what goes */
+  weights?: string;
+  name?: string;
+  force?: boolean;
+}
+
+export interface CompressReport {
+  out: string;
+  params: number;
+  macs: number;
+  /** share of the dense model's */
+  macsShare: number;
+  paramsShare: number;
+  /** with `latencyMs`: what the profile says of the slim model */
+  predictedMs?: number;
+  /** largest logit difference between the slim model and the same weights with the cut parts multiplied by zero */
+  maxAbsDiff: number;
+}
+
+/** One report, or with `budgets` one a budget, from the smallest cut to the largest. */
+export function compress(source: string, options: CompressOptions): CompressReport | CompressReport[] {
+  const target = targetOf(options);
+  if (!options.budgets) {
+    if (target?.share === true)
+      throw new SlimViTError("bad-option", `compress: give --${target.cost} a share, or --budgets a list of shares.`);
+    return compressOne(source, options, target as Target | undefined);
+  }
+  const cost = target?.cost ?? "macs";
+  if (options.attn !== undefined || options.mlp !== undefined || options.patch !== undefined)
+    throw new SlimViTError(
+      "bad-option",
+      "compress: --budgets are shares of MACs or parameters; leave out --attn, --mlp and --patch.",
+    );
+  const shares = typeof target?.share === "number" ? [...options.budgets, target.share] : options.budgets;
+  return [...new Set(shares)]
+    .sort((a, b) => b - a)
+    .map((share) => {
+      const folder = `${cost}-${Number((100 * share).toFixed(4))}`;
+      const name = `${options.name ?? basename(resolve(options.out))}-${folder}`;
+      return compressOne(source, { ...options, name, out: join(options.out, folder) }, { cost, share });
+    });
+}
+
+type TargetCost = Cost | "latencyMs";
+
+interface Target {
+  cost: TargetCost;
+  /** of the dense model's; milliseconds of latency */
+  share: number;
+}
+
+function targetOf(options: CompressOptions): { cost: TargetCost; share: number | true } | undefined {
+  const { macs, params, latencyMs, profile } = options;
+  if ((latencyMs === undefined) !== (profile === undefined))
+    throw new SlimViTError("bad-option", "compress: --latency-ms and --profile need each other.");
+  if (latencyMs !== undefined) {
+    if (macs !== undefined || params !== undefined || options.budgets)
+      throw new SlimViTError("bad-option", "compress: --latency-ms is a target of its own; give no other.");
+    return { cost: "latencyMs", share: latencyMs };
+  }
+  if (macs !== undefined && params !== undefined)
+    throw new SlimViTError("bad-option", "compress: --macs and --params are two targets; give one of them.");
+  if (macs !== undefined) return { cost: "macs", share: macs };
+  return params === undefined ? undefined : { cost: "params", share: params };
+}
+
+function compressOne(source: string, options: CompressOptions, target: Target | undefined): CompressReport {
+  claimOutput(options.out, options.force);
+  const searched = readModelFolder(source);
+  const arch = architectureOf(searched.manifest);
+  const { mode, zetas } = readMasks(source, ZETA_FILE, searched.manifest);
+  const masks = chooseMasks(source, searched, mode, zetas, options, target);
+  const folded = options.weights ? sameShaped(options.weights, searched) : foldTensors(searched, zetas);
+  const slim = slimArchitecture(searched.manifest, masks);
+  const tensors = cutTensors(arch, folded, masks);
+
+  const classes = slim.labels.length;
+  const macs = countMacs(slim, classes);
+  const denseMacs = countMacs(arch, classes);
+  const params = countParams(slim, classes);
+  const denseParams = countParams(arch, classes);
+  const predictedMs = options.profile && predictMs(readProfile(options.profile, arch), slim);
+  const maxAbsDiff = againstMasked(searched, folded, masks, { manifest: slim, dtype: "f32", tensors });
+  const { format: _, weights: __, ...draft } = slim;
+  const name = options.name ?? `${searched.manifest.name}-slim`;
+  const { attn, mlp, patch, tokens: rule, absolute } = options;
+  const how = target ? { [target.cost]: target.share } : { attn, mlp, patch, rule, absolute: absolute ?? false };
+  const dense = { heads: arch.blocks[0].headDims.length, mlpHidden: arch.blocks.map((b) => b.mlpHidden) };
+  const weights = options.weights && { weights: readManifestFile(options.weights).name };
+  const provenance = withStep({ ...slim.provenance, dense }, "compress", { ...how, ...weights });
+  writeModelFolder(options.out, { ...draft, name, provenance, metrics: {} }, tensors, ["f32"], {}, options.force);
+
+  const channels = sum(slim.blocks.map(innerDim));
+  const units = sum(slim.blocks.map((b) => b.mlpHidden));
+  const rows = sum(slim.blocks.map((b) => b.keepIdx.length));
+  say(
+    `compress: kept ${channels} of ${sum(arch.blocks.map(innerDim))} head channels, ${units} of ${sum(arch.blocks.map((b) => b.mlpHidden))} MLP units, ` +
+      `${rows} of ${sum(arch.blocks.map((b) => b.keepIdx.length))} tokens; ${si(macs)} MACs (${percent(macs / denseMacs)}), ` +
+      `${si(params)} parameters (${percent(params / denseParams)}); logits within ${maxAbsDiff.toExponential(1)} of the masked model` +
+      (predictedMs ? `; ${predictedMs.toFixed(2)} ms predicted` : ""),
+  );
+  return {
+    out: options.out,
+    params,
+    macs,
+    macsShare: macs / denseMacs,
+    paramsShare: params / denseParams,
+    ...(predictedMs && { predictedMs }),
+    maxAbsDiff,
+  };
+}
+
+function sameShaped(source: string, { manifest }: Model): Tensors {
+  const other = readModelFolder(source);
+  const shape = (arch: Architecture) => JSON.stringify([...tensorShapes(arch, manifest.labels.length)]);
+  if (shape(other.manifest) !== shape(manifest) || other.manifest.labels.length !== manifest.labels.length) {
+    throw new SlimViTError(
+      "bad-input",
+      `${source}: is not the architecture that was searched; --weights takes the dense model it started from.`,
+    );
+  }
+  return new Map(
+    [...other.tensors].map(([name, { shape }]) => [name, { dtype: "F32", shape, data: float32(other.tensors, name) }]),
+  );
+}
+
+const COUNT = { macs: countMacs, params: countParams };
+
+/** By three rankings of ζ, or by one target and importance per MAC. */
+function chooseMasks(
+  source: string,
+  searched: Model,
+  mode: MaskMode,
+  zetas: BlockZeta[],
+  options: CompressOptions,
+  target: Target | undefined,
+): BlockMask[] {
+  const arch = architectureOf(searched.manifest);
+  const { attn, mlp, patch } = options;
+  if (target) {
+    if (attn !== undefined || mlp !== undefined || patch !== undefined) {
+      throw new SlimViTError(
+        "bad-option",
+        `compress: --${FLAG[target.cost]} takes the place of --attn, --mlp and --patch; give one or the other.`,
+      );
+    }
+    const { zetas: importance } = readMasks(source, IMPORTANCE_FILE, searched.manifest);
+    const { wAttn, wMlp, wPatch } = readSearchOptions(source);
+    const frozen = { attn: wAttn === 0, mlp: wMlp === 0, patch: wPatch === 0 };
+    return toTarget(target, options, arch, searched.manifest.labels.length, (cost, dense, share) =>
+      allocate(arch, mode, importance, frozen, dense, share, cost),
+    );
+  }
+  if (attn === undefined || mlp === undefined || patch === undefined) {
+    throw new SlimViTError("bad-option", "compress: give --attn, --mlp and --patch, or --macs, or --params.");
+  }
+  return hardenMasks(arch, zetas, { attn, mlp, patch }, { mode, rule: options.tokens, absolute: options.absolute })
+    .blocks;
+}
+
+const FLAG: Record<TargetCost, string> = { macs: "macs", params: "params", latencyMs: "latency-ms" };
+
+/** To a thousandth of the target. */
+const BISECTIONS = 10;
+
+/** @throws SlimViTError `bad-option` for a target that cannot be reached */
+function toTarget(
+  { cost, share }: Target,
+  { profile: file }: CompressOptions,
+  arch: Architecture,
+  classes: number,
+  cut: (cost: Cost | Savings, dense: number, share: number) => BlockMask[],
+): BlockMask[] {
+  const profile = cost === "latencyMs" ? readProfile(file!, arch) : undefined;
+  const costOf = (net: Architecture) => (profile ? predictMs(profile, net) : COUNT[cost as Cost](net, classes));
+  const dense = costOf(arch);
+  const goal = profile ? share : share * dense;
+  const savings = profile ? latencySavings(profile, arch) : (cost as Cost);
+  const cutTo = (aim: number) => {
+    const masks = cut(savings, dense, aim / dense);
+    return { masks, left: costOf(slimArchitecture(arch, masks)) };
+  };
+  const first = cutTo(goal);
+  if (first.left <= goal) return first.masks;
+  // Milliseconds go by panels of channels and units, savings one by one: aim lower, but no lower than it takes.
+  let reached = profile ? cutTo(0) : first;
+  const { left } = reached;
+  if (left <= goal) {
+    let [low, high] = [0, goal];
+    for (let step = 0; step < BISECTIONS; step++) {
+      const middle = (low + high) / 2;
+      const tried = cutTo(middle);
+      if (tried.left <= goal) [low, reached] = [middle, tried];
+      else high = middle;
+    }
+    return reached.masks;
+  }
+  throw new SlimViTError(
+    "bad-option",
+    `compress: --${FLAG[cost]} ${share} cannot be reached: ${profile ? `${left.toFixed(3)} ms` : percent(left / dense)} is left when ` +
+      `all that the search had masks for ${cost === "params" ? "and that has parameters " : ""}is gone.`,
+  );
+}
+
+/** ζ into the rows of q, k, v and their biases, and into the columns of fc2: foldZeta of lib/masks.ts without a backend. */
+function foldTensors({ manifest, tensors }: Model, zetas: BlockZeta[]): Tensors {
+  const out: Tensors = new Map(tensors);
+  manifest.blocks.forEach((block, i) => {
+    const { attn, mlp } = zetas[i];
+    const inner = innerDim(block);
+    const scaled = (name: string, factor: (row: number, column: number) => number) => {
+      const { shape } = tensors.get(name)!;
+      const columns = shape[1] ?? 1;
+      const data = float32(tensors, name).map((v, k) => v * factor(Math.floor(k / columns), k % columns));
+      out.set(name, { dtype: "F32", shape, data });
+    };
+    scaled(`blocks.${i}.attn.qkv.weight`, (row) => attn[row % inner]);
+    scaled(`blocks.${i}.attn.qkv.bias`, (row) => attn[row % inner]);
+    scaled(`blocks.${i}.mlp.fc2.weight`, (_, column) => mlp[column]);
+  });
+  return out;
+}
+
+/** Cut channels and units against the same ones multiplied by zero; tokens are dropped in both, being no multiplication. */
+function againstMasked(searched: Model, folded: Tensors, masks: BlockMask[], slim: Model): number {
+  const masked: Tensors = new Map(folded);
+  const zeroed = (name: string, kept: (row: number, column: number) => boolean) => {
+    const { shape, data } = masked.get(name)!;
+    const columns = shape[1] ?? 1;
+    masked.set(name, {
+      dtype: "F32",
+      shape,
+      data: (data as Float32Array).map((v, k) => (kept(Math.floor(k / columns), k % columns) ? v : 0)),
+    });
+  };
+  masks.forEach(({ attn, mlp }, i) => {
+    for (const part of ["weight", "bias"]) zeroed(`blocks.${i}.attn.qkv.${part}`, (row) => attn[row % attn.length]);
+    zeroed(`blocks.${i}.mlp.fc2.weight`, (_, column) => mlp[column]);
+  });
+  const blocks = searched.manifest.blocks.map((block, i) => ({ ...block, keepIdx: slim.manifest.blocks[i].keepIdx }));
+  const pixels = selfTestPixels(slim.manifest, 1);
+  const a = forward(slim, pixels).logits;
+  const b = forward({ ...searched, manifest: { ...searched.manifest, blocks }, tensors: masked }, pixels).logits;
+  return a.reduce((worst, v, k) => Math.max(worst, Math.abs(v - b[k])), 0);
+}
+
+const sum = (values: number[]) => values.reduce((a, b) => a + b, 0);

@@ -1,0 +1,74 @@
+/** slimvit export MODEL -o DIR --dtype f32,f16,int8 [--onnx]: weights for shipping, and a standalone .onnx. */
+import { basename, resolve } from "node:path";
+import { writeOnnx } from "../../src/engines/onnx/graph.ts";
+import { SlimViTError } from "../../src/errors.ts";
+import type { Manifest, Model, WeightsDtype } from "../../src/format/model.ts";
+import { encodeTensors } from "../../src/format/write.ts";
+import { openDataset, type Split } from "../data/data.ts";
+import { GPTQ_PICTURES, roundByInputs } from "../quantise/gptq.ts";
+import { say } from "../shared/terminal.ts";
+import { openBackend } from "../training/backend.ts";
+import { cardText } from "./card.ts";
+import { claimOutput, readModelFolder, withStep, writeModelFolder } from "./folders.ts";
+import { digestData, environmentOf } from "./provenance.ts";
+
+export interface ExportOptions {
+  out: string;
+  dtype: WeightsDtype[];
+  onnx?: boolean;
+  name?: string;
+  force?: boolean;
+  /** int8: weights on the grid of so many root mean squares of a row (quantise.ts) */
+  weightStep?: number;
+  /** pictures to round by (gptq.ts); each weight to the nearest level without */
+  data?: string[];
+  split?: Split;
+}
+
+/** @param origin further facts for the provenance */
+export async function exportModel(
+  source: string,
+  options: ExportOptions,
+  origin: Record<string, unknown> = {},
+): Promise<{ files: Record<string, number> }> {
+  const { weightStep } = options;
+  if (weightStep && !options.dtype.includes("int8")) {
+    throw new SlimViTError("bad-option", "export: --weight-step is of int8 weights, which --dtype does not name.");
+  }
+  const model = readModelFolder(source);
+  claimOutput(options.out, options.force);
+  const rounded = weightStep ? await round(model, weightStep, options) : undefined;
+  const { format: _, weights: __, ...draft } = model.manifest;
+  const name = options.name ?? basename(resolve(options.out));
+  const provenance = withStep({ ...draft.provenance, ...origin }, "export", {
+    dtype: options.dtype,
+    ...rounded?.recorded,
+  });
+  const onnx: Record<string, Uint8Array> = options.onnx ? { "model.onnx": writeOnnx(model) } : {};
+  const extra = (manifest: Manifest) => ({ ...onnx, "card.md": cardText(manifest) });
+  const { out, dtype, force } = options;
+  const tensors = (d: WeightsDtype) => (d === "int8" && rounded ? rounded.tensors : model.tensors);
+  const manifest = writeModelFolder(out, { ...draft, name, provenance }, tensors, dtype, extra, force);
+  const files = Object.fromEntries(manifest.weights.map(({ file, bytes }) => [file, bytes]));
+  for (const [file, bytes] of Object.entries(onnx)) files[file] = bytes.length;
+  for (const [file, bytes] of Object.entries(files)) say(`export: ${file} ${(bytes / 1e6).toFixed(2)} MB`);
+  return { files };
+}
+
+/** The linears on the grid, and what the provenance says of it. */
+async function round(model: Model, weightStep: number, { data, split = "train" }: ExportOptions) {
+  if (!data?.length) return { tensors: encodeTensors(model.tensors, "int8", weightStep), recorded: { weightStep } };
+  const { pictures } = await openDataset(data, split);
+  const opened = await openBackend();
+  const { tensors } = await roundByInputs(opened.tf, model, pictures, weightStep);
+  const digests = await Promise.all(data.map(digestData));
+  const recorded = {
+    weightStep,
+    split,
+    data: data.map((path) => basename(path)),
+    dataSha256: digests.map(({ sha256 }) => sha256),
+    pictures: Math.min(GPTQ_PICTURES, pictures.length),
+    environment: environmentOf(opened),
+  };
+  return { tensors, recorded };
+}

@@ -1,0 +1,58 @@
+/** What is needed to repeat a run: the hashes of its data and the versions of what it ran on. */
+import { createHash } from "node:crypto";
+import { createReadStream, statSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
+import { SlimViTError } from "../../src/errors.ts";
+import { listTree } from "../data/tree.ts";
+import type { Backend } from "../training/backend.ts";
+
+export interface DataDigest {
+  name: string;
+  /** of a zip, the file's; of a folder, that of its list of files in the form of sha256sum */
+  sha256: string;
+  bytes: number;
+  /** the list itself: one line a file, sorted by path */
+  files: string[];
+}
+
+const digests = new Map<string, Promise<DataDigest>>();
+
+/** Each source is read once a process: its hash is asked for by every stage. */
+export function digestData(source: string): Promise<DataDigest> {
+  const key = resolve(source);
+  const known = digests.get(key) ?? digest(source);
+  digests.set(key, known);
+  return known;
+}
+
+async function digest(source: string): Promise<DataDigest> {
+  const name = basename(resolve(source));
+  const stats = statSync(source, { throwIfNoEntry: false });
+  if (!stats) throw new SlimViTError("bad-input", `${source}: no such folder or zip.`);
+  if (!stats.isDirectory()) {
+    const sha256 = await hashFile(source);
+    return { name, sha256, bytes: stats.size, files: [`${sha256}  ${name}`] };
+  }
+  const found = listTree(source).filter(({ stats }) => stats?.isFile());
+  const files: string[] = [];
+  let bytes = 0;
+  for (const { path, stats } of found.sort((a, b) => (a.path < b.path ? -1 : 1))) {
+    files.push(`${await hashFile(join(source, path))}  ${path}`);
+    bytes += stats!.size;
+  }
+  const sha256 = createHash("sha256").update(files.join("\n")).digest("hex");
+  return { name, sha256, bytes, files };
+}
+
+async function hashFile(path: string): Promise<string> {
+  const hash = createHash("sha256");
+  for await (const chunk of createReadStream(path)) hash.update(chunk);
+  return hash.digest("hex");
+}
+
+/** e.g. "node 20.20.2, tfjs 4.22.0, tfjs-node (TensorFlow 2.18.1), linux-x64, f32" */
+export function environmentOf({ tf, name, precision }: Backend): string {
+  const binding = (tf.backend() as { binding?: { TF_Version?: string } }).binding;
+  const backend = binding?.TF_Version ? `${name} (TensorFlow ${binding.TF_Version})` : name;
+  return `node ${process.versions.node}, tfjs ${tf.version_core}, ${backend}, ${process.platform}-${process.arch}, ${precision}`;
+}

@@ -1,0 +1,279 @@
+/**
+ * slimvit slim MODEL|RECIPE --data D -o DIR --macs R: finetune, search, compress, retrain, export and eval in one run.
+ * Each stage's result lies in its own folder under DIR.stages, named after a hash of everything that it depends on: a run
+ * that was stopped goes on where it was, a finished stage is skipped, and another target starts from the same search.
+ */
+import { existsSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
+import { stringify } from "yaml";
+import { messageOf, SlimViTError } from "../../src/errors.ts";
+import { countMacs, countParams } from "../../src/format/model.ts";
+import { type ImportOptions, importModel } from "../checkpoints/import.ts";
+import type { StageName } from "../commands/options.ts";
+import { labelIndices, openDataset, type Split } from "../data/data.ts";
+import { type EvalOptions, type EvalReport, evaluate } from "../evaluation/evaluate.ts";
+import { type CompressOptions, compress } from "../masks/compress.ts";
+import { type SearchOptions, search } from "../masks/search.ts";
+import { macsOfOriginal } from "../models/card.ts";
+import { type ExportOptions, exportModel } from "../models/export.ts";
+import { readManifestFile, sha256, writeFileAtomic } from "../models/folders.ts";
+import type { AccuracyRecord } from "../models/metrics.ts";
+import { digestData } from "../models/provenance.ts";
+import toolsPackage from "../package.json" with { type: "json" };
+import { readReportModel, reportHtml } from "../report/report.ts";
+import { withLock } from "../shared/lock.ts";
+import { percent, say } from "../shared/terminal.ts";
+import { checkpointPath } from "../training/checkpoint.ts";
+import { type FinetuneOptions, finetune } from "../training/finetune.ts";
+import { OBSERVERS, type TrainOptions } from "../training/options.ts";
+import { retrain } from "../training/retrain.ts";
+import { type RecipeFile, readRecipe, type SlimFlags, stageOptions } from "./recipeFile.ts";
+
+export interface SlimReport {
+  out: string;
+  stages: { stage: StageName; folder: string; skipped: boolean; seconds: number }[];
+  params: number;
+  macs: number;
+  top1: number;
+  top5: number;
+  n: number;
+}
+
+/** @param source a model folder, or a recipe file ending in .yaml or .yml */
+export const slim = (source: string, flags: SlimFlags): Promise<SlimReport> => runRecipe(readRecipe(source, flags));
+
+export async function runRecipe(recipe: RecipeFile): Promise<SlimReport> {
+  const out = resolve(recipe.out);
+  const folder = recipe.stages ?? `${out}.stages`;
+  // An output that is in the way is said before hours of training, not after.
+  if (existsSync(out) && !recipe.force) {
+    if (!existsSync(folder)) {
+      throw new SlimViTError(
+        "bad-option",
+        `${out}: exists already, and there are no stages to compare it with (${folder}). ` +
+          "Keep it as it is, or make everything again with --force or another -o.",
+      );
+    }
+    await runStages(new Run(recipe, folder, true), recipe, out);
+  }
+  const run = new Run(recipe, folder);
+  const { dense, searched, retrained } = await runStages(run, recipe, out);
+
+  await writeRecords(run, recipe);
+  const accuracy = await measure(run, recipe, out);
+  const pages = [searched, retrained, out].map(readReportModel);
+  writeFileAtomic(join(run.folder, `${basename(out)}.html`), reportHtml(pages));
+
+  const manifest = readManifestFile(out);
+  const classes = manifest.labels.length;
+  const [params, macs] = [countParams(manifest, classes), countMacs(manifest, classes)];
+  const denseManifest = readManifestFile(dense);
+  const original = macsOfOriginal(manifest);
+  say(
+    `slim: ${percent(macs / countMacs(denseManifest, classes))} of the MACs${original ? ` (${original})` : ""}, ` +
+      `${percent(params / countParams(denseManifest, classes))} of the parameters, top-1 ${percent(accuracy.top1)} ` +
+      `of ${accuracy.n} pictures → ${out}`,
+  );
+  return { out, stages: run.done, params, macs, top1: accuracy.top1, top5: accuracy.top5, n: accuracy.n };
+}
+
+/** Import to export; @returns the folders that the report is about */
+async function runStages(
+  run: Run,
+  recipe: RecipeFile,
+  out: string,
+): Promise<{ dense: string; searched: string; retrained: string }> {
+  let model = recipe.model;
+  if (recipe.import) {
+    const { source: checkpoint, ...section } = recipe.import;
+    if (typeof checkpoint !== "string")
+      throw new SlimViTError("bad-option", `${recipe.name}: "import" needs a "source", the checkpoint.`);
+    const parts = { files: await hashOf(checkpoint), labels: await hashOf(section.labels as string | undefined) };
+    model = await run.stage("import", checkpoint, section, parts, (folder, options) =>
+      importModel(checkpoint, { ...(options as unknown as ImportOptions), out: folder }),
+    );
+  } else {
+    run.startFrom(readManifestFile(model).weights.map((file) => file.sha256));
+  }
+
+  if (await needsFinetune(recipe, model, run.dry)) {
+    const section = recipe.finetune === true || recipe.finetune === undefined ? {} : (recipe.finetune as object);
+    model = await run.stage("finetune", model, section, {}, (folder, options) =>
+      finetune(model, { ...(options as unknown as FinetuneOptions), ...run.training(folder) }),
+    );
+  }
+  const dense = model;
+  const teacher = recipe.teacher === undefined ? dense : recipe.teacher === "none" ? undefined : recipe.teacher;
+  const taught = (section: object) => (teacher && !("teacher" in section) ? { ...section, teacher } : section);
+
+  const searched = await run.stage("search", dense, taught(recipe.search), {}, (folder, options) =>
+    search(dense, { ...(options as unknown as SearchOptions), ...run.training(folder) }),
+  );
+  const compressed = await run.stage("compress", searched, recipe.compress, {}, (folder, options) =>
+    compress(searched, { ...(options as unknown as CompressOptions), out: folder }),
+  );
+  const retrained = await run.stage("retrain", compressed, taught(recipe.retrain), {}, (folder, options) =>
+    retrain(compressed, { ...(options as unknown as TrainOptions), ...run.training(folder) }),
+  );
+  await run.stage(
+    "export",
+    retrained,
+    { name: basename(out), ...recipe.export },
+    {},
+    async (_, options) => {
+      const origin = { slim: { key: run.key, tools: toolsPackage.version } };
+      await exportModel(retrained, { ...(options as unknown as ExportOptions), out, force: recipe.force }, origin);
+    },
+    out,
+  );
+  return { dense, searched, retrained };
+}
+
+/** Names each stage's folder after a hash of its options and of all that came before, and runs what is not there yet. */
+class Run {
+  readonly done: SlimReport["stages"] = [];
+  /** what each stage was run with, defaults included */
+  readonly resolved: Partial<Record<StageName, Record<string, unknown>>> = {};
+  /** of the stage that ran last */
+  key = "";
+
+  constructor(
+    private readonly recipe: RecipeFile,
+    readonly folder: string,
+    /** only asks whether all is done already */
+    readonly dry = false,
+  ) {}
+
+  startFrom(hashes: string[]): void {
+    this.key = hashes.join();
+  }
+
+  training(out: string): { out: string; resume: boolean; force: boolean } {
+    return { out, resume: existsSync(checkpointPath(out)), force: false };
+  }
+
+  /** @returns the folder with the stage's result */
+  async stage(
+    name: StageName,
+    source: string,
+    section: object,
+    parts: Record<string, unknown>,
+    perform: (folder: string, options: Record<string, unknown>) => unknown,
+    out?: string,
+  ): Promise<string> {
+    const options = stageOptions(name, section as Record<string, unknown>, this.recipe, source);
+    this.key = sha256(Buffer.from(JSON.stringify([name, this.key, await identity(options), parts])));
+    this.resolved[name] = options;
+    const folder = out ?? join(this.folder, `${name}-${this.key.slice(0, 10)}`);
+    const missing = () => (out ? madeFrom(out) !== this.key : !existsSync(folder));
+    const skipped = !missing();
+    if (!skipped && this.dry) {
+      throw new SlimViTError(
+        "bad-option",
+        `${resolve(this.recipe.out)}: exists already and is not what this recipe makes with the stages in ${this.folder}. ` +
+          "Choose another -o, or give --force to replace it.",
+      );
+    }
+    if (this.dry) return folder;
+    say(skipped ? `slim: ${name} is done already (${folder})` : `slim: ${name} → ${folder}`);
+    const started = performance.now();
+    if (!skipped) {
+      // Runs of a sweep share stages: the first one that comes to it makes it, the others wait and take what is there.
+      const lock = join(this.folder, `.${name}-${this.key.slice(0, 10)}.lock`);
+      const wait = () => say(`slim: ${name} is being made by another run; waiting for it`);
+      await withLock(lock, wait, async () => void (missing() && (await perform(folder, options))));
+    }
+    this.done.push({ stage: name, folder, skipped, seconds: (performance.now() - started) / 1000 });
+    return folder;
+  }
+}
+
+/** The options by value: data, models and files by their content, not by where they lie. */
+export async function identity(options: Record<string, unknown>): Promise<unknown> {
+  const unseen = [...OBSERVERS, "labels", "backend"];
+  const seen = Object.fromEntries(Object.entries(options).filter(([key]) => !unseen.includes(key)));
+  const { data, teacher, weights, profile, ...rest } = seen;
+  const digests = await Promise.all(((data as string[]) ?? []).map(digestData));
+  const weightsOf = (model: unknown) =>
+    model ? readManifestFile(model as string).weights.map((file) => file.sha256) : undefined;
+  return {
+    ...rest,
+    data: digests.map((digest) => digest.sha256),
+    teacher: weightsOf(teacher),
+    weights: weightsOf(weights),
+    profile: await hashOf(profile as string | undefined),
+  };
+}
+
+export async function hashOf(path: string | undefined): Promise<string | undefined> {
+  if (path === undefined) return undefined;
+  if (!existsSync(path)) throw new SlimViTError("bad-input", `${path}: no such file or folder.`);
+  return (await digestData(path)).sha256;
+}
+
+function madeFrom(out: string): string | undefined {
+  if (!existsSync(join(out, "slimvit.json"))) return undefined;
+  return (readManifestFile(out).provenance.slim as { key?: string } | undefined)?.key;
+}
+
+/** Asked for, or else where the data's classes are not the model's. */
+async function needsFinetune(recipe: RecipeFile, model: string, quiet: boolean): Promise<boolean> {
+  if (recipe.finetune !== undefined) return recipe.finetune !== false;
+  if (recipe.search.unlabelled && recipe.retrain.unlabelled) return false;
+  const { classNames } = await openDataset(recipe.data, recipe.split ?? "train");
+  try {
+    labelIndices(classNames, readManifestFile(model).labels);
+    return false;
+  } catch (error) {
+    if (!(error instanceof SlimViTError)) throw error;
+    if (quiet) return true;
+    say(
+      `slim: finetunes first, because the data's classes are not the model's (${messageOf(error).split(" Use ")[0]})`,
+    );
+    return true;
+  }
+}
+
+/** Of the shipped model, on pictures that no stage was trained on where there are such. */
+async function measure(run: Run, recipe: RecipeFile, out: string): Promise<EvalReport> {
+  const started = performance.now();
+  const section = { ...recipe.eval } as Record<string, unknown>;
+  if (section.split === undefined) section.split = await heldOutSplit((section.data as string[]) ?? recipe.data);
+  const options = stageOptions("eval", section, { ...recipe, split: undefined }, out) as unknown as EvalOptions;
+  const data = options.data.map((source) => basename(source)).join(" + ");
+  const known = ((readManifestFile(out).metrics.accuracy ?? []) as AccuracyRecord[]).find(
+    (entry) => entry.data === data && entry.split === options.split && options.limit === undefined,
+  );
+  const report = known ?? (await evaluate(out, { ...options, record: true }));
+  const seconds = (performance.now() - started) / 1000;
+  run.done.push({ stage: "eval", folder: out, skipped: known !== undefined, seconds });
+  return report as EvalReport;
+}
+
+async function heldOutSplit(data: string[]): Promise<Split> {
+  for (const split of ["test", "val"] as Split[]) {
+    try {
+      await openDataset(data, split);
+      return split;
+    } catch {
+      // no pictures in it: the next
+    }
+  }
+  say("slim: the data has no test and no val pictures; accuracy is measured on the pictures trained on");
+  return "all";
+}
+
+/** Beside the stages: the recipe with every default filled in, and the hash of every file of the data. */
+async function writeRecords(run: Run, recipe: RecipeFile): Promise<void> {
+  const { name: _, force: __, stages: ___, ...rest } = recipe;
+  const filled = {
+    ...rest,
+    out: resolve(recipe.out),
+    ...run.resolved,
+    ...(recipe.import && { import: { source: recipe.import.source, ...run.resolved.import } }),
+    finetune: run.resolved.finetune ?? false,
+  };
+  writeFileAtomic(join(run.folder, `${basename(filled.out)}.yaml`), stringify(filled));
+  for (const { name, files } of await Promise.all(recipe.data.map(digestData)))
+    writeFileAtomic(join(run.folder, `${name}.sha256`), `${files.join("\n")}\n`);
+}

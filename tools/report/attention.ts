@@ -1,0 +1,142 @@
+/** Where the class token looks, block by block, in several models on the same pictures: one HTML fragment. */
+import { readFileSync } from "node:fs";
+import { basename } from "node:path";
+import sharp from "sharp";
+import { openEngine } from "../../src/engines/auto.ts";
+import { messageOf, SlimViTError } from "../../src/errors.ts";
+import { type Model, patchGrid } from "../../src/format/model.ts";
+import { preprocess } from "../../src/image/resample.ts";
+import { decode } from "../data/data.ts";
+import { readModelFolder } from "../models/folders.ts";
+import { percent } from "../shared/terminal.ts";
+import { escaped } from "./html.ts";
+
+/** What one model made of one picture. */
+export interface Looked {
+  /** the picture as the model sees it, a JPEG */
+  seen: Buffer;
+  /** the best class and its score */
+  label: string;
+  score: number;
+  /** for each block, the class token's attention over `keepIdx`; empty without heads */
+  attention: Float32Array[];
+}
+
+/**
+ * @returns for each picture, what each model made of it
+ * @throws SlimViTError `bad-input` for a picture that cannot be read
+ */
+export async function lookAt(models: Model[], files: string[]): Promise<Looked[][]> {
+  const pictures = await Promise.all(files.map(async (file) => decode(readPicture(file), file)));
+  const looked: Looked[][] = files.map(() => []);
+  for (const model of models) {
+    const { preprocess: how, labels } = model.manifest;
+    const { engine } = await openEngine("simd", model);
+    try {
+      for (const [k, picture] of pictures.entries()) {
+        const pixels = preprocess(picture, how);
+        const { logits, attention } = await engine.run(pixels, { explain: true });
+        const best = logits.reduce((top, v, i) => (v > logits[top] ? i : top), 0);
+        const score = 1 / logits.reduce((sum, v) => sum + Math.exp(v - logits[best]), 0);
+        looked[k].push({ seen: await toJpeg(pixels, model), label: labels[best].label, score, attention: attention! });
+      }
+    } finally {
+      engine.dispose();
+    }
+  }
+  return looked;
+}
+
+function readPicture(file: string): Buffer {
+  try {
+    return readFileSync(file);
+  } catch (error) {
+    throw new SlimViTError("bad-input", `${file}: cannot be read (${messageOf(error)}).`);
+  }
+}
+
+/** Normalised pixels back to a picture: exactly what of it the model saw. */
+function toJpeg(pixels: Float32Array, { manifest }: Model): Promise<Buffer> {
+  const { crop, mean, std } = manifest.preprocess;
+  const [height, width] = crop;
+  const area = height * width;
+  const data = Uint8ClampedArray.from({ length: 3 * area }, (_, i) => {
+    const c = i % 3;
+    return 255 * (pixels[c * area + Math.floor(i / 3)] * std[c] + mean[c]);
+  });
+  return sharp(data, { raw: { width, height, channels: 3 } })
+    .jpeg()
+    .toBuffer();
+}
+
+/** Attention maps of all models under one another, for each of the pictures. */
+export async function attentionHtml(sources: string[], files: string[]): Promise<string> {
+  const models = sources.map((source) => readModelFolder(source));
+  const looked = await lookAt(models, files);
+  const parts = await Promise.all(
+    files.map(async (file, k) => {
+      const rows = await Promise.all(models.map((model, m) => modelRow(model, looked[k][m])));
+      return `<h3>${escaped(basename(file))}</h3>\n${rows.join("\n")}`;
+    }),
+  );
+  return `<style>${STYLE}</style>
+<h2>Where the class token looks</h2>
+<p>Attention of the class token in each block, averaged over the block's heads: the brighter, the more; each map by its own
+largest value. Grey patches are gone.</p>
+${parts.join("\n")}`;
+}
+
+const STYLE = `
+.looks { display: flex; flex-wrap: wrap; gap: 6px; margin: .3rem 0 1rem; }
+.looks figcaption { font-size: .75rem; text-align: center; }
+.looks .map { width: 124px; background-size: 100% 100%; background-image: var(--seen); }
+.looks .map img { display: block; width: 100%; height: 100%; image-rendering: pixelated; }
+`;
+
+async function modelRow({ manifest }: Model, { seen, label, score, attention }: Looked): Promise<string> {
+  const [rows, columns] = patchGrid(manifest);
+  const maps = await Promise.all(
+    attention.map(async (weights, i) => {
+      const { keepIdx } = manifest.blocks[i];
+      if (weights.length === 0) return figure(`block ${i}: no head`, "");
+      const shade = attentionShade(weights, keepIdx, manifest.prefixTokens, rows * columns);
+      const png = await sharp(shade, { raw: { width: columns, height: rows, channels: 4 } })
+        .png()
+        .toBuffer();
+      const title = `block ${i}: ${keepIdx.length - manifest.prefixTokens} patches`;
+      return figure(title, `<img alt="${title}" src="data:image/png;base64,${png.toString("base64")}">`);
+    }),
+  );
+  const shape = `aspect-ratio: ${columns} / ${rows}`;
+  return `<div>${escaped(manifest.name)}: ${escaped(label)}, ${percent(score)}</div>
+<div class="looks" style="--seen: url(data:image/jpeg;base64,${seen.toString("base64")})">
+${[figure("as the model sees it", ""), ...maps].join("\n").replaceAll('class="map"', `class="map" style="${shape}"`)}
+</div>`;
+}
+
+function figure(caption: string, content: string): string {
+  return `<figure><div class="map">${content}</div><figcaption>${caption}</figcaption></figure>`;
+}
+
+const DARKEST = 0.85;
+
+/**
+ * What is laid over the picture, one RGBA pixel a patch: black, the thinner the more attention the patch gets; a patch
+ * that is gone is grey.
+ */
+export function attentionShade(
+  weights: Float32Array,
+  keepIdx: number[],
+  prefixTokens: number,
+  patches: number,
+): Uint8ClampedArray {
+  const shade = new Uint8ClampedArray(4 * patches);
+  for (let patch = 0; patch < patches; patch++) shade.set([128, 128, 128, 255], 4 * patch);
+  const most = weights.reduce((max, v, k) => (keepIdx[k] < prefixTokens ? max : Math.max(max, v)), 0);
+  keepIdx.forEach((token, k) => {
+    if (token < prefixTokens) return;
+    const share = most > 0 ? weights[k] / most : 0;
+    shade.set([0, 0, 0, 255 * DARKEST * (1 - share)], 4 * (token - prefixTokens));
+  });
+  return shade;
+}

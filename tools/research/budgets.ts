@@ -1,0 +1,184 @@
+/**
+ * tsx tools/research/budgets.ts SEARCH --data D --macs 0.7,0.5 -o FOLDER: `compress --macs R` against three equal budgets that
+ * leave as many MACs, from the same search, on validation data, not retrained. With --latency-ms 12,9 --profile device.json
+ * `compress --latency-ms T` against equal budgets of as many milliseconds by that profile. The equal budget is found by
+ * bisection: the smallest that costs no less than the other, so that what is left of a difference is in its favour.
+ * Prints a table; --json one value; FOLDER keeps the models and budgets.json.
+ */
+import { join } from "node:path";
+import { Command, Option } from "commander";
+import type { EngineName } from "../../src/engines/engine.ts";
+import { messageOf, SlimViTError } from "../../src/errors.ts";
+import { type Architecture, countMacs } from "../../src/format/model.ts";
+import { predictMs, readProfile } from "../bench/latency.ts";
+import { withEngine } from "../commands/options.ts";
+import { SPLITS, type Split } from "../data/data.ts";
+import { evaluate } from "../evaluation/evaluate.ts";
+import { type CompressReport, compress } from "../masks/compress.ts";
+import { type BlockZeta, hardenMasks, type MaskMode, slimArchitecture, type TokenRule } from "../masks/masks.ts";
+import { readMasks, readSearchOptions, ZETA_FILE } from "../masks/searched.ts";
+import { interval } from "../models/card.ts";
+import { architectureOf, claimOutput, readManifestFile, writeFileAtomic } from "../models/folders.ts";
+import { percent, printJson, say } from "../shared/terminal.ts";
+import { count, fraction, positive } from "../training/options.ts";
+
+/** Halvings of 0…1; no ranking has more than 2^40 units. */
+const HALVINGS = 40;
+
+interface Options {
+  data: string[];
+  split: Split;
+  macs?: number[];
+  latencyMs?: number[];
+  profile?: string;
+  out: string;
+  tokens?: TokenRule;
+  absolute?: boolean;
+  weights?: string;
+  limit?: number;
+  engine: EngineName | "auto";
+  threads: number;
+  force?: boolean;
+  json?: boolean;
+}
+
+interface Side {
+  /** share of the dense MACs that is left */
+  macsShare: number;
+  /** with a profile */
+  predictedMs?: number;
+  top1: number;
+  top5: number;
+  out: string;
+}
+
+interface Row {
+  /** share of the dense MACs that was asked for, or milliseconds */
+  target: number;
+  /** `compress --macs` or `--latency-ms` */
+  importance: Side;
+  /** the same budget for channels, units and tokens */
+  equal: Side & { budget: number };
+  n: number;
+}
+
+const command = withEngine(
+  new Command("budgets")
+    .description("one target against equal budgets")
+    .argument("<search>", "output folder of slimvit search")
+    .requiredOption("--data <source>", "folder or zip; may be given more than once", (v, all: string[] = []) => [
+      ...all,
+      v,
+    ])
+    .addOption(new Option("--split <split>", "which part of the data").choices(SPLITS).default("val"))
+    .option("--macs <list>", "shares of the dense MACs", (text) => text.split(",").map(fraction))
+    .option("--latency-ms <list>", "milliseconds on the device of --profile", (text) => text.split(",").map(positive))
+    .option("--profile <file>", "device.json of slimvit profile")
+    .requiredOption("-o, --out <folder>", "where the models go")
+    .addOption(
+      new Option("--tokens <rule>", "of the equal budgets; default the search's").choices(["union", "intersect"]),
+    )
+    .option("--absolute", "rank the equal budgets by |ζ|")
+    .option("--weights <model>", "dense model whose weights are cut in place of the search's")
+    .option("--limit <n>", "measure on n pictures spread over the data", count)
+    .option("--force", "replace the output folder")
+    .option("--json", "one JSON value on stdout"),
+);
+
+try {
+  await main(command.parse().args[0], command.opts<Options>());
+} catch (error) {
+  say(`budgets: ${messageOf(error)}`);
+  process.exitCode = 1;
+}
+process.stdout.write("", () => process.exit());
+
+async function main(source: string, options: Options): Promise<void> {
+  const { absolute, weights, profile, macs, latencyMs } = options;
+  const targets = latencyMs ?? macs;
+  if (!targets || (latencyMs && macs) || (latencyMs === undefined) !== (profile === undefined))
+    throw new SlimViTError("bad-option", "give --macs, or --latency-ms with --profile.");
+  claimOutput(options.out, options.force);
+  const manifest = readManifestFile(source);
+  const arch = architectureOf(manifest);
+  const device = profile && readProfile(profile, arch);
+  const costOf = (slim: Architecture) => (device ? predictMs(device, slim) : countMacs(slim, manifest.labels.length));
+  const { mode, zetas } = readMasks(source, ZETA_FILE, manifest);
+  const rule = options.tokens ?? readSearchOptions(source).tokens;
+  const rows: Row[] = [];
+  for (const target of [...targets].sort((a, b) => b - a)) {
+    const at = (kind: string) => join(options.out, `${kind}-${Number((device ? target : 100 * target).toFixed(4))}`);
+    const shared = { tokens: rule, absolute, weights, force: options.force };
+    const asked = device ? { latencyMs: target, profile } : { macs: target };
+    const byImportance = compress(source, { ...shared, ...asked, out: at("importance") }) as CompressReport;
+    const least = costOf(readManifestFile(byImportance.out));
+    const budget = equalBudget({ arch, mode, zetas, rule, absolute }, (slim) => costOf(slim) >= least);
+    const equally = compress(source, {
+      ...shared,
+      ...{ attn: budget, mlp: budget, patch: budget },
+      out: at("equal"),
+    }) as CompressReport;
+    const [a, b] = [await evaluate(byImportance.out, options), await evaluate(equally.out, options)];
+    const side = ({ out, macsShare }: CompressReport, { top1, top5 }: typeof a): Side => ({
+      ...{ macsShare, ...(device && { predictedMs: costOf(readManifestFile(out)) }), top1, top5, out },
+    });
+    rows.push({ target, importance: side(byImportance, a), equal: { ...side(equally, b), budget }, n: a.n });
+  }
+  const report = { search: manifest.name, data: options.data, split: options.split, tokens: rule, rows };
+  writeFileAtomic(join(options.out, "budgets.json"), `${JSON.stringify(report, null, 2)}\n`);
+  if (options.json) return printJson(report);
+  process.stdout.write(`${table(rows)}\n`);
+}
+
+interface Ranked {
+  arch: Architecture;
+  mode: MaskMode;
+  zetas: BlockZeta[];
+  rule: TokenRule;
+  absolute?: boolean;
+}
+
+/** The smallest budget whose model costs enough; costs hardly ever fall when the budget grows, MACs never. */
+function equalBudget({ arch, zetas, ...options }: Ranked, isEnough: (slim: Architecture) => boolean): number {
+  const enough = (budget: number) => {
+    const { blocks } = hardenMasks(arch, zetas, { attn: budget, mlp: budget, patch: budget }, options);
+    return isEnough(slimArchitecture(arch, blocks));
+  };
+  let [low, high] = [0, 1];
+  for (let k = 0; k < HALVINGS; k++) {
+    const middle = (low + high) / 2;
+    if (enough(middle)) high = middle;
+    else low = middle;
+  }
+  return high;
+}
+
+function table(rows: Row[]): string {
+  const isTimed = rows.some(({ importance }) => importance.predictedMs !== undefined);
+  const costs = (side: string) => (isTimed ? [`${side}: ms predicted`, "MACs"] : [`${side}: MACs`]);
+  const head = [
+    "asked",
+    ...costs("by importance"),
+    "top-1 (95 % interval)",
+    "equal budgets",
+    ...costs("equal"),
+    "top-1",
+    "gain",
+  ];
+  const points = (share: number) => `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(1)}`;
+  const cost = ({ macsShare, predictedMs }: Side) => [
+    ...(isTimed ? [predictedMs!.toFixed(2)] : []),
+    percent(macsShare),
+  ];
+  const lines = rows.map(({ target, importance, equal, n }) => [
+    isTimed ? `${target} ms` : percent(target),
+    ...cost(importance),
+    `${percent(importance.top1)} (${interval(importance.top1, n)})`,
+    equal.budget.toFixed(4),
+    ...cost(equal),
+    `${percent(equal.top1)} (${interval(equal.top1, n)})`,
+    points(importance.top1 - equal.top1),
+  ]);
+  const row = (cells: string[]) => `| ${cells.join(" | ")} |`;
+  return [row(head), row(head.map(() => "---")), ...lines.map(row)].join("\n");
+}

@@ -1,0 +1,116 @@
+/**
+ * slimvit retrain MODEL --data D --teacher DENSE -o OUT: trains the slim arithmetic itself, heads and tokens gone.
+ */
+import { existsSync } from "node:fs";
+import { SlimViTError } from "../../src/errors.ts";
+import type { Architecture, Model, Tensors } from "../../src/format/model.ts";
+import { encodeTensors } from "../../src/format/write.ts";
+import { forward } from "../../src/tfjs/forward.ts";
+import { resizeModel } from "../checkpoints/resize.ts";
+import { ghostCounts } from "../masks/masks.ts";
+import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "../models/folders.ts";
+import { roundByInputs } from "../quantise/gptq.ts";
+import { onGrid } from "../quantise/straightThrough.ts";
+import { reportHtml } from "../report/report.ts";
+import { percent, say } from "../shared/terminal.ts";
+import { openBackend } from "./backend.ts";
+import { checkpointPath, removeCheckpoint, storedTensor } from "./checkpoint.ts";
+import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "./options.ts";
+import { openTeacher } from "./teacher.ts";
+import { type TrainReport, type TrainTask, train, variablesFrom } from "./train.ts";
+
+export interface RetrainOptions extends TrainOptions {
+  /** position embeddings and keep-lists are resampled to it first */
+  imageSize?: [number, number];
+  ghost?: boolean;
+  /** the large linears are trained, and written, on the grid of so many root mean squares of a row (quantise.ts) */
+  weightStep?: number;
+}
+
+export async function retrain(source: string, options: RetrainOptions): Promise<TrainReport> {
+  claimOutput(options.out, options.force);
+  return trainWeights("retrain", readModelFolder(source), options);
+}
+
+/** Share of the training after which no ghost is left: the rest trains what ships. */
+const GHOSTS_END = 0.5;
+
+/**
+ * In the search a removed token was a key made of biases; taking all of them out at once is a jump. One ghost a block
+ * counts as all of its removed tokens first and as none from half time on: its score falls from log n to −∞.
+ */
+export function ghostsAt(arch: Architecture, progress: number): number[] {
+  const share = Math.max(0, 1 - progress / GHOSTS_END);
+  return ghostCounts(arch).map((count) => count * share);
+}
+
+/**
+ * Trains all weights of a model in its own arithmetic, at the image size of the options, and writes the result.
+ * @param rate the schedule's rate → this tensor's; the same for all unless given
+ */
+export async function trainWeights(
+  name: "retrain" | "finetune",
+  original: Model,
+  options: RetrainOptions,
+  rate?: TrainTask["rate"],
+): Promise<TrainReport> {
+  const imageSizeBefore = original.manifest.imageSize;
+  const model = resizeModel(original, options.imageSize ?? imageSizeBefore);
+  const arch = architectureOf(model.manifest);
+  const { dataset, data, validation } = await openTrainData(options, model.manifest);
+  const backend = await openBackend(options.backend, options.precision);
+  const { tf } = backend;
+  const { weightStep } = options;
+  const isResumed = options.resume && existsSync(checkpointPath(options.out));
+  const start =
+    weightStep && !isResumed ? (await roundByInputs(tf, model, dataset.pictures, weightStep)).exact : model.tensors;
+  const variables = variablesFrom(
+    tf,
+    [...encodeTensors(start, "f32")].map(([name, { shape, data }]) => [name, { shape, data: data as Float32Array }]),
+  );
+  const teacher = openTeacher(tf, options.teacher, model.manifest);
+  if (options.unlabelled && !teacher)
+    throw new SlimViTError("bad-option", `${name}: --unlabelled data needs a --teacher to learn from.`);
+  const task: TrainTask = {
+    name,
+    variables,
+    forward: (pixels, branchGates, progress) => {
+      const weights = weightStep ? onGrid(tf, variables, weightStep) : variables;
+      const ghosts = options.ghost ? { ghosts: ghostsAt(arch, progress) } : {};
+      return forward(tf, arch, weights, pixels, { branchGates, ...ghosts });
+    },
+    teacher: teacher?.logits,
+    classes: model.manifest.labels.length,
+    depth: arch.blocks.length,
+    ...(rate && { rate }),
+    data,
+    validation,
+    checkpoint: checkpointOf(name, model.manifest, dataset, options),
+  };
+  const report = await train(backend, task, options);
+  const tensors: Tensors = new Map();
+  for (const [name, variable] of variables) tensors.set(name, await storedTensor(variable));
+  const { history, ...figures } = report;
+  const { format: _, weights: __, ...draft } = model.manifest;
+  const provenance = withStep(model.manifest.provenance, name, {
+    ...(await recordedOptions(options, dataset, backend)),
+    ...(model !== original && { imageSizeBefore }),
+    ...figures,
+  });
+  const records = {
+    "history.json": `${JSON.stringify(history)}\n`,
+    "report.html": reportHtml([{ manifest: { ...draft, provenance }, history }]),
+  };
+  const [result, dtype] = weightStep
+    ? ([encodeTensors(tensors, "int8", weightStep), "int8"] as const)
+    : ([tensors, "f32"] as const);
+  writeModelFolder(options.out, { ...draft, provenance, metrics: {} }, result, [dtype], records, options.force);
+  removeCheckpoint(task);
+  teacher?.dispose();
+  tf.dispose([...variables.values()]);
+  say(
+    `${name}: ${report.steps} steps at ${report.imagesPerSecond.toFixed(1)} images/s on ${backend.name} ` +
+      `(${percent(report.waitShare)} of the time waiting for pictures) → ${options.out}`,
+  );
+  return report;
+}

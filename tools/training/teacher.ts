@@ -1,0 +1,82 @@
+/** Fixed networks in TensorFlow.js: whom a student learns from. */
+
+import { SlimViTError } from "../../src/errors.ts";
+import type { Manifest, Model, Preprocess } from "../../src/format/model.ts";
+import { float32 } from "../../src/format/read.ts";
+import { forward } from "../../src/tfjs/forward.ts";
+import type { Tensor, TF } from "../../src/tfjs/ops.ts";
+import { resampleMatrix } from "../checkpoints/resize.ts";
+import { readModelFolder } from "../models/folders.ts";
+
+/** A model's tensors on the backend; dispose them when done. */
+export function weightsOnBackend(tf: TF, { tensors }: Model): Map<string, Tensor> {
+  const weights = new Map<string, Tensor>();
+  for (const [name, { shape }] of tensors) {
+    if (!name.endsWith(".scale")) weights.set(name, tf.tensor(float32(tensors, name), shape));
+  }
+  return weights;
+}
+
+export interface Teacher {
+  /** the student's pixels [batch, 3, height, width] → [batch, classes] */
+  logits(pixels: Tensor): Tensor;
+  dispose(): void;
+}
+
+/**
+ * @param folder of the teacher; without one there is none
+ * @throws SlimViTError `bad-option` for a teacher with another number of classes
+ */
+export function openTeacher(tf: TF, folder: string | undefined, student: Manifest): Teacher | undefined {
+  if (folder === undefined) return undefined;
+  const model = readModelFolder(folder);
+  const { manifest } = model;
+  if (manifest.labels.length !== student.labels.length) {
+    throw new SlimViTError(
+      "bad-option",
+      `${folder}: has ${manifest.labels.length} classes and the student ${student.labels.length}; ` +
+        "a teacher must know the student's classes. Finetune it on the same data first.",
+    );
+  }
+  const weights = weightsOnBackend(tf, model);
+  return {
+    logits: (pixels) =>
+      tf.tidy(
+        () => forward(tf, manifest, weights, adapted(tf, pixels, student.preprocess, manifest.preprocess)).logits,
+      ),
+    dispose: () => tf.dispose([...weights.values()]),
+  };
+}
+
+/**
+ * Pixels as another network wants them: the same crop, mixed and augmented alike, at its size and in its normalisation.
+ *
+ * @param pixels [batch, 3, …from.crop]
+ * @returns [batch, 3, …to.crop]
+ */
+export function adapted(tf: TF, pixels: Tensor, from: Preprocess, to: Preprocess): Tensor {
+  return tf.tidy(() => {
+    let out = pixels;
+    if (from.crop.join() !== to.crop.join()) {
+      const [batch] = pixels.shape as number[];
+      const [[h, w], [height, width]] = [from.crop, to.crop];
+      const across = (x: Tensor, a: number, b: number) =>
+        tf.matMul(tf.reshape(x, [-1, a]), tf.tensor2d(resampleMatrix(a, b), [a, b])) as Tensor;
+      const rows = tf.reshape(across(out, w, width), [batch, 3, h, width]);
+      const columns = across(tf.transpose(rows, [0, 1, 3, 2]), h, height);
+      out = tf.transpose(tf.reshape(columns, [batch, 3, width, height]), [0, 1, 3, 2]);
+    }
+    if (from.mean.join() !== to.mean.join() || from.std.join() !== to.std.join()) {
+      const channels = (of: (c: number) => number) => tf.tensor4d([0, 1, 2].map(of), [1, 3, 1, 1]);
+      const scaled = tf.mul(
+        out,
+        channels((c) => from.std[c] / to.std[c]),
+      );
+      out = tf.add(
+        scaled,
+        channels((c) => (from.mean[c] - to.mean[c]) / to.std[c]),
+      );
+    }
+    return out;
+  });
+}

@@ -1,0 +1,382 @@
+/**
+ * The training loop that search, retrain and finetune share: batches → loss terms → AdamW, with checkpoints.
+ * All randomness is a function of seed and step (random.ts), so a checkpoint is the variables, the optimiser and a step.
+ */
+import { existsSync } from "node:fs";
+import type * as tfjs from "@tensorflow/tfjs-core";
+import { SlimViTError } from "../../src/errors.ts";
+import type { ForwardOptions, ForwardOutput } from "../../src/tfjs/forward.ts";
+import type { Tensor, TF } from "../../src/tfjs/ops.ts";
+import { type Batch, stepsPerEpoch, type TrainData, trainBatches } from "../data/data.ts";
+import { startProgress } from "../shared/progress.ts";
+import { beta, random } from "../shared/random.ts";
+import { percent, say } from "../shared/terminal.ts";
+import { AdamW } from "./adamw.ts";
+import type { Backend } from "./backend.ts";
+import { restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+import { baseLoss, mixTargets, smoothTargets } from "./losses.ts";
+import { type Accuracy, accuracyMeter, accuracySummary, type Validation } from "./validation.ts";
+
+/** Options of every training command; the paper's values are in the README of the tools. */
+export interface Recipe {
+  epochs: number;
+  /** pictures computed at once */
+  batch: number;
+  /** batches a step */
+  accumulate: number;
+  lr: number;
+  /** epochs of linear warm-up */
+  warmup: number;
+  schedule: "cosine" | "constant";
+  weightDecay: number;
+  smoothing: number;
+  /** Beta parameters; 0 turns each off. With both on, each batch takes one at random. */
+  mixup: number;
+  cutmix: number;
+  dropPath: number;
+  minScale: number;
+  /** magnitude, 0 to 10; 0 is off */
+  randaugment: number;
+  /** probability of random erasing */
+  erase: number;
+  /** times a picture comes in a row, augmented anew */
+  repeats: number;
+  /** share of distillation in the base loss when there is a teacher */
+  alpha: number;
+  tau: number;
+  distillation: "soft" | "hard";
+  /** decay of the exponential moving average of the weights; 0 keeps none */
+  ema: number;
+  /** pictures of the val split that accuracy is measured on; 0 is off */
+  valPictures: number;
+  /** epochs between two measurements */
+  valEvery: number;
+  seed: number;
+  checkpointSeconds: number;
+}
+
+export type Variables = Map<string, tfjs.Variable>;
+
+export interface TrainTask {
+  name: string;
+  variables: Variables;
+  /**
+   * The base loss's forward pass.
+   * @param progress 0 at the first step, 1 after the last
+   */
+  forward(pixels: Tensor, branchGates: ForwardOptions["branchGates"], progress: number): ForwardOutput;
+  /** further terms, already weighted, by name */
+  penalties?(): Record<string, Tensor>;
+  teacher?: (pixels: Tensor) => Tensor;
+  classes: number;
+  depth: number;
+  /** the recipe's rate → this variable's */
+  rate?: (name: string, lr: number) => number;
+  decays?: (name: string, variable: Tensor) => boolean;
+  /** further figures of a line of the history, by names with a dot */
+  figures?: () => Promise<Record<string, number>>;
+  /** e.g. a projection of masks onto their allowed range */
+  afterStep?: () => void;
+  data: TrainData;
+  /** pictures to measure accuracy on, before the first step, while training and at the end */
+  validation?: Validation;
+  /** where the checkpoint goes and under which options it may be continued */
+  checkpoint: { path: string; fingerprint: string; rates: string; resume: boolean };
+}
+
+export interface TrainReport {
+  steps: number;
+  imagesPerSecond: number;
+  seconds: number;
+  /** share of the time that training waited for pictures */
+  waitShare: number;
+  /** of the weights that are the result, where it was measured; shares of `valPictures` pictures */
+  valTop1?: number;
+  valAgreement?: number;
+  valPictures?: number;
+  /** a line every few steps: step and the terms' values; where accuracy was measured, that too, at step 0 alone */
+  history: Record<string, number>[];
+}
+
+const HISTORY_LINES = 400;
+
+/**
+ * @returns when all steps are done, with `task.variables` at their last (or, with EMA, averaged) values
+ * @throws SlimViTError `bad-input` when a loss is NaN, naming step, batch and the last good checkpoint
+ */
+export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): Promise<TrainReport> {
+  const perEpoch = stepsPerEpoch(task.data.pictures.length, recipe.batch * recipe.accumulate);
+  const total = Math.max(1, Math.round(recipe.epochs * perEpoch));
+  const optimiser = new AdamW(tf, { weightDecay: recipe.weightDecay, ...(task.decays && { decays: task.decays }) });
+  const ema = new Map<string, Tensor>();
+  const history: Record<string, number>[] = [];
+  let step = task.checkpoint.resume ? restoreCheckpoint(tf, task, optimiser, ema, history) : 0;
+  if (step) say(`${task.name}: resumed at step ${step} of ${total}`);
+  const firstStep = step;
+  const progress = startProgress(task.name, total, step);
+  const started = performance.now();
+  let [images, waited, measured, lastCheckpoint] = [0, 0, 0, started];
+  const imagesPerSecond = () => images / ((performance.now() - started - measured) / 1000);
+
+  const meter = task.validation && accuracyMeter(tf, task.validation, recipe.batch, task.teacher);
+  const measuredEvery = Math.max(1, Math.round(recipe.valEvery * perEpoch));
+  /** Of what the run would end with at this step: with EMA, of the averaged weights. */
+  const measure = async (at: number): Promise<Accuracy> => {
+    const began = performance.now();
+    const logitsOf = (pixels: Tensor) => task.forward(pixels, undefined, at / total).logits;
+    const accuracy = await withAverages(tf, task.variables, ema, () => meter!(logitsOf));
+    measured += performance.now() - began;
+    return accuracy;
+  };
+  if (meter && step === 0) {
+    history.push({ step, ...(await measure(step)) });
+    say(
+      `${task.name}: accuracy on ${task.validation!.pictures.length} val pictures, now and after every ${measuredEvery} ` +
+        `steps of ${total}, takes ${(measured / 1000).toFixed(1)} s each (--val-pictures 0 leaves it out)`,
+    );
+  }
+
+  const { batch: size, accumulate, repeats, seed } = recipe;
+  const batches = trainBatches(task.data, { batch: size, accumulate, repeats, seed, from: step, to: total });
+  let sum: Gradients | undefined;
+  for (let part = 0; ; part++) {
+    const waiting = performance.now();
+    const { value: batch, done } = await batches.next();
+    waited += performance.now() - waiting;
+    if (done) break;
+    if (batch.size) {
+      const rng = random(seed, 0x73746570, step, ...(part ? [part] : []));
+      const gradients = await gradientsOf(tf, task, recipe, batch, rng, step / total);
+      if (!Number.isFinite(gradients.terms.loss)) {
+        progress.stop();
+        throw notFinite(task, gradients.terms.loss, step, batch);
+      }
+      sum = sum ? addGradients(tf, sum, gradients) : gradients;
+      images += batch.size;
+    }
+    if (!batch.last) continue;
+
+    // Before the update: these weights have just given a finite loss. What the update makes of them is not known yet.
+    const now = performance.now();
+    if (step > firstStep && now - lastCheckpoint > recipe.checkpointSeconds * 1000) {
+      await saveCheckpoint(task, optimiser, ema, history, step);
+      lastCheckpoint = now;
+    }
+    if (sum) {
+      const { byName, terms } = sum;
+      const lr = learningRate(recipe, step, perEpoch, total);
+      optimiser.step(task.variables, byName, (name) => task.rate?.(name, lr) ?? lr);
+      tf.dispose([...byName.values()]);
+      task.afterStep?.();
+      if (recipe.ema) updateEma(tf, task.variables, ema, recipe.ema, step);
+      const isLast = step + 1 === total;
+      const accuracy = meter && ((step + 1) % measuredEvery === 0 || isLast) ? await measure(step + 1) : undefined;
+      if (accuracy || isLast || (step + 1) % Math.max(1, Math.floor(total / HISTORY_LINES)) === 0)
+        history.push({ step: step + 1, ...terms, ...(await task.figures?.()), ...accuracy });
+      const figures = Object.entries(terms).map(([name, value]) => `${name} ${value.toFixed(3)}`);
+      progress.update(step + 1, `${figures.join(" ")}  ${imagesPerSecond().toFixed(1)} images/s`);
+    }
+    [sum, part] = [undefined, -1];
+    step++;
+  }
+  for (const [name, variable] of task.variables)
+    if (!(await variable.data()).every(Number.isFinite)) throw notFinite(task, NaN, step - 1, undefined, name);
+  progress.stop();
+  await saveCheckpoint(task, optimiser, ema, history, step); // so that a kill while the result is written loses nothing
+  for (const [name, average] of ema) task.variables.get(name)!.assign(average as tfjs.Tensor);
+  optimiser.dispose();
+  tf.dispose([...ema.values()]);
+  const seconds = (performance.now() - started) / 1000;
+  const summary = accuracySummary(history);
+  if (meter && summary.length)
+    say(`${task.name}: on val ${summary.join("; ")}; measuring took ${percent(measured / 1000 / seconds)} of the time`);
+  const last = history.at(-1) ?? {};
+  return {
+    steps: step - firstStep,
+    imagesPerSecond: imagesPerSecond(),
+    seconds,
+    waitShare: waited / 1000 / seconds,
+    ...("val.top1" in last && { valTop1: last["val.top1"] }),
+    ...("val.agreement" in last && { valAgreement: last["val.agreement"] }),
+    ...(meter && { valPictures: task.validation!.pictures.length }),
+    history,
+  };
+}
+
+function notFinite(task: TrainTask, loss: number, step: number, batch?: Batch, variable?: string): SlimViTError {
+  const what = variable
+    ? `the weights became NaN ("${variable}") in step ${step}`
+    : `the loss became ${loss} at step ${step}`;
+  const pictures = batch ? ` (pictures ${batch.names.slice(0, 3).join(", ")}${batch.size > 3 ? " …" : ""})` : "";
+  const { path } = task.checkpoint;
+  const next = existsSync(path)
+    ? `The last good checkpoint is ${path}: go on from it with --resume and a lower --lr.`
+    : "There is no checkpoint yet: start again with a lower --lr.";
+  return new SlimViTError("bad-input", `${task.name}: ${what}${pictures}. ${next}`);
+}
+
+/** Of the mean loss over `size` pictures. */
+interface Gradients {
+  size: number;
+  byName: Map<string, Tensor>;
+  /** the loss and the terms it is the sum of */
+  terms: Record<string, number>;
+}
+
+async function gradientsOf(
+  tf: TF,
+  task: TrainTask,
+  recipe: Recipe,
+  batch: Batch,
+  rng: () => number,
+  progress: number,
+): Promise<Gradients> {
+  const mixed = mix(batch, task, recipe, rng);
+  const [height, width] = task.data.preprocess.crop;
+  const kept: Record<string, Tensor> = {};
+  const { gradients, loss } = tf.tidy(() => {
+    const pixels = tf.tensor4d(mixed.pixels, [batch.size, 3, height, width]);
+    const targets = mixed.targets && tf.tensor2d(mixed.targets, [batch.size, task.classes]);
+    const teacher = task.teacher?.(pixels);
+    const gates = dropPathGates(tf, task.depth, batch.size, recipe.dropPath, rng);
+    const { value, grads } = tf.variableGrads(() => {
+      const parts: Record<string, Tensor> = {
+        ...baseLoss(tf, recipe, task.forward(pixels, gates, progress), targets, teacher),
+        ...task.penalties?.(),
+      };
+      for (const [name, term] of Object.entries(parts)) kept[name] = tf.keep(term.clone());
+      return tf.addN(Object.values(parts)).asScalar();
+    }, [...task.variables.values()]);
+    return { gradients: grads, loss: value as Tensor };
+  });
+  const terms: Record<string, number> = {};
+  for (const [name, term] of Object.entries({ loss, ...kept })) terms[name] = (await term.data())[0];
+  tf.dispose([loss, kept]);
+  const byName = new Map(
+    [...task.variables].flatMap(([name, variable]) =>
+      gradients[variable.name] ? [[name, gradients[variable.name] as Tensor] as const] : [],
+    ),
+  );
+  return { size: batch.size, byName, terms };
+}
+
+/** Of all pictures of both; `a` and `b` are used up. */
+function addGradients(tf: TF, a: Gradients, b: Gradients): Gradients {
+  const size = a.size + b.size;
+  const mean = (x: number, y: number) => (x * a.size + y * b.size) / size;
+  const byName = new Map(
+    [...a.byName].map(([name, x]) => {
+      const y = b.byName.get(name)!;
+      return [name, tf.tidy(() => tf.add(tf.mul(x, a.size / size), tf.mul(y, b.size / size)))];
+    }),
+  );
+  tf.dispose([...a.byName.values(), ...b.byName.values()]);
+  const terms = Object.fromEntries(Object.entries(a.terms).map(([name, x]) => [name, mean(x, b.terms[name])]));
+  return { size, byName, terms };
+}
+
+/** Mixup or cutmix of the batch with its reverse, targets alike; distillation sees the mixed pictures too. */
+function mix(
+  batch: Batch,
+  { classes, data }: TrainTask,
+  recipe: Recipe,
+  rng: () => number,
+): { pixels: Float32Array; targets?: Float32Array } {
+  const labelled = data.indices !== undefined;
+  const targets = labelled ? smoothTargets(batch.labels, classes, recipe.smoothing) : undefined;
+  const useCutmix = recipe.cutmix > 0 && (recipe.mixup === 0 || rng() < 0.5);
+  const strength = useCutmix ? recipe.cutmix : recipe.mixup;
+  if (strength === 0 || batch.size < 2) return { pixels: batch.pixels, targets };
+  const { size, pixels } = batch;
+  const [height, width] = data.preprocess.crop;
+  const each = 3 * height * width;
+  let lam = beta(strength, rng);
+  const out = new Float32Array(pixels.length);
+  if (useCutmix) {
+    const h = Math.round(height * Math.sqrt(1 - lam));
+    const w = Math.round(width * Math.sqrt(1 - lam));
+    const top = Math.floor(rng() * (height - h + 1));
+    const left = Math.floor(rng() * (width - w + 1));
+    lam = 1 - (h * w) / (height * width);
+    out.set(pixels);
+    for (let b = 0; b < size; b++) {
+      for (let c = 0; c < 3; c++) {
+        for (let y = top; y < top + h; y++) {
+          const at = (c * height + y) * width + left;
+          out.set(pixels.subarray((size - 1 - b) * each + at, (size - 1 - b) * each + at + w), b * each + at);
+        }
+      }
+    }
+  } else {
+    for (let b = 0; b < size; b++) {
+      const [mine, other] = [b * each, (size - 1 - b) * each];
+      for (let k = 0; k < each; k++) out[mine + k] = lam * pixels[mine + k] + (1 - lam) * pixels[other + k];
+    }
+  }
+  const flipped = targets && smoothTargets([...batch.labels].reverse(), classes, recipe.smoothing);
+  return { pixels: out, targets: targets && mixTargets(targets, flipped!, lam) };
+}
+
+/** Stochastic depth: block i's branches are dropped with a probability that grows linearly with depth. */
+function dropPathGates(tf: TF, depth: number, batch: number, rate: number, rng: () => number) {
+  if (rate === 0) return undefined;
+  const gate = (drop: number) =>
+    tf.tensor3d(
+      Float32Array.from({ length: batch }, () => (rng() < drop ? 0 : 1 / (1 - drop))),
+      [batch, 1, 1],
+    ) as Tensor;
+  return Array.from({ length: depth }, (_, i) => {
+    const drop = depth > 1 ? (rate * i) / (depth - 1) : 0;
+    return { attn: gate(drop), mlp: gate(drop) };
+  });
+}
+
+function learningRate({ lr, warmup, schedule }: Recipe, step: number, perEpoch: number, total: number): number {
+  const warm = Math.round(warmup * perEpoch);
+  if (step < warm) return (lr * (step + 1)) / warm;
+  if (schedule === "constant") return lr;
+  return lr * (0.01 + 0.99 * 0.5 * (1 + Math.cos((Math.PI * (step - warm)) / Math.max(1, total - warm))));
+}
+
+/** A young average follows faster: the decay is capped by (1 + step) / (10 + step). */
+function updateEma(tf: TF, variables: Variables, ema: Map<string, Tensor>, decay: number, step: number): void {
+  const d = Math.min(decay, (1 + step) / (10 + step));
+  for (const [name, variable] of variables) {
+    const before = ema.get(name);
+    ema.set(
+      name,
+      tf.keep(tf.tidy(() => (before ? tf.add(tf.mul(before, d), tf.mul(variable, 1 - d)) : variable.clone()))),
+    );
+    before?.dispose();
+  }
+}
+
+/** @returns what `use` gives with the averages in the variables' place; after it these are as before, bit for bit */
+async function withAverages<T>(
+  tf: TF,
+  variables: Variables,
+  averages: Map<string, Tensor>,
+  use: () => Promise<T>,
+): Promise<T> {
+  const own = new Map<string, Tensor>();
+  for (const [name, average] of averages) {
+    const variable = variables.get(name)!;
+    own.set(name, tf.keep(variable.clone()));
+    variable.assign(average as tfjs.Tensor);
+  }
+  try {
+    return await use();
+  } finally {
+    for (const [name, value] of own) {
+      variables.get(name)!.assign(value as tfjs.Tensor);
+      value.dispose();
+    }
+  }
+}
+
+/** Named f32 tensors → trainable variables. */
+export function variablesFrom(tf: TF, entries: Iterable<[string, { shape: number[]; data: Float32Array }]>): Variables {
+  return new Map(
+    [...entries].map(([name, { shape, data }]) => [name, tf.tidy(() => tf.variable(tf.tensor(data, shape)))]),
+  );
+}

@@ -1,0 +1,119 @@
+/**
+ * Accuracy while training, on a few pictures that are not trained on, as inference sees them. Measuring draws no random
+ * number and leaves weights and optimiser as they are, so a training ends with the same weights with and without it.
+ */
+
+import { messageOf, SlimViTError } from "../../src/errors.ts";
+import type { Preprocess } from "../../src/format/model.ts";
+import type { Tensor, TF } from "../../src/tfjs/ops.ts";
+import { evalPixels, openDataset, type Picture, type Split, spread, type TrainData, toBatch } from "../data/data.ts";
+import { percent, say } from "../shared/terminal.ts";
+
+export interface Validation {
+  /** spread over the val split */
+  pictures: Picture[];
+  /** the model's output index by class folder; none for unlabelled data, of which only agreement is known */
+  indices?: Map<string, number>;
+  preprocess: Preprocess;
+}
+
+/** Shares of the pictures, by their names in the history. */
+export type Accuracy = { "val.top1"?: number; "val.agreement"?: number };
+
+export const MEASURES: [key: keyof Accuracy, what: string][] = [
+  ["val.top1", "top-1"],
+  ["val.agreement", "agreement with the teacher"],
+];
+
+/** @returns nothing where it is turned off, or where every picture of val is trained on or there is none */
+export async function openValidation(
+  { data: sources, split, valPictures }: { data: string[]; split: Split; valPictures: number },
+  { indices, preprocess }: TrainData,
+): Promise<Validation | undefined> {
+  if (valPictures === 0) return undefined;
+  const none = (why: string) => void say(`accuracy over the steps is not measured: ${why}`);
+  if (split === "val" || split === "all") return none(`--split ${split} trains on the val pictures`);
+  const found: Picture[] = [];
+  for (const source of sources) {
+    try {
+      found.push(...(await openDataset([source], "val")).pictures);
+    } catch (error) {
+      if (!(error instanceof SlimViTError)) throw error; // no val pictures in this one
+    }
+  }
+  const known = found.filter(({ className }) => !indices || indices.has(className));
+  if (!known.length) return none("the data has no val pictures");
+  return { pictures: spread(known, valPictures), ...(indices && { indices }), preprocess };
+}
+
+/**
+ * @param batch pictures computed at once
+ * @param teacher pixels → logits; its answers are kept, as the pictures stay the same
+ * @returns measures a network, [batch, 3, height, width] → [batch, classes]
+ */
+export function accuracyMeter(
+  tf: TF,
+  { pictures, indices, preprocess }: Validation,
+  batch: number,
+  teacher?: (pixels: Tensor) => Tensor,
+): (logitsOf: (pixels: Tensor) => Tensor) => Promise<Accuracy> {
+  const [height, width] = preprocess.crop;
+  const taught = new Map<string, number>();
+  const broken = new Set<Picture>();
+  const load = async (first: number) => {
+    const loaded = await Promise.all(
+      pictures.slice(first, first + batch).map(async (picture) => {
+        if (broken.has(picture)) return undefined;
+        try {
+          return { picture, pixels: await evalPixels(picture, preprocess) };
+        } catch (error) {
+          broken.add(picture);
+          say(`skipped: ${messageOf(error)}`);
+          return undefined;
+        }
+      }),
+    );
+    return toBatch(
+      loaded.filter((item) => item !== undefined),
+      { indices, preprocess },
+    );
+  };
+  const classesOf = async (logits: () => Tensor) => {
+    const best = tf.tidy(() => tf.argMax(logits(), -1));
+    const classes = await best.data();
+    best.dispose();
+    return classes;
+  };
+  return async (logitsOf) => {
+    let [n, right, agreed] = [0, 0, 0];
+    let next = load(0);
+    for (let first = 0; first < pictures.length; first += batch) {
+      const { size, pixels, labels, names } = await next;
+      next = load(first + batch);
+      if (size === 0) continue;
+      const input = tf.tensor4d(pixels, [size, 3, height, width]);
+      const classes = await classesOf(() => logitsOf(input));
+      if (teacher && names.some((name) => !taught.has(name)))
+        (await classesOf(() => teacher(input))).forEach((best, k) => void taught.set(names[k], best));
+      input.dispose();
+      n += size;
+      right += labels.filter((label, k) => label === classes[k]).length;
+      agreed += names.filter((name, k) => taught.get(name) === classes[k]).length;
+    }
+    await next;
+    if (n === 0) return {};
+    return { ...(indices && { "val.top1": right / n }), ...(teacher && { "val.agreement": agreed / n }) };
+  };
+}
+
+/** "top-1 81.2 % at the end, 81.5 % at best (step 900), 10.0 % at the start", for each measure that the history has */
+export function accuracySummary(history: Record<string, number>[]): string[] {
+  return MEASURES.flatMap(([key, what]) => {
+    const measured = history.filter((line) => key in line);
+    if (!measured.length) return [];
+    const [first, last] = [measured[0], measured.at(-1)!];
+    const best = measured.reduce((a, b) => (b[key] > a[key] ? b : a));
+    const from = first.step === 0 && last !== first ? `, ${percent(first[key])} at the start` : "";
+    return [`${what} ${percent(last[key])} at the end, ${percent(best[key])} at best (step ${best.step})${from}`];
+  });
+}
