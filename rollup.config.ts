@@ -35,8 +35,8 @@ const configs: RollupOptions[] = [
   {
     input: "src/index.ts",
     output: { file: "dist/index.js", format: "es", sourcemap: true },
-    external: [...OPTIONAL, /(worker(-inline)?|set)\.js$/],
-    plugins,
+    external: OPTIONAL,
+    plugins: [besideIndex(), ...plugins],
   },
   {
     input: "src/index.ts",
@@ -45,6 +45,23 @@ const configs: RollupOptions[] = [
     plugins: [dts()],
   },
 ];
+
+/** What index.ts imports dynamically are files of their own, beside index.js. */
+const BESIDE: Record<string, string> = {
+  "../worker/worker.ts": "./worker.js",
+  "./worker-inline.js": "./worker-inline.js",
+  "./set.ts": "./set.js",
+};
+
+function besideIndex(): Plugin {
+  return {
+    name: "beside-index",
+    resolveDynamicImport(specifier) {
+      const file = typeof specifier === "string" ? BESIDE[specifier] : undefined;
+      return file ? { id: file, external: true } : null;
+    },
+  };
+}
 
 /** worker-inline.js: the worker's source as a string, for pages whose bundler does not ship worker.js. */
 function inlineCopy(): Plugin {

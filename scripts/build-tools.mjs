@@ -1,4 +1,4 @@
-// tools/dist: the command line as the `slimvit-tools` package ships it, from tools/*.ts.
+// tools/dist: the command line as the `slimvit-tools` package ships it, from tools/.
 //   npm run build            (after the runtime)
 import { copyFileSync, rmSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -11,9 +11,8 @@ const common = { bundle: true, target: "es2022", legalComments: "none", logLevel
 rmSync(outdir, { recursive: true, force: true });
 await build({
   ...common,
-  entryPoints: [root("tools/cli.ts"), root("src/engines/gpuEngines.ts")], // the second by its name, as in the runtime
+  entryPoints: { cli: root("tools/cli.ts"), webgpu: root("src/engines/gpuEngines.ts") },
   outdir,
-  entryNames: "[name]",
   platform: "node",
   format: "esm",
   splitting: true, // a command loads what it needs
@@ -21,5 +20,5 @@ await build({
   chunkNames: "[name]-[hash]",
 });
 // Run by name, not imported: a page's script, and a process of its own.
-await build({ ...common, entryPoints: [root("tools/bench/kernelsPage.ts")], outdir, format: "iife" });
+await build({ ...common, entryPoints: { "kernels-page": root("tools/bench/kernelsPage.ts") }, outdir, format: "iife" });
 copyFileSync(root("scripts/setup-tfjs-node.mjs"), root("tools/dist/setup-tfjs-node.mjs"));

@@ -122,7 +122,7 @@ async function startHost<T>(
 ): Promise<{ host: AnyHost; answer: Promise<T>; close(): void }> {
   if (typeof Worker !== "undefined") return spawnWorker(workerUrl, onLost, call);
   // Node: the same code in this process.
-  const host = (await import("./worker.js")).createHost();
+  const host = (await import("../worker/worker.ts")).createHost();
   return {
     host,
     answer: call(host),

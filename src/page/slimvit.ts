@@ -88,7 +88,7 @@ export class SlimViT {
   static async load(source: ModelSource, options: LoadOptions = {}): Promise<SlimViT> {
     throwIfAborted(options.signal);
     if (options.latencyMs !== undefined || SET.test(String(source)))
-      return (await import("./set.js")).loadFromSet({ load: SlimViT.load, baseUrl }, source, options);
+      return (await import("./set.ts")).loadFromSet({ load: SlimViT.load, baseUrl }, source, options);
     const { engine = "auto", dtype = "auto", threads = "auto", cache = true, workerUrl, engineUrls } = options;
     const urls = engineUrls && Object.entries(engineUrls).map(([name, url]) => [name, absolute(url, "bad-option")]);
     const model = {

@@ -10,7 +10,7 @@ import { forward } from "../../src/reference/forward.ts";
 import { readModelFolder, writeModelFolder } from "../../tools/models/folders.ts";
 import { randomModel } from "../helpers.ts";
 
-const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const INDEX = pathToFileURL(join(ROOT, "dist/index.js")).href;
 
 let folder: string;

@@ -18,7 +18,7 @@ beforeAll(async () => {
 });
 
 function compare(script: string, ...args: string[]) {
-  const path = join(import.meta.dirname, "../../tools/compare", script);
+  const path = join(import.meta.dirname, "../../tools/research", script);
   return spawnSync(process.execPath, ["--import", "tsx", path, ...args], { encoding: "utf8" });
 }
 

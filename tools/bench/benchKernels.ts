@@ -26,7 +26,7 @@ export async function benchKernels(rounds: number): Promise<KernelRow[]> {
   const temporary = mkdtempSync(join(tmpdir(), "slimvit-kernels-"));
   try {
     const script = join(temporary, "page.js");
-    const entry = besides(import.meta.url, "kernels-page.js", "lib/kernels-page.ts");
+    const entry = besides(import.meta.url, "kernels-page.js", "kernelsPage.ts");
     if (entry.endsWith(".ts")) {
       const { build } = await import("esbuild");
       await build({ entryPoints: [entry], bundle: true, format: "iife", outfile: script, logLevel: "error" });

@@ -15,7 +15,7 @@ import { type Metrics, recordMetrics } from "../models/metrics.ts";
 import { say, si } from "../shared/terminal.ts";
 import { type BenchRow, bench } from "./bench.ts";
 
-const path = (name: string) => fileURLToPath(new URL(`../${name}`, import.meta.url));
+const path = (name: string) => fileURLToPath(new URL(`../../${name}`, import.meta.url));
 const BENCH = path("docs/bench.json");
 const ROUNDS = 40;
 

@@ -37,7 +37,7 @@ export async function agreement(
   const chosen = pictures.filter((_, k) => k % step === 0).slice(0, options.limit);
   const { engine } = await openEngine("onnx-wasm", model, {});
   const ort = dirname(createRequire(import.meta.url).resolve("onnxruntime-web"));
-  const dist = fileURLToPath(new URL("../dist", import.meta.url));
+  const dist = fileURLToPath(new URL("../../dist", import.meta.url));
   const { page, close } = await openPage({ "/dist": dist, "/ort": ort, "/model": resolve(source) });
   const progress = startProgress("agreement", chosen.length);
   let [n, same, maxScoreDiff] = [0, 0, 0];

@@ -43,7 +43,7 @@ interface KeyedPoint extends SweepPoint {
   key: string;
 }
 
-const BIN = besides(import.meta.url, "../bin/slimvit.mjs", "../bin/slimvit.mjs");
+const BIN = besides(import.meta.url, "../bin/slimvit.mjs", "../../bin/slimvit.mjs");
 
 export async function sweep(file: string, options: SweepOptions): Promise<SweepReport | PointResult> {
   const plan = readSweep(file, options);
