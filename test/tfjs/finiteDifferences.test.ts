@@ -52,8 +52,8 @@ describe.each([1, 2] as const)("with %d prefix tokens", (prefixTokens) => {
   }
 
   function gradients(): Map<string, Float32Array> {
-    return tf.tidy(() => {
-      const names = [...tensors.keys()];
+    const names = [...tensors.keys()];
+    const values = tf.tidy(() => {
       const inputs = names.map((name) => tf.tensor(tensors.get(name)!.data as Float32Array, tensors.get(name)!.shape));
       const loss = (...weights: Tensor[]) => {
         const named = new Map(names.map((name, k) => [name, weights[k]]));
@@ -61,8 +61,9 @@ describe.each([1, 2] as const)("with %d prefix tokens", (prefixTokens) => {
         return tf.neg(tf.slice(tf.logSoftmax(logits), [0, LABEL], [1, 1])).asScalar();
       };
       const grads = tf.grads(loss as never)(inputs);
-      return new Map(names.map((name, k) => [name, grads[k].dataSync() as Float32Array]));
+      return grads.map((gradient) => gradient.dataSync() as Float32Array);
     });
+    return new Map(names.map((name, k) => [name, values[k]]));
   }
 
   test("tokens do leave, before the first block and between blocks", () => {
