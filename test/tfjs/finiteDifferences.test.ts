@@ -99,11 +99,19 @@ describe.each([1, 2] as const)("with %d prefix tokens", (prefixTokens) => {
 
 test("gatherTokens takes the named rows, and gives each its gradient back", () => {
   const rows = [0, 2, 5];
-  const x = tf.tensor3d(Float32Array.from({ length: 2 * 6 * 2 }, (_, k) => k), [2, 6, 2]);
-  const weights = tf.tensor3d(Float32Array.from({ length: 2 * 3 * 2 }, (_, k) => 10 + k), [2, 3, 2]);
+  const x = tf.tensor3d(
+    Float32Array.from({ length: 2 * 6 * 2 }, (_, k) => k),
+    [2, 6, 2],
+  );
+  const weights = tf.tensor3d(
+    Float32Array.from({ length: 2 * 3 * 2 }, (_, k) => 10 + k),
+    [2, 3, 2],
+  );
   expect([...gatherTokens(tf, x, rows).dataSync()]).toEqual([0, 1, 4, 5, 10, 11, 12, 13, 16, 17, 22, 23]);
   const gradient = tf.grad(((x: Tensor) => tf.sum(tf.mul(gatherTokens(tf, x, rows), weights))) as never)(x as never);
-  expect([...gradient.dataSync()]).toEqual([10, 11, 0, 0, 12, 13, 0, 0, 0, 0, 14, 15, 16, 17, 0, 0, 18, 19, 0, 0, 0, 0, 20, 21]);
+  expect([...gradient.dataSync()]).toEqual([
+    10, 11, 0, 0, 12, 13, 0, 0, 0, 0, 14, 15, 16, 17, 0, 0, 18, 19, 0, 0, 0, 0, 20, 21,
+  ]);
 });
 
 test("a branch's gate multiplies what the branch adds: 0 leaves it out", () => {
@@ -117,15 +125,24 @@ test("a branch's gate multiplies what the branch adds: 0 leaves it out", () => {
   ];
   const scaled: Tensors = new Map(tensors);
   factors.forEach(({ attn, mlp }, i) => {
-    for (const [layer, factor] of [["attn.proj", attn], ["mlp.fc2", mlp]] as const)
+    for (const [layer, factor] of [
+      ["attn.proj", attn],
+      ["mlp.fc2", mlp],
+    ] as const)
       for (const part of ["weight", "bias"]) {
         const { shape, data } = tensors.get(`blocks.${i}.${layer}.${part}`)!;
-        scaled.set(`blocks.${i}.${layer}.${part}`, { dtype: "F32", shape, data: (data as Float32Array).map((v) => v * factor) });
+        scaled.set(`blocks.${i}.${layer}.${part}`, {
+          dtype: "F32",
+          shape,
+          data: (data as Float32Array).map((v) => v * factor),
+        });
       }
   });
   const wanted = plainForward({ manifest: manifestOf(arch, CLASSES), dtype: "f32", tensors: scaled }, pixels).logits;
   const gated = tf.tidy(() => {
-    const weights = new Map([...tensors].map(([name, t]) => [name, tf.tensor(t.data as Float32Array, t.shape) as Tensor]));
+    const weights = new Map(
+      [...tensors].map(([name, t]) => [name, tf.tensor(t.data as Float32Array, t.shape) as Tensor]),
+    );
     const branchGates = factors.map(({ attn, mlp }) => ({
       attn: tf.tensor3d([attn], [1, 1, 1]) as Tensor,
       mlp: tf.tensor3d([mlp], [1, 1, 1]) as Tensor,

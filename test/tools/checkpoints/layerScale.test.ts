@@ -13,7 +13,10 @@ const at = workplace("layer-scale");
 
 test("an imported checkpoint with LayerScale gives timm's logits", () => {
   const { imageSize, heads, logits } = layerScaleNumbers();
-  copyFileSync(fileURLToPath(new URL("../../fixtures/oracle/layerscale.safetensors", import.meta.url)), at("ls.safetensors"));
+  copyFileSync(
+    fileURLToPath(new URL("../../fixtures/oracle/layerscale.safetensors", import.meta.url)),
+    at("ls.safetensors"),
+  );
   importModel(at("ls.safetensors"), { out: at("model"), heads, imageSize });
   const model = readModelFolder(at("model"));
   expect([...model.tensors.keys()].filter((name) => /ls\d|gamma/.test(name))).toEqual([]);

@@ -26,7 +26,11 @@ describe.each(cases)("a grid of $from made $to, $prefixTokens prefix tokens", (c
   const imageSize: [number, number] = [PATCH * from[0], PATCH * from[1]];
   const arch = { imageSize, patchSize: PATCH, embedDim: dim, headDim: 1, layerNormEps: 1e-6, prefixTokens, blocks };
   const model = randomModel({ ...manifestOf(arch as never) }, 1);
-  model.tensors.set("pos_embed", { dtype: "F32", shape: [1, keepIdx.length, dim], data: Float32Array.from(c.embedding) });
+  model.tensors.set("pos_embed", {
+    dtype: "F32",
+    shape: [1, keepIdx.length, dim],
+    data: Float32Array.from(c.embedding),
+  });
   const resized = resizeModel(model, [PATCH * to[0], PATCH * to[1]]);
 
   test("has timm's position embeddings", () => {

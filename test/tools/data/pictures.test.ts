@@ -48,7 +48,10 @@ describe("a picture with an EXIF orientation", () => {
     [8, 1, 3, 0, 2],
   ];
   const file = (orientation: number) =>
-    sharp(stored, { raw: { width, height, channels: 3 } }).png().withMetadata({ orientation }).toBuffer();
+    sharp(stored, { raw: { width, height, channels: 3 } })
+      .png()
+      .withMetadata({ orientation })
+      .toBuffer();
   /** Of a [3, SIZE, SIZE] picture, the red of its quarters' middles in 0..255. */
   const quarters = (pixels: Float32Array) =>
     [SIZE / 4, (3 * SIZE) / 4].flatMap((y) => [SIZE / 4, (3 * SIZE) / 4].map((x) => 255 * pixels[y * SIZE + x]));
@@ -127,7 +130,9 @@ describe("training pictures", () => {
       const mean = values.reduce((a, b) => a + b) / count;
       const std = Math.sqrt(values.reduce((a, b) => a + (b - mean) ** 2, 0) / count);
       const error = Math.abs(mean - crops.mean[k]);
-      expect(error, `${what}: mean ${mean}, torchvision's ${crops.mean[k]}`).toBeLessThan((4 * crops.std[k]) / Math.sqrt(count) + 0.004);
+      expect(error, `${what}: mean ${mean}, torchvision's ${crops.mean[k]}`).toBeLessThan(
+        (4 * crops.std[k]) / Math.sqrt(count) + 0.004,
+      );
       expect(std / crops.std[k], `${what}: deviation ${std}, torchvision's ${crops.std[k]}`).toBeCloseTo(1, 0.7);
     });
     for (const [area, aspect] of figures) {

@@ -21,16 +21,22 @@ const namesOf = async (folder: string, split: Split) =>
 describe("data without folders for its splits", () => {
   // Written in another order than sorted, and with a second class whose count does not shift the first one's.
   const letters = "l c a k b j d i e h f g".split(" ");
-  writeFiles(...letters.map((name) => `flat/cats/${name}.jpg`), ...["3", "1", "2", "5", "4"].map((n) => `flat/dogs/${n}.jpg`));
+  writeFiles(
+    ...letters.map((name) => `flat/cats/${name}.jpg`),
+    ...["3", "1", "2", "5", "4"].map((n) => `flat/dogs/${n}.jpg`),
+  );
   const files = (folder: string, names: string) => names.split(" ").map((name) => `${folder}/${name}.jpg`);
 
   test.each<[Split, string[]]>([
     ["train", [...files("cats", "a b c f g h k l"), ...files("dogs", "1 2 3")]],
     ["val", [...files("cats", "d i"), ...files("dogs", "4")]],
     ["test", [...files("cats", "e j"), ...files("dogs", "5")]],
-  ])("%s: every fifth from the fifth on is test, from the fourth on val, by sorted names in each class", async (split, wanted) => {
-    expect(await namesOf("flat", split)).toEqual(wanted);
-  });
+  ])(
+    "%s: every fifth from the fifth on is test, from the fourth on val, by sorted names in each class",
+    async (split, wanted) => {
+      expect(await namesOf("flat", split)).toEqual(wanted);
+    },
+  );
 
   test("all of them are in exactly one split", async () => {
     const parts = await Promise.all((["train", "val", "test"] as const).map((split) => namesOf("flat", split)));

@@ -51,14 +51,17 @@ describe("accuracy while training", () => {
 
   /** @param logits rows of what the network answers, and its teacher */
   async function measured(logits: number[][], labels: number[], teacher: number[][]) {
-    const png = await sharp({ create: { width: 2, height: 2, channels: 3, background: "red" } }).png().toBuffer();
+    const png = await sharp({ create: { width: 2, height: 2, channels: 3, background: "red" } })
+      .png()
+      .toBuffer();
     const classes = logits[0].length;
     const pictures = labels.map((label, k) => ({ name: String(k), className: String(label), read: async () => png }));
     const indices = new Map(Array.from({ length: classes }, (_, k) => [String(k), k]));
     const preprocess = { resize: 2, crop: [2, 2], interpolation: "bicubic", mean: [0, 0, 0], std: [1, 1, 1] } as never;
     const answers = (rows: number[][]) => {
       let next = 0;
-      return (pixels: Tensor) => tf.tensor2d(rows.slice(next, (next += pixels.shape[0]!)), undefined, "float32") as Tensor;
+      return (pixels: Tensor) =>
+        tf.tensor2d(rows.slice(next, (next += pixels.shape[0]!)), undefined, "float32") as Tensor;
     };
     return accuracyMeter(tf, { pictures, indices, preprocess }, 3, answers(teacher))(answers(logits));
   }
@@ -75,7 +78,12 @@ describe("accuracy while training", () => {
   });
 
   test("counts neither ties nor NaN", async () => {
-    const rows = [[0, 0], [Number.NaN, Number.NaN], [1, 0], [0, 1]];
+    const rows = [
+      [0, 0],
+      [Number.NaN, Number.NaN],
+      [1, 0],
+      [0, 1],
+    ];
     expect(await measured(rows, [0, 0, 0, 1], rows)).toEqual({ "val.top1": 0.5, "val.agreement": 0.5 });
   });
 });

@@ -7,7 +7,16 @@ import { forward as referenceForward } from "../../../src/reference/forward.ts";
 import { forward } from "../../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../../src/tfjs/ops.ts";
 import { type CompressOptions, compress } from "../../../tools/masks/compress.ts";
-import { type BlockZeta, blockZetas, foldZeta, MASK_MODES, type MaskMode, patchGates, patchOptions, zetaShapes } from "../../../tools/masks/masks.ts";
+import {
+  type BlockZeta,
+  blockZetas,
+  foldZeta,
+  MASK_MODES,
+  type MaskMode,
+  patchGates,
+  patchOptions,
+  zetaShapes,
+} from "../../../tools/masks/masks.ts";
 import { SEARCH_FILE, ZETA_FILE } from "../../../tools/masks/searched.ts";
 import { readModelFolder, writeModelFolder } from "../../../tools/models/folders.ts";
 import { random } from "../../../tools/shared/random.ts";
@@ -69,28 +78,46 @@ describe.each(MASK_MODES)("%s masks", (mode) => {
     }
 
     test("act on q, k and v after their bias, after GELU, and on the norms' outputs", () => {
-      const wanted = maskedLogits(arch, tensors, gates.map((gate, i) => ({ ...gate, norms: tanh(i) })), pixels);
+      const wanted = maskedLogits(
+        arch,
+        tensors,
+        gates.map((gate, i) => ({ ...gate, norms: tanh(i) })),
+        pixels,
+      );
       expectClose(searchLogits("gate", "union"), wanted, 2e-5);
     });
 
-    test.each(["union", "intersect"] as const)("in the score form, %s, act on the softmax, nested over depth", (rule) => {
-      const own = arch.blocks.map((_, i) => tanh(i).map((v, token) => (token < prefixTokens ? Math.max(v, 1) : Math.max(v, 0))));
-      const nested = own.map((values, i) =>
-        values.map((_, token) => {
-          const blocks = rule === "union" ? own.slice(i) : own.slice(0, i + 1);
-          const factors = blocks.map((block) => block[token]);
-          return rule === "union" ? Math.max(...factors) : factors.reduce((a, b) => a * b);
-        }),
-      );
-      // A search holds the raw masks of tokens at 0 or above in this form.
-      const positive = new Map(
-        [...zetas].map(([name, { shape, data }]) => {
-          return [name, { shape, data: name.endsWith("patch_zeta") ? data.map((v) => Math.max(0, v)) : data }] as const;
-        }),
-      );
-      const wanted = maskedLogits(arch, tensors, gates.map((gate, i) => ({ ...gate, keys: nested[i] })), pixels);
-      expectClose(searchLogits("score", rule, positive), wanted, 2e-5);
-    });
+    test.each(["union", "intersect"] as const)(
+      "in the score form, %s, act on the softmax, nested over depth",
+      (rule) => {
+        const own = arch.blocks.map((_, i) =>
+          tanh(i).map((v, token) => (token < prefixTokens ? Math.max(v, 1) : Math.max(v, 0))),
+        );
+        const nested = own.map((values, i) =>
+          values.map((_, token) => {
+            const blocks = rule === "union" ? own.slice(i) : own.slice(0, i + 1);
+            const factors = blocks.map((block) => block[token]);
+            return rule === "union" ? Math.max(...factors) : factors.reduce((a, b) => a * b);
+          }),
+        );
+        // A search holds the raw masks of tokens at 0 or above in this form.
+        const positive = new Map(
+          [...zetas].map(([name, { shape, data }]) => {
+            return [
+              name,
+              { shape, data: name.endsWith("patch_zeta") ? data.map((v) => Math.max(0, v)) : data },
+            ] as const;
+          }),
+        );
+        const wanted = maskedLogits(
+          arch,
+          tensors,
+          gates.map((gate, i) => ({ ...gate, keys: nested[i] })),
+          pixels,
+        );
+        expectClose(searchLogits("score", rule, positive), wanted, 2e-5);
+      },
+    );
 
     /** Compresses a folder as `search` leaves it. @returns the slim model's logits */
     function compressed(options: Partial<CompressOptions>): Float32Array {
@@ -101,8 +128,17 @@ describe.each(MASK_MODES)("%s masks", (mode) => {
         tensors,
         ["f32"],
         {
-          [ZETA_FILE]: writeSafetensors(new Map([...zetas].map(([key, z]) => [key, { dtype: "F32" as const, ...z }])), { masks: mode }),
-          [SEARCH_FILE]: JSON.stringify({ masks: mode, patchForm: "gate", tokens: "union", wAttn: 1, wMlp: 1, wPatch: 1 }),
+          [ZETA_FILE]: writeSafetensors(new Map([...zetas].map(([key, z]) => [key, { dtype: "F32" as const, ...z }])), {
+            masks: mode,
+          }),
+          [SEARCH_FILE]: JSON.stringify({
+            masks: mode,
+            patchForm: "gate",
+            tokens: "union",
+            wAttn: 1,
+            wMlp: 1,
+            wPatch: 1,
+          }),
         },
         true,
       );

@@ -24,7 +24,9 @@ function optionsOf(name: string, ...args: string[]): SearchOptions {
 }
 
 const stored = (name: string, file: string) =>
-  new Map([...readSafetensors(readFileSync(at(name, file)), file)].map(([key, { data }]) => [key, data as Float32Array]));
+  new Map(
+    [...readSafetensors(readFileSync(at(name, file)), file)].map(([key, { data }]) => [key, data as Float32Array]),
+  );
 
 const FAMILIES = { attn: "attn.zeta", mlp: "mlp.zeta", patch: "patch_zeta" };
 const START = { attn: 1, mlp: 1, patch: 3 };
@@ -34,7 +36,10 @@ const of = (masks: Map<string, Float32Array>, family: Family) =>
 
 describe.each(["attn", "mlp", "patch"] as const)("the penalty on %s masks", (family) => {
   test("lowers every one of them, and leaves the others to the loss", async () => {
-    const weights = (["attn", "mlp", "patch"] as const).flatMap((one) => [`--w-${one}`, one === family ? "1000" : "1e-9"]);
+    const weights = (["attn", "mlp", "patch"] as const).flatMap((one) => [
+      `--w-${one}`,
+      one === family ? "1000" : "1e-9",
+    ]);
     await search(at("dense"), optionsOf(family, ...weights, "--lr-mask", "0.01", "--lr-mask-patch", "0.01"));
     const masks = stored(family, ZETA_FILE);
     for (const one of ["attn", "mlp", "patch"] as const) {
@@ -67,21 +72,33 @@ describe("importance", () => {
     const teaching = more.map((arg) => (arg === "dense" ? at("dense") : arg));
     const options = optionsOf(name, ...moved, ...teaching);
     await search(at("dense"), options);
-    const { manifest, tensors } = readModelFolder(at(name)) as { manifest: Architecture & { labels: unknown[] }; tensors: Tensors };
+    const { manifest, tensors } = readModelFolder(at(name)) as {
+      manifest: Architecture & { labels: unknown[] };
+      tensors: Tensors;
+    };
     const zetas = stored(name, ZETA_FILE);
     const importance = stored(name, IMPORTANCE_FILE);
     const { data } = await openTrainData(options, readModelFolder(at("dense")).manifest);
     const batches: Batch[] = [];
     for await (const batch of trainBatches(data, { batch: 8, seed: options.seed, from: 0, to: 2 })) batches.push(batch);
     const dense = readModelFolder(at("dense"));
-    const whole = manifest.blocks.map((block) => ({ attn: Array(innerDim(block)).fill(1), mlp: Array(block.mlpHidden).fill(1) }));
+    const whole = manifest.blocks.map((block) => ({
+      attn: Array(innerDim(block)).fill(1),
+      mlp: Array(block.mlpHidden).fill(1),
+    }));
 
     /** Of one batch, with mask `changed` of `zetaName` multiplied by `factor`. */
     const lossOf = (batch: Batch, zetaName: string, changed: number, factor: number): number => {
       const z = (key: string) =>
-        [...zetas.get(key)!].map((v, k) => (key.endsWith("patch_zeta") ? Math.tanh(v) : v) * (key === zetaName && k === changed ? factor : 1));
+        [...zetas.get(key)!].map(
+          (v, k) => (key.endsWith("patch_zeta") ? Math.tanh(v) : v) * (key === zetaName && k === changed ? factor : 1),
+        );
       const gates: Gates[] = arch.blocks.map((_, i) => ({
-        ...{ attn: z(`blocks.${i}.attn.zeta`), mlp: z(`blocks.${i}.mlp.zeta`), norms: z(`blocks.${i}.attn.patch_zeta`) },
+        ...{
+          attn: z(`blocks.${i}.attn.zeta`),
+          mlp: z(`blocks.${i}.mlp.zeta`),
+          norms: z(`blocks.${i}.attn.patch_zeta`),
+        },
       }));
       let loss = 0;
       for (let k = 0; k < batch.size; k++) {
@@ -89,7 +106,9 @@ describe("importance", () => {
         const logits = maskedLogits(arch, tensors, gates, pixels);
         if (!more.length) loss -= logSoftmax(logits)[batch.labels[k]];
         else {
-          const [p, q] = [logits, maskedLogits(arch, dense.tensors, whole, pixels)].map((row) => logSoftmax(row.map((v) => v / 2)));
+          const [p, q] = [logits, maskedLogits(arch, dense.tensors, whole, pixels)].map((row) =>
+            logSoftmax(row.map((v) => v / 2)),
+          );
           q.forEach((v, c) => void (loss += 4 * Math.exp(v) * (v - p[c])));
         }
       }
@@ -103,7 +122,9 @@ describe("importance", () => {
     ];
     const h = 0.02;
     const wanted = units.map(([zetaName, unit]) => {
-      const slopes = batches.map((batch) => (lossOf(batch, zetaName, unit, 1 + h) - lossOf(batch, zetaName, unit, 1 - h)) / (2 * h));
+      const slopes = batches.map(
+        (batch) => (lossOf(batch, zetaName, unit, 1 + h) - lossOf(batch, zetaName, unit, 1 - h)) / (2 * h),
+      );
       return slopes.reduce((sum, slope) => sum + Math.abs(slope), 0) / batches.length;
     });
     const found = units.map(([zetaName, unit]) => importance.get(zetaName)![unit]);
@@ -114,7 +135,9 @@ describe("importance", () => {
       const v = zetas.get(zetaName)![unit];
       return zetaName.endsWith("patch_zeta") ? Math.tanh(v) : v;
     };
-    expect(units.filter(([zetaName, unit]) => Math.abs(Math.abs(gate(zetaName, unit)) - 1) > 0.1).length).toBeGreaterThan(4);
+    expect(
+      units.filter(([zetaName, unit]) => Math.abs(Math.abs(gate(zetaName, unit)) - 1) > 0.1).length,
+    ).toBeGreaterThan(4);
   });
 });
 

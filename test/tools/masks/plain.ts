@@ -19,7 +19,13 @@ export function maskedLogits(arch: Architecture, tensors: Tensors, gates: Gates[
   const { embedDim: dim, headDim, layerNormEps, prefixTokens } = arch;
   const t = (name: string) => tensors.get(name)!.data as Float32Array;
   const n = denseTokens(arch);
-  const dense = (x: Float32Array, name: string) => linear(x, t(`${name}.weight`), t(`${name}.bias`), x.length / (t(`${name}.weight`).length / t(`${name}.bias`).length));
+  const dense = (x: Float32Array, name: string) =>
+    linear(
+      x,
+      t(`${name}.weight`),
+      t(`${name}.bias`),
+      x.length / (t(`${name}.weight`).length / t(`${name}.bias`).length),
+    );
   const norm = (x: Float32Array, name: string) => layerNorm(x, t(`${name}.weight`), t(`${name}.bias`), layerNormEps);
   const gated = (x: Float32Array, factor: (row: number, column: number) => number) => {
     const columns = x.length / n;
@@ -68,7 +74,13 @@ function embedded(arch: Architecture, t: (name: string) => Float32Array, pixels:
   return x;
 }
 
-function attended(qkv: Float32Array, n: number, inner: number, headDim: number, factor: (key: number) => number): Float32Array {
+function attended(
+  qkv: Float32Array,
+  n: number,
+  inner: number,
+  headDim: number,
+  factor: (key: number) => number,
+): Float32Array {
   const out = new Float32Array(n * inner);
   for (let first = 0; first < inner; first += headDim) {
     for (let i = 0; i < n; i++) {

@@ -23,11 +23,16 @@ test.each(cases.map((c) => [c.name, c.magnitude, c] as const))("%s of magnitude 
   const differs = (a: Uint8Array, b: Uint8Array, inside?: string) => {
     const mask = inside && bytes(inside);
     expect(!mask || mask.filter(Boolean).length > mask.length / 4).toBe(true);
-    const worst = a.reduce((max, v, k) => (mask && !mask[Math.floor(k / 3)] ? max : Math.max(max, Math.abs(v - b[k]))), 0);
+    const worst = a.reduce(
+      (max, v, k) => (mask && !mask[Math.floor(k / 3)] ? max : Math.max(max, Math.abs(v - b[k]))),
+      0,
+    );
     return worst / (TOLERANCE[name] ?? 1.5);
   };
   if (!fits(ours) && !fits(ours.toReversed())) {
-    const worst = [ours, ours.toReversed()].map((pixels) => pixels.map((one, k) => differs(one, bytes(c.pixels[k]), c.inside?.[k])));
+    const worst = [ours, ours.toReversed()].map((pixels) =>
+      pixels.map((one, k) => differs(one, bytes(c.pixels[k]), c.inside?.[k])),
+    );
     throw new Error(`${name}: off by ${JSON.stringify(worst)} of its tolerance`);
   }
 });
@@ -131,7 +136,8 @@ describe("random erasing", () => {
     const tall = boxes.filter(({ height, width }) => height > width).length;
     expect(tall / boxes.length).toBeGreaterThan(0.35);
     expect(tall / boxes.length).toBeLessThan(0.6);
-    for (const { height, width } of boxes) expect(Math.abs(Math.log(height / width))).toBeLessThan(Math.log(1 / 0.3) + 0.2);
+    for (const { height, width } of boxes)
+      expect(Math.abs(Math.log(height / width))).toBeLessThan(Math.log(1 / 0.3) + 0.2);
     const mean = (of: (box: (typeof boxes)[0]) => number) => boxes.reduce((a, box) => a + of(box), 0) / boxes.length;
     expect(mean(({ top, height }) => (top + height / 2) / h)).toBeCloseTo(0.5, 1);
     expect(mean(({ left, width }) => (left + width / 2) / w)).toBeCloseTo(0.5, 1);

@@ -31,7 +31,8 @@ describe("distillation", () => {
         return tf.addN(Object.values(baseLoss(tf, c, heads, labels, teacher))).asScalar();
       };
       // A head that takes no part has no gradient, of which TensorFlow.js would complain: it is added with factor 0.
-      const total = (a: Tensor, b: Tensor) => tf.add(loss(a, b), tf.mul(0, tf.add(tf.sum(a), tf.sum(b)))) as tfjs.Scalar;
+      const total = (a: Tensor, b: Tensor) =>
+        tf.add(loss(a, b), tf.mul(0, tf.add(tf.sum(a), tf.sum(b)))) as tfjs.Scalar;
       const { value, grads } = tf.valueAndGrads(total as never)([
         tensor(numbers.classLogits),
         tensor(numbers.distLogits),
@@ -43,11 +44,14 @@ describe("distillation", () => {
   });
 });
 
-test.each(targets)("targets of lam $lam, smoothed by $smoothing, are timm's", ({ labels, classes, smoothing, lam, ...c }) => {
-  const own = smoothTargets(labels, classes, smoothing);
-  const partner = smoothTargets(labels.toReversed(), classes, smoothing);
-  expectClose(mixTargets(own, partner, lam), c.targets, 1e-6);
-});
+test.each(targets)(
+  "targets of lam $lam, smoothed by $smoothing, are timm's",
+  ({ labels, classes, smoothing, lam, ...c }) => {
+    const own = smoothTargets(labels, classes, smoothing);
+    const partner = smoothTargets(labels.toReversed(), classes, smoothing);
+    expectClose(mixTargets(own, partner, lam), c.targets, 1e-6);
+  },
+);
 
 describe("AdamW", () => {
   const decayed = Object.entries(adamw.groups).filter(([, isDecayed]) => isDecayed);

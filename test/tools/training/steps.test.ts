@@ -119,7 +119,9 @@ describe("cutmix", () => {
     const options = { batch: 2, epochs: 10 };
     const [plain, mixed] = [await listen(options), await listen({ ...options, mixup: 0.8, cutmix: 1 })];
     const isCut = mixed.batches.map((batch, n) =>
-      pictureOf(batch, 0).every((v, i) => v === pictureOf(plain.batches[n], 0)[i] || v === pictureOf(plain.batches[n], 1)[i]),
+      pictureOf(batch, 0).every(
+        (v, i) => v === pictureOf(plain.batches[n], 0)[i] || v === pictureOf(plain.batches[n], 1)[i],
+      ),
     );
     const cut = isCut.filter(Boolean).length;
     expect(isCut).toHaveLength(120);
@@ -181,5 +183,7 @@ function changedBox(a: Float32Array, b: Float32Array): { top: number; left: numb
     [top, left] = [Math.min(top, y), Math.min(left, x)];
     [bottom, right] = [Math.max(bottom, y + 1), Math.max(right, x + 1)];
   });
-  return bottom === 0 ? { top: 0, left: 0, height: 0, width: 0 } : { top, left, height: bottom - top, width: right - left };
+  return bottom === 0
+    ? { top: 0, left: 0, height: 0, width: 0 }
+    : { top, left, height: bottom - top, width: right - left };
 }
