@@ -282,6 +282,7 @@ describe("simd", () => {
     const block = { headDims: Array(300).fill(1), mlpHidden: 0, keepIdx: [0] };
     const arch = { ...architecture(...Array(600).fill(block)), embedDim: 1, headDim: 1 };
     const engine = await openSimd(randomModel(arch, 1), {});
+    expect(engine.name).toBe("simd");
     engine.dispose();
   });
 
