@@ -13,6 +13,8 @@ export interface OpenOptions extends EngineOptions {
   signal?: AbortSignal;
   /** Measurements of earlier visits may be used, and today's are kept. */
   keeps?: boolean;
+  /** When false, "auto" gives up on weights with which the first engine computes wrong results; default true. */
+  mayUseOthers?: boolean;
 }
 
 /** Timed runs of each engine, and milliseconds after which no other is begun. */
@@ -37,7 +39,7 @@ export async function openEngine(
   const chosen = options.keeps && (await openChosenBefore(model, options));
   if (chosen) return chosen;
   const rivals = [...new Set([...candidates(options.engineUrls), ...(await findInstalled())])];
-  return rivals.length ? openFastest(model, options, rivals) : openWithoutDevice(model, options);
+  return rivals.length ? openFastest(model, options, rivals) : openWithoutDevice(model, options, options.mayUseOthers);
 }
 
 /**
@@ -48,7 +50,7 @@ export async function openEngine(
 async function openFastest(model: Model, options: OpenOptions, rivals: EngineName[]): Promise<OpenedEngine> {
   const devices = await namesOfDevices(rivals);
   const canRun = (name: EngineName) => devices[deviceOf(name) ?? "none"] !== "";
-  const opened = await openWithoutDevice(model, options);
+  const opened = await openWithoutDevice(model, options, options.mayUseOthers);
   const { best, ms } = await measureAll(opened, rivals.filter(canRun), model, options);
   for (const engine of rivals)
     if (!canRun(engine)) best.tried.push({ engine, reason: NO_DEVICE[deviceOf(engine) as Device] });
