@@ -7,7 +7,7 @@ import { random } from "../../tools/shared/random.ts";
 import { AUGMENTATIONS, eraseRandom, type Rgb, randAugment } from "../../tools/training/augment.ts";
 import { type Backend, openBackend } from "../../tools/training/backend.ts";
 import { baseLoss, crossEntropy, hardDistillation, softDistillation } from "../../tools/training/losses.ts";
-import { RECIPE_DEFAULTS } from "../../tools/training/options.ts";
+import { RECIPE_DEFAULTS } from "../../tools/training/recipe.ts";
 import { type TrainTask, train, type Variables } from "../../tools/training/train.ts";
 import { expectClose } from "../helpers.ts";
 import {

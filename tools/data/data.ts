@@ -11,10 +11,10 @@ import { openResampler } from "../../src/image/resampleWasm.ts";
 import { type Random, random, shuffled } from "../shared/random.ts";
 import { say } from "../shared/terminal.ts";
 import { eraseRandom, randAugment } from "../training/augment.ts";
+import { SPLITS, type Split } from "./splits.ts";
 import { listTree } from "./tree.ts";
 
-export type Split = "train" | "val" | "test" | "all";
-export const SPLITS: Split[] = ["train", "val", "test", "all"];
+export { SPLITS, type Split } from "./splits.ts";
 
 /** One picture, not yet read. */
 export interface Picture {
