@@ -6,10 +6,10 @@
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { stringify } from "yaml";
-import { messageOf, SlimViTError } from "../../src/errors.ts";
+import { SlimViTError } from "../../src/errors.ts";
 import { countMacs, countParams } from "../../src/format/model.ts";
 import { importModel } from "../checkpoints/import.ts";
-import { labelIndices, openDataset, type Split } from "../data/data.ts";
+import { openDataset, type Split, unknownClass } from "../data/data.ts";
 import { type EvalReport, evaluate } from "../evaluation/evaluate.ts";
 import { compress } from "../masks/compress.ts";
 import { search } from "../masks/search.ts";
@@ -228,17 +228,9 @@ async function needsFinetune(recipe: RecipeFile, model: string, quiet: boolean):
   if (recipe.finetune !== undefined) return recipe.finetune !== false;
   if (recipe.search.unlabelled && recipe.retrain.unlabelled) return false;
   const { classNames } = await openDataset(recipe.data, recipe.split ?? "train");
-  try {
-    labelIndices(classNames, readManifestFile(model).labels);
-    return false;
-  } catch (error) {
-    if (!(error instanceof SlimViTError)) throw error;
-    if (quiet) return true;
-    say(
-      `slim: finetunes first, because the data's classes are not the model's (${messageOf(error).split(" Use ")[0]})`,
-    );
-    return true;
-  }
+  const unknown = unknownClass(classNames, readManifestFile(model).labels);
+  if (unknown && !quiet) say(`slim: finetunes first, because the data's classes are not the model's: ${unknown}`);
+  return unknown !== undefined;
 }
 
 /** Of the shipped model, on pictures that no stage was trained on where there are such. */

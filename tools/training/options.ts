@@ -1,10 +1,11 @@
 /** What a training command is called with, the data it names, and what it records of both. */
 import { SlimViTError } from "../../src/errors.ts";
 import type { Manifest } from "../../src/format/model.ts";
-import { type Dataset, labelIndices, openDataset, type Split, type TrainData } from "../data/data.ts";
+import { type Dataset, labelIndices, openDataset, type Split } from "../data/data.ts";
 import { readManifestFile, sha256 } from "../models/folders.ts";
 import { digestData, environmentOf } from "../models/provenance.ts";
 import type { Backend, BackendName, Precision } from "./backend.ts";
+import type { TrainData } from "./batches.ts";
 import { checkpointPath } from "./checkpoint.ts";
 import type { Recipe } from "./recipe.ts";
 import { openValidation, type Validation } from "./validation.ts";
