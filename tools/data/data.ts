@@ -4,7 +4,7 @@
  */
 import { statSync } from "node:fs";
 import { SlimViTError } from "../../src/errors.ts";
-import { say } from "../shared/terminal.ts";
+import { sayOnce } from "../shared/terminal.ts";
 import type { Listing } from "./entries.ts";
 import { listFolder } from "./folder.ts";
 import { type Layout, layOut } from "./layout.ts";
@@ -72,13 +72,7 @@ async function list(source: string): Promise<Listing> {
   return annotations ? { entries, annotations, annotatedBy: "its metadata file" } : { entries };
 }
 
-const told = new Set<string>();
-
-/** Each line once a process: a command opens its data several times. */
 function tell(source: string, { leftOut, notes }: Layout): void {
-  for (const line of [...notes, ...(leftOut.length ? [`left out: ${leftOut.join("; ")}`] : [])]) {
-    const text = `${source}: ${line}`;
-    if (!told.has(text)) say(text);
-    told.add(text);
-  }
+  for (const line of notes) sayOnce(`${source}: ${line}`);
+  if (leftOut.length) sayOnce(`${source}: left out: ${leftOut.join("; ")}`);
 }

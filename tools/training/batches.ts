@@ -1,9 +1,7 @@
 /** Batches of pictures, cropped and augmented at random, decoded ahead of the training. */
-import sharp from "sharp";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { Preprocess } from "../../src/format/model.ts";
-import { MAX_PIXELS } from "../../src/image/imageSize.ts";
-import { type Picture, readPicture } from "../data/pixels.ts";
+import { openForSharp, type Picture, readable, readPicture } from "../data/pixels.ts";
 import { type Random, random, shuffled } from "../shared/random.ts";
 import { say } from "../shared/terminal.ts";
 import { eraseRandom, randAugment } from "./augment.ts";
@@ -28,12 +26,11 @@ async function trainPixels(
   const buffer = await readPicture(picture);
   const [height, width] = how.crop;
   const { randaugment = 0, erase = 0 } = augmentation;
-  try {
-    const { autoOrient } = await sharp(buffer, { limitInputPixels: MAX_PIXELS }).metadata();
-    const box = randomBox(autoOrient.width, autoOrient.height, augmentation.minScale, rng);
+  const { image, width: pictureWidth, height: pictureHeight } = await openForSharp(buffer, picture.name);
+  return readable(picture.name, async () => {
+    const box = randomBox(pictureWidth, pictureHeight, augmentation.minScale, rng);
     const mirrored = augmentation.flip && rng() < 0.5;
-    const { data } = await sharp(buffer, { failOn: "error", limitInputPixels: MAX_PIXELS })
-      .rotate()
+    const { data } = await image
       .extract(box)
       .resize(width, height, { fit: "fill", kernel: "cubic" })
       .flop(mirrored)
@@ -42,16 +39,11 @@ async function trainPixels(
       .raw()
       .toBuffer({ resolveWithObject: true });
     const fill = how.mean.map((mean) => 255 * mean);
-    const image = { data, width, height };
-    const pixels = normalise(randaugment ? randAugment(image, randaugment, rng, fill).data : data, how);
+    const cropped = { data, width, height };
+    const pixels = normalise(randaugment ? randAugment(cropped, randaugment, rng, fill).data : data, how);
     if (erase) eraseRandom(pixels, height, width, erase, rng);
     return pixels;
-  } catch (error) {
-    throw new SlimViTError(
-      "bad-input",
-      `${picture.name}: is no picture that can be read (${messageOf(error).split("\n")[0]}).`,
-    );
-  }
+  });
 }
 
 function randomBox(width: number, height: number, minScale: number, rng: Random) {
