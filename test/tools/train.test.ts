@@ -2,10 +2,10 @@ import { existsSync, mkdirSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
 import { forward } from "../../src/tfjs/forward.ts";
 import type { TF } from "../../src/tfjs/ops.ts";
-import { type Batch, type TrainData, trainBatches } from "../../tools/data/data.ts";
 import { random } from "../../tools/shared/random.ts";
 import { AUGMENTATIONS, type Rgb } from "../../tools/training/augment.ts";
 import { type Backend, openBackend } from "../../tools/training/backend.ts";
+import { type Batch, type TrainData, trainBatches } from "../../tools/training/batches.ts";
 import { type TrainTask, train, type Variables } from "../../tools/training/train.ts";
 import { expectClose } from "../helpers.ts";
 import {

@@ -6,9 +6,10 @@
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { Preprocess } from "../../src/format/model.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
-import { evalPixels, openDataset, type Picture, type Split, spread, type TrainData, toBatch } from "../data/data.ts";
+import { evalPixels, openDataset, type Picture, type Split, spread } from "../data/data.ts";
 import { bestClass } from "../evaluation/ranks.ts";
 import { percent, say } from "../shared/terminal.ts";
+import { type TrainData, toBatch } from "./batches.ts";
 
 export interface Validation {
   /** spread over the val split */
