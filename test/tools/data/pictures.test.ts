@@ -2,7 +2,8 @@
 import sharp from "sharp";
 import { beforeAll, describe, expect, test } from "vitest";
 import type { Preprocess } from "../../../src/format/model.ts";
-import { decode, evalPixels, type Picture, type TrainData, trainBatches } from "../../../tools/data/data.ts";
+import { decode, evalPixels, type Picture } from "../../../tools/data/data.ts";
+import { type TrainData, trainBatches } from "../../../tools/training/batches.ts";
 import { trainingNumbers } from "../../fixtures/oracle/numbers.ts";
 import { expectClose } from "../../helpers.ts";
 

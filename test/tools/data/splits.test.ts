@@ -3,7 +3,8 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { labelIndices, openDataset, type Split, spread, toBatch } from "../../../tools/data/data.ts";
+import { labelIndices, openDataset, type Split, spread } from "../../../tools/data/data.ts";
+import { toBatch } from "../../../tools/training/batches.ts";
 import { workplace } from "../fixtures.ts";
 
 const at = workplace("splits");

@@ -3,11 +3,11 @@ import { readFileSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
 import { type Architecture, innerDim, type Tensors } from "../../../src/format/model.ts";
 import { readSafetensors } from "../../../src/format/safetensors.ts";
-import { stageCommand } from "../../../tools/commands/options.ts";
-import { type Batch, trainBatches } from "../../../tools/data/data.ts";
+import { searchCommand } from "../../../tools/commands/search.ts";
 import { type SearchOptions, search } from "../../../tools/masks/search.ts";
 import { IMPORTANCE_FILE, ZETA_FILE } from "../../../tools/masks/searched.ts";
 import { readModelFolder } from "../../../tools/models/folders.ts";
+import { type Batch, trainBatches } from "../../../tools/training/batches.ts";
 import { openTrainData } from "../../../tools/training/options.ts";
 import { expectClose } from "../../helpers.ts";
 import { makeDense, tinyArchitecture, workplace } from "../fixtures.ts";
@@ -18,7 +18,7 @@ beforeAll(() => makeDense(at, 5)); // 9 training pictures
 
 function optionsOf(name: string, ...args: string[]): SearchOptions {
   const all = ["--batch", "9", "--epochs", "1", "--warmup", "0", "--val-pictures", "0", "--weight-decay", "0", ...args];
-  const command = stageCommand("search");
+  const command = searchCommand().action(() => {});
   command.parse([at("dense"), "-o", at(name), "--data", at("pictures"), ...all], { from: "user" });
   return command.opts<SearchOptions>();
 }

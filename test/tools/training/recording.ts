@@ -1,8 +1,9 @@
 /** A training whose network only listens: what `train` hands to it, and what it makes of a gradient that is always 1. */
 import type { Tensor, TF } from "../../../src/tfjs/ops.ts";
-import type { TrainData } from "../../../tools/data/data.ts";
 import type { Backend } from "../../../tools/training/backend.ts";
-import { type Recipe, type TrainTask, train, variablesFrom } from "../../../tools/training/train.ts";
+import type { TrainData } from "../../../tools/training/batches.ts";
+import type { Recipe } from "../../../tools/training/recipe.ts";
+import { type TrainTask, train, variablesFrom } from "../../../tools/training/train.ts";
 import { recipe } from "../training.ts";
 
 export interface SeenBatch {

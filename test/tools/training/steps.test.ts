@@ -1,7 +1,7 @@
 /** What `train` does at each step, seen by a network that only listens: rates, averages, mixed pictures, stochastic depth. */
 import { beforeAll, describe, expect, test } from "vitest";
-import type { TrainData } from "../../../tools/data/data.ts";
 import { type Backend, openBackend } from "../../../tools/training/backend.ts";
+import type { TrainData } from "../../../tools/training/batches.ts";
 import { trainingNumbers } from "../../fixtures/oracle/numbers.ts";
 import { expectClose } from "../../helpers.ts";
 import { workplace } from "../fixtures.ts";
