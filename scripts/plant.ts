@@ -1,7 +1,7 @@
 // Plants faults, one at a time, in a copy of the project and says which test each turns red.
 //   npm run mutation:plant                     all of scripts/plants
 //   npm run mutation:plant -- offline demo     those whose group, file or name holds one of the words
-//   npm run mutation:plant -- --list           what there is, without running anything
+//   npm run mutation:plant -- --list           what there is, and what the sources no longer have, without running anything
 // The offline stage's faults stand for what reviewers planted; kernels, browser code and the demo are out of Stryker's reach.
 // The copy is build/planted, made anew each time. Exits 1 when a fault survives, is no longer in the sources, or when the
 // tests fail without any fault.
@@ -31,7 +31,10 @@ function main(args: string[]): void {
     ({ group, file, name }) => !words.length || words.some((word) => `${group} ${file} ${name}`.includes(word)),
   );
   if (args.includes("--list")) {
-    for (const { group, file, name } of chosen) console.log(`${group}: ${file}: ${name}`);
+    for (const { group, file, name, find } of chosen) {
+      const isThere = existsSync(join(ROOT, file)) && readFileSync(join(ROOT, file), "utf8").split(find).length === 2;
+      console.log(`${group}: ${file}: ${name}${isThere ? "" : "  NOT IN THE SOURCES"}`);
+    }
     return;
   }
   if (!chosen.length) throw new Error(`plant: nothing matches ${words.join(", ")}; --list says what there is.`);
