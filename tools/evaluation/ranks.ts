@@ -11,5 +11,5 @@ export function rankOf(logits: ArrayLike<number>, right: number): number {
 export function bestClass(logits: ArrayLike<number>): number {
   const values = Array.from(logits);
   const best = values.indexOf(Math.max(...values));
-  return best >= 0 && rankOf(values, best) === 0 ? best : -1;
+  return rankOf(values, best) === 0 ? best : -1;
 }
