@@ -52,7 +52,7 @@ function possible(threads = 1): number {
 async function openWith(model: Model, threads: number, flavour: Flavour): Promise<Engine | undefined> {
   const shared = threads > 1;
   const module = await compileKernels(flavour, shared);
-  const { plan, cargo } = planMemory(model, flavour, threads, SPINS, maySleep());
+  const { plan, cargo } = planMemory(model, { flavour, threads, spins: SPINS, maySleep: maySleep() });
   const memory = takeMemory(plan.bytes, shared);
   const kernels = (await WebAssembly.instantiate(module, importsOf(memory))).exports as unknown as Kernels;
   loadConstants(cargo, memory);

@@ -77,7 +77,7 @@ export const PLAN_MIXED = 21; // [tokens, inner]
 export const PLAN_HIDDEN = 22; // [tokens, mlpHidden padded to 8]
 export const PLAN_SCRATCH = 23; // one piece a thread
 export const PLAN_SCRATCH_BYTES = 24;
-export const PLAN_SCRATCH_PANEL = 25; // offset in it of one widened panel; scores come first
+export const PLAN_SCRATCH_PANEL = 25; // offset in it of one widened panel; the calls and scores come first
 export const PLAN_ZEROS = 26; // 8 f32
 export const PLAN_LOGITS = 27;
 export const PLAN_LOGITS2 = 28;
@@ -105,3 +105,15 @@ export const PHASES_A_STAGE = 9;
 
 /** Query rows that one attention task handles; bounds its scores [ATTENTION_ROWS, tokens padded to 8]. */
 export const ATTENTION_ROWS = 24;
+
+/** Room for one record of a call (assembly/calls.ts); each thread's scratch begins with two. */
+export const CALL_BYTES = 64;
+
+// The fields of a LinearCall.
+export const LINEAR_CALL_LINEAR = 0;
+export const LINEAR_CALL_X = 1;
+export const LINEAR_CALL_X_STRIDE = 2;
+export const LINEAR_CALL_RANGES = 3;
+export const LINEAR_CALL_ROWS = 4;
+export const LINEAR_CALL_DST = 5;
+export const LINEAR_CALL_DST_STRIDE = 6;

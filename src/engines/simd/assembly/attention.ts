@@ -17,21 +17,26 @@ import {
   PLAN_SCORE_SCALE,
   PLAN_ZEROS,
 } from "../layout";
+import { floatRows, int8Rows } from "../generated/tiles";
+import { strips, tile } from "./calls";
 import { saturates } from "./linear";
 import { exp2, lanesMax, lanesSum } from "./math";
 import { quantisedKeys, quantisedStride, quantiseRow } from "./norm";
-import { floatRows, int8Rows } from "./tiles";
 
 /**
+ * In this thread's scratch: scores [rows, tokens padded to 8], 1 / their totals; for int8 the queries of one head and their ranges.
+ *
  * @param first of the query rows
- * @param scores scratch: scores [rows, tokens padded to 8], 1 / their totals; for int8 the queries of one head and their ranges
  * @param int8 whether the keys are quantised (quantiseKeys)
  */
-export function attendRows(plan: usize, block: usize, first: i32, rows: i32, scores: usize, int8: bool): void {
+export function attendRows(plan: usize, block: usize, first: i32, rows: i32, int8: bool): void {
+  const scores = strips;
   const tokens = load<i32>(block, BLOCK_TOKENS * 4);
   const heads = load<i32>(block, BLOCK_HEADS * 4);
   const rowBytes: usize = load<i32>(block, BLOCK_INNER * 4) * 4;
-  const zeros: usize = load<i32>(plan, PLAN_ZEROS * 4);
+  tile.bias = load<i32>(plan, PLAN_ZEROS * 4);
+  tile.residual = 0;
+  tile.pairs = saturates;
   const map: usize = load<i32>(block, BLOCK_MAP * 4);
   // exp(s × scale) = 2^(s × scale × log₂ e)
   const scale: f32 = load<f32>(plan, PLAN_SCORE_SCALE * 4) * 1.4426950408889634;
@@ -49,19 +54,31 @@ export function attendRows(plan: usize, block: usize, first: i32, rows: i32, sco
     const mixed: usize = load<i32>(plan, PLAN_MIXED * 4) + at;
     const width = load<i32>(head, HEAD_WIDTH * 4);
     let keys: usize = load<i32>(head, HEAD_KEYS * 4);
+    tile.dstStride = scoreBytes;
     if (int8) {
       const stride = quantisedStride(width);
       for (let r = 0; r < rows; r++) quantiseRow(q + r * rowBytes, width, queries + r * stride, ranges + r * 8);
       const keyBytes = quantisedKeys(panels * 8);
-      const steps = <i32>(keyBytes >> 5);
+      tile.xStride = stride;
+      tile.steps = <i32>(keyBytes >> 5);
       for (let j = 0; j < tokenPanels; j++) {
-        const scale = keys + keyBytes;
-        int8Rows(queries, stride, keys, steps, zeros, scores + j * 32, scoreBytes, 0, rows, scale, scale + 32, ranges, saturates);
+        tile.x = queries;
+        tile.weight = keys;
+        tile.dst = scores + j * 32;
+        tile.scale = keys + keyBytes;
+        tile.sum = tile.scale + 32;
+        tile.ranges = ranges;
+        int8Rows(tile, rows);
         keys += panels * 256;
       }
     } else {
+      tile.xStride = rowBytes;
+      tile.steps = width;
       for (let j = 0; j < tokenPanels; j++) {
-        floatRows(q, rowBytes, keys, width, zeros, scores + j * 32, scoreBytes, 0, rows);
+        tile.x = q;
+        tile.weight = keys;
+        tile.dst = scores + j * 32;
+        floatRows(tile, rows);
         keys += panels * 256;
       }
     }
@@ -74,8 +91,14 @@ export function attendRows(plan: usize, block: usize, first: i32, rows: i32, sco
       if (first + r == 0) addMap(map, row, tokens, 1 / (total * <f32>heads));
     }
     let values: usize = load<i32>(head, HEAD_VALUES * 4);
+    tile.xStride = scoreBytes;
+    tile.steps = tokens;
+    tile.dstStride = rowBytes;
     for (let c = 0; c < panels; c++) {
-      floatRows(scores, scoreBytes, values, tokens, zeros, mixed + c * 32, rowBytes, 0, rows);
+      tile.x = scores;
+      tile.weight = values;
+      tile.dst = mixed + c * 32;
+      floatRows(tile, rows);
       values += tokens * 32;
     }
     // Divided by the totals here, where there are fewer numbers than scores.

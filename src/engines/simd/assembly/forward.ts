@@ -51,9 +51,6 @@ import {
   PLAN_PREFIX,
   PLAN_QUANTISED,
   PLAN_RANGES,
-  PLAN_SCRATCH,
-  PLAN_SCRATCH_BYTES,
-  PLAN_SCRATCH_PANEL,
   PLAN_START,
   PLAN_WIDTH,
   PLAN_X,
@@ -64,6 +61,7 @@ import {
   TARGET_WORDS,
 } from "../layout";
 import { attendRows } from "./attention";
+import { call, strips, takeScratch } from "./calls";
 import { linearPanel, linearPhase } from "./linear";
 import { layerNorm, quantisedStride, quantiseKeys, quantiseRow } from "./norm";
 import { transpose32 } from "./pack";
@@ -73,8 +71,6 @@ let plan: usize = 0;
 let dim: i32 = 0;
 let dimBytes: usize = 0;
 let eps: f32 = 0;
-let scores: usize = 0; // this thread's scratch, before attention a panel of keys …
-let panel: usize = 0; // … and its second part
 let normed: usize = 0;
 let quantised: usize = 0;
 let ranges: usize = 0;
@@ -85,8 +81,7 @@ export function readPlan(at: usize): void {
   dim = load<i32>(plan, PLAN_DIM * 4);
   dimBytes = load<i32>(plan, PLAN_DIM_BYTES * 4);
   eps = load<f32>(plan, PLAN_EPS * 4);
-  scores = load<i32>(plan, PLAN_SCRATCH * 4) + thread * load<i32>(plan, PLAN_SCRATCH_BYTES * 4);
-  panel = scores + load<i32>(plan, PLAN_SCRATCH_PANEL * 4);
+  takeScratch(plan, thread);
   normed = load<i32>(plan, PLAN_NORMED * 4);
   quantised = load<i32>(plan, PLAN_QUANTISED * 4);
   ranges = load<i32>(plan, PLAN_RANGES * 4);
@@ -118,7 +113,15 @@ function embed(): void {
     for (let i = item * each; i < end; i++) unfold(load<i32>(table + i * 4), rows + i * rowBytes, size);
   }
   closePhase(items + 1);
-  linearPhase(plan + PLAN_EMBED * 4, rows, rowBytes, 0, patches, x + prefix, dimBytes, start + prefix, false, panel);
+  call.linear = plan + PLAN_EMBED * 4;
+  call.x = rows;
+  call.xStride = rowBytes;
+  call.rows = patches;
+  call.dst = x + prefix;
+  call.dstStride = dimBytes;
+  call.residual = start + prefix;
+  call.withGelu = false;
+  linearPhase(call);
 }
 
 /** One patch's pixels as a row: [3, size, size]. */
@@ -161,9 +164,13 @@ function runBlock(block: usize): void {
   projectPhase(proj, mixed, mixedBytes, rows, x);
   if (load<i32>(fc1, LINEAR_PANELS * 4) > 0) {
     normPhase(x, 0, x, rows, load<i32>(block, BLOCK_NORM2 * 4), fc1);
-    const int8 = isInt8(fc1);
-    const stride = int8 ? quantisedStride(dim) : dimBytes;
-    linearPhase(fc1, int8 ? quantised : normed, stride, ranges, rows, hidden, hiddenBytes, 0, true, panel);
+    takeNormed(fc1);
+    call.rows = rows;
+    call.dst = hidden;
+    call.dstStride = hiddenBytes;
+    call.residual = 0;
+    call.withGelu = true;
+    linearPhase(call);
     if (isInt8(fc2)) quantisePhase(hidden, hiddenBytes, load<i32>(fc2, LINEAR_INPUTS * 4), rows);
   }
   projectPhase(fc2, hidden, hiddenBytes, rows, x);
@@ -194,14 +201,22 @@ function normPhase(from: usize, gather: usize, x: usize, rows: i32, norm: usize,
   closePhase(items);
 }
 
+/** Sets what a linear that follows a norm reads: the normed rows, or the same quantised. */
+function takeNormed(linear: usize): void {
+  const int8 = isInt8(linear);
+  call.linear = linear;
+  call.x = int8 ? quantised : normed;
+  call.xStride = int8 ? quantisedStride(dim) : dimBytes;
+  call.ranges = ranges;
+}
+
 /** Each panel of q, k and v goes where attention wants it: q in rows, k transposed, v in panels. */
 function qkvPhase(block: usize, qkv: usize): void {
   const panels = load<i32>(qkv, LINEAR_PANELS * 4);
-  const int8 = isInt8(qkv);
-  const x = int8 ? quantised : normed;
-  const stride = int8 ? quantisedStride(dim) : dimBytes;
   const each = share(panels, 1);
   const items = (panels + each - 1) / each;
+  takeNormed(qkv);
+  call.residual = 0;
   openPhase();
   for (let item = claim(); item < items; item = claim()) {
     const end = min(panels, (item + 1) * each);
@@ -210,10 +225,14 @@ function qkvPhase(block: usize, qkv: usize): void {
       const rows = load<i32>(target, TARGET_ROWS * 4);
       const to: usize = load<i32>(target, TARGET_POINTER * 4);
       const toStride: usize = load<i32>(target, TARGET_STRIDE * 4);
-      if (load<i32>(target, TARGET_TRANSPOSED * 4)) {
-        linearPanel(qkv, p, x, stride, ranges, rows, scores, 32, 0, panel);
-        for (let r = 0; r < rows; r += 8) transpose32(scores + r * 32, 32, to + (r >> 3) * toStride, 8);
-      } else linearPanel(qkv, p, x, stride, ranges, rows, to, toStride, 0, panel);
+      const transposed = load<i32>(target, TARGET_TRANSPOSED * 4) != 0;
+      call.rows = rows;
+      call.dst = transposed ? strips : to;
+      call.dstStride = transposed ? 32 : toStride;
+      linearPanel(call, p);
+      if (transposed) {
+        for (let r = 0; r < rows; r += 8) transpose32(strips + r * 32, 32, to + (r >> 3) * toStride, 8);
+      }
     }
   }
   closePhase(items);
@@ -246,7 +265,7 @@ function attentionPhase(block: usize, rows: i32, proj: usize, mixed: usize, mixe
   for (let item = claim(); item < items; item = claim()) {
     const first = item * each;
     const end = min(rows, first + each);
-    attendRows(plan, block, first, end - first, scores, isInt8(block + BLOCK_QKV * 4));
+    attendRows(plan, block, first, end - first, isInt8(block + BLOCK_QKV * 4));
     if (int8) {
       for (let r = first; r < end; r++) {
         quantiseRow(mixed + r * mixedBytes, inputs, quantised + r * quantisedStride(inputs), ranges + r * 8);
@@ -272,8 +291,16 @@ function quantisePhase(from: usize, fromBytes: usize, inputs: i32, rows: i32): v
 /** x += linear(from), `from` being quantised already where the linear is int8. */
 function projectPhase(linear: usize, from: usize, fromBytes: usize, rows: i32, x: usize): void {
   const int8 = isInt8(linear);
-  const stride = int8 ? quantisedStride(load<i32>(linear, LINEAR_INPUTS * 4)) : fromBytes;
-  linearPhase(linear, int8 ? quantised : from, stride, ranges, rows, x, dimBytes, x, false, panel);
+  call.linear = linear;
+  call.x = int8 ? quantised : from;
+  call.xStride = int8 ? quantisedStride(load<i32>(linear, LINEAR_INPUTS * 4)) : fromBytes;
+  call.ranges = ranges;
+  call.rows = rows;
+  call.dst = x;
+  call.dstStride = dimBytes;
+  call.residual = x;
+  call.withGelu = false;
+  linearPhase(call);
 }
 
 function classify(): void {
@@ -294,6 +321,12 @@ function classify(): void {
 }
 
 function headPhase(head: usize, features: usize, row: i32, logits: usize): void {
-  const x = isInt8(head) ? quantised + row * quantisedStride(dim) : features;
-  linearPhase(head, x, 0, ranges + row * 8, 1, logits, 0, 0, false, panel);
+  call.linear = head;
+  call.x = isInt8(head) ? quantised + row * quantisedStride(dim) : features;
+  call.ranges = ranges + row * 8;
+  call.rows = 1;
+  call.dst = logits;
+  call.residual = 0;
+  call.withGelu = false;
+  linearPhase(call);
 }

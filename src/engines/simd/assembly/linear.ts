@@ -11,9 +11,10 @@ import {
   LINEAR_SUM,
   LINEAR_WEIGHT,
 } from "../layout";
+import { floatRows, int8Rows } from "../generated/tiles";
+import { LinearCall, tile, widened } from "./calls";
 import { dotSaturates, gelu } from "./math";
 import { claim, closePhase, openPhase, share } from "./sync";
-import { floatRows, int8Rows } from "./tiles";
 
 /** Whether `addPairs` is the faster product here. */
 export let saturates: bool = false;
@@ -23,69 +24,55 @@ export function chooseProduct(): void {
   saturates = dotSaturates();
 }
 
-/**
- * One panel: dst[row][8] from x[row][inputs].
- * @param ranges [rows][scale, min] of an int8 linear's x
- * @param scratch room for one widened panel: narrow weights are widened once a panel, not once a tile
- */
-export function linearPanel(
-  linear: usize,
-  panel: i32,
-  x: usize,
-  xStride: usize,
-  ranges: usize,
-  rows: i32,
-  dst: usize,
-  dstStride: usize,
-  residual: usize,
-  scratch: usize,
-): void {
+/** One panel: dst[row][8]. Narrow weights are widened once a panel, not once a tile. */
+export function linearPanel(call: LinearCall, panel: i32): void {
+  const linear = call.linear;
   const kind = load<i32>(linear, LINEAR_KIND * 4);
   const steps = load<i32>(linear, LINEAR_STEPS * 4);
-  let weight: usize = load<i32>(linear, LINEAR_WEIGHT * 4) + panel * load<i32>(linear, LINEAR_PANEL_BYTES * 4);
-  const bias: usize = load<i32>(linear, LINEAR_BIAS * 4) + panel * 32;
+  const weight: usize = load<i32>(linear, LINEAR_WEIGHT * 4) + panel * load<i32>(linear, LINEAR_PANEL_BYTES * 4);
+  tile.x = call.x;
+  tile.xStride = call.xStride;
+  tile.weight = weight;
+  tile.steps = steps;
+  tile.bias = load<i32>(linear, LINEAR_BIAS * 4) + panel * 32;
+  tile.dst = call.dst;
+  tile.dstStride = call.dstStride;
+  tile.residual = call.residual;
   if (kind == INT8) {
     if (!ASC_FEATURE_RELAXED_SIMD) {
-      widenInt8(weight, scratch, steps);
-      weight = scratch;
+      widenInt8(weight, widened, steps);
+      tile.weight = widened;
     }
-    const scale: usize = load<i32>(linear, LINEAR_SCALE * 4) + panel * 32;
     const sums: usize = load<i32>(linear, LINEAR_SUM * 4);
-    const sum = sums + panel * 32;
-    const pairs = saturates && load<i32>(sums + load<i32>(linear, LINEAR_PANELS * 4) * 32 + panel * 4) != 0;
-    int8Rows(x, xStride, weight, steps, bias, dst, dstStride, residual, rows, scale, sum, ranges, pairs);
+    tile.scale = load<i32>(linear, LINEAR_SCALE * 4) + panel * 32;
+    tile.sum = sums + panel * 32;
+    tile.ranges = call.ranges;
+    tile.pairs = saturates && load<i32>(sums + load<i32>(linear, LINEAR_PANELS * 4) * 32 + panel * 4) != 0;
+    int8Rows(tile, call.rows);
     return;
   }
   if (kind == F16) {
-    widenF16(weight, scratch, steps);
-    weight = scratch;
+    widenF16(weight, widened, steps);
+    tile.weight = widened;
   }
-  floatRows(x, xStride, weight, steps, bias, dst, dstStride, residual, rows);
+  floatRows(tile, call.rows);
 }
 
-/** A phase: a whole linear, dst[rows][out] = x Wᵀ + b, then the residual or GELU. */
-export function linearPhase(
-  linear: usize,
-  x: usize,
-  xStride: usize,
-  ranges: usize,
-  rows: i32,
-  dst: usize,
-  dstStride: usize,
-  residual: usize,
-  withGelu: bool,
-  scratch: usize,
-): void {
-  const panels = load<i32>(linear, LINEAR_PANELS * 4);
+/** A phase: a whole linear, dst[rows][out] = x Wᵀ + b, then the residual or GELU. Leaves `dst` and `residual` elsewhere. */
+export function linearPhase(call: LinearCall): void {
+  const panels = load<i32>(call.linear, LINEAR_PANELS * 4);
+  const dst = call.dst;
+  const residual = call.residual;
   const each = share(panels, 1);
   const items = (panels + each - 1) / each;
   openPhase();
   for (let item = claim(); item < items; item = claim()) {
     const end = min(panels, (item + 1) * each);
     for (let panel = item * each; panel < end; panel++) {
-      const to = dst + panel * 32;
-      linearPanel(linear, panel, x, xStride, ranges, rows, to, dstStride, residual && residual + panel * 32, scratch);
-      if (withGelu) geluStrip(to, dstStride, rows);
+      call.dst = dst + panel * 32;
+      if (residual) call.residual = residual + panel * 32;
+      linearPanel(call, panel);
+      if (call.withGelu) geluStrip(call.dst, call.dstStride, call.rows);
     }
   }
   closePhase(items);
