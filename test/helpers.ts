@@ -40,12 +40,12 @@ export function randomModel(sizes: PlainArchitecture, seed: number, classes = CL
   for (const [key, shape] of tensorShapes(arch, classes)) {
     const count = shape.reduce((a, b) => a * b, 1);
     const fanIn = shape.length > 1 ? count / shape[0] : 1;
-    const isGain = /norm\d?\.weight$/.test(key);
+    const isGain = /norm(\d|_pre)?\.weight$/.test(key);
     const size = isGain ? 0.5 : shape.length > 1 ? Math.sqrt(3 / Math.max(1, fanIn)) : 0.5;
     const data = randomValues(count, next++).map((v) => (isGain ? 1 : 0) + size * v);
     tensors.set(key, { dtype: "F32", shape, data });
   }
-  for (const key of ["cls_token", "dist_token", "pos_embed"]) {
+  for (const key of ["cls_token", "dist_token", "reg_token", "pos_embed"]) {
     const tensor = tensors.get(key);
     if (tensor) tensor.data = randomValues(tensor.data.length, next++);
   }
@@ -65,7 +65,7 @@ export function manifestOf(sizes: PlainArchitecture, classes = CLASSES): Manifes
       mean: [0.5, 0.5, 0.5],
       std: [0.5, 0.5, 0.5],
     },
-    labels: Array.from({ length: classes }, (_, i) => ({ id: `c${i}`, label: `class ${i}` })),
+    labels: Array.from({ length: arch.head ? classes : 0 }, (_, i) => ({ id: `c${i}`, label: `class ${i}` })),
     weights: [],
     provenance: {},
     metrics: {},
