@@ -65,7 +65,12 @@ export class LinearPlanner {
     if (!isWide) this.widest = Math.max(this.widest, steps * 32);
     this.longestRow = Math.max(this.longestRow, sum(ins) * weight.data.BYTES_PER_ELEMENT);
     const to = memory.take(panels * panelBytes);
-    const values = (name: string) => memory.put(spread(float32(this.model.tensors, `${key}.${name}`), outs));
+    const values = (name: string) => {
+      const isThere = this.model.tensors.has(`${key}.${name}`); // a projection has no bias
+      return memory.put(
+        isThere ? spread(float32(this.model.tensors, `${key}.${name}`), outs) : new Float32Array(panels * 8),
+      );
+    };
     const words = {
       [L.LINEAR_KIND]: kind,
       [L.LINEAR_PANELS]: panels,

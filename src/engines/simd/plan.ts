@@ -1,13 +1,14 @@
 /** A model → where everything lies in the engine's memory, and the words that tell the kernels so (layout.ts). */
-import type { Model } from "../../format/model.ts";
+import { type Model, patchGrid, tokenCounts } from "../../format/model.ts";
 import { type Activations, planActivations, planScratch, type Scratch } from "./activations.ts";
 import type { Flavour } from "./binary.ts";
-import { planBlock } from "./blockPlan.ts";
-import { firstPixels, putNorm, startRows } from "./constants.ts";
+import { planBlock, relativeEntries } from "./blockPlan.ts";
+import { firstPixels, putTokenNorm, startRows } from "./constants.ts";
 import * as L from "./layout.ts";
 import { LinearPlanner, type PackedLinear } from "./linears.ts";
 import { type Constant, MemoryLayout, type WordTable } from "./memoryLayout.ts";
 import { pad8 } from "./padding.ts";
+import { ACTIVATIONS, planPoolLinears, setPooling } from "./poolPlan.ts";
 import { planStream, type Stream } from "./stream.ts";
 
 /** Where the engine finds things once the model is in. */
@@ -16,9 +17,9 @@ export interface Plan {
   at: number;
   bytes: number;
   pixels: number;
-  logits: number[];
-  features: number;
-  maps: Stream["maps"];
+  stream: Stream;
+  /** by block: where it tells what merges, and whether it is told */
+  merges: { partners: number; forced: number }[];
   sync: number;
 }
 
@@ -39,72 +40,89 @@ export interface PlanOptions {
 }
 
 export function planMemory(model: Model, options: PlanOptions): { plan: Plan; cargo: Cargo } {
-  const { manifest } = model;
+  const { manifest, tensors } = model;
   const { blocks } = manifest;
   const memory = new MemoryLayout();
   const linears = new LinearPlanner(model, options.flavour, memory);
   const words = memory.table(L.PLAN_WORDS);
-  const blockTable = memory.table(L.BLOCK_WORDS, blocks.length);
+  const table = memory.table(L.BLOCK_WORDS, blocks.length);
 
-  planLinears(model, linears, words, blockTable);
-  const stream = planStream(model, memory);
+  planLinears(model, linears, words, table);
+  const classes = tensors.get("head.bias")?.shape[0] ?? 0;
+  const stream = planStream(manifest, classes, memory);
   const scratch = planScratch(manifest, memory, linears, options.threads);
   const sync = memory.take((L.SYNC_PHASES + (blocks.length + 2) * L.PHASES_A_STAGE * L.PHASE_WORDS) * 4);
   const activations = planActivations(manifest, memory, linears);
 
   let current = 0;
-  blocks.forEach((_, i) => {
-    current = planBlock({ model, memory, activations, stream, table: blockTable, block: i, current });
+  const merges = blocks.map((_, block) => {
+    const planned = planBlock({ model, memory, activations, stream, table, block, current });
+    current = planned.current;
+    return { partners: planned.partners, forced: table.address(L.BLOCK_FORCED, block) };
   });
   setArchitecture(model, memory, words);
   setActivations(words, activations, stream, scratch);
+  setPooling(model, memory, words, stream);
   words.set({
-    [L.PLAN_BLOCK_TABLE]: blockTable.at,
+    [L.PLAN_BLOCK_TABLE]: table.at,
     [L.PLAN_SYNC]: sync,
     [L.PLAN_THREADS]: options.threads,
     [L.PLAN_SPINS]: options.spins,
     [L.PLAN_MAY_SLEEP]: options.maySleep ? 1 : 0,
   });
-  const { logits, features, maps } = stream;
   return {
-    plan: { at: words.at, bytes: memory.end, pixels: activations.pixels, logits, features, maps, sync },
+    plan: { at: words.at, bytes: memory.end, pixels: activations.pixels, stream, merges, sync },
     cargo: { constants: memory.constants, linears: linears.linears, staging: activations.staging },
   };
 }
 
-function planLinears({ manifest, tensors }: Model, linears: LinearPlanner, words: WordTable, blocks: WordTable): void {
-  const { embedDim, patchSize, prefixTokens } = manifest;
+function planLinears(model: Model, linears: LinearPlanner, words: WordTable, blocks: WordTable): void {
+  const { embedDim, patchSize, mlp } = model.manifest;
   const dim = [embedDim];
-  const classes = [tensors.get("head.bias")!.shape[0]];
   linears.plan({ key: "patch_embed.proj", outs: dim, ins: [3 * patchSize ** 2] }, words, L.PLAN_EMBED);
-  linears.plan({ key: "head", outs: classes, ins: dim }, words, L.PLAN_HEAD);
-  if (prefixTokens === 2) linears.plan({ key: "head_dist", outs: classes, ins: dim }, words, L.PLAN_HEAD2);
-  manifest.blocks.forEach(({ headDims, mlpHidden }, i) => {
+  planPoolLinears(model, linears, words);
+  model.manifest.blocks.forEach(({ headDims, mlpHidden }, i) => {
     const qkv = [...headDims, ...headDims, ...headDims];
+    const units = mlp === "swiglu" ? [mlpHidden, mlpHidden] : [mlpHidden];
     linears.plan({ key: `blocks.${i}.attn.qkv`, outs: qkv, ins: dim }, blocks, L.BLOCK_QKV, i);
     linears.plan({ key: `blocks.${i}.attn.proj`, outs: dim, ins: headDims }, blocks, L.BLOCK_PROJ, i);
-    linears.plan({ key: `blocks.${i}.mlp.fc1`, outs: [mlpHidden], ins: dim }, blocks, L.BLOCK_FC1, i);
+    linears.plan({ key: `blocks.${i}.mlp.fc1`, outs: units, ins: dim }, blocks, L.BLOCK_FC1, i);
     linears.plan({ key: `blocks.${i}.mlp.fc2`, outs: dim, ins: [mlpHidden] }, blocks, L.BLOCK_FC2, i);
   });
 }
 
 function setArchitecture(model: Model, memory: MemoryLayout, words: WordTable): void {
-  const { blocks, embedDim, patchSize, prefixTokens, imageSize, headDim, layerNormEps } = model.manifest;
+  const { manifest } = model;
+  const { blocks, embedDim, patchSize, prefixTokens, imageSize, headDim, preNorm, normEps } = manifest;
+  const [rows, columns] = patchGrid(manifest);
   words.set({
     [L.PLAN_DIM]: embedDim,
     [L.PLAN_DIM_BYTES]: pad8(embedDim) * 4,
     [L.PLAN_PREFIX]: prefixTokens,
     [L.PLAN_BLOCKS]: blocks.length,
-    [L.PLAN_NORM]: putNorm(model, memory, "norm"),
     [L.PLAN_HEIGHT]: imageSize[0],
     [L.PLAN_WIDTH]: imageSize[1],
     [L.PLAN_PATCH]: patchSize,
     [L.PLAN_PATCHES]: blocks[0].keepIdx.length - prefixTokens,
-    [L.PLAN_PATCH_TABLE]: memory.put(firstPixels(model.manifest)),
+    [L.PLAN_PATCH_TABLE]: memory.put(firstPixels(manifest)),
     [L.PLAN_START]: memory.put(startRows(model)),
     [L.PLAN_ZEROS]: memory.put(new Float32Array(8)),
+    [L.PLAN_PRE_NORM]: preNorm ? putTokenNorm(model, memory, "norm_pre", normEps?.pre) : 0,
+    [L.PLAN_ACTIVATION]: ACTIVATIONS[manifest.activation],
+    [L.PLAN_GATED]: manifest.mlp === "swiglu" ? 1 : 0,
+    [L.PLAN_RELATIVE_CENTRE]: (rows - 1) * (2 * columns - 1) + columns - 1,
+    [L.PLAN_RELATIVE_PREFIX]: relativeEntries([rows, columns]) - 3,
+    [L.PLAN_MAP_ROWS]: manifest.classToken ? 1 : 0,
+    [L.PLAN_LOGS]: blocks.some(({ merge }) => merge > 0)
+      ? memory.put(scaledLogs(tokenCounts(manifest)[0].entering, headDim))
+      : 0,
   });
-  words.setFloats({ [L.PLAN_EPS]: layerNormEps, [L.PLAN_SCORE_SCALE]: 1 / Math.sqrt(headDim) });
+  words.setFloats({ [L.PLAN_SCORE_SCALE]: 1 / Math.sqrt(headDim) });
+}
+
+/** Of each size a row can have. Scores are scaled after a logarithm is added. */
+function scaledLogs(most: number, headDim: number): Float32Array {
+  return Float32Array.from({ length: most + 1 }, (_, size) => Math.log(Math.max(size, 1)) * Math.sqrt(headDim));
 }
 
 function setActivations(words: WordTable, activations: Activations, stream: Stream, scratch: Scratch): void {
@@ -118,11 +136,13 @@ function setActivations(words: WordTable, activations: Activations, stream: Stre
     [L.PLAN_Q]: activations.q,
     [L.PLAN_MIXED]: activations.mixed,
     [L.PLAN_HIDDEN]: activations.hidden,
+    [L.PLAN_SIMILARITIES]: activations.merging.similarities,
+    [L.PLAN_MERGE_PANELS]: activations.merging.panels,
+    [L.PLAN_MERGE_ROWS]: activations.merging.rows,
+    [L.PLAN_MERGE_NEXT]: activations.merging.next,
+    [L.PLAN_PART_MAPS]: activations.partMaps,
     [L.PLAN_SCRATCH]: scratch.at,
     [L.PLAN_SCRATCH_BYTES]: scratch.bytes,
     [L.PLAN_SCRATCH_PANEL]: scratch.panel,
-    [L.PLAN_LOGITS]: stream.logits[0],
-    [L.PLAN_LOGITS2]: stream.logits[1] ?? 0,
-    [L.PLAN_FEATURES]: stream.features,
   });
 }

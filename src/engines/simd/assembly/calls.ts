@@ -29,7 +29,7 @@ export class LinearCall {
   dst: usize;
   dstStride: usize;
   residual: usize; // 0 for none; its stride is dst's
-  withGelu: bool;
+  activation: i32; // one of ACTIVATION_
 }
 
 /** This thread's records, and the two parts of its scratch behind them. */

@@ -1,5 +1,10 @@
 /** Linears: rows of activations times panels of 8 outputs. Panels are what threads share; all rows meet each panel once. */
 import {
+  ACTIVATION_GELU,
+  ACTIVATION_GELU_TANH,
+  ACTIVATION_NONE,
+  ACTIVATION_QUICK_GELU,
+  ACTIVATION_RELU,
   F16,
   INT8,
   LINEAR_BIAS,
@@ -12,9 +17,10 @@ import {
   LINEAR_WEIGHT,
 } from "../layout";
 import { floatRows, int8Rows } from "../generated/tiles";
-import { LinearCall, tile, widened } from "./calls";
-import { dotSaturates, gelu } from "./math";
+import { LinearCall, strips, tile, widened } from "./calls";
+import { dotSaturates, gelu, geluTanh, quickGelu, relu, silu } from "./math";
 import { claim, closePhase, openPhase, share } from "./sync";
+import { address, word } from "./words";
 
 /** Whether `addPairs` is the faster product here. */
 export let saturates: bool = false;
@@ -27,14 +33,14 @@ export function chooseProduct(): void {
 /** One panel: dst[row][8]. Narrow weights are widened once a panel, not once a tile. */
 export function linearPanel(call: LinearCall, panel: i32): void {
   const linear = call.linear;
-  const kind = load<i32>(linear, LINEAR_KIND * 4);
-  const steps = load<i32>(linear, LINEAR_STEPS * 4);
-  const weight: usize = load<i32>(linear, LINEAR_WEIGHT * 4) + panel * load<i32>(linear, LINEAR_PANEL_BYTES * 4);
+  const kind = word(linear, LINEAR_KIND);
+  const steps = word(linear, LINEAR_STEPS);
+  const weight = address(linear, LINEAR_WEIGHT) + panel * address(linear, LINEAR_PANEL_BYTES);
   tile.x = call.x;
   tile.xStride = call.xStride;
   tile.weight = weight;
   tile.steps = steps;
-  tile.bias = load<i32>(linear, LINEAR_BIAS * 4) + panel * 32;
+  tile.bias = address(linear, LINEAR_BIAS) + panel * 32;
   tile.dst = call.dst;
   tile.dstStride = call.dstStride;
   tile.residual = call.residual;
@@ -43,11 +49,11 @@ export function linearPanel(call: LinearCall, panel: i32): void {
       widenInt8(weight, widened, steps);
       tile.weight = widened;
     }
-    const sums: usize = load<i32>(linear, LINEAR_SUM * 4);
-    tile.scale = load<i32>(linear, LINEAR_SCALE * 4) + panel * 32;
+    const sums = address(linear, LINEAR_SUM);
+    tile.scale = address(linear, LINEAR_SCALE) + panel * 32;
     tile.sum = sums + panel * 32;
     tile.ranges = call.ranges;
-    tile.pairs = saturates && load<i32>(sums + load<i32>(linear, LINEAR_PANELS * 4) * 32 + panel * 4) != 0;
+    tile.pairs = saturates && load<i32>(sums + word(linear, LINEAR_PANELS) * 32 + panel * 4) != 0;
     int8Rows(tile, call.rows);
     return;
   }
@@ -58,9 +64,9 @@ export function linearPanel(call: LinearCall, panel: i32): void {
   floatRows(tile, call.rows);
 }
 
-/** A phase: a whole linear, dst[rows][out] = x Wᵀ + b, then the residual or GELU. Leaves `dst` and `residual` elsewhere. */
+/** A phase: a whole linear, dst[rows][out] = x Wᵀ + b, then the residual or the activation. Leaves `dst` and `residual` elsewhere. */
 export function linearPhase(call: LinearCall): void {
-  const panels = load<i32>(call.linear, LINEAR_PANELS * 4);
+  const panels = word(call.linear, LINEAR_PANELS);
   const dst = call.dst;
   const residual = call.residual;
   const each = share(panels, 1);
@@ -72,18 +78,69 @@ export function linearPhase(call: LinearCall): void {
       call.dst = dst + panel * 32;
       if (residual) call.residual = residual + panel * 32;
       linearPanel(call, panel);
-      if (call.withGelu) geluStrip(call.dst, call.dstStride, call.rows);
+      activateStrip(call.activation, call.dst, call.dstStride, call.rows);
     }
   }
   closePhase(items);
 }
 
-/** GELU of a strip of 8 channels that has just been written, so is still in the first cache. */
-function geluStrip(p: usize, stride: usize, rows: i32): void {
+/**
+ * A phase: the first linear of a SwiGLU MLP, dst[rows][out / 2] = act(gates) × values. The panels of its first half are
+ * gates, those of the second half values.
+ */
+export function gatedPhase(call: LinearCall): void {
+  const panels = word(call.linear, LINEAR_PANELS) >> 1;
+  const dst = call.dst;
+  const dstStride = call.dstStride;
+  const each = share(panels, 1);
+  const items = (panels + each - 1) / each;
+  openPhase();
+  for (let item = claim(); item < items; item = claim()) {
+    const end = min(panels, (item + 1) * each);
+    for (let panel = item * each; panel < end; panel++) {
+      const gates = dst + panel * 32;
+      call.dst = gates;
+      call.dstStride = dstStride;
+      linearPanel(call, panel);
+      activateStrip(call.activation, gates, dstStride, call.rows);
+      call.dst = strips;
+      call.dstStride = 32;
+      linearPanel(call, panels + panel);
+      multiplyStrip(gates, dstStride, strips, call.rows);
+    }
+  }
+  closePhase(items);
+}
+
+/** Of a strip of 8 channels that has just been written, so is still in the first cache. */
+export function activateStrip(activation: i32, p: usize, stride: usize, rows: i32): void {
+  if (activation == ACTIVATION_NONE) return;
+  if (activation == ACTIVATION_GELU) {
+    for (let r = 0; r < rows; r++, p += stride) {
+      v128.store(p, gelu(v128.load(p)));
+      v128.store(p, gelu(v128.load(p, 16)), 16);
+    }
+    return;
+  }
+  for (let r = 0; r < rows; r++, p += stride) {
+    v128.store(p, activate(activation, v128.load(p)));
+    v128.store(p, activate(activation, v128.load(p, 16)), 16);
+  }
+}
+
+function activate(activation: i32, x: v128): v128 {
+  if (activation == ACTIVATION_GELU_TANH) return geluTanh(x);
+  if (activation == ACTIVATION_QUICK_GELU) return quickGelu(x);
+  return activation == ACTIVATION_RELU ? relu(x) : silu(x);
+}
+
+/** p[rows][8] ×= by[rows][8] */
+function multiplyStrip(p: usize, stride: usize, by: usize, rows: i32): void {
   for (let r = 0; r < rows; r++) {
-    v128.store(p, gelu(v128.load(p)));
-    v128.store(p, gelu(v128.load(p, 16)), 16);
+    v128.store(p, f32x4.mul(v128.load(p), v128.load(by)));
+    v128.store(p, f32x4.mul(v128.load(p, 16), v128.load(by, 16)), 16);
     p += stride;
+    by += 32;
   }
 }
 
