@@ -3,7 +3,7 @@ import type { RunOptions, RunOutput } from "../reference/forward.ts";
 
 export type { RunOptions, RunOutput };
 
-export type EngineName = "simd" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "reference";
+export type EngineName = "simd" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "webnn" | "reference";
 
 /** One loaded network on one device. Runs are one at a time; the caller waits for one before it starts the next. */
 export interface Engine {
@@ -11,6 +11,8 @@ export interface Engine {
   readonly threads: number;
   /** which kernels `simd` runs: with WebAssembly's relaxed SIMD or without */
   readonly simd?: "relaxed" | "plain";
+  /** which device `webnn` asked for; undefined where the browser chose */
+  readonly deviceType?: WebnnOptions["deviceType"];
   /** weights, activations and all; only an engine that takes its memory itself knows */
   readonly memoryBytes?: number;
   /**
@@ -22,11 +24,18 @@ export interface Engine {
   dispose(): void;
 }
 
+/** What engine "webnn" asks the browser for. */
+export interface WebnnOptions {
+  deviceType?: "cpu" | "gpu" | "npu";
+  powerPreference?: "default" | "high-performance" | "low-power";
+}
+
 export interface EngineOptions {
   /** wanted; an engine takes what it can get and says so in `threads` */
   threads?: number;
   /** where optional packages are served, by package name, for workers that cannot resolve bare names */
   engineUrls?: Record<string, string>;
+  webnn?: WebnnOptions;
 }
 
 export type OpenEngine = (model: Model, options: EngineOptions) => Promise<Engine>;

@@ -35,12 +35,17 @@ const ENGINES: Record<EngineName, (urls?: Record<string, string>) => Promise<Ope
     const { openTfjs } = await loadGpuEngines(urls);
     return (model, options) => openTfjs(model, options, importTf);
   },
+  webnn: async (urls) => (await loadWebnn(urls)).openWebnn,
 };
 
 /** The engines on WebGPU, where their file is named. */
 export const GPU_ENGINES = "slimvit/webgpu.js";
 
-export const isOnGpu = (engine: EngineName): boolean => engine.endsWith("webgpu");
+/** The engine on WebNN, where its file is named. */
+const WEBNN_ENGINE = "slimvit/engine-webnn.js";
+
+/** Whether the engine's device can be lost. */
+export const isOnGpu = (engine: EngineName): boolean => engine.endsWith("webgpu") || engine === "webnn";
 
 /** @throws SlimViTError `bad-option` for a name that is none */
 export function checkEngineName(name: string): void {
@@ -86,15 +91,25 @@ export async function openWithoutGpu(model: Model, options: EngineOptions): Prom
 }
 
 /** In a file beside this one, which only pages that choose these engines load. */
-export async function loadGpuEngines(urls?: Record<string, string>): Promise<typeof import("./gpuEngines.ts")> {
+export function loadGpuEngines(urls?: Record<string, string>): Promise<typeof import("./gpuEngines.ts")> {
+  const url = urls?.[GPU_ENGINES] ?? new URL("./webgpu.js", import.meta.url).href; // the form that bundlers look for
+  return loadBeside(GPU_ENGINES, url);
+}
+
+/** Likewise. */
+export function loadWebnn(urls?: Record<string, string>): Promise<typeof import("./webnn/index.ts")> {
+  const url = urls?.[WEBNN_ENGINE] ?? new URL("./engine-webnn.js", import.meta.url).href;
+  return loadBeside(WEBNN_ENGINE, url);
+}
+
+async function loadBeside<T>(name: string, url: string): Promise<T> {
   try {
-    const url = urls?.[GPU_ENGINES] ?? new URL("./webgpu.js", import.meta.url).href; // the form that bundlers look for
     return await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
   } catch (error) {
     throw new SlimViTError(
       "unsupported",
-      `The package's webgpu.js did not load (${messageOf(error)}). Serve it from your own origin and pass ` +
-        `engineUrls: { "${GPU_ENGINES}": "its URL" }.`,
+      `The package's ${name.slice("slimvit/".length)} did not load (${messageOf(error)}). Serve it from your own origin ` +
+        `and pass engineUrls: { "${name}": "its URL" }.`,
       { cause: error },
     );
   }

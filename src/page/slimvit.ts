@@ -1,6 +1,6 @@
 /** SlimViT on the page's thread: starts the worker, sends it pictures, and makes sure that every promise settles. */
 import { transfer } from "comlink";
-import type { EngineName } from "../engines/engine.ts";
+import type { EngineName, WebnnOptions } from "../engines/engine.ts";
 import { SlimViTError, type SlimViTErrorCode, throwIfAborted } from "../errors.ts";
 import type { WeightsDtype } from "../format/model.ts";
 import type { WireImage } from "../image/decode.ts";
@@ -27,6 +27,8 @@ export interface LoadOptions {
   workerUrl?: string | URL;
   /** where optional packages are served, by package name, when the bundler does not resolve them */
   engineUrls?: Record<string, string>;
+  /** engine "webnn": which device, by default the browser's choice, and with engine "auto" each that it offers */
+  webnn?: WebnnOptions;
   /** of a set: the most accurate member that takes at most so many milliseconds of inference here, measured; default the most accurate */
   latencyMs?: number;
 }
@@ -89,7 +91,7 @@ export class SlimViT {
     throwIfAborted(options.signal);
     if (options.latencyMs !== undefined || SET.test(String(source)))
       return (await import("./set.ts")).loadFromSet({ load: SlimViT.load, baseUrl }, source, options);
-    const { engine = "auto", dtype = "auto", threads = "auto", cache = true, workerUrl, engineUrls } = options;
+    const { engine = "auto", dtype = "auto", threads = "auto", cache = true, workerUrl, engineUrls, webnn } = options;
     const urls = engineUrls && Object.entries(engineUrls).map(([name, url]) => [name, absolute(url, "bad-option")]);
     const model = {
       source: await resolveSource(source),
@@ -97,6 +99,7 @@ export class SlimViT {
       dtype,
       threads,
       engineUrls: urls && Object.fromEntries(urls),
+      webnn,
     };
     const vit = new SlimViT({ ...model, cache, workerUrl }, options.onProgress);
     try {

@@ -1,13 +1,14 @@
 /** One loaded model on one engine: image → pixels → logits → top classes. Lives in the worker; in Node, in the process. */
 
 import { openEngine } from "../engines/auto.ts";
-import type { Engine, EngineName, RunOptions, RunOutput } from "../engines/engine.ts";
+import type { Engine, EngineName, RunOptions, RunOutput, WebnnOptions } from "../engines/engine.ts";
 import { nextTurn } from "../engines/nextMacrotask.ts";
 import type { ReopenedEngine, Spare } from "../engines/recovery.ts";
 import {
   checkEngineName,
   isOnGpu,
   loadGpuEngines,
+  loadWebnn,
   type OpenedEngine,
   openNamed,
   openWithoutGpu,
@@ -32,6 +33,7 @@ export interface SessionRequest extends LoadRequest {
   threads: number | "auto";
   /** where optional packages are served, by package name; absolute URLs */
   engineUrls?: Record<string, string>;
+  webnn?: WebnnOptions;
 }
 
 export interface ModelInfo {
@@ -51,6 +53,8 @@ export interface ModelInfo {
   sizeBytes: number;
   engine: EngineName;
   threads: number;
+  /** which device the webnn engine asked for; undefined where the browser chose */
+  deviceType?: WebnnOptions["deviceType"];
   /** which kernels the simd engine runs: with WebAssembly's relaxed SIMD, or with what every browser has */
   simd?: "relaxed" | "plain";
   /** what the engine holds, weights and activations; undefined where it cannot be known */
@@ -122,9 +126,9 @@ export class Session {
 
   /** @throws SlimViTError as `loadModel` and `openEngine` */
   static async open(request: SessionRequest): Promise<Session> {
-    const { signal, engineUrls } = request;
+    const { signal, engineUrls, webnn } = request;
     checkEngineName(request.engine); // like the threads', a slip of the pen costs no download
-    const options = { threads: chooseThreads(request.threads), engineUrls };
+    const options = { threads: chooseThreads(request.threads), engineUrls, webnn: checkWebnn(webnn) };
     const start = performance.now();
     const openResampler = () => import("../image/resampleWasm.ts").then(({ openResampler }) => openResampler());
     const { model, notes } = await loadModel(request, () => {
@@ -209,8 +213,9 @@ export class Session {
 /** @throws whatever `error` is, if it is no `device-lost` */
 async function reopen(name: EngineName, spare: Spare, error: unknown, again = false): Promise<ReopenedEngine> {
   if (!(error instanceof SlimViTError) || error.code !== "device-lost") throw error;
-  const gpu = await loadGpuEngines(spare.options.engineUrls);
-  return gpu.reopen(name, spare, error, again, { openNamed, openWithoutGpu });
+  const { engineUrls } = spare.options;
+  const { reopen } = await (name === "webnn" ? loadWebnn(engineUrls) : loadGpuEngines(engineUrls));
+  return reopen(name, spare, error, again, { openNamed, openWithoutGpu });
 }
 
 /** An engine that cannot be lost has packed the weights; those of the file would be in memory for nothing. */
@@ -222,9 +227,10 @@ function facts({
   name,
   threads,
   simd,
+  deviceType,
   memoryBytes,
 }: Engine): Partial<ModelInfo> & Pick<ModelInfo, "engine" | "threads"> {
-  return { engine: name, threads, simd, memoryBytes };
+  return { engine: name, threads, simd, deviceType, memoryBytes };
 }
 
 function describe(
@@ -253,6 +259,21 @@ function describe(
     tried,
     notes,
   };
+}
+
+const WEBNN: Record<keyof WebnnOptions, readonly string[]> = {
+  deviceType: ["cpu", "gpu", "npu"],
+  powerPreference: ["default", "high-performance", "low-power"],
+};
+
+function checkWebnn(options?: WebnnOptions): WebnnOptions | undefined {
+  for (const key of Object.keys(WEBNN) as (keyof WebnnOptions)[]) {
+    const value = options?.[key];
+    if (value === undefined || WEBNN[key].includes(value)) continue;
+    const expected = WEBNN[key].map((name) => `"${name}"`).join(", ");
+    throw new SlimViTError("bad-option", `webnn.${key} is ${JSON.stringify(value)}; expected one of ${expected}.`);
+  }
+  return options;
 }
 
 /** Each is a worker with its own stack; no model here has work for more. */
