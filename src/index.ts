@@ -1,5 +1,5 @@
 /** Slimmed vision transformers in the browser: `SlimViT.load`, `classify`, a label. */
-export type { EngineName, WebnnOptions } from "./engines/engine.ts";
+
 export { SlimViTError, type SlimViTErrorCode } from "./errors.ts";
 export type { BlockShape, Label, WeightsDtype } from "./format/model.ts";
 export type { RawImage, Region } from "./image/preprocess.ts";
@@ -15,4 +15,5 @@ export {
   SlimViT,
 } from "./page/slimvit.ts";
 export type { FrameSource } from "./page/videoFrames.ts";
+export type { EngineName, WebnnOptions } from "./protocol.ts";
 export type { ModelInfo, ScoredClass } from "./worker/session.ts";

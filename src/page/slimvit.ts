@@ -1,12 +1,12 @@
 /** SlimViT on the page's thread: starts the worker, sends it pictures, and makes sure that every promise settles. */
 import { transfer } from "comlink";
-import type { EngineName, WebnnOptions } from "../engines/engine.ts";
 import { SlimViTError, type SlimViTErrorCode, throwIfAborted } from "../errors.ts";
 import type { WeightsDtype } from "../format/model.ts";
 import type { WireImage } from "../image/decode.ts";
 import { checkSize } from "../image/imageSize.ts";
 import type { RawImage } from "../image/preprocess.ts";
 import type { Progress, Source, WeightsStore } from "../loading/loadModel.ts";
+import type { EngineName, WebnnOptions } from "../protocol.ts";
 import type { CallId } from "../worker/host.ts";
 import type { ModelInfo, ScoredClass, ClassifyOptions as SessionOptions, SessionResult } from "../worker/session.ts";
 import { type SharedModel, type SharedRequest, share, type User } from "./sharedModel.ts";

@@ -1,8 +1,8 @@
 /** Pages in a Chromium that has WebNN. A missing one, or one without it, fails the run. */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import type { WebnnOptions } from "../../src/engines/engine.ts";
 import type { Model, WeightsDtype } from "../../src/format/model.ts";
+import type { WebnnOptions } from "../../src/protocol.ts";
 import { writeModelFolder } from "../../tools/models/folders.ts";
 import { addEngines, bundleEngines, SHIPPED } from "./gpu.ts";
 import { openStage, type Stage } from "./page.ts";

@@ -1,3 +1,5 @@
-/** The engine on WebNN, in a file of its own, dist/engine-webnn.js: pages that run without do not download it. */
-export { reopen } from "../recovery.ts";
-export { openWebnn } from "./engine.ts";
+/** dist/engine-webnn.js: the engine on the Web Neural Network API. */
+import type { EngineChunk } from "../engine.ts";
+import { openWebnn } from "./engine.ts";
+
+export const engines: EngineChunk["engines"] = { webnn: openWebnn };

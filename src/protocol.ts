@@ -1,0 +1,20 @@
+/** All that passes between the page and its worker. */
+
+export type EngineName = "simd" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "webnn" | "reference";
+
+/** Which device the engine `webnn` asks the browser for. */
+export interface WebnnOptions {
+  deviceType?: "cpu" | "gpu" | "npu";
+  powerPreference?: "default" | "high-performance" | "low-power";
+}
+
+/** An engine that `auto` tried and did not take. */
+export interface TriedEngine {
+  engine: EngineName;
+  /** of `webnn`: the device that it asked for */
+  deviceType?: WebnnOptions["deviceType"];
+  /** why not */
+  reason: string;
+  /** Median milliseconds of a few runs, if it was measured. */
+  ms?: number;
+}
