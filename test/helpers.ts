@@ -4,13 +4,15 @@ import fc from "fast-check";
 import {
   type Architecture,
   type BlockShape,
-  FORMAT,
   type Manifest,
   type Model,
+  type PlainArchitecture,
+  plainArchitecture,
   type Tensors,
   tensorShapes,
 } from "../src/format/model.ts";
 import { readSafetensors } from "../src/format/safetensors.ts";
+import { singleVariant } from "../src/format/variants.ts";
 
 export const CLASSES = 5;
 
@@ -31,7 +33,8 @@ export function randomPixels({ imageSize: [height, width] }: Architecture, seed:
 }
 
 /** Random weights of a size that keeps activations near 1, so that every part of the network moves the logits. */
-export function randomModel(arch: Architecture, seed: number, classes = CLASSES): Model {
+export function randomModel(sizes: PlainArchitecture, seed: number, classes = CLASSES): Model {
+  const arch = plainArchitecture(sizes);
   const tensors: Tensors = new Map();
   let next = seed;
   for (const [key, shape] of tensorShapes(arch, classes)) {
@@ -49,9 +52,9 @@ export function randomModel(arch: Architecture, seed: number, classes = CLASSES)
   return { manifest: manifestOf(arch, classes), dtype: "f32", tensors };
 }
 
-export function manifestOf(arch: Architecture, classes = CLASSES): Manifest {
-  return {
-    format: FORMAT,
+export function manifestOf(sizes: PlainArchitecture, classes = CLASSES): Manifest {
+  const arch = plainArchitecture(sizes);
+  return singleVariant({
     name: "random",
     license: "Apache-2.0",
     ...arch,
@@ -66,7 +69,7 @@ export function manifestOf(arch: Architecture, classes = CLASSES): Manifest {
     weights: [],
     provenance: {},
     metrics: {},
-  };
+  });
 }
 
 /** Small slim networks of every legal kind: blocks without heads or units, ragged heads, one token, two prefix tokens. */
@@ -92,15 +95,16 @@ export function slimArchitecture(): fc.Arbitrary<Architecture> {
       // A patch lives until the block that drops it, so that keep-lists nest.
       const lives = fc.array(fc.integer({ min: 0, max: depth }), { minLength: patches, maxLength: patches });
       return fc.record({ blocks: fc.array(block, { minLength: depth, maxLength: depth }), lives }).map(
-        ({ blocks, lives }): Architecture => ({
-          ...rest,
-          imageSize: [rows * rest.patchSize, columns * rest.patchSize],
-          layerNormEps: 1e-6,
-          blocks: blocks.map((shape, i): BlockShape => {
-            const kept = lives.flatMap((life, patch) => (life > i ? [patch + rest.prefixTokens] : []));
-            return { ...shape, keepIdx: [...Array(rest.prefixTokens).keys(), ...kept] };
+        ({ blocks, lives }): Architecture =>
+          plainArchitecture({
+            ...rest,
+            imageSize: [rows * rest.patchSize, columns * rest.patchSize],
+            layerNormEps: 1e-6,
+            blocks: blocks.map((shape, i) => {
+              const kept = lives.flatMap((life, patch) => (life > i ? [patch + rest.prefixTokens] : []));
+              return { ...shape, keepIdx: [...Array(rest.prefixTokens).keys(), ...kept] };
+            }),
           }),
-        }),
       );
     });
 }
@@ -168,6 +172,7 @@ export function cut({ manifest, dtype, tensors }: Model, cuts: Cut[]): Model {
       headDims: heads.map((head) => head.filter(Boolean).length).filter((width) => width > 0),
       mlpHidden: units.filter(Boolean).length,
       keepIdx,
+      merge: manifest.blocks[i].merge,
     };
   });
   return { manifest: { ...manifest, blocks }, dtype, tensors: slim };
@@ -196,7 +201,7 @@ export interface GoldenCase {
 /** The dense network of fixtures/golden, its four pictures, and the logits of what is left of it after each compression. */
 export function readGolden(): Golden {
   const keepIdx = [...Array(17).keys()];
-  const arch: Architecture = {
+  const arch = plainArchitecture({
     imageSize: [32, 32],
     patchSize: 8,
     embedDim: 48,
@@ -204,7 +209,7 @@ export function readGolden(): Golden {
     layerNormEps: 1e-6,
     prefixTokens: 1,
     blocks: Array.from({ length: 4 }, () => ({ headDims: [16, 16, 16], mlpHidden: 192, keepIdx })),
-  };
+  });
   const images = goldenFile("inputs").get("images")!.data as Float32Array;
   const size = 3 * 32 * 32;
   return {

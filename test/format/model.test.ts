@@ -1,12 +1,13 @@
 import { describe, expect, test } from "vitest";
-import { type Architecture, countMacs, countParams, denseTokens } from "../../src/format/model.ts";
+import { type Architecture, countMacs, countParams, denseTokens, PLAIN } from "../../src/format/model.ts";
 import { arch, model } from "./fixtures.ts";
 
 describe("counts", () => {
   const deit = (embedDim: number, heads: number): Architecture => {
     const keepIdx = [...Array(197).keys()];
-    const block = { headDims: Array<number>(heads).fill(64), mlpHidden: 4 * embedDim, keepIdx };
+    const block = { headDims: Array<number>(heads).fill(64), mlpHidden: 4 * embedDim, keepIdx, merge: 0 };
     return {
+      ...PLAIN,
       imageSize: [224, 224],
       patchSize: 16,
       embedDim,

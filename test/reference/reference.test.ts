@@ -20,7 +20,10 @@ describe("forward gives PyTorch's logits for the golden network", () => {
 
 describe("forward", () => {
   test("averages the logits of both heads of a distilled network", () => {
-    const model = randomModel({ ...golden.model.manifest, prefixTokens: 2, blocks: [block([0, 1, 5])] }, 1);
+    const model = randomModel(
+      { ...golden.model.manifest, prefixTokens: 2, distilled: true, blocks: [block([0, 1, 5])] },
+      1,
+    );
     const pixels = randomPixels(model.manifest, 1);
     const { logits } = forward(model, pixels);
     const half = (silent: string) => {
@@ -69,7 +72,7 @@ describe("forward", () => {
   });
 
   function block(keepIdx: number[]) {
-    return { headDims: [16, 3], mlpHidden: 7, keepIdx };
+    return { headDims: [16, 3], mlpHidden: 7, keepIdx, merge: 0 };
   }
 });
 
@@ -81,7 +84,7 @@ describe("cutting equals multiplying by zero", () => {
     const keepIdx = [
       ...Array((arch.imageSize[0] * arch.imageSize[1]) / arch.patchSize ** 2 + arch.prefixTokens).keys(),
     ];
-    const shape = { headDims, mlpHidden: 8, keepIdx };
+    const shape = { headDims, mlpHidden: 8, keepIdx, merge: 0 };
     const cuts = arch.blocks.map((kept) =>
       fc.record({ heads: fc.tuple(...headDims.map(flags)), units: flags(8), keepIdx: fc.constant(kept.keepIdx) }),
     );
@@ -244,7 +247,7 @@ describe("operations", () => {
       ...[0, 0, 0, /* k */ Math.log(3), 7, 8, /* v */ 8, 3, 6],
     );
     const map = new Float32Array(2);
-    const y = attention(qkv, [1, 2], 1, 2, map);
+    const y = attention(qkv, [1, 2], 1, 2, { map });
     expectClose(y, [7, 2, 4, 6, 2, 4], 1e-6); // 4/4 + 8·3/4; means elsewhere
     expectClose(map, [0.375, 0.625], 1e-7); // ([1/4 3/4] + [1/2 1/2]) / 2
   });
