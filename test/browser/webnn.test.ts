@@ -3,8 +3,10 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { RunOutput } from "../../src/engines/engine.ts";
 import { forward } from "../../src/reference/forward.ts";
-import { readManifestFile, readModelFolder } from "../../tools/models/folders.ts";
+import { architectureOf, readManifestFile, readModelFolder } from "../../tools/models/folders.ts";
+import { FAMILY, familyModel } from "../family.ts";
 import { cut, expectClose, randomModel, randomPixels, readGolden, slimArchitecture } from "../helpers.ts";
 import type { Stage } from "./page.ts";
 import { openWebnnStage, runEngine, writeModel } from "./webnnStage.ts";
@@ -49,6 +51,44 @@ describe.each(["f32", "f16"] as const)("webnn with %s weights", (dtype) => {
     }
   });
 });
+
+describe.each(Object.entries(FAMILY))("%s", (name, arch) => {
+  test("gives the reference's logits and features, attention and merged pairs", async () => {
+    const model = randomModel(arch, 3);
+    const folder = writeModel(stage, `family ${name}`.replaceAll(/\W+/g, "-"), model, ["f32"]);
+    const images = [1, 2].map((seed) => randomPixels(arch, seed));
+    const outputs = await runEngine(stage, { folder, dtype: "f32", images, explain: true });
+    const plain = await runEngine(stage, { folder, dtype: "f32", images });
+    for (const [i, pixels] of images.entries()) expectSame(outputs[i], forward(model, pixels, { explain: true }));
+    for (const [i, { logits, features }] of plain.entries()) {
+      expectClose(logits, outputs[i].logits, 1e-5);
+      expectClose(features, outputs[i].features, 1e-5);
+    }
+  });
+});
+
+test("gives the reference's outputs for random networks of the whole family", async () => {
+  for (const [k, model] of fc.sample(familyModel(), { numRuns: 60, seed: 27 }).entries()) {
+    const folder = writeModel(stage, `drawn${k}`, model, ["f32"]);
+    const pixels = randomPixels(model.manifest, k);
+    const [output] = await runEngine(stage, { folder, dtype: "f32", images: [pixels], explain: true });
+    // Equally alike pairs may merge in another order: then the reference merges what the engine did.
+    const expected = forward(model, pixels, { explain: true, forcedPairs: output.pairs });
+    try {
+      expectSame(output, expected);
+    } catch (error) {
+      throw new Error(`network ${k}: ${(error as Error).message}\n${JSON.stringify(architectureOf(model.manifest))}`);
+    }
+  }
+});
+
+function expectSame(output: RunOutput, expected: RunOutput): void {
+  expectClose(output.logits, expected.logits, 1e-4, "logits");
+  expectClose(output.features, expected.features, 1e-4, "features");
+  for (const [i, map] of expected.attention!.entries()) expectClose(output.attention![i], map, 1e-5, `attention ${i}`);
+  expect(output.pairs).toEqual(expected.pairs);
+  expected.groups?.forEach((group, i) => void expectClose(output.groups![i], group, 0, `groups ${i}`));
+}
 
 test.each(shipped.filter(({ dtype }) => dtype))(
   "gives the reference's logits for the shipped $name",

@@ -1,6 +1,7 @@
 /** Pages in a Chromium that has WebNN. A missing one, or one without it, fails the run. */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
+import type { RunOutput } from "../../src/engines/engine.ts";
 import type { Model, WeightsDtype } from "../../src/format/model.ts";
 import type { WebnnOptions } from "../../src/protocol.ts";
 import { writeModelFolder } from "../../tools/models/folders.ts";
@@ -48,25 +49,21 @@ export interface Run {
   images: Float32Array[];
   engine?: "webnn" | "simd";
   webnn?: WebnnOptions;
+  explain?: boolean;
 }
 
 /** The engine on the page itself: outputs for each of the images. */
-export function runEngine(
-  { page }: Stage,
-  { images, ...how }: Run,
-): Promise<{ logits: number[]; features: number[] }[]> {
-  return page.evaluate(
-    async ({ folder, dtype, images, engine: name = "webnn", webnn }) => {
+export async function runEngine({ page }: Stage, { images, ...how }: Run): Promise<RunOutput[]> {
+  const outputs = await page.evaluate(
+    async ({ folder, dtype, images, engine: name = "webnn", webnn, explain }) => {
       const { model } = await loadModel(folder, dtype);
       const { engine } = await openEngine(name, model, { webnn });
-      const outputs: { logits: number[]; features: number[] }[] = [];
-      for (const pixels of images) {
-        const { logits, features } = await engine.run(Float32Array.from(pixels));
-        outputs.push({ logits: [...logits], features: [...features] });
-      }
+      const outputs: RunOutput[] = [];
+      for (const pixels of images) outputs.push(await engine.run(Float32Array.from(pixels), { explain }));
       engine.dispose();
-      return outputs;
+      return JSON.stringify(outputs, (_, value) => (ArrayBuffer.isView(value) ? [...(value as Float32Array)] : value));
     },
     { ...how, images: images.map((pixels) => [...pixels]) },
   );
+  return JSON.parse(outputs);
 }

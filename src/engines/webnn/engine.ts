@@ -1,13 +1,13 @@
 /** The slim network as one graph of the Web Neural Network API, which the system runs on its CPU, GPU or NPU. */
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
-import { type Manifest, type Model, patchGrid } from "../../format/model.ts";
+import { featureDim, type Manifest, type Model, patchGrid, tokenCounts } from "../../format/model.ts";
 import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
 import { DeviceWatch } from "../gpuDevice.ts";
-import { type FloatType, GraphBuilder } from "./builder.ts";
-import { INPUT, keptPatches, writeNetwork } from "./network.ts";
+import { compile, type FloatType, type Program } from "./compile.ts";
+import { explainMerges } from "./explain.ts";
+import { INPUT, keptPatches } from "./network.ts";
 
 const NAME = "webnn";
-const OUTPUT = "output";
 
 /**
  * @param options.webnn which device; the browser's choice where it is not said
@@ -17,7 +17,10 @@ export async function openWebnn(model: Model, { webnn = {} }: EngineOptions): Pr
   const context = await requestContext(webnn);
   const watch = new DeviceWatch(NAME, context, "its context");
   try {
-    return await watch.guard(() => WebnnEngine.open(context, watch, model, webnn.deviceType));
+    return await watch.guard(async () => {
+      const { program, type } = await compileIn(typesOf(context, model), context, model);
+      return new WebnnEngine(context, watch, model, program, type, webnn.deviceType);
+    });
   } catch (error) {
     context.destroy();
     throw error;
@@ -39,58 +42,52 @@ function refused(fault: string, cause?: unknown): SlimViTError {
   return new SlimViTError("unsupported", `Engine "${NAME}" cannot run: this browser ${fault}.`, { cause });
 }
 
+/** Of the arithmetic, best first: f16 where the weights are, which not every context takes. */
+function typesOf(context: MLContext, { dtype, manifest }: Model): FloatType[] {
+  // Which tokens merge depends on the last bits of their keys, and rows beyond 2048 have no number in f16.
+  const merges = manifest.blocks.some(({ merge }) => merge > 0);
+  const { dataTypes } = context.opSupportLimits().constant as MLTensorLimits;
+  return dtype === "f16" && !merges && dataTypes.includes("float16") ? ["float16", "float32"] : ["float32"];
+}
+
+/** In the first type in which every operator is to be had. */
+async function compileIn(types: FloatType[], context: MLContext, model: Model) {
+  for (const [k, type] of types.entries()) {
+    try {
+      return { program: await compile(context, model, type), type };
+    } catch (error) {
+      if (k === types.length - 1) throw error;
+    }
+  }
+  throw new Error("unreachable");
+}
+
 class WebnnEngine implements Engine {
   readonly name = NAME;
   readonly threads = 1;
   private disposed = false;
+  /** compiled when it is first asked for; it has the weights once more */
+  private explaining: Promise<Program> | undefined;
 
-  private constructor(
+  constructor(
     private readonly context: MLContext,
     private readonly watch: DeviceWatch,
-    private readonly manifest: Manifest,
-    private readonly graph: MLGraph,
-    private readonly input: MLTensor | undefined,
-    private readonly output: MLTensor,
+    private readonly model: Model,
+    private readonly program: Program,
+    private readonly type: FloatType,
     readonly deviceType?: MLDeviceType,
   ) {}
 
-  static async open(
-    context: MLContext,
-    watch: DeviceWatch,
-    model: Model,
-    deviceType?: MLDeviceType,
-  ): Promise<WebnnEngine> {
-    const limits = context.opSupportLimits();
-    const builder = new GraphBuilder(context, limits, floatType(limits, model));
-    const { logits, features } = writeNetwork(builder, model);
-    let output = builder.concat([logits, features], 1);
-    if (builder.type !== "float32") output = builder.op("cast", output, "float32");
-    const graph = await builder.build({ [OUTPUT]: output });
-    const { manifest } = model;
-    const patches = keptPatches(manifest).length;
-    const tensor = (shape: number[], use: object) => context.createTensor({ dataType: "float32", shape, ...use });
-    return new WebnnEngine(
-      context,
-      watch,
-      manifest,
-      graph,
-      patches ? await tensor([patches, 3 * manifest.patchSize ** 2], { writable: true }) : undefined,
-      await tensor([...output.shape], { readable: true }),
-      deviceType,
-    );
-  }
-
-  async run(pixels: Float32Array, options: RunOptions = {}): Promise<RunOutput> {
+  async run(pixels: Float32Array, { signal, profile, explain }: RunOptions = {}): Promise<RunOutput> {
     if (this.disposed) throw new SlimViTError("disposed", "The engine has been disposed of.");
-    for (const option of ["profile", "explain"] as const) {
-      if (options[option]) {
-        throw new SlimViTError(
-          "unsupported",
-          `Engine "${NAME}" cannot ${option}; use "simd", "tfjs-webgpu" or "reference".`,
-        );
-      }
+    if (profile) {
+      const advice = 'use "simd", "tfjs-webgpu" or "reference"';
+      throw new SlimViTError(
+        "unsupported",
+        `Engine "${NAME}" runs the network as a whole, so cannot profile; ${advice}.`,
+      );
     }
-    const { imageSize, labels, embedDim } = this.manifest;
+    const { imageSize } = this.model.manifest;
     const expected = 3 * imageSize[0] * imageSize[1];
     if (pixels.length !== expected) {
       throw new SlimViTError(
@@ -98,40 +95,35 @@ class WebnnEngine implements Engine {
         `pixels has ${pixels.length} numbers; expected ${expected}, 3 × ${imageSize[0]} × ${imageSize[1]}.`,
       );
     }
-    throwIfAborted(options.signal);
-    const values = await this.watch.guard(() => this.infer(pixels));
-    throwIfAborted(options.signal);
-    return {
-      logits: values.slice(0, labels.length),
-      features: values.slice(labels.length, labels.length + embedDim),
-    };
+    throwIfAborted(signal);
+    const output = await this.watch.guard(() => this.infer(pixels, explain));
+    throwIfAborted(signal);
+    return output;
   }
 
   dispose(): void {
     if (this.disposed) return;
     this.disposed = true;
-    this.input?.destroy();
-    this.output.destroy();
-    this.graph.destroy();
+    this.program.destroy();
+    void this.explaining?.then((program) => program.destroy()).catch(() => {});
     this.watch.close();
   }
 
-  private async infer(pixels: Float32Array): Promise<Float32Array> {
-    const { context, input } = this;
-    if (input) context.writeTensor(input, cutPatches(this.manifest, pixels));
-    context.dispatch(this.graph, input ? { [INPUT]: input } : {}, { [OUTPUT]: this.output });
-    return new Float32Array(await context.readTensor(this.output));
+  private async infer(pixels: Float32Array, explain?: boolean): Promise<RunOutput> {
+    const { manifest } = this.model;
+    if (explain) this.explaining ??= compile(this.context, this.model, this.type, true);
+    const program = explain ? await this.explaining! : this.program;
+    const results = await program.run({ [INPUT]: cutPatches(manifest, pixels) });
+    const classes = manifest.head ? manifest.labels.length : 0;
+    return {
+      logits: results.output.slice(0, classes),
+      features: results.output.slice(classes, classes + featureDim(manifest)),
+      ...(explain && {
+        attention: manifest.blocks.map((_, i) => results[`map${i}`] ?? new Float32Array(0)),
+        ...explainMerges(manifest, tokenCounts(manifest), results),
+      }),
+    };
   }
-}
-
-/** f16 where the weights are and every operator takes it. */
-function floatType(limits: MLOpSupportLimits, { dtype }: Model): FloatType {
-  if (dtype !== "f16") return "float32";
-  const takesHalf = (name: string) =>
-    Object.values(limits[name] ?? {}).every((operand) => operand?.dataTypes?.includes("float16") ?? true);
-  return ["gemm", "matmul", "softmax", "add", "layerNormalization", "gelu", "cast"].every(takesHalf)
-    ? "float16"
-    : "float32";
 }
 
 /** [kept patches, 3 × patchSize²] of [3, height, width]: the patches that the first block keeps, each in its weight's order. */

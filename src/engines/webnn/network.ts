@@ -2,134 +2,109 @@
  * A `Model` → an MLGraph of the slim network. Activations are [tokens, channels] matrices, every linear is one gemm over the
  * weights as they are stored, and the arithmetic is that of src/reference/forward.ts.
  */
-import { type BlockShape, innerDim, type Manifest, type Model } from "../../format/model.ts";
+import { type Architecture, lastRows, type Model } from "../../format/model.ts";
+import { attend } from "./attention.ts";
 import type { GraphBuilder } from "./builder.ts";
 import { Layers } from "./layers.ts";
+import { classify } from "./pooling.ts";
+import { coordinatesOf, keepTokens, mergeTokens, type Stream } from "./stream.ts";
 
 export const INPUT = "patches";
 
+export interface Network {
+  /** [1, classes]; absent without a head */
+  logits?: MLOperand;
+  /** [1, featureDim] */
+  features: MLOperand;
+  /** by block, where asked for; a block without heads has none */
+  maps: (MLOperand | undefined)[];
+  /** by block that merges, where asked for: `mergeTokens` says what */
+  rows: (MLOperand | undefined)[];
+}
+
 /** Patches that the first block keeps, by their number in the grid. */
-export function keptPatches({ blocks, prefixTokens }: Manifest): number[] {
+export function keptPatches({ blocks, prefixTokens }: Architecture): number[] {
   return blocks[0].keepIdx.slice(prefixTokens).map((token) => token - prefixTokens);
 }
 
-/** @returns [1, classes] and [1, embedDim] */
-export function writeNetwork(graph: GraphBuilder, model: Model): { logits: MLOperand; features: MLOperand } {
+/** @param explain also gives `maps` and `rows` */
+export function writeNetwork(graph: GraphBuilder, model: Model, explain = false): Network {
   const layers = new Layers(graph, model);
-  const { prefixTokens, blocks } = model.manifest;
-  let alive = blocks[0].keepIdx;
-  let x = embed(layers, keptPatches(model.manifest));
+  const { manifest } = model;
+  const { blocks } = manifest;
+  const [maps, rows]: [Network["maps"], Network["rows"]] = [[], []];
+  const alive = blocks[0].keepIdx;
+  let stream: Stream = { x: embed(layers), alive, coordinates: coordinatesOf(graph, manifest, alive) };
   blocks.forEach((block, i) => {
-    if (block.keepIdx.length < alive.length) {
-      const row = new Map(alive.map((token, k) => [token, k]));
-      x = graph.rows(
-        x,
-        block.keepIdx.map((token) => row.get(token)!),
-      );
+    stream = keepTokens(graph, manifest, stream, block.keepIdx);
+    const read = i === blocks.length - 1 ? lastRows(manifest) : stream.x.shape[0];
+    let keys: MLOperand | undefined;
+    let added: MLOperand;
+    if (block.headDims.length) {
+      const attended = attend(layers, i, stream, read, explain);
+      keys = attended.keys;
+      added = attended.output;
+      maps[i] = attended.map;
+    } else added = layers.vector(`blocks.${i}.attn.proj.bias`);
+    // What is not read leaves the last block as keys and values, and nothing more.
+    const x = graph.slice(stream.x, [0, 0], [read, manifest.embedDim]);
+    stream = { ...stream, x: graph.op("add", x, added) };
+    if (block.merge) {
+      const merged = mergeTokens(layers, stream, keys!, block);
+      stream = merged.stream;
+      rows[i] = merged.rows;
     }
-    alive = block.keepIdx;
-    // Only the prefix tokens leave the last block; the others are keys and values there and nothing more.
-    const read = i === blocks.length - 1 ? prefixTokens : alive.length;
-    const context = x;
-    x = prefix(graph, x, read);
-    x = graph.op("add", x, attend(layers, block, `blocks.${i}`, context, read));
-    x = graph.op("add", x, mlp(layers, block, `blocks.${i}`, x));
+    stream.x = graph.op("add", stream.x, mlp(layers, i, stream.x));
   });
-  const tokens = layers.norm(x, "norm");
-  const features = prefix(graph, tokens, 1);
-  let logits = layers.linear(features, "head");
-  if (prefixTokens === 2) {
-    const distilled = layers.linear(graph.rows(tokens, [1]), "head_dist");
-    logits = graph.op("mul", graph.op("add", logits, distilled), graph.scalar(0.5));
-  }
-  return { logits, features };
-}
-
-function prefix(graph: GraphBuilder, x: MLOperand, rows: number): MLOperand {
-  return graph.slice(x, [0, 0], [rows, x.shape[1]]);
+  return { ...classify(layers, stream), maps, rows };
 }
 
 /** [keepIdx.length, embedDim] of the first block: prefix tokens, whose values are constants, and the kept patches. */
-function embed(layers: Layers, patches: number[]): MLOperand {
+function embed(layers: Layers): MLOperand {
   const { graph, model } = layers;
-  const { embedDim, patchSize, prefixTokens } = model.manifest;
+  const { embedDim, patchSize, prefixTokens, preNorm, normEps } = model.manifest;
+  const patches = keptPatches(model.manifest);
   const position = layers.values("pos_embed");
-  const start = new Float32Array(prefixTokens * embedDim);
-  start.set(layers.values("cls_token"));
-  if (prefixTokens === 2) start.set(layers.values("dist_token"), embedDim);
-  const first = graph.floats("prefix", [prefixTokens, embedDim], () => start.map((v, i) => v + position[i]));
-  if (patches.length === 0) return first;
-  const offset = new Float32Array(patches.length * embedDim);
-  patches.forEach((patch, k) => {
-    const at = (patch + prefixTokens) * embedDim;
-    offset.set(position.subarray(at, at + embedDim), k * embedDim);
-  });
-  const pixels = graph.input(INPUT, [patches.length, 3 * patchSize * patchSize]);
-  const content = layers.linear(pixels, "patch_embed.proj");
-  const placed = graph.op(
-    "add",
-    content,
-    graph.floats("positions", [patches.length, embedDim], () => offset),
-  );
-  return graph.concat([first, placed], 0);
-}
-
-/**
- * Self-attention of the first `read` tokens over all, mixed by proj; without heads, proj's bias alone. A key's bias adds the
- * same to all scores of a query, which softmax takes out again. A value's bias passes through, as the weights of a mean sum
- * to 1, so it is added where proj adds its own.
- */
-function attend(layers: Layers, block: BlockShape, at: string, context: MLOperand, read: number): MLOperand {
-  const { headDims } = block;
-  const inner = innerDim(block);
-  if (inner === 0) return layers.vector(`${at}.attn.proj.bias`);
-  const { graph } = layers;
-  const scale = graph.scalar(1 / Math.sqrt(layers.model.manifest.headDim));
-  const keys = layers.norm(context, `${at}.norm1`);
-  const queries = prefix(graph, keys, read);
-  const qkv = `${at}.attn.qkv`;
-  const tokens = context.shape[0];
-  const width = headDims[0];
-  let mixed: MLOperand;
-  if (headDims.length > 1 && headDims.every((other) => other === width)) {
-    const part = (x: MLOperand, k: number, permutation: number[], bias?: null) => {
-      const rows = layers.linear(x, qkv, [k * inner, (k + 1) * inner], bias);
-      return graph.op("transpose", graph.reshape(rows, [x.shape[0], headDims.length, width]), { permutation });
-    };
-    const q = graph.op("mul", part(queries, 0, [1, 0, 2]), scale);
-    const scores = graph.op("matmul", q, part(keys, 1, [1, 2, 0], null));
-    const heads = graph.op("matmul", graph.op("softmax", scores, 2), part(keys, 2, [1, 0, 2], null));
-    mixed = graph.reshape(graph.op("transpose", heads, { permutation: [1, 0, 2] }), [read, inner]);
-  } else {
-    let first = 0;
-    const heads = headDims.map((channels) => {
-      const part = (x: MLOperand, k: number, bias?: null) =>
-        layers.linear(x, qkv, [k * inner + first, k * inner + first + channels], bias);
-      const [q, k, v] = [graph.op("mul", part(queries, 0), scale), part(keys, 1, null), part(keys, 2, null)];
-      first += channels;
-      const scores = graph.op("matmul", q, graph.op("transpose", k, { permutation: [1, 0] }));
-      return graph.op("matmul", graph.op("softmax", scores, 1), v);
+  const parts: MLOperand[] = [];
+  if (prefixTokens) parts.push(graph.floats("prefix", [prefixTokens, embedDim], () => prefixOf(layers, position)));
+  if (patches.length) {
+    const offset = new Float32Array(patches.length * embedDim);
+    patches.forEach((patch, k) => {
+      const at = (patch + prefixTokens) * embedDim;
+      offset.set(position.subarray(at, at + embedDim), k * embedDim);
     });
-    mixed = graph.concat(heads, 1);
+    const pixels = graph.input(INPUT, [patches.length, 3 * patchSize * patchSize]);
+    const content = layers.linear(pixels, "patch_embed.proj");
+    const positions = graph.floats("positions", [patches.length, embedDim], () => offset);
+    const x = graph.op("add", content, positions);
+    parts.push(preNorm ? layers.norm(x, "norm_pre", normEps?.pre) : x);
   }
-  void tokens;
-  return layers.linear(mixed, `${at}.attn.proj`, undefined, foldValueBias(layers, at, inner));
+  return graph.concat(parts, 0);
 }
 
-/** proj's bias and what proj makes of the values' biases. */
-function foldValueBias(layers: Layers, at: string, inner: number): Float32Array {
-  const values = layers.values(`${at}.attn.qkv.bias`).subarray(2 * inner);
-  const weight = layers.values(`${at}.attn.proj.weight`);
-  return layers.values(`${at}.attn.proj.bias`).map((bias, row) => {
-    let sum = bias;
-    for (let i = 0; i < inner; i++) sum += weight[row * inner + i] * values[i];
-    return sum;
-  });
+function prefixOf(layers: Layers, position: Float32Array): Float32Array {
+  const { tensors, manifest } = layers.model;
+  const out = position.slice(0, manifest.prefixTokens * manifest.embedDim);
+  let at = 0;
+  for (const key of ["cls_token", "dist_token", "reg_token"]) {
+    if (!tensors.has(key)) continue;
+    for (const value of layers.values(key)) out[at++] += value;
+  }
+  return out;
 }
 
 /** Without hidden units, fc2's bias alone. */
-function mlp(layers: Layers, { mlpHidden }: BlockShape, at: string, x: MLOperand): MLOperand {
-  if (mlpHidden === 0) return layers.vector(`${at}.mlp.fc2.bias`);
-  const hidden = layers.gelu(layers.linear(layers.norm(x, `${at}.norm2`), `${at}.mlp.fc1`));
-  return layers.linear(hidden, `${at}.mlp.fc2`);
+function mlp(layers: Layers, i: number, x: MLOperand): MLOperand {
+  const { graph, model } = layers;
+  const { blocks, activation, mlp: kind, hiddenNorm, normEps } = model.manifest;
+  const { mlpHidden } = blocks[i];
+  const at = `blocks.${i}.mlp`;
+  if (mlpHidden === 0) return layers.vector(`${at}.fc2.bias`);
+  const normed = layers.norm(x, `blocks.${i}.norm2`);
+  const units = (part: number) =>
+    layers.linear(normed, `${at}.fc1`, { rows: [part * mlpHidden, (part + 1) * mlpHidden] });
+  let hidden = layers.activate(units(0), activation);
+  if (kind === "swiglu") hidden = graph.op("mul", hidden, units(1));
+  if (hiddenNorm) hidden = layers.norm(hidden, `${at}.norm`, normEps?.hidden, hiddenNorm);
+  return layers.linear(hidden, `${at}.fc2`);
 }
