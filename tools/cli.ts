@@ -14,6 +14,7 @@ import {
   type StageName,
   size,
   stageCommand,
+  WEBNN_DEVICES,
   withEngine,
 } from "./commands/options.ts";
 import { PATCH_ORDERS } from "./masks/patchOrders.ts";
@@ -30,7 +31,7 @@ const program = new Command("slimvit")
   .showHelpAfterError("(slimvit --help shows the commands, slimvit COMMAND --help their options)");
 
 const WEBGPU_ENGINES = ["tfjs-webgpu", "onnx-webgpu"];
-const BENCH_ENGINES = [...ENGINES.slice(1), ...WEBGPU_ENGINES] as EngineName[];
+const BENCH_ENGINES = [...ENGINES.slice(1), "webnn", ...WEBGPU_ENGINES] as EngineName[];
 
 function stage(name: StageName): Command {
   return add(stageCommand(name));
@@ -193,6 +194,7 @@ command(
   .option("--engine <list>", "separated by commas", list(BENCH_ENGINES), ["onnx-wasm"])
   .option("--dtype <list>", "separated by commas", list(DTYPES), ["f32"])
   .option("--threads <list>", "separated by commas", (text: string) => text.split(",").map(count), [1])
+  .option("--webnn-device <list>", "that engine webnn asks for, separated by commas", list(WEBNN_DEVICES))
   .option("--rounds <n>", "timed runs of each", count, 30)
   .action(async (sources: string[], options) => {
     if (sources.length === 1 && sources[0] === "kernels") {

@@ -1,7 +1,7 @@
 /** The stages' arguments and options, said once: for the command line, and for the sections of a recipe file. */
 import { Command, InvalidArgumentError, Option } from "commander";
-import type { EngineName } from "../../src/engines/engine.ts";
 import type { WeightsDtype } from "../../src/format/model.ts";
+import type { EngineName, WebnnOptions } from "../../src/protocol.ts";
 import { SPLITS } from "../data/data.ts";
 import { MASK_MODES, type MaskMode, PATCH_FORMS, type PatchForm } from "../masks/masks.ts";
 import { BACKENDS } from "../training/backend.ts";
@@ -17,6 +17,9 @@ import {
 } from "../training/options.ts";
 
 export const ENGINES: (EngineName | "auto")[] = ["auto", "simd", "onnx-wasm", "reference"];
+
+/** Of engine `webnn`. */
+export const WEBNN_DEVICES: NonNullable<WebnnOptions["deviceType"]>[] = ["cpu", "gpu", "npu"];
 export const DTYPES: WeightsDtype[] = ["f32", "f16", "int8"];
 
 export const STAGES = ["import", "finetune", "search", "compress", "retrain", "export", "eval"] as const;
