@@ -12,6 +12,8 @@ export interface Engine {
   readonly threads: number;
   /** Which kernels `simd` runs: with WebAssembly's relaxed SIMD or without. */
   readonly simd?: "relaxed" | "plain";
+  /** Which device `webnn` asked for; undefined where the browser chose. */
+  readonly deviceType?: WebnnOptions["deviceType"];
   /** Bytes of weights and activations. Only an engine that allocates its own memory knows them. */
   readonly memoryBytes?: number;
   /** With `runBatch`: how many pictures it takes at once. */

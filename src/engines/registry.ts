@@ -31,6 +31,8 @@ interface EngineEntry {
 const ONNX: Chunk = { name: "slimvit/engine-onnx.js", load: () => import("./onnx/index.ts") };
 const TFJS: Chunk = { name: "slimvit/engine-tfjs.js", load: () => import("./tfjs-webgpu/index.ts") };
 
+const WEBNN: Chunk = { name: "slimvit/engine-webnn.js", load: () => import("./webnn/index.ts") };
+
 const ENGINES: Record<EngineName, EngineEntry> = {
   simd: {
     open: async () => (await import("./simd/engine.ts")).openSimd,
@@ -40,6 +42,7 @@ const ENGINES: Record<EngineName, EngineEntry> = {
   "onnx-wasm": { chunk: ONNX, namedBy: ["onnxruntime-web"] },
   "onnx-webgpu": { chunk: ONNX, device: "gpu", namedBy: ["onnxruntime-web/webgpu"] },
   "tfjs-webgpu": { chunk: TFJS, device: "gpu", namedBy: ["@tensorflow/tfjs-backend-webgpu"] },
+  webnn: { chunk: WEBNN, device: "npu", isOwn: true },
 };
 
 /** Engines that run on any machine, fastest first: `auto` falls back on the first of them that opens. */
