@@ -3,7 +3,7 @@ import type { RunOptions, RunOutput } from "../reference/forward.ts";
 
 export type { RunOptions, RunOutput };
 
-export type EngineName = "simd" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "reference";
+export type EngineName = "simd" | "webgpu" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "reference";
 
 /** One loaded network on one device. Runs are one at a time; the caller waits for one before it starts the next. */
 export interface Engine {
@@ -18,6 +18,10 @@ export interface Engine {
    * @throws SlimViTError `aborted`; `unsupported` for an option the engine has no answer to
    */
   run(pixels: Float32Array, options?: RunOptions): Promise<RunOutput>;
+  /** Several pictures in fewer submissions, in their order, where an engine gains by it. Throws as `run`. */
+  runBatch?(pixels: Float32Array[], options?: RunOptions): Promise<RunOutput[]>;
+  /** GPU programs launched for one picture, where the engine counts them */
+  readonly dispatches?: number;
   /** Frees everything. Idempotent. */
   dispose(): void;
 }

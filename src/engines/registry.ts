@@ -30,6 +30,7 @@ const ENGINES: Record<EngineName, (urls?: Record<string, string>) => Promise<Ope
   reference: async () => (await import("./reference.ts")).openReference,
   "onnx-wasm": async () => (await import("./onnx/engine.ts")).openOnnx,
   simd: async () => (await import("./simd/engine.ts")).openSimd,
+  webgpu: async () => (await import("./webgpu/engine.ts")).openWebgpu,
   "onnx-webgpu": async (urls) => (await loadGpuEngines(urls)).openOnnxWebgpu,
   "tfjs-webgpu": async (urls) => {
     const { openTfjs } = await loadGpuEngines(urls);
