@@ -1,14 +1,21 @@
 /** A model → the dispatches that compute it, with the data and the activations that each of them binds. */
 import { type BlockShape, innerDim, type Manifest, type Model, patchGrid } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
-import { type Attention, attentionShader, explainShader, queriesOfTile } from "./attention.ts";
+import {
+  type AttentionKind,
+  attentionShader,
+  attentionUniform,
+  explainShader,
+  headTable,
+  queriesOfTile,
+} from "./attention.ts";
 import { poolShader } from "./pool.ts";
 import {
-  type Product,
+  type ProductKind,
+  type ProductShape,
   productShader,
+  productUniform,
   qkvLayout,
-  type Statistics,
-  statisticsGroups,
   tileColumns,
   tileRows,
 } from "./product.ts";
@@ -36,7 +43,11 @@ export interface Constant {
   make(): Float32Array | Uint32Array;
 }
 
-export type Binding = { activation: ActivationName; offset?: number } | { constant: Constant } | "call";
+export type Binding =
+  | { activation: ActivationName; offset?: number }
+  | { constant: Constant }
+  | { uniform: Uint32Array }
+  | "call";
 
 export interface Step {
   /** of this block; -1 for the embedding, `blocks.length` for the head */
@@ -77,8 +88,8 @@ class Planner {
     logits: 0,
     maps: 0,
   };
-  /** of the rows in `even` and in `odd` */
-  private readonly statistics: Partial<Record<"even" | "odd", Statistics>> = {};
+  /** columns in a group of the statistics of the rows in `even` and in `odd` */
+  private readonly groupSize = { even: 1, odd: 1 };
   private mapsEnd = 0;
 
   constructor(
@@ -115,9 +126,10 @@ class Planner {
       outDim: embedDim,
       rows: keepIdx.length,
       sourceRows: 3 * height * width,
-      source: "kept",
       pixels: true,
-      add: { positions: prefixTokens },
+      gathers: true,
+      add: "positions",
+      prefixTokens,
       statistics: true,
       buffers: {
         x: { activation: "pixels" },
@@ -134,7 +146,7 @@ class Planner {
    * @param queries the first so many are what the next block, or the head, needs
    */
   private block(i: number, { headDims, mlpHidden, keepIdx }: BlockShape, alive: number[], queries: number): void {
-    const { embedDim, headDim } = this.manifest;
+    const { embedDim } = this.manifest;
     const { tensors } = this.model;
     const tokens = keepIdx.length;
     const inner = innerDim({ headDims, mlpHidden, keepIdx });
@@ -142,7 +154,6 @@ class Planner {
       lazily(() => packLinear(tensors, `blocks.${i}.${name}`, norm && `blocks.${i}.${norm}`));
     const gathers = tokens !== alive.length;
     const kept: Binding = { constant: { name: `blocks.${i}.kept`, make: () => rowsOf(keepIdx, alive) } };
-    const source = gathers ? ("kept" as const) : 0;
     this.explain.push(undefined);
     if (inner > 0) {
       const { size } = qkvLayout(inner, tokens);
@@ -152,27 +163,29 @@ class Planner {
         outDim: 3 * inner,
         rows: tokens,
         sourceRows: alive.length,
-        source,
+        gathers,
         norm: "even",
-        qkv: { inner, queries },
+        qkv: true,
+        inner,
+        queries,
         statistics: false,
         buffers: { x: { activation: "even" }, kept, y: { activation: "qkv" } },
       });
-      this.attention(i, { headDims, tokens, queries, scale: 1 / Math.sqrt(headDim), lanesY: 4 });
+      this.attention(i, headDims, tokens, queries);
     }
     this.product(i, "proj", linear("attn.proj"), {
       inDim: inner,
       outDim: embedDim,
       rows: queries,
       sourceRows: alive.length,
-      source,
+      gathers,
       // The heads' outputs are one after the other, so only the residual is gathered.
       isDense: true,
       add: "residual",
       statistics: mlpHidden > 0,
       buffers: { x: { activation: "mixed" }, kept, added: { activation: "even" }, y: { activation: "odd" } },
     });
-    const rows = { rows: queries, sourceRows: queries, source: 0 as const };
+    const rows = { rows: queries, sourceRows: queries };
     if (mlpHidden > 0) {
       this.need("hidden", queries * align4(mlpHidden));
       this.product(i, "fc1", linear("mlp.fc1", "norm2"), {
@@ -195,16 +208,28 @@ class Planner {
     });
   }
 
-  private attention(i: number, attention: Attention): void {
-    const { headDims, tokens, queries } = attention;
+  private attention(i: number, headDims: number[], tokens: number, queries: number): void {
+    const { manifest, target } = this;
     const stride = align4(headDims.reduce((a, b) => a + b, 0));
+    // All blocks have room for the widest head, so that one shader serves them.
+    const widest = Math.max(...manifest.blocks.flatMap((block) => block.headDims));
+    const kind: AttentionKind = {
+      scale: 1 / Math.sqrt(manifest.headDim),
+      width: 8 * Math.ceil(widest / 8),
+      lanesY: target.isSoftware ? 4 : 8,
+    };
     this.need("mixed", queries * stride);
+    const shared = {
+      shape: { uniform: attentionUniform({ headDims, tokens, queries }) },
+      heads: { constant: { name: `blocks.${i}.heads`, make: () => headTable(headDims) } },
+      qkv: { activation: "qkv" as const },
+    };
     this.steps.push({
       block: i,
       label: `blocks.${i}.attn`,
-      shader: attentionShader(attention),
-      buffers: { quads: { activation: "qkv" }, qkv: { activation: "qkv" }, y: { activation: "mixed" } },
-      workgroups: (pictures) => [Math.ceil(queries / queriesOfTile(attention)), headDims.length, pictures],
+      shader: attentionShader(kind),
+      buffers: { ...shared, quads: { activation: "qkv" }, y: { activation: "mixed" } },
+      workgroups: (pictures) => [Math.ceil(queries / queriesOfTile(kind)), headDims.length, pictures],
     });
     const offset = this.mapsEnd;
     this.mapsEnd += Math.ceil(tokens / 64) * 64; // a binding begins at a multiple of 256 bytes
@@ -212,8 +237,8 @@ class Planner {
     this.explain[i] = {
       block: i,
       label: `blocks.${i}.explain`,
-      shader: explainShader(attention),
-      buffers: { qkv: { activation: "qkv" }, y: { activation: "maps", offset } },
+      shader: explainShader(kind),
+      buffers: { ...shared, y: { activation: "maps", offset } },
       workgroups: () => [1, 1, 1],
     };
   }
@@ -241,7 +266,7 @@ class Planner {
         outDim: labels.length,
         rows: 1,
         sourceRows: prefixTokens,
-        source: token,
+        sourceStart: token,
         add: token ? "average" : undefined,
         statistics: false,
         buffers: { x: { activation: "features" }, y: { activation: "logits" } },
@@ -254,48 +279,47 @@ class Planner {
     block: number,
     label: string,
     packed: () => PackedLinear,
-    {
-      norm,
-      buffers,
-      ...rest
-    }: Omit<Product, "form" | "tile" | "norm"> & { norm?: "even" | "odd"; buffers: Record<string, Binding> },
+    { norm, buffers, inDim, outDim, rows, sourceRows, sourceStart, prefixTokens, inner, queries, ...rest }: NewProduct,
   ): void {
-    const { manifest, pictures, target } = this;
+    const { manifest, pictures, target, groupSize } = this;
     const name = block < 0 || block === manifest.blocks.length ? label : `blocks.${block}.${label}`;
-    const form = packed().form;
-    const tile = chooseTile(pictures * rest.rows, rest.outDim, target);
-    const before = norm && { ...this.statistics[norm]!, eps: manifest.layerNormEps, gain: form !== "f32" };
-    const product: Product = { ...rest, form, tile, norm: before };
+    const { form } = packed();
+    const tile = chooseTile(pictures * rows, inDim, outDim, target);
+    const normEps = norm && manifest.layerNormEps;
+    const shape: ProductShape = { inDim, outDim, rows, sourceRows, sourceStart, prefixTokens, inner, queries };
     const out = (buffers.y as { activation: ActivationName }).activation;
     const all: Record<string, Binding> = {
       ...buffers,
       call: "call",
+      shape: { uniform: productUniform({ ...shape, groupSize: norm && groupSize[norm] }) },
       weight: { constant: { name: `${name}.weight`, make: () => packed().words } },
       vectors: { constant: { name: `${name}.vectors`, make: () => packed().vectors } },
     };
     if (norm) all.before = { activation: `${norm}Statistics` };
     if (out === "even" || out === "odd") {
-      this.need(out, rest.rows * align4(rest.outDim));
-      this.statistics[out] = { dim: rest.outDim, groupSize: tileColumns(tile) };
-      this.need(`${out}Statistics`, 2 * rest.rows * statisticsGroups(this.statistics[out]));
+      this.need(out, rows * align4(outDim));
+      groupSize[out] = tileColumns(tile);
+      this.need(`${out}Statistics`, 2 * rows * Math.ceil(outDim / groupSize[out]));
       all.after = { activation: `${out}Statistics` };
     }
     this.steps.push({
       block,
       label: name,
-      shader: productShader(product, target.packed),
+      shader: productShader({ ...rest, form, tile, normEps, packed: target.packed }),
       buffers: all,
-      workgroups: (count) => [
-        Math.ceil(rest.outDim / tileColumns(tile)),
-        Math.ceil((count * rest.rows) / tileRows(tile)),
-        1,
-      ],
+      workgroups: (count) => [Math.ceil(outDim / tileColumns(tile)), Math.ceil((count * rows) / tileRows(tile)), 1],
     });
   }
 
   private need(name: ActivationName, floats: number): void {
     this.floats[name] = Math.max(this.floats[name], floats);
   }
+}
+
+interface NewProduct extends Omit<ProductKind, "form" | "tile" | "packed" | "normEps">, Omit<ProductShape, "groupSize"> {
+  /** the rows are normalised with the statistics of these */
+  norm?: "even" | "odd";
+  buffers: Record<string, Binding>;
 }
 
 /** Made when it is first asked for, and once. */

@@ -23,14 +23,15 @@ const ENOUGH_WORKGROUPS = 128;
 
 /** Few rows: the sum is shared out, too. */
 const FEW_ROWS = 4;
-const SOFTWARE_FEW = tile(2, 16, 4, 1);
 const GPU_FEW = tile(2, 4, 16, 2, 8);
 
-export function chooseTile(rows: number, outDim: number, { isSoftware }: Target): Tile {
-  if (isSoftware) {
-    if (rows <= FEW_ROWS) return SOFTWARE_FEW;
-    return rows <= 16 ? tile(4, 16, 4, 4) : tile(16, 16, 4, 4);
-  }
+/** Shaders of large tiles take a CPU seconds to compile: only products that take it as long have them. */
+const SOFTWARE_LARGE = tile(8, 16, 4, 8);
+const SOFTWARE_SMALL = tile(4, 4, 4, 2);
+const LARGE_MACS = 5e6;
+
+export function chooseTile(rows: number, inDim: number, outDim: number, { isSoftware }: Target): Tile {
+  if (isSoftware) return rows * inDim * outDim >= LARGE_MACS && rows > FEW_ROWS ? SOFTWARE_LARGE : SOFTWARE_SMALL;
   if (rows <= FEW_ROWS) return GPU_FEW;
   const workgroups = (t: Tile) => Math.ceil(rows / (t.rows * t.lanesY)) * Math.ceil(outDim / (t.columns * t.lanesX));
   return GPU_TILES.find((t) => workgroups(t) >= ENOUGH_WORKGROUPS) ?? GPU_TILES.at(-1)!;

@@ -11,15 +11,19 @@ export class DeviceCache {
   constant({ name, make }: Constant): GPUBuffer {
     let buffer = this.constants.get(name);
     if (!buffer) {
-      const data = make();
-      const size = Math.max(data.byteLength, 16);
-      buffer = this.device.createBuffer({ label: name, size, usage: GPUBufferUsage.STORAGE, mappedAtCreation: true });
-      const mapped = buffer.getMappedRange();
-      if (data instanceof Float32Array) new Float32Array(mapped).set(data);
-      else new Uint32Array(mapped).set(data);
-      buffer.unmap();
+      buffer = this.upload(name, make(), GPUBufferUsage.STORAGE);
       this.constants.set(name, buffer);
     }
+    return buffer;
+  }
+
+  upload(label: string, data: Float32Array | Uint32Array, usage: number): GPUBuffer {
+    const size = Math.max(data.byteLength, 16);
+    const buffer = this.device.createBuffer({ label, size, usage, mappedAtCreation: true });
+    const mapped = buffer.getMappedRange();
+    if (data instanceof Float32Array) new Float32Array(mapped).set(data);
+    else new Uint32Array(mapped).set(data);
+    buffer.unmap();
     return buffer;
   }
 
@@ -142,6 +146,7 @@ export class Workspace {
 
   private resource(cache: DeviceCache, binding: Binding): GPUBufferBinding {
     if (binding === "call") return { buffer: this.buffers.get("call")! };
+    if ("uniform" in binding) return { buffer: cache.upload("shape", binding.uniform, GPUBufferUsage.UNIFORM) };
     if ("constant" in binding) return { buffer: cache.constant(binding.constant) };
     return { buffer: this.buffer(binding.activation), offset: 4 * (binding.offset ?? 0) };
   }
