@@ -28,6 +28,11 @@ const configs: RollupOptions[] = [
     plugins,
   },
   {
+    input: "src/engines/webgpu/entry.ts",
+    output: { file: "dist/engine-webgpu.js", format: "es", sourcemap: true },
+    plugins,
+  },
+  {
     input: "src/page/set.ts",
     output: { file: "dist/set.js", format: "es", sourcemap: true },
     plugins,

@@ -33,6 +33,7 @@ async function main(): Promise<void> {
   const index = gzipBytes(readFileSync(root("dist/index.js"), "utf8"));
   const worker = gzipBytes(readFileSync(root("dist/worker.js"), "utf8"));
   const webgpu = gzipBytes(readFileSync(root("dist/webgpu.js"), "utf8"));
+  const ownWebgpu = gzipBytes(readFileSync(root("dist/engine-webgpu.js"), "utf8"));
   const set = gzipBytes(readFileSync(root("dist/set.js"), "utf8"));
   const sizes: Record<string, number> = {
     index,
@@ -40,6 +41,7 @@ async function main(): Promise<void> {
     worker,
     "index + worker": index + worker,
     webgpu, // loaded when chosen
+    "engine-webgpu": ownWebgpu, // … and where there is a GPU
     set, // … and with a set of models
   };
   let isOver = false;

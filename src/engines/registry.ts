@@ -30,7 +30,7 @@ const ENGINES: Record<EngineName, (urls?: Record<string, string>) => Promise<Ope
   reference: async () => (await import("./reference.ts")).openReference,
   "onnx-wasm": async () => (await import("./onnx/engine.ts")).openOnnx,
   simd: async () => (await import("./simd/engine.ts")).openSimd,
-  webgpu: async () => (await import("./webgpu/engine.ts")).openWebgpu,
+  webgpu: async (urls) => (await loadWebgpuEngine(urls)).openWebgpu,
   "onnx-webgpu": async (urls) => (await loadGpuEngines(urls)).openOnnxWebgpu,
   "tfjs-webgpu": async (urls) => {
     const { openTfjs } = await loadGpuEngines(urls);
@@ -38,8 +38,9 @@ const ENGINES: Record<EngineName, (urls?: Record<string, string>) => Promise<Ope
   },
 };
 
-/** The engines on WebGPU, where their file is named. */
+/** The engines on WebGPU that other packages bring, and our own, where their files are named. */
 export const GPU_ENGINES = "slimvit/webgpu.js";
+export const WEBGPU_ENGINE = "slimvit/engine-webgpu.js";
 
 export const isOnGpu = (engine: EngineName): boolean => engine.endsWith("webgpu");
 
@@ -88,14 +89,26 @@ export async function openWithoutGpu(model: Model, options: EngineOptions): Prom
 
 /** In a file beside this one, which only pages that choose these engines load. */
 export async function loadGpuEngines(urls?: Record<string, string>): Promise<typeof import("./gpuEngines.ts")> {
+  const url = urls?.[GPU_ENGINES] ?? new URL("./webgpu.js", import.meta.url).href; // the form that bundlers look for
+  return loadFile(GPU_ENGINES, url);
+}
+
+/** In a file of its own, which only pages with a GPU load. */
+export async function loadWebgpuEngine(urls?: Record<string, string>): Promise<typeof import("./webgpu/entry.ts")> {
+  const url = urls?.[WEBGPU_ENGINE] ?? new URL("./engine-webgpu.js", import.meta.url).href;
+  return loadFile(WEBGPU_ENGINE, url);
+}
+
+/** @param name as `engineUrls` has it */
+async function loadFile<T>(name: string, url: string): Promise<T> {
   try {
-    const url = urls?.[GPU_ENGINES] ?? new URL("./webgpu.js", import.meta.url).href; // the form that bundlers look for
     return await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
   } catch (error) {
+    const file = name.replace("slimvit/", "");
     throw new SlimViTError(
       "unsupported",
-      `The package's webgpu.js did not load (${messageOf(error)}). Serve it from your own origin and pass ` +
-        `engineUrls: { "${GPU_ENGINES}": "its URL" }.`,
+      `The package's ${file} did not load (${messageOf(error)}). Serve it from your own origin and pass ` +
+        `engineUrls: { "${name}": "its URL" }.`,
       { cause: error },
     );
   }

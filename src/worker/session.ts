@@ -8,6 +8,7 @@ import {
   checkEngineName,
   isOnGpu,
   loadGpuEngines,
+  loadWebgpuEngine,
   type OpenedEngine,
   openNamed,
   openWithoutGpu,
@@ -209,7 +210,7 @@ export class Session {
 /** @throws whatever `error` is, if it is no `device-lost` */
 async function reopen(name: EngineName, spare: Spare, error: unknown, again = false): Promise<ReopenedEngine> {
   if (!(error instanceof SlimViTError) || error.code !== "device-lost") throw error;
-  const gpu = await loadGpuEngines(spare.options.engineUrls);
+  const gpu = await (name === "webgpu" ? loadWebgpuEngine : loadGpuEngines)(spare.options.engineUrls);
   return gpu.reopen(name, spare, error, again, { openNamed, openWithoutGpu });
 }
 

@@ -33,7 +33,7 @@ export async function openGpuStage(more: Record<string, string> = {}, flags: str
     external: ["onnxruntime-web", "@tensorflow"],
     logLevel: "error",
   });
-  copyFileSync(join(DIST, "webgpu.js"), join(bundle, "webgpu.js"));
+  for (const file of ["webgpu.js", "engine-webgpu.js"]) copyFileSync(join(DIST, file), join(bundle, file));
   for (const file of ["gpu-worker.js", "gpu-rounds.js", "devices.js"]) {
     copyFileSync(fileURLToPath(new URL(file, import.meta.url)), join(bundle, file));
   }

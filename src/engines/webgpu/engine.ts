@@ -1,6 +1,7 @@
 /** Our own engine on the GPU: at most five dispatches a block, all in one submission. */
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import type { Manifest, Model } from "../../format/model.ts";
+import { isSoftwareAdapter } from "../adapter.ts";
 import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
 import { DeviceWatch, queue, requestDevice } from "../gpuDevice.ts";
 import { makePlan } from "./plan.ts";
@@ -30,13 +31,6 @@ export async function openWebgpu(model: Model, _options: EngineOptions = {}): Pr
   }
 }
 
-/** A CPU that plays the GPU: SwiftShader, Mesa's llvmpipe, Windows' basic render driver. */
-export function isSoftwareAdapter(info: Partial<GPUAdapterInfo>): boolean {
-  const { vendor, architecture, device, description, isFallbackAdapter } = info;
-  const words = [vendor, architecture, device, description].join(" ");
-  return isFallbackAdapter === true || /swiftshader|llvmpipe|lavapipe|software|basic render/i.test(words);
-}
-
 export class WebgpuEngine implements Engine {
   readonly name = NAME;
   readonly threads = 1;
@@ -63,6 +57,11 @@ export class WebgpuEngine implements Engine {
     };
     const cache = new DeviceCache(device);
     return new WebgpuEngine(cache, watch, model, target, await openWorkspace(cache, model, 1, target));
+  }
+
+  /** weights and activations, those for batches too once they have come */
+  get memoryBytes(): number {
+    return this.cache.memoryBytes + this.single.memoryBytes + (this.batches?.memoryBytes ?? 0);
   }
 
   get dispatches(): number {

@@ -8,6 +8,10 @@ export class DeviceCache {
 
   constructor(readonly device: GPUDevice) {}
 
+  get memoryBytes(): number {
+    return [...this.constants.values()].reduce((sum, { size }) => sum + size, 0);
+  }
+
   constant({ name, make }: Constant): GPUBuffer {
     let buffer = this.constants.get(name);
     if (!buffer) {
@@ -54,6 +58,7 @@ export class Workspace {
   private readonly buffers = new Map<ActivationName | "call", GPUBuffer>();
   /** Two, so that a batch can be computed while the results of the one before are read. */
   private readonly results: GPUBuffer[] = [];
+  private readonly uniforms: GPUBuffer[] = [];
   private pictures = 0;
   private turn = 0;
 
@@ -116,7 +121,7 @@ export class Workspace {
   }
 
   destroy(): void {
-    for (const buffer of [...this.buffers.values(), ...this.results]) buffer.destroy();
+    for (const buffer of [...this.buffers.values(), ...this.results, ...this.uniforms]) buffer.destroy();
   }
 
   private createBuffers(): void {
@@ -146,7 +151,11 @@ export class Workspace {
 
   private resource(cache: DeviceCache, binding: Binding): GPUBufferBinding {
     if (binding === "call") return { buffer: this.buffers.get("call")! };
-    if ("uniform" in binding) return { buffer: cache.upload("shape", binding.uniform, GPUBufferUsage.UNIFORM) };
+    if ("uniform" in binding) {
+      const buffer = cache.upload("shape", binding.uniform, GPUBufferUsage.UNIFORM);
+      this.uniforms.push(buffer);
+      return { buffer };
+    }
     if ("constant" in binding) return { buffer: cache.constant(binding.constant) };
     return { buffer: this.buffer(binding.activation), offset: 4 * (binding.offset ?? 0) };
   }
