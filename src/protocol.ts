@@ -8,7 +8,7 @@ import type { SetAccuracy } from "./format/set.ts";
 
 // ---- Loading a model ----
 
-export type EngineName = "simd" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "webnn" | "reference";
+export type EngineName = "simd" | "webgpu" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "webnn" | "reference";
 
 /** Which device the engine `webnn` asks the browser for. */
 export interface WebnnOptions {

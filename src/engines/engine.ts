@@ -31,6 +31,8 @@ export interface Engine {
    * @returns one output for each picture, in their order
    */
   runBatch?(pictures: readonly Float32Array[], options?: RunOptions): Promise<RunOutput[]>;
+  /** GPU programs that one picture launches, where the engine counts them. */
+  readonly dispatches?: number;
   /** Frees everything. Idempotent. */
   dispose(): void;
 }
