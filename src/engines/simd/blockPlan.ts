@@ -4,7 +4,7 @@ import { float32 } from "../../format/read.ts";
 import { type Activations, hasKeyRows, queryRows } from "./activations.ts";
 import { putNorm, putTokenNorm } from "./constants.ts";
 import * as L from "./layout.ts";
-import { type MemoryLayout, toLines, type WordTable } from "./memoryLayout.ts";
+import { type MemoryLayout, toLines, type Word, type WordTable } from "./memoryLayout.ts";
 import { pad8, padded } from "./padding.ts";
 import type { Rows, Stream } from "./stream.ts";
 
@@ -38,23 +38,23 @@ export function planBlock(request: BlockRequest): PlannedBlock {
   const next = merge ? 1 - own : own;
   const partners = merge ? memory.take(((entering - prefixTokens) >> 1) * 4) : 0;
   table.set(
-    {
-      [L.BLOCK_TOKENS]: entering,
-      [L.BLOCK_ROWS]: queries,
-      [L.BLOCK_GATHER]: gather ? memory.put(gather) : 0,
-      [L.BLOCK_FROM]: stream.x[current],
-      [L.BLOCK_X]: stream.x[own],
-      [L.BLOCK_NORM1]: putTokenNorm(model, memory, `blocks.${block}.norm1`),
-      [L.BLOCK_NORM2]: putTokenNorm(model, memory, `blocks.${block}.norm2`),
-      [L.BLOCK_HEADS]: headDims.length,
-      [L.BLOCK_INNER]: padded(headDims),
-      [L.BLOCK_MAP]: stream.maps[block].at,
-      [L.BLOCK_MLP_ROWS]: Math.min(queries, mlp),
-      [L.BLOCK_MLP_X]: stream.x[next],
-      [L.BLOCK_MERGE]: merge,
-      [L.BLOCK_PARTNERS]: partners,
+    [
+      [L.BLOCK_TOKENS, entering],
+      [L.BLOCK_ROWS, queries],
+      [L.BLOCK_GATHER, gather ? memory.put(gather) : 0],
+      [L.BLOCK_FROM, stream.x[current]],
+      [L.BLOCK_X, stream.x[own]],
+      [L.BLOCK_NORM1, putTokenNorm(model, memory, `blocks.${block}.norm1`)],
+      [L.BLOCK_NORM2, putTokenNorm(model, memory, `blocks.${block}.norm2`)],
+      [L.BLOCK_HEADS, headDims.length],
+      [L.BLOCK_INNER, padded(headDims)],
+      [L.BLOCK_MAP, stream.maps[block].at],
+      [L.BLOCK_MLP_ROWS, Math.min(queries, mlp)],
+      [L.BLOCK_MLP_X, stream.x[next]],
+      [L.BLOCK_MERGE, merge],
+      [L.BLOCK_PARTNERS, partners],
       ...rowWords(stream.rows[block].entering, stream.rows[block].mlp),
-    },
+    ],
     block,
   );
   planHeads(request);
@@ -62,15 +62,15 @@ export function planBlock(request: BlockRequest): PlannedBlock {
   return { current: next, partners };
 }
 
-function rowWords(entering: Rows, mlp: Rows): Record<number, number> {
-  return {
-    [L.BLOCK_SIZES]: entering.sizes,
-    [L.BLOCK_LOG_SIZES]: entering.logSizes,
-    [L.BLOCK_PLACES]: entering.places,
-    [L.BLOCK_MLP_SIZES]: mlp.sizes,
-    [L.BLOCK_MLP_LOG_SIZES]: mlp.logSizes,
-    [L.BLOCK_MLP_PLACES]: mlp.places,
-  };
+function rowWords(entering: Rows, mlp: Rows): Word[] {
+  return [
+    [L.BLOCK_SIZES, entering.sizes],
+    [L.BLOCK_LOG_SIZES, entering.logSizes],
+    [L.BLOCK_PLACES, entering.places],
+    [L.BLOCK_MLP_SIZES, mlp.sizes],
+    [L.BLOCK_MLP_LOG_SIZES, mlp.logSizes],
+    [L.BLOCK_MLP_PLACES, mlp.places],
+  ];
 }
 
 /** @returns where each kept token's row was, or undefined when none is dropped */
@@ -101,32 +101,44 @@ function planHeads({ model: { manifest, tensors }, memory, activations, table, b
     const wide = pad8(width);
     const values = keys + wide * pad8(tokens) * 4;
     heads.set(
-      {
-        [L.HEAD_WIDTH]: width,
-        [L.HEAD_PANELS]: wide / 8,
-        [L.HEAD_OFFSET]: panel * 32,
-        [L.HEAD_KEYS]: keys,
-        [L.HEAD_VALUES]: values,
-        [L.HEAD_RELATIVE]: relative && relative + h * tableBytes,
-      },
+      [
+        [L.HEAD_WIDTH, width],
+        [L.HEAD_PANELS, wide / 8],
+        [L.HEAD_OFFSET, panel * 32],
+        [L.HEAD_KEYS, keys],
+        [L.HEAD_VALUES, values],
+        [L.HEAD_RELATIVE, relative && relative + h * tableBytes],
+      ],
       h,
     );
     for (let c = 0; c < wide / 8; c++, panel++) {
       targets.set(rowTarget(activations.q + panel * 32, inner * 4, queries), panel);
       const ofKeys = inRows
         ? rowTarget(activations.keyRows + panel * 32, inner * 4, tokens)
-        : { ...rowTarget(keys + c * 256, wide * 32, tokens), [L.TARGET_TRANSPOSED]: 1 };
+        : rowTarget(keys + c * 256, wide * 32, tokens, 1);
       targets.set(ofKeys, panels + panel);
       targets.set(rowTarget(values + c * tokens * 32, 32, tokens), 2 * panels + panel);
     }
     keys = toLines(values + wide * tokens * 4);
   });
   const keyRows = inRows ? activations.keyRows : 0;
-  table.set({ [L.BLOCK_HEAD_TABLE]: heads.at, [L.BLOCK_TARGETS]: targets.at, [L.BLOCK_KEY_ROWS]: keyRows }, block);
+  table.set(
+    [
+      [L.BLOCK_HEAD_TABLE, heads.at],
+      [L.BLOCK_TARGETS, targets.at],
+      [L.BLOCK_KEY_ROWS, keyRows],
+    ],
+    block,
+  );
 }
 
-function rowTarget(pointer: number, stride: number, rows: number): Record<number, number> {
-  return { [L.TARGET_POINTER]: pointer, [L.TARGET_STRIDE]: stride, [L.TARGET_ROWS]: rows };
+function rowTarget(pointer: number, stride: number, rows: number, transposed = 0): Word[] {
+  return [
+    [L.TARGET_POINTER, pointer],
+    [L.TARGET_STRIDE, stride],
+    [L.TARGET_ROWS, rows],
+    [L.TARGET_TRANSPOSED, transposed],
+  ];
 }
 
 /** Differences of places, and the three entries of prefix tokens. */
@@ -145,7 +157,7 @@ function planFamily({ model, memory, table, block }: BlockRequest): void {
   const { headDim, normEps, qkNorm, position, hiddenNorm, prefixTokens } = manifest;
   const { headDims, mlpHidden, keepIdx } = manifest.blocks[block];
   const key = (name: string) => `blocks.${block}.${name}`;
-  const set = (word: number, value: number) => table.set({ [word]: value }, block);
+  const set = (word: number, value: number) => table.set([[word, value]], block);
   if (qkNorm && headDims.length) {
     const request = { widths: headDims, eps: normEps?.qk, denseDim: headDim };
     set(L.BLOCK_Q_NORM, putNorm(model, memory, { key: key("attn.q_norm"), ...request }));

@@ -4,7 +4,7 @@ import { isQuantised } from "../../format/quantise.ts";
 import { float32 } from "../../format/read.ts";
 import type { Flavour } from "./binary.ts";
 import * as L from "./layout.ts";
-import type { MemoryLayout, WordTable } from "./memoryLayout.ts";
+import type { MemoryLayout, Word, WordTable } from "./memoryLayout.ts";
 import { pad8, padded, type Run, runs, spread, sum } from "./padding.ts";
 
 /** One linear's weights, still to be packed. */
@@ -71,18 +71,21 @@ export class LinearPlanner {
         isThere ? spread(float32(this.model.tensors, `${key}.${name}`), outs) : new Float32Array(panels * 8),
       );
     };
-    const words = {
-      [L.LINEAR_KIND]: kind,
-      [L.LINEAR_PANELS]: panels,
-      [L.LINEAR_STEPS]: steps,
-      [L.LINEAR_INPUTS]: inputs,
-      [L.LINEAR_WEIGHT]: to,
-      [L.LINEAR_PANEL_BYTES]: panelBytes,
-      [L.LINEAR_BIAS]: values("bias"),
-      [L.LINEAR_SCALE]: hasScale ? values("scale") : 0,
-      [L.LINEAR_SUM]: kind === L.INT8 ? memory.take(panels * 36) : 0,
-    };
-    table.set(Object.fromEntries(Object.entries(words).map(([k, value]) => [Number(k) + word, value])), record);
+    const words: Word[] = [
+      [L.LINEAR_KIND, kind],
+      [L.LINEAR_PANELS, panels],
+      [L.LINEAR_STEPS, steps],
+      [L.LINEAR_INPUTS, inputs],
+      [L.LINEAR_WEIGHT, to],
+      [L.LINEAR_PANEL_BYTES, panelBytes],
+      [L.LINEAR_BIAS, values("bias")],
+      [L.LINEAR_SCALE, hasScale ? values("scale") : 0],
+      [L.LINEAR_SUM, kind === L.INT8 ? memory.take(panels * 36) : 0],
+    ];
+    table.set(
+      words.map(([own, value]) => [word + own, value]),
+      record,
+    );
     if (!panels || !inputs) return;
     const at = table.address(word, record);
     this.linears.push({ at, kind, weight, hasScale, rows: runs(outs), columns: runs(ins), panels, to, panelBytes });

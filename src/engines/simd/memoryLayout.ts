@@ -37,6 +37,9 @@ export class MemoryLayout {
   }
 }
 
+/** A word's place in its record, by its name in layout.ts, and its value. */
+export type Word = [word: number, value: number];
+
 /** Records that the kernels read, word by word (layout.ts). */
 export class WordTable {
   private readonly floats: Float32Array;
@@ -50,14 +53,13 @@ export class WordTable {
     this.floats = new Float32Array(data.buffer);
   }
 
-  /** @param values by word */
-  set(values: Record<number, number>, record = 0): void {
-    for (const [word, value] of Object.entries(values)) this.data[record * this.words + Number(word)] = value;
+  set(words: Word[], record = 0): void {
+    for (const [word, value] of words) this.data[record * this.words + word] = value;
   }
 
   /** The same of words that are f32. */
-  setFloats(values: Record<number, number>, record = 0): void {
-    for (const [word, value] of Object.entries(values)) this.floats[record * this.words + Number(word)] = value;
+  setFloats(words: Word[], record = 0): void {
+    for (const [word, value] of words) this.floats[record * this.words + word] = value;
   }
 
   /** Address of a word. */

@@ -63,13 +63,13 @@ export function planMemory(model: Model, options: PlanOptions): { plan: Plan; ca
   setArchitecture(model, memory, words);
   setActivations(words, activations, stream, scratch);
   setPooling(model, memory, words, stream);
-  words.set({
-    [L.PLAN_BLOCK_TABLE]: table.at,
-    [L.PLAN_SYNC]: sync,
-    [L.PLAN_THREADS]: options.threads,
-    [L.PLAN_SPINS]: options.spins,
-    [L.PLAN_MAY_SLEEP]: options.maySleep ? 1 : 0,
-  });
+  words.set([
+    [L.PLAN_BLOCK_TABLE, table.at],
+    [L.PLAN_SYNC, sync],
+    [L.PLAN_THREADS, options.threads],
+    [L.PLAN_SPINS, options.spins],
+    [L.PLAN_MAY_SLEEP, options.maySleep ? 1 : 0],
+  ]);
   return {
     plan: { at: words.at, bytes: memory.end, pixels: activations.pixels, stream, merges, sync },
     cargo: { constants: memory.constants, linears: linears.linears, staging: activations.staging },
@@ -95,29 +95,28 @@ function setArchitecture(model: Model, memory: MemoryLayout, words: WordTable): 
   const { manifest } = model;
   const { blocks, embedDim, patchSize, prefixTokens, imageSize, headDim, preNorm, normEps } = manifest;
   const [rows, columns] = patchGrid(manifest);
-  words.set({
-    [L.PLAN_DIM]: embedDim,
-    [L.PLAN_DIM_BYTES]: pad8(embedDim) * 4,
-    [L.PLAN_PREFIX]: prefixTokens,
-    [L.PLAN_BLOCKS]: blocks.length,
-    [L.PLAN_HEIGHT]: imageSize[0],
-    [L.PLAN_WIDTH]: imageSize[1],
-    [L.PLAN_PATCH]: patchSize,
-    [L.PLAN_PATCHES]: blocks[0].keepIdx.length - prefixTokens,
-    [L.PLAN_PATCH_TABLE]: memory.put(firstPixels(manifest)),
-    [L.PLAN_START]: memory.put(startRows(model)),
-    [L.PLAN_ZEROS]: memory.put(new Float32Array(8)),
-    [L.PLAN_PRE_NORM]: preNorm ? putTokenNorm(model, memory, "norm_pre", normEps?.pre) : 0,
-    [L.PLAN_ACTIVATION]: ACTIVATIONS[manifest.activation],
-    [L.PLAN_GATED]: manifest.mlp === "swiglu" ? 1 : 0,
-    [L.PLAN_RELATIVE_CENTRE]: (rows - 1) * (2 * columns - 1) + columns - 1,
-    [L.PLAN_RELATIVE_PREFIX]: relativeEntries([rows, columns]) - 3,
-    [L.PLAN_MAP_ROWS]: manifest.classToken ? 1 : 0,
-    [L.PLAN_LOGS]: blocks.some(({ merge }) => merge > 0)
-      ? memory.put(scaledLogs(tokenCounts(manifest)[0].entering, headDim))
-      : 0,
-  });
-  words.setFloats({ [L.PLAN_SCORE_SCALE]: 1 / Math.sqrt(headDim) });
+  const hasMerges = blocks.some(({ merge }) => merge > 0);
+  words.set([
+    [L.PLAN_DIM, embedDim],
+    [L.PLAN_DIM_BYTES, pad8(embedDim) * 4],
+    [L.PLAN_PREFIX, prefixTokens],
+    [L.PLAN_BLOCKS, blocks.length],
+    [L.PLAN_HEIGHT, imageSize[0]],
+    [L.PLAN_WIDTH, imageSize[1]],
+    [L.PLAN_PATCH, patchSize],
+    [L.PLAN_PATCHES, blocks[0].keepIdx.length - prefixTokens],
+    [L.PLAN_PATCH_TABLE, memory.put(firstPixels(manifest))],
+    [L.PLAN_START, memory.put(startRows(model))],
+    [L.PLAN_ZEROS, memory.put(new Float32Array(8))],
+    [L.PLAN_PRE_NORM, preNorm ? putTokenNorm(model, memory, "norm_pre", normEps?.pre) : 0],
+    [L.PLAN_ACTIVATION, ACTIVATIONS[manifest.activation]],
+    [L.PLAN_GATED, manifest.mlp === "swiglu" ? 1 : 0],
+    [L.PLAN_RELATIVE_CENTRE, (rows - 1) * (2 * columns - 1) + columns - 1],
+    [L.PLAN_RELATIVE_PREFIX, relativeEntries([rows, columns]) - 3],
+    [L.PLAN_MAP_ROWS, manifest.classToken ? 1 : 0],
+    [L.PLAN_LOGS, hasMerges ? memory.put(scaledLogs(tokenCounts(manifest)[0].entering, headDim)) : 0],
+  ]);
+  words.setFloats([[L.PLAN_SCORE_SCALE, 1 / Math.sqrt(headDim)]]);
 }
 
 /** Of each size a row can have. Scores are scaled after a logarithm is added. */
@@ -126,23 +125,23 @@ function scaledLogs(most: number, headDim: number): Float32Array {
 }
 
 function setActivations(words: WordTable, activations: Activations, stream: Stream, scratch: Scratch): void {
-  words.set({
-    [L.PLAN_PIXELS]: activations.pixels,
-    [L.PLAN_PATCH_ROWS]: activations.patchRows,
-    [L.PLAN_X]: stream.x[0],
-    [L.PLAN_NORMED]: activations.normed,
-    [L.PLAN_QUANTISED]: activations.quantised,
-    [L.PLAN_RANGES]: activations.ranges,
-    [L.PLAN_Q]: activations.q,
-    [L.PLAN_MIXED]: activations.mixed,
-    [L.PLAN_HIDDEN]: activations.hidden,
-    [L.PLAN_SIMILARITIES]: activations.merging.similarities,
-    [L.PLAN_MERGE_PANELS]: activations.merging.panels,
-    [L.PLAN_MERGE_ROWS]: activations.merging.rows,
-    [L.PLAN_MERGE_NEXT]: activations.merging.next,
-    [L.PLAN_PART_MAPS]: activations.partMaps,
-    [L.PLAN_SCRATCH]: scratch.at,
-    [L.PLAN_SCRATCH_BYTES]: scratch.bytes,
-    [L.PLAN_SCRATCH_PANEL]: scratch.panel,
-  });
+  words.set([
+    [L.PLAN_PIXELS, activations.pixels],
+    [L.PLAN_PATCH_ROWS, activations.patchRows],
+    [L.PLAN_X, stream.x[0]],
+    [L.PLAN_NORMED, activations.normed],
+    [L.PLAN_QUANTISED, activations.quantised],
+    [L.PLAN_RANGES, activations.ranges],
+    [L.PLAN_Q, activations.q],
+    [L.PLAN_MIXED, activations.mixed],
+    [L.PLAN_HIDDEN, activations.hidden],
+    [L.PLAN_SIMILARITIES, activations.merging.similarities],
+    [L.PLAN_MERGE_PANELS, activations.merging.panels],
+    [L.PLAN_MERGE_ROWS, activations.merging.rows],
+    [L.PLAN_MERGE_NEXT, activations.merging.next],
+    [L.PLAN_PART_MAPS, activations.partMaps],
+    [L.PLAN_SCRATCH, scratch.at],
+    [L.PLAN_SCRATCH_BYTES, scratch.bytes],
+    [L.PLAN_SCRATCH_PANEL, scratch.panel],
+  ]);
 }

@@ -52,25 +52,29 @@ export function setPooling(model: Model, memory: MemoryLayout, words: WordTable,
   const width = pooledDim(manifest);
   const ofTokens = finalNorm === "tokens" || finalNorm === "both";
   const ofPooled = finalNorm === "pooled" || finalNorm === "both";
-  words.set({
-    [L.PLAN_POOLING]: POOLINGS[pooling],
-    [L.PLAN_CLASS_ROWS]: distilled ? 2 : 1,
-    [L.PLAN_TOKEN_NORM]: ofTokens ? putTokenNorm(model, memory, "norm", normEps?.final) : 0,
-    [L.PLAN_POOLED_NORM]: ofPooled
-      ? putNorm(model, memory, { key: "fc_norm", widths: [width], eps: normEps?.pooled, denseDim: width })
-      : 0,
-    [L.PLAN_POOLED_DIM]: width,
-    [L.PLAN_POOLED]: stream.pooled,
-    [L.PLAN_PROJECTED]: projection ? 1 : 0,
-    [L.PLAN_FEATURES]: stream.features,
-    [L.PLAN_FEATURE_DIM]: stream.featureDim,
-    [L.PLAN_CLASSIFIED]: head ? 1 : 0,
-    [L.PLAN_COSINE]: head?.cosine ? 1 : 0,
-    [L.PLAN_UNIT]: head?.cosine ? memory.take(pad8(stream.featureDim) * 4) : 0,
-    [L.PLAN_LOGITS]: stream.logits[0] ?? 0,
-    [L.PLAN_LOGITS2]: stream.logits[1] ?? 0,
-  });
+  words.set([
+    [L.PLAN_POOLING, POOLINGS[pooling]],
+    [L.PLAN_CLASS_ROWS, distilled ? 2 : 1],
+    [L.PLAN_TOKEN_NORM, ofTokens ? putTokenNorm(model, memory, "norm", normEps?.final) : 0],
+    [L.PLAN_POOLED_NORM, ofPooled ? putPooledNorm(model, memory) : 0],
+    [L.PLAN_POOLED_DIM, width],
+    [L.PLAN_POOLED, stream.pooled],
+    [L.PLAN_PROJECTED, projection ? 1 : 0],
+    [L.PLAN_FEATURES, stream.features],
+    [L.PLAN_FEATURE_DIM, stream.featureDim],
+    [L.PLAN_CLASSIFIED, head ? 1 : 0],
+    [L.PLAN_COSINE, head?.cosine ? 1 : 0],
+    [L.PLAN_UNIT, head?.cosine ? memory.take(pad8(stream.featureDim) * 4) : 0],
+    [L.PLAN_LOGITS, stream.logits[0] ?? 0],
+    [L.PLAN_LOGITS2, stream.logits[1] ?? 0],
+  ]);
   if (pooling === "map") setAttentionPool(model, memory, words);
+}
+
+function putPooledNorm(model: Model, memory: MemoryLayout): number {
+  const width = pooledDim(model.manifest);
+  const eps = model.manifest.normEps?.pooled;
+  return putNorm(model, memory, { key: "fc_norm", widths: [width], eps, denseDim: width });
 }
 
 function setAttentionPool(model: Model, memory: MemoryLayout, words: WordTable): void {
@@ -80,15 +84,15 @@ function setAttentionPool(model: Model, memory: MemoryLayout, words: WordTable):
   const rows = new Float32Array(poolHeads * dim);
   for (let h = 0; h < poolHeads; h++) rows.set(query.subarray(h * embedDim, (h + 1) * embedDim), h * dim);
   const wide = pad8(embedDim / poolHeads);
-  words.set({
-    [L.PLAN_POOL_HEADS]: poolHeads,
-    [L.PLAN_POOL_QUERY]: memory.put(rows),
-    [L.PLAN_POOL_PANELS]: wide / 8,
-    [L.PLAN_POOL_MIXED]: memory.take(rows.byteLength),
-    [L.PLAN_POOL_VALUES]: memory.take(poolHeads * wide * 4),
-    [L.PLAN_POOL_NORM]: putTokenNorm(model, memory, "attn_pool.norm", normEps?.pool),
-    [L.PLAN_POOL_NORMED]: memory.take(dim * 4),
-    [L.PLAN_POOL_HIDDEN]: memory.take(pad8(poolHidden) * 4),
-    [L.PLAN_POOL_ACTIVATION]: ACTIVATIONS[poolActivation ?? activation],
-  });
+  words.set([
+    [L.PLAN_POOL_HEADS, poolHeads],
+    [L.PLAN_POOL_QUERY, memory.put(rows)],
+    [L.PLAN_POOL_PANELS, wide / 8],
+    [L.PLAN_POOL_MIXED, memory.take(rows.byteLength)],
+    [L.PLAN_POOL_VALUES, memory.take(poolHeads * wide * 4)],
+    [L.PLAN_POOL_NORM, putTokenNorm(model, memory, "attn_pool.norm", normEps?.pool)],
+    [L.PLAN_POOL_NORMED, memory.take(dim * 4)],
+    [L.PLAN_POOL_HIDDEN, memory.take(pad8(poolHidden) * 4)],
+    [L.PLAN_POOL_ACTIVATION, ACTIVATIONS[poolActivation ?? activation]],
+  ]);
 }

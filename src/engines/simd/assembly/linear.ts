@@ -144,14 +144,16 @@ function multiplyStrip(p: usize, stride: usize, by: usize, rows: i32): void {
   }
 }
 
-/** [inputs][8] of f16 → f32, subnormals included: the bits moved into place are a float 2^112 too small. */
+/**
+ * [inputs][8] of f16 → f32, subnormals included: the bits moved into place are a float 2^112 too small. The sign is
+ * extended first, so that one shift moves it to the top; its copies below are masked away.
+ */
 function widenF16(from: usize, to: usize, inputs: i32): void {
   const raise = f32x4.splat(reinterpret<f32>((127 + 112) << 23));
+  const mask = i32x4.splat(0x8fffe000);
   for (let i = 0; i < inputs * 2; i++) {
-    const half = v128.load_ext<u16>(from);
-    const sign = i32x4.shl(v128.and(half, i32x4.splat(0x8000)), 16);
-    const rest = f32x4.mul(i32x4.shl(v128.and(half, i32x4.splat(0x7fff)), 13), raise);
-    v128.store(to, v128.or(rest, sign));
+    const moved = v128.and(i32x4.shl(v128.load_ext<i16>(from), 13), mask);
+    v128.store(to, f32x4.mul(moved, raise));
     from += 8;
     to += 16;
   }
