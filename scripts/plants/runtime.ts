@@ -37,20 +37,20 @@ export const RUNTIME: Plant[] = [
     find: "if (waiting && isVideo(picture)) close(waiting.picture);\n      if (end) return close(picture);\n      waiting = { picture };",
     plant:
       "if (waiting && isVideo(picture)) close(picture);\n      if (end) return close(picture);\n      waiting ??= { picture };",
-    tests: ["test/page/frames.test.ts"],
+    tests: ["test/page/newestFrames.test.ts"],
   },
   {
     name: "dropped frames are not closed",
     file: "src/page/videoFrames.ts",
     find: "if (waiting && isVideo(picture)) close(waiting.picture);",
     plant: "",
-    tests: ["test/page/frames.test.ts"],
+    tests: ["test/page/newestFrames.test.ts"],
   },
   {
     name: "pictures that are no video are dropped as well",
     file: "src/page/videoFrames.ts",
     find: "while (waiting && !isVideo(picture) && !end)",
     plant: "while (false)",
-    tests: ["test/page/frames.test.ts"],
+    tests: ["test/page/newestFrames.test.ts"],
   },
 ];

@@ -74,7 +74,7 @@ export function readManifest(text: string, name: string): Manifest {
   const { imageSize, blocks, metrics, preprocess, rope, name: variant } = variants[0];
   const architecture: Architecture = { ...shared, imageSize, blocks, ...(rope && { rope }) };
   return {
-    ...m,
+    ...withoutArchitecture(m),
     ...architecture,
     format: FORMAT,
     name: m.name as string,
@@ -87,6 +87,12 @@ export function readManifest(text: string, name: string): Manifest {
     variants,
     variant,
   };
+}
+
+/** Fields that the architecture as it was read does not have must not come back as unknown ones. */
+function withoutArchitecture(m: Json): Json {
+  const { normEps, hiddenNorm, rope, poolHeads, poolHidden, poolActivation, projection, head, ...rest } = m;
+  return rest;
 }
 
 /** What a version-1 manifest says of its only network, in version 2's form. Its self-tests stand with the weights files. */
