@@ -40,12 +40,12 @@ export function randomModel(sizes: PlainArchitecture, seed: number, classes = CL
   for (const [key, shape] of tensorShapes(arch, classes)) {
     const count = shape.reduce((a, b) => a * b, 1);
     const fanIn = shape.length > 1 ? count / shape[0] : 1;
-    const isGain = /norm\d?\.weight$/.test(key);
+    const isGain = /norm(\d|_pre)?\.weight$/.test(key);
     const size = isGain ? 0.5 : shape.length > 1 ? Math.sqrt(3 / Math.max(1, fanIn)) : 0.5;
     const data = randomValues(count, next++).map((v) => (isGain ? 1 : 0) + size * v);
     tensors.set(key, { dtype: "F32", shape, data });
   }
-  for (const key of ["cls_token", "dist_token", "pos_embed"]) {
+  for (const key of ["cls_token", "dist_token", "reg_token", "pos_embed"]) {
     const tensor = tensors.get(key);
     if (tensor) tensor.data = randomValues(tensor.data.length, next++);
   }
@@ -65,7 +65,7 @@ export function manifestOf(sizes: PlainArchitecture, classes = CLASSES): Manifes
       mean: [0.5, 0.5, 0.5],
       std: [0.5, 0.5, 0.5],
     },
-    labels: Array.from({ length: classes }, (_, i) => ({ id: `c${i}`, label: `class ${i}` })),
+    labels: Array.from({ length: arch.head ? classes : 0 }, (_, i) => ({ id: `c${i}`, label: `class ${i}` })),
     weights: [],
     provenance: {},
     metrics: {},
@@ -145,26 +145,36 @@ export interface Cut {
   keepIdx: number[];
 }
 
-/** Removes what `cuts` do not keep from a dense model; nothing is folded. */
+/** Removes what `cuts` do not keep from a dense model; nothing is folded. With RoPE, channels are kept in pairs. */
 export function cut({ manifest, dtype, tensors }: Model, cuts: Cut[]): Model {
-  const { embedDim } = manifest;
   const slim = new Map(tensors);
   const rows = (key: string, keep: boolean[]) => {
     const { data } = tensors.get(key)!;
     const width = data.length / keep.length;
     const kept = (data as Float32Array).filter((_, i) => keep[Math.floor(i / width)]);
     const count = keep.filter(Boolean).length;
-    slim.set(key, { dtype: "F32", shape: key.endsWith("bias") ? [count] : [count, width], data: kept });
+    slim.set(key, { dtype: "F32", shape: tensors.get(key)!.shape.length === 1 ? [count] : [count, width], data: kept });
   };
   const columns = (key: string, keep: boolean[]) => {
-    const kept = (tensors.get(key)!.data as Float32Array).filter((_, i) => keep[i % keep.length]);
-    slim.set(key, { dtype: "F32", shape: [embedDim, kept.length / embedDim], data: kept });
+    const { data, shape } = tensors.get(key)!;
+    const kept = (data as Float32Array).filter((_, i) => keep[i % keep.length]);
+    slim.set(key, { dtype: "F32", shape: [shape[0], kept.length / shape[0]], data: kept });
   };
   const blocks = cuts.map(({ heads, units, keepIdx }, i): BlockShape => {
     const channels = heads.flat();
     for (const part of ["weight", "bias"]) {
       rows(`blocks.${i}.attn.qkv.${part}`, [...channels, ...channels, ...channels]);
-      rows(`blocks.${i}.mlp.fc1.${part}`, units);
+      rows(`blocks.${i}.mlp.fc1.${part}`, manifest.mlp === "swiglu" ? [...units, ...units] : units);
+      if (manifest.hiddenNorm) rows(`blocks.${i}.mlp.norm.${part}`, units);
+      if (manifest.qkNorm) for (const of of ["q", "k"]) rows(`blocks.${i}.attn.${of}_norm.${part}`, channels);
+    }
+    if (manifest.position === "rope") {
+      const pairs = channels.filter((_, channel) => channel % 2 === 0);
+      columns(`blocks.${i}.attn.rope_freqs`, pairs);
+    }
+    if (manifest.position === "relative") {
+      const survives = heads.map((head) => head.some(Boolean));
+      rows(`blocks.${i}.attn.rel_bias`, survives);
     }
     columns(`blocks.${i}.attn.proj.weight`, channels);
     columns(`blocks.${i}.mlp.fc2.weight`, units);
