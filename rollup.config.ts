@@ -15,7 +15,12 @@ export const plugins = [
 ];
 
 /** The optional engines: src/engines/FOLDER/index.ts becomes dist/engine-NAME.js, beside worker.js. */
-export const ENGINE_CHUNKS: Record<string, string> = { onnx: "onnx", "tfjs-webgpu": "tfjs" };
+export const ENGINE_CHUNKS: Record<string, string> = {
+  onnx: "onnx",
+  "tfjs-webgpu": "tfjs",
+  webnn: "webnn",
+  webgpu: "webgpu",
+};
 
 /** What index.ts imports dynamically are files of their own, beside index.js: few pages need them. */
 const BESIDE: Record<string, string> = {

@@ -8,7 +8,7 @@ import type { SetAccuracy } from "./format/set.ts";
 
 // ---- Loading a model ----
 
-export type EngineName = "simd" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "reference";
+export type EngineName = "simd" | "webgpu" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "webnn" | "reference";
 
 /** Which device the engine `webnn` asks the browser for. */
 export interface WebnnOptions {
@@ -142,6 +142,8 @@ export interface VariantInfo {
 /** An engine that `auto` tried and did not take. */
 export interface TriedEngine {
   engine: EngineName;
+  /** of `webnn`: the device that it asked for */
+  deviceType?: WebnnOptions["deviceType"];
   /** why not */
   reason: string;
   /** Median milliseconds of a few runs, if it was measured. */

@@ -62,6 +62,7 @@ async function openFastest(model: Model, options: OpenOptions, rivals: EngineNam
 
 const NO_DEVICE: Record<Device, string> = {
   gpu: "There is no WebGPU adapter.",
+  "hardware-gpu": "There is no WebGPU adapter of a real GPU.",
   npu: "This browser has no WebNN.",
 };
 
