@@ -14,7 +14,11 @@ const OPTIONS = {
   engine: withDefault("--engine <list>", "separated by commas", list(BENCH_ENGINES), ["onnx-wasm"]),
   dtype: withDefault("--dtype <list>", "separated by commas", list(DTYPES), ["f32"]),
   threads: withDefault("--threads <list>", "separated by commas", counts, [1]),
-  webnnDevice: optional("--webnn-device <list>", "that engine webnn asks for, separated by commas", list(WEBNN_DEVICES)),
+  webnnDevice: optional(
+    "--webnn-device <list>",
+    "that engine webnn asks for, separated by commas",
+    list(WEBNN_DEVICES),
+  ),
   rounds: withDefault("--rounds <n>", "timed runs of each", count, 30),
   seed: SEED,
 };
