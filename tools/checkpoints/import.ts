@@ -19,7 +19,7 @@ import {
   tensorShapes,
 } from "../../src/format/model.ts";
 import { readSafetensors, type StoredTensor } from "../../src/format/safetensors.ts";
-import { claimOutput, sha256, withStep, writeModelFolder } from "../models/folders.ts";
+import { claimOutput, sha256, withStep, writeModel } from "../models/folders.ts";
 import { labelsOf, readLabelsFile } from "../models/labels.ts";
 import { safetensorsMetadata } from "../models/metadata.ts";
 import { say, si } from "../shared/terminal.ts";
@@ -47,8 +47,8 @@ const DEFAULTS = {
   std: [0.229, 0.224, 0.225],
 };
 
-export function importModel(source: string, options: ImportOptions): { params: number; macs: number } {
-  claimOutput(options.out, options.force);
+export async function importModel(source: string, options: ImportOptions): Promise<{ params: number; macs: number }> {
+  claimOutput(options.out, options.force, [source, options.labels]);
   const { tensors: stored, configs, hashes, license } = readCheckpoint(source);
   const named = isHuggingFace(stored) ? fromHuggingFace(stored, source) : stored;
   const assumed: string[] = [];
@@ -71,7 +71,7 @@ export function importModel(source: string, options: ImportOptions): { params: n
     provenance: withStep({ source: { files: hashes } }, "import", { assumed }),
     metrics: {},
   };
-  writeModelFolder(options.out, draft, tensors, ["f32"], {}, options.force);
+  await writeModel(options.out, { draft, tensors, dtypes: ["f32"] }, options.force);
   const [params, macs] = [countParams(arch, classes), countMacs(arch, classes)];
   say(
     `import: ${name}, ${arch.blocks.length} blocks of ${arch.embedDim}, ${si(params)} parameters, ${si(macs)} MACs → ${options.out}`,

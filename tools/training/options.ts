@@ -26,7 +26,7 @@ export async function openTrainData(
   options: TrainOptions,
   manifest: Manifest,
 ): Promise<{ dataset: Dataset; data: TrainData; validation: Validation | undefined }> {
-  const dataset = await openDataset(options.data, options.split);
+  const dataset = await openDataset(options.data, options.split, options);
   if (!options.unlabelled) requireClasses(dataset.classNames);
   const indices = options.unlabelled ? undefined : labelIndices(dataset.classNames, manifest.labels);
   const { preprocess } = manifest;

@@ -7,6 +7,7 @@ import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { Preprocess } from "../../src/format/model.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { evalPixels, openDataset, type Picture, type Split, spread } from "../data/data.ts";
+import { bestClass } from "../evaluation/ranks.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { type TrainData, toBatch } from "./batches.ts";
 
@@ -37,7 +38,7 @@ export async function openValidation(
   const found: Picture[] = [];
   for (const source of sources) {
     try {
-      found.push(...(await openDataset([source], "val")).pictures);
+      found.push(...(await openDataset([source], "val", { unlabelled: indices === undefined })).pictures);
     } catch (error) {
       if (!(error instanceof SlimViTError)) throw error; // no val pictures in this one
     }
@@ -59,7 +60,7 @@ export function accuracyMeter(
   teacher?: (pixels: Tensor) => Tensor,
 ): (logitsOf: (pixels: Tensor) => Tensor) => Promise<Accuracy> {
   const [height, width] = preprocess.crop;
-  const taught = new Map<string, number>();
+  const taught = new Map<string, number | undefined>();
   const broken = new Set<Picture>();
   const load = async (first: number) => {
     const loaded = await Promise.all(
@@ -79,11 +80,15 @@ export function accuracyMeter(
       { indices, preprocess },
     );
   };
+  /** Of each picture the class that scores highest, undefined where there is none (ranks.ts). */
   const classesOf = async (logits: () => Tensor) => {
-    const best = tf.tidy(() => tf.argMax(logits(), -1));
-    const classes = await best.data();
-    best.dispose();
-    return classes;
+    const scores = tf.tidy(() => tf.clone(logits()));
+    const [, classes] = scores.shape as [number, number];
+    const values = (await scores.data()) as Float32Array;
+    scores.dispose();
+    return Array.from({ length: values.length / classes }, (_, k) =>
+      bestClass(values.subarray(k * classes, (k + 1) * classes)),
+    );
   };
   return async (logitsOf) => {
     let [n, right, agreed] = [0, 0, 0];
@@ -99,7 +104,7 @@ export function accuracyMeter(
       input.dispose();
       n += size;
       right += labels.filter((label, k) => label === classes[k]).length;
-      agreed += names.filter((name, k) => taught.get(name) === classes[k]).length;
+      agreed += names.filter((name, k) => classes[k] !== undefined && taught.get(name) === classes[k]).length;
     }
     await next;
     if (n === 0) return {};
