@@ -100,7 +100,7 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
     decays: (name, variable) => (isZeta(name) ? options.zetaDecay === true : decaysByDefault(name, variable)),
     data,
     validation,
-    checkpoint: checkpointOf("search", model.manifest, dataset, options),
+    checkpoint: await checkpointOf("search", model.manifest, options),
   };
   const report = await train(backend, task, options);
   const importance = await measureImportance(

@@ -63,7 +63,7 @@ export async function trainWeights(
   const backend = await openBackend(options.backend, options.precision);
   const { tf } = backend;
   const { weightStep } = options;
-  const isResumed = options.resume && existsSync(checkpointPath(options.out));
+  const isResumed = !options.restart && existsSync(checkpointPath(options.out));
   const start =
     weightStep && !isResumed ? (await roundByInputs(tf, model, dataset.pictures, weightStep)).exact : model.tensors;
   const variables = variablesFrom(
@@ -87,7 +87,7 @@ export async function trainWeights(
     ...(rate && { rate }),
     data,
     validation,
-    checkpoint: checkpointOf(name, model.manifest, dataset, options),
+    checkpoint: await checkpointOf(name, model.manifest, options),
   };
   const report = await train(backend, task, options);
   const tensors: Tensors = new Map();
