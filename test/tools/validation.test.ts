@@ -4,7 +4,7 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { float32 } from "../../src/format/read.ts";
 import { forward } from "../../src/tfjs/forward.ts";
 import type { TF } from "../../src/tfjs/ops.ts";
-import { evalPixels, openDataset } from "../../tools/data/data.ts";
+import { evalPixels } from "../../tools/data/data.ts";
 import { readModelFolder } from "../../tools/models/folders.ts";
 import { identity } from "../../tools/recipes/slim.ts";
 import { type Backend, openBackend } from "../../tools/training/backend.ts";
