@@ -9,7 +9,7 @@ import { GPTQ_PICTURES, roundByInputs } from "../quantise/gptq.ts";
 import { say } from "../shared/terminal.ts";
 import { openBackend } from "../training/backend.ts";
 import { cardText } from "./card.ts";
-import { claimOutput, readModelFolder, withStep, writeModelFolder } from "./folders.ts";
+import { claimOutput, readModelFolder, withStep, writeModel } from "./folders.ts";
 import { digestData, environmentOf } from "./provenance.ts";
 
 export interface ExportOptions {
@@ -36,7 +36,7 @@ export async function exportModel(
     throw new SlimViTError("bad-option", "export: --weight-step is of int8 weights, which --dtype does not name.");
   }
   const model = readModelFolder(source);
-  claimOutput(options.out, options.force);
+  claimOutput(options.out, options.force, [source, ...(options.data ?? [])]);
   const rounded = weightStep ? await round(model, weightStep, options) : undefined;
   const { format: _, weights: __, ...draft } = model.manifest;
   const name = options.name ?? basename(resolve(options.out));
@@ -48,7 +48,8 @@ export async function exportModel(
   const extra = (manifest: Manifest) => ({ ...onnx, "card.md": cardText(manifest) });
   const { out, dtype, force } = options;
   const tensors = (d: WeightsDtype) => (d === "int8" && rounded ? rounded.tensors : model.tensors);
-  const manifest = writeModelFolder(out, { ...draft, name, provenance }, tensors, dtype, extra, force);
+  const content = { draft: { ...draft, name, provenance }, tensors, dtypes: dtype, extra };
+  const manifest = await writeModel(out, content, force);
   const files = Object.fromEntries(manifest.weights.map(({ file, bytes }) => [file, bytes]));
   for (const [file, bytes] of Object.entries(onnx)) files[file] = bytes.length;
   for (const [file, bytes] of Object.entries(files)) say(`export: ${file} ${(bytes / 1e6).toFixed(2)} MB`);
@@ -58,7 +59,7 @@ export async function exportModel(
 /** The linears on the grid, and what the provenance says of it. */
 async function round(model: Model, weightStep: number, { data, split = "train" }: ExportOptions) {
   if (!data?.length) return { tensors: encodeTensors(model.tensors, "int8", weightStep), recorded: { weightStep } };
-  const { pictures } = await openDataset(data, split);
+  const { pictures } = await openDataset(data, split, { unlabelled: true });
   const opened = await openBackend();
   const { tensors } = await roundByInputs(opened.tf, model, pictures, weightStep);
   const digests = await Promise.all(data.map(digestData));
