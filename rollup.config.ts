@@ -38,6 +38,11 @@ const configs: RollupOptions[] = [
     plugins,
   },
   {
+    input: "src/page/drawSvg.ts",
+    output: { file: "dist/draw-svg.js", format: "es", sourcemap: true },
+    plugins,
+  },
+  {
     input: "src/index.ts",
     output: { file: "dist/index.js", format: "es", sourcemap: true },
     external: OPTIONAL,
@@ -56,6 +61,7 @@ const BESIDE: Record<string, string> = {
   "../worker/worker.ts": "./worker.js",
   "./worker-inline.js": "./worker-inline.js",
   "./set.ts": "./set.js",
+  "./drawSvg.ts": "./draw-svg.js",
 };
 
 /**

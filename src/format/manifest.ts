@@ -224,12 +224,14 @@ function readWeightsFiles(check: Check, value: unknown, unpackedLimit: number): 
 }
 
 function readActivations(check: Check, value: unknown, at: string): ActivationRanges {
-  const ranges = Object.entries(check.object(value, `${at}.activations`)).map(([name, entry]): [string, ActivationRange] => {
-    const where = `${at}.activations[${show(name)}]`;
-    const [low, high] = check.list(entry, where, 2, 2).map((v) => check.number(v, where, false));
-    if (low > high) check.fail(`${where} is ${show(entry)}; expected the lower bound first.`);
-    return [name, [low, high]];
-  });
+  const ranges = Object.entries(check.object(value, `${at}.activations`)).map(
+    ([name, entry]): [string, ActivationRange] => {
+      const where = `${at}.activations[${show(name)}]`;
+      const [low, high] = check.list(entry, where, 2, 2).map((v) => check.number(v, where, false));
+      if (low > high) check.fail(`${where} is ${show(entry)}; expected the lower bound first.`);
+      return [name, [low, high]];
+    },
+  );
   return Object.fromEntries(ranges);
 }
 

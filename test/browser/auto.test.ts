@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { SelfTest } from "../../src/format/model.ts";
-import type { ModelInfo } from "../../src/worker/session.ts";
+import type { ModelInfo } from "../../src/protocol.ts";
 import { link } from "../packages/packed.ts";
 import { GPU_URLS, openGpuStage } from "./gpu.ts";
 import { DIST, type Stage } from "./page.ts";

@@ -12,12 +12,12 @@ import { type Architecture, denseTokens, plainArchitecture, tensorShapes } from 
 import { forward, type Weights } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { environmentOf } from "../models/provenance.ts";
+import { count } from "../options/values.ts";
 import { random } from "../shared/random.ts";
 import { printJson, say } from "../shared/terminal.ts";
 import { AdamW } from "../training/adamw.ts";
 import { BACKENDS, type BackendName, openBackend, type Precision } from "../training/backend.ts";
 import { crossEntropy, smoothTargets } from "../training/losses.ts";
-import { count } from "../training/options.ts";
 import { type Variables, variablesFrom } from "../training/train.ts";
 
 /** Gradients may differ by so much of their tensor's largest value. */
@@ -240,7 +240,7 @@ async function main(): Promise<void> {
   process.stdout.write(`${lines.join("\n")}\n`);
 }
 
-if (process.argv[1]?.endsWith("bench-train.ts")) {
+if (process.argv[1]?.endsWith("benchTrain.ts")) {
   main().catch((error) => {
     say(`bench-train: ${messageOf(error)}`);
     process.exitCode = 1;

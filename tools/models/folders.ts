@@ -5,6 +5,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import { constants, deflateSync, inflateSync } from "node:zlib";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type {
+  ActivationRanges,
   Architecture,
   Manifest,
   Model,
@@ -88,6 +89,7 @@ export type ManifestDraft = Omit<SingleManifest, "weights">;
  * @param tensors in any dtype, of which each of `dtypes` is made
  * @param extra further files, or what gives them for the manifest as written
  * @param replace a folder that is there
+ * @param activations of the int8 weights
  * @returns the manifest as written
  */
 export function writeModelFolder(
@@ -97,6 +99,7 @@ export function writeModelFolder(
   dtypes: WeightsDtype[],
   extra: Files | ((manifest: Manifest) => Files) = {},
   replace = false,
+  activations?: ActivationRanges,
 ): Manifest {
   const files: Files = {};
   const manifest = singleVariant({ ...draft, weights: [] });
@@ -113,6 +116,7 @@ export function writeModelFolder(
       bytes: files[file].length,
       ...(packed && { unpackedBytes: bytes.length }),
       sha256: sha256(bytes),
+      ...(dtype === "int8" && activations && { activations: shortened(activations) }),
     });
     selfTests[dtype] = selfTest(manifest, dtype, encoded);
   }
@@ -121,6 +125,12 @@ export function writeModelFolder(
   Object.assign(files, typeof extra === "function" ? extra(manifest) : extra);
   writeFolder(out, files, replace);
   return manifest;
+}
+
+/** Four digits are finer than any grid of 255 levels. */
+function shortened(ranges: ActivationRanges): ActivationRanges {
+  const short = (value: number) => Number(value.toPrecision(4));
+  return Object.fromEntries(Object.entries(ranges).map(([name, [low, high]]) => [name, [short(low), short(high)]]));
 }
 
 function selfTest(manifest: Manifest, dtype: WeightsDtype, tensors: Tensors): SelfTest {

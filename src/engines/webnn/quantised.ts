@@ -25,7 +25,8 @@ export function quantisedLinear(graph: GraphBuilder, x: MLOperand, linear: Quant
   const input = gridOf(linear.input);
   const sizes = outputSizes(levels, scales);
   const output = gridOf(linear.output);
-  const constant = (type: MLOperandDataType, shape: number[], data: ArrayBufferView) => graph.constant(type, shape, data);
+  const constant = (type: MLOperandDataType, shape: number[], data: ArrayBufferView) =>
+    graph.constant(type, shape, data);
   const weightScales = scales.map((scale, o) => scale / sizes[o]);
   const weight = graph.op(
     "dequantizeLinear",
@@ -34,7 +35,9 @@ export function quantisedLinear(graph: GraphBuilder, x: MLOperand, linear: Quant
     constant("int8", [out, 1], new Int8Array(out)),
   );
   const biasScales = weightScales.map((scale) => Math.max(scale * input.scale, 2 ** -100));
-  const biasLevels = Int32Array.from(bias, (b, o) => Math.round(Math.max(-(2 ** 30), Math.min(2 ** 30, b / sizes[o] / biasScales[o]))));
+  const biasLevels = Int32Array.from(bias, (b, o) =>
+    Math.round(Math.max(-(2 ** 30), Math.min(2 ** 30, b / sizes[o] / biasScales[o]))),
+  );
   const c = graph.op(
     "dequantizeLinear",
     constant("int32", [out], biasLevels),
@@ -42,7 +45,11 @@ export function quantisedLinear(graph: GraphBuilder, x: MLOperand, linear: Quant
     constant("int32", [out], new Int32Array(out)),
   );
   const y = graph.op("gemm", onGrid(graph, x, input), weight, { bTranspose: true, c });
-  return graph.op("mul", onGrid(graph, y, output), graph.floats(`${key} sizes`, [out], () => sizes));
+  return graph.op(
+    "mul",
+    onGrid(graph, y, output),
+    graph.floats(`${key} sizes`, [out], () => sizes),
+  );
 }
 
 /** How large each output is beside others: the length of its row. Outputs share one grid after they are divided by it. */
