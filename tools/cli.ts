@@ -58,7 +58,7 @@ stage("search").action(async (source: string, options: SearchOptions & { json?: 
 
 stage("compress").action(async (source, options) => {
   const { compress } = await import("./masks/compress.ts");
-  finish(options, compress(source, options));
+  finish(options, await compress(source, options));
 });
 
 command("thin", "fewer tokens, evenly spread over the picture, without data or search", [MODEL])
