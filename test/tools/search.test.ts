@@ -116,7 +116,7 @@ describe.each([
     }
     const budgets = ["--attn", "0.6", "--mlp", "0.6", "--patch", "0.6"];
     for (const [k, target] of [["--macs", "0.7"], budgets].entries()) {
-      const { blocks } = await slim(`frozen${flag}`, `frozen${flag}-${k}`, ...target).model.manifest;
+      const { blocks } = (await slim(`frozen${flag}`, `frozen${flag}-${k}`, ...target)).model.manifest;
       const whole = {
         "attn.zeta": blocks.every(({ headDims }) => headDims.join() === "8,8"),
         "mlp.zeta": blocks.every(({ mlpHidden }) => mlpHidden === 24),
@@ -136,7 +136,7 @@ test("compress ranks by signed ζ, with --absolute by |ζ|: a strongly negative 
   writeFileSync(at("negative", ZETA_FILE), writeSafetensors(masks));
   const { tensors } = readModelFolder(at("negative"));
   const row = float32(tensors, "blocks.1.mlp.fc1.weight").slice(5 * 16, 6 * 16);
-  const keeps = (out: string, ...args: string[]) => {
+  const keeps = async (out: string, ...args: string[]) => {
     const { report, model } = await slim("negative", out, "--attn", "1", "--mlp", "0.5", "--patch", "1", ...args);
     expect(report.maxAbsDiff).toBeLessThan(1e-3); // ζ is folded with its sign
     const kept = float32(model.tensors, "blocks.1.mlp.fc1.weight");
@@ -144,6 +144,6 @@ test("compress ranks by signed ζ, with --absolute by |ζ|: a strongly negative 
       row.join(),
     );
   };
-  expect(keeps("by-sign")).toBe(false);
-  expect(keeps("by-size", "--absolute")).toBe(true);
+  expect(await keeps("by-sign")).toBe(false);
+  expect(await keeps("by-size", "--absolute")).toBe(true);
 });

@@ -16,7 +16,6 @@ import {
   denseTokens,
   innerDim,
   type Model,
-  type Preprocess,
   type Tensors,
 } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
