@@ -19,7 +19,7 @@ const configs: RollupOptions[] = [
     input: "src/worker/worker.ts",
     output: { file: "dist/worker.js", format: "es", inlineDynamicImports: true, sourcemap: true },
     external: OPTIONAL,
-    plugins: [...plugins, inlineCopy()],
+    plugins: [...plugins, oneFunction()],
   },
   {
     input: "src/engines/gpuEngines.ts",
@@ -49,7 +49,6 @@ const configs: RollupOptions[] = [
 /** What index.ts imports dynamically are files of their own, beside index.js. */
 const BESIDE: Record<string, string> = {
   "../worker/worker.ts": "./worker.js",
-  "./worker-inline.js": "./worker-inline.js",
   "./set.ts": "./set.js",
 };
 
@@ -63,19 +62,30 @@ function besideIndex(): Plugin {
   };
 }
 
-/** worker-inline.js: the worker's source as a string, for pages whose bundler does not ship worker.js. */
-function inlineCopy(): Plugin {
+/**
+ * dist/worker.js: all of the worker's code in one function that refers to nothing outside it. Imported by a page it only
+ * tells its address, or its source where it has none of its own; in a worker of ours it runs.
+ */
+function oneFunction(): Plugin {
+  const before = "function slimvitWorker() {";
+  const after = `}
+let host;
+export const createHost = () => (host ??= slimvitWorker()).createHost();
+export const url = import.meta.url;
+export const source = () => \`(\${slimvitWorker})();\`;
+if (typeof WorkerGlobalScope !== "undefined" && globalThis instanceof WorkerGlobalScope && self.name === "slimvit") slimvitWorker();
+`;
   return {
-    name: "inline-copy",
+    name: "one-function",
     generateBundle(_, bundle) {
       const worker = bundle["worker.js"];
-      if (worker.type !== "chunk") return;
-      const code = worker.code.replace(/\n?\/\/# sourceMappingURL=.*\s*$/, "");
-      this.emitFile({
-        type: "asset",
-        fileName: "worker-inline.js",
-        source: `export default ${JSON.stringify(code)};\n`,
-      });
+      if (worker.type !== "chunk" || !worker.map) throw new Error("dist/worker.js: expected a chunk with a source map.");
+      const [code, comment = ""] = worker.code.split(/(?=\/\/# sourceMappingURL=)/);
+      const [exported, name] = code.match(/export\s*\{\s*([\w$]+) as createHost\s*\};?\s*$/) ?? [];
+      if (!exported || /\bimport\.meta\b|\bimport\s*["'{*]/.test(code))
+        throw new Error("dist/worker.js: expected createHost as the only export, no import and no import.meta.");
+      worker.code = `${before}\n${code.slice(0, -exported.length)}return { createHost: ${name} };\n${after}${comment}`;
+      worker.map.mappings = `;${worker.map.mappings}`;
     },
   };
 }

@@ -6,6 +6,15 @@ import type { CallId, Host } from "../worker/host.ts";
 import type { ModelInfo, SessionRequest } from "../worker/session.ts";
 import { spawnWorker } from "./startWorker.ts";
 
+/**
+ * Node, Bun, Deno. Their workers are not a browser's, where they have any, and other packages set a global `Worker` of
+ * their own. Electron's pages, which also have a `process`, are browsers.
+ */
+const isServer =
+  typeof process !== "undefined" &&
+  process.versions?.node !== undefined &&
+  (process as { type?: string }).type !== "renderer";
+
 export type AnyHost = Host | Remote<Host>;
 
 export interface SharedRequest extends Omit<SessionRequest, "onProgress" | "signal" | "cache"> {
@@ -120,8 +129,8 @@ async function startHost<T>(
   onLost: () => void,
   call: (host: AnyHost) => Promise<T>,
 ): Promise<{ host: AnyHost; answer: Promise<T>; close(): void }> {
-  if (typeof Worker !== "undefined") return spawnWorker(workerUrl, onLost, call);
-  // Node: the same code in this process.
+  if (!isServer && typeof Worker !== "undefined") return spawnWorker(workerUrl, onLost, call);
+  // The same code in this process.
   const host = (await import("../worker/worker.ts")).createHost();
   return {
     host,
