@@ -5,7 +5,7 @@ import dts from "rollup-plugin-dts";
 import esbuild from "rollup-plugin-esbuild";
 
 // All into one folder, so that new URL("./worker.js", import.meta.url) holds. The worker is one file without a relative
-// import: it must also work from a blob and from a CDN. The GPU engines are a file of their own, and so is
+// import: it must also work from a blob and from a CDN. The optional engines are files of their own, and so is
 // what a set of models needs: few pages choose them.
 export const OPTIONAL = [/^onnxruntime-web/, /^@tensorflow\//];
 export const plugins = [
@@ -14,19 +14,42 @@ export const plugins = [
   terser({ module: true, compress: { passes: 3 }, format: { comments: /@license|@vite-ignore|webpackIgnore/ } }),
 ];
 
+/** The optional engines: src/engines/FOLDER/index.ts becomes dist/engine-NAME.js, beside worker.js. */
+export const ENGINE_CHUNKS: Record<string, string> = { onnx: "onnx", "tfjs-webgpu": "tfjs" };
+
 const configs: RollupOptions[] = [
   {
     input: "src/worker/worker.ts",
     output: { file: "dist/worker.js", format: "es", inlineDynamicImports: true, sourcemap: true },
     external: OPTIONAL,
-    plugins: [...plugins, oneFunction()],
+    plugins: [withoutChunks(), ...plugins, oneFunction()],
   },
-  {
-    input: "src/engines/gpuEngines.ts",
-    output: { file: "dist/webgpu.js", format: "es", sourcemap: true },
-    external: OPTIONAL,
-    plugins,
-  },
+  ...Object.entries(ENGINE_CHUNKS).map(
+    ([folder, name]): RollupOptions => ({
+      input: `src/engines/${folder}/index.ts`,
+      output: { file: `dist/engine-${name}.js`, format: "es", inlineDynamicImports: true, sourcemap: true },
+      external: OPTIONAL,
+      plugins: [...plugins, ownAddress()],
+    }),
+  ),
+  ...["onnx", "onnx-webgpu", "tfjs"].flatMap((name): RollupOptions[] => [
+    {
+      input: `src/page/packages/${name}.ts`,
+      output: { file: `dist/engines/${name}.js`, format: "es", sourcemap: true },
+      plugins: [besideIndex(), ...plugins],
+    },
+    {
+      input: `src/page/packages/${name}-package.ts`,
+      output: { file: `dist/engines/${name}-package.js`, format: "es", sourcemap: true },
+      external: OPTIONAL,
+      plugins,
+    },
+    {
+      input: `src/page/packages/${name}.ts`,
+      output: { file: `dist/engines/${name}.d.ts`, format: "es" },
+      plugins: [dts()],
+    },
+  ]),
   {
     input: "src/page/set.ts",
     output: { file: "dist/set.js", format: "es", sourcemap: true },
@@ -50,7 +73,24 @@ const configs: RollupOptions[] = [
 const BESIDE: Record<string, string> = {
   "../worker/worker.ts": "./worker.js",
   "./set.ts": "./set.js",
+  "./engine-onnx.js": "./engine-onnx.js",
+  "./engine-tfjs.js": "./engine-tfjs.js",
+  "./onnx-package.ts": "./onnx-package.js",
+  "./onnx-webgpu-package.ts": "./onnx-webgpu-package.js",
+  "./tfjs-package.ts": "./tfjs-package.js",
 };
+
+/** The worker asks the page where an engine's chunk is; what the registry would import elsewhere is not in worker.js. */
+export function withoutChunks(): Plugin {
+  return {
+    name: "without-chunks",
+    resolveDynamicImport(specifier) {
+      const [, folder] = (typeof specifier === "string" && specifier.match(/^\.\/([\w-]+)\/index\.ts$/)) || [];
+      return folder && folder in ENGINE_CHUNKS ? "\0no-engines" : null;
+    },
+    load: (id) => (id === "\0no-engines" ? "export const engines = {};" : null),
+  };
+}
 
 function besideIndex(): Plugin {
   return {
@@ -59,6 +99,14 @@ function besideIndex(): Plugin {
       const file = typeof specifier === "string" ? BESIDE[specifier] : undefined;
       return file ? { id: file, external: true } : null;
     },
+  };
+}
+
+/** An engine's file tells the page its address, which the page tells the worker. */
+function ownAddress(): Plugin {
+  return {
+    name: "own-address",
+    renderChunk: (code) => ({ code: `${code}\nexport const url = import.meta.url;\n`, map: null }),
   };
 }
 
@@ -79,7 +127,8 @@ if (typeof WorkerGlobalScope !== "undefined" && globalThis instanceof WorkerGlob
     name: "one-function",
     generateBundle(_, bundle) {
       const worker = bundle["worker.js"];
-      if (worker.type !== "chunk" || !worker.map) throw new Error("dist/worker.js: expected a chunk with a source map.");
+      if (worker.type !== "chunk" || !worker.map)
+        throw new Error("dist/worker.js: expected a chunk with a source map.");
       const [code, comment = ""] = worker.code.split(/(?=\/\/# sourceMappingURL=)/);
       const [exported, name] = code.match(/export\s*\{\s*([\w$]+) as createHost\s*\};?\s*$/) ?? [];
       if (!exported || /\bimport\.meta\b|\bimport\s*["'{*]/.test(code))

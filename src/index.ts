@@ -4,6 +4,7 @@ export { SlimViTError, type SlimViTErrorCode } from "./errors.ts";
 export type { BlockShape, Label, WeightsDtype } from "./format/model.ts";
 export type { RawImage, Region } from "./image/preprocess.ts";
 export type { Progress, WeightsStore } from "./loading/loadModel.ts";
+export type { EnginePackage } from "./page/packages/address.ts";
 export type { MeasuredMember, SetChoice } from "./page/set.ts";
 export {
   type Classification,

@@ -1,37 +1,35 @@
 /**
- * Packages that the app has installed, by bare names that its bundler resolves. Without one, and where the package is
- * missing, such an import fails at once, without a request. Each is in a `try`, where bundlers forgive a missing package.
+ * The packages of the optional engines. In browsers the app hands them over with `engines`, or serves them and names them in
+ * `engineUrls`: a bare name here would be an import that every app's bundler has to resolve, also where nobody has the
+ * package.
  */
-import { messageOf } from "../errors.ts";
-import type { EngineName } from "./engine.ts";
+import { messageOf, SlimViTError } from "../errors.ts";
+import { PACKAGES } from "../handOver.ts";
+import type { EngineOptions } from "./engine.ts";
 
 export const inNode = typeof process !== "undefined" && process.versions?.node !== undefined;
 
-/**
- * Engines whose packages are installed; none in Node, where onnxruntime-web takes memory and threads that it never gives
- * back. Of onnx-webgpu there is no import to try: bundlers would copy 26 MB into every application that has onnxruntime-web.
- */
-export async function findInstalled(): Promise<EngineName[]> {
-  const found: EngineName[] = [];
-  if (inNode) return found;
-  try {
-    await import("onnxruntime-web/wasm");
-    found.push("onnx-wasm");
-  } catch {} // it is not installed
-  try {
-    await import("@tensorflow/tfjs-backend-webgpu/dist/version.js"); // one line: whether there is an adapter is asked next
-    found.push("tfjs-webgpu");
-  } catch {} // nor is this
-  return found;
-}
-
+export type OrtPackage = typeof import("onnxruntime-web/wasm");
 export type TfPackages = [typeof import("@tensorflow/tfjs-core"), typeof import("@tensorflow/tfjs-backend-webgpu")];
 
-/** TensorFlow.js and its backend, for webgpu.js: bundlers copy that as it is, with its bare names unresolved. */
-export async function importTf(): Promise<TfPackages> {
+/** @throws Error when the package is not there; the engine's own error adds what to do */
+export async function importPackage(
+  name: string,
+  { engineUrls = {}, packages, locate }: EngineOptions,
+): Promise<object> {
   try {
-    return [await import("@tensorflow/tfjs-core"), await import("@tensorflow/tfjs-backend-webgpu")];
+    if (engineUrls[name] !== undefined) return await importUrl(engineUrls[name]);
+    if (inNode) return await importUrl(name);
+    if (!packages?.includes(name) || !locate) throw new Error(`${name} is not among the engines handed to load`);
+    const module = await importUrl(await locate(name));
+    return (globalThis as { [PACKAGES]?: Record<string, object> })[PACKAGES]?.[name] ?? module;
   } catch (error) {
-    throw new Error(messageOf(error)); // `loadTf` has more to say
+    if (error instanceof SlimViTError) throw error;
+    throw new Error(messageOf(error));
   }
+}
+
+/** By a variable, which bundlers leave alone. */
+export function importUrl(url: string): Promise<object> {
+  return import(/* @vite-ignore */ /* webpackIgnore: true */ url);
 }

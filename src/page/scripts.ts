@@ -1,17 +1,17 @@
-/** Addresses of our own scripts: this file's, whether one is of the page's origin, and what Trusted Types ask for. */
-import { WORKER_NAME } from "../worker/name.ts";
+/** Addresses of scripts: which of them a page can load, whether one is of the page's origin, and Trusted Types. */
+import { WORKER_NAME } from "../protocol.ts";
 
 /**
- * Of the file that this module ended up in. undefined in a classic script; bundlers that write no ES modules put the
- * address of the source file here, which starts with "file:".
+ * Whether a script's import.meta.url is an address that this page can load. It is undefined in a classic script, and a
+ * source file's, "file:…", where webpack, Rspack, Turbopack or Parcel made the page's scripts.
  */
-export const ownUrl: string | undefined = import.meta.url;
+export function isAddress(url: string | undefined): url is string {
+  return url !== undefined && (!url.startsWith("file:") || globalThis.location?.protocol === "file:");
+}
 
-/** @returns undefined for an address that this page cannot load: a source file's, which a bundler has put there */
-export function ofThisOrigin(url: string): boolean | undefined {
+export function isOfThisOrigin(url: string): boolean {
   const { protocol, origin } = new URL(url);
-  if (protocol === "file:") return location.protocol === "file:" ? true : undefined;
-  return origin === location.origin;
+  return protocol === "file:" || origin === location.origin;
 }
 
 interface Policy {
@@ -22,9 +22,7 @@ let policy: Policy | undefined;
 
 /** @returns a TrustedScriptURL where the page has Trusted Types and allows our policy; else the address as it is */
 export function trustScript(url: string): string {
-  const { trustedTypes } = globalThis as {
-    trustedTypes?: { createPolicy(name: string, rules: Policy): Policy };
-  };
+  const { trustedTypes } = globalThis as { trustedTypes?: { createPolicy(name: string, rules: Policy): Policy } };
   try {
     policy ??= trustedTypes?.createPolicy(WORKER_NAME, { createScriptURL: (own) => own });
   } catch {} // The page does not allow it. If it requires one, the worker's constructor says so.

@@ -4,21 +4,25 @@ import { SlimViTError } from "../errors.ts";
 import type { Progress, WeightsStore } from "../loading/loadModel.ts";
 import type { CallId, Host } from "../worker/host.ts";
 import type { ModelInfo, SessionRequest } from "../worker/session.ts";
+import { locator } from "./beside.ts";
+import type { EnginePackage } from "./packages/address.ts";
 import { spawnWorker } from "./startWorker.ts";
 
 /**
- * Node, Bun, Deno. Their workers are not a browser's, where they have any, and other packages set a global `Worker` of
- * their own. Electron's pages, which also have a `process`, are browsers.
+ * Node, Bun and Deno run the model in this process: their workers are not a browser's, where they have any, and other
+ * packages set a global `Worker` of their own. Electron's pages, which also have a `process`, are browsers.
  */
 const isServer =
   typeof process !== "undefined" &&
   process.versions?.node !== undefined &&
   (process as { type?: string }).type !== "renderer";
+const hasWorkers = !isServer && typeof Worker !== "undefined";
 
 export type AnyHost = Host | Remote<Host>;
 
-export interface SharedRequest extends Omit<SessionRequest, "onProgress" | "signal" | "cache"> {
+export interface SharedRequest extends Omit<SessionRequest, "onProgress" | "signal" | "cache" | "packages" | "locate"> {
   cache: boolean | WeightsStore;
+  engines: readonly EnginePackage[];
   workerUrl?: string | URL;
 }
 
@@ -43,8 +47,12 @@ export function share(request: SharedRequest, user: User): SharedModel {
 }
 
 /** Files have no name of their own: undefined is never equal. */
-function keyOf({ cache: _, ...request }: SharedRequest): string | undefined {
-  return "url" in request.source ? JSON.stringify(request) : undefined;
+function keyOf({ cache: _, engines, ...request }: SharedRequest): string | undefined {
+  return "url" in request.source ? JSON.stringify({ ...request, packages: namesOf(engines) }) : undefined;
+}
+
+function namesOf(engines: readonly EnginePackage[]): string[] {
+  return engines.flatMap(({ packages }) => Object.keys(packages));
 }
 
 export class SharedModel {
@@ -91,12 +99,13 @@ export class SharedModel {
   }
 
   private async open(): Promise<AnyHost> {
-    const { cache, workerUrl, ...request } = this.request;
+    const { cache, engines, workerUrl, ...model } = this.request;
+    const request = { ...model, packages: namesOf(engines) };
     const report = (progress: Progress) => {
       this.progress = progress;
       for (const user of this.users) tell(user, progress);
     };
-    const pass: <T extends object>(own: T) => T = typeof Worker === "undefined" ? (own) => own : proxy;
+    const pass: <T extends object>(own: T) => T = hasWorkers ? proxy : (own) => own;
     const store = typeof cache === "object" ? pass(cache) : cache;
     const { host, answer, close } = await startHost(
       workerUrl,
@@ -105,7 +114,7 @@ export class SharedModel {
         const error = "The worker stopped unexpectedly. The next call starts a fresh one.";
         for (const user of [...this.users]) user.onLost(new SlimViTError("worker-lost", error));
       },
-      (host) => host.load(LOAD, request, store, pass(report)) as Promise<ModelInfo>,
+      (host) => host.load(LOAD, request, store, pass(report), pass(locator(engines))) as Promise<ModelInfo>,
     );
     if (!this.users.size) {
       close();
@@ -129,7 +138,7 @@ async function startHost<T>(
   onLost: () => void,
   call: (host: AnyHost) => Promise<T>,
 ): Promise<{ host: AnyHost; answer: Promise<T>; close(): void }> {
-  if (!isServer && typeof Worker !== "undefined") return spawnWorker(workerUrl, onLost, call);
+  if (hasWorkers) return spawnWorker(workerUrl, onLost, call);
   // The same code in this process.
   const host = (await import("../worker/worker.ts")).createHost();
   return {

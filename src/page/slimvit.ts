@@ -9,11 +9,12 @@ import type { RawImage } from "../image/preprocess.ts";
 import type { Progress, Source, WeightsStore } from "../loading/loadModel.ts";
 import type { CallId } from "../worker/host.ts";
 import type { ModelInfo, ScoredClass, ClassifyOptions as SessionOptions, SessionResult } from "../worker/session.ts";
+import type { EnginePackage } from "./packages/address.ts";
 import { type SharedModel, type SharedRequest, share, type User } from "./sharedModel.ts";
 import { type FrameSource, newestFrames } from "./videoFrames.ts";
 
 export interface LoadOptions {
-  /** default "auto": the fastest of `simd` and what is installed or named in `engineUrls`, measured on the first visit */
+  /** default "auto": the fastest of `simd` and what `engines` and `engineUrls` bring, measured on the first visit */
   engine?: EngineName | "auto";
   /** default "auto": f16 where the folder has it; with engine "simd", int8 */
   dtype?: WeightsDtype | "auto";
@@ -25,7 +26,9 @@ export interface LoadOptions {
   signal?: AbortSignal;
   /** where worker.js is served, when the bundler does not find it */
   workerUrl?: string | URL;
-  /** where optional packages are served, by package name, when the bundler does not resolve them */
+  /** packages of optional engines, which the app has installed: exports of slimvit/engines/onnx and its neighbours */
+  engines?: readonly EnginePackage[];
+  /** where optional packages are served, by package name, when there is no bundler to resolve them */
   engineUrls?: Record<string, string>;
   /** of a set: the most accurate member that takes at most so many milliseconds of inference here, measured; default the most accurate */
   latencyMs?: number;
@@ -89,7 +92,15 @@ export class SlimViT {
     throwIfAborted(options.signal);
     if (options.latencyMs !== undefined || SET.test(String(source)))
       return (await import("./set.ts")).loadFromSet({ load: SlimViT.load, baseUrl }, source, options);
-    const { engine = "auto", dtype = "auto", threads = "auto", cache = true, workerUrl, engineUrls } = options;
+    const {
+      engine = "auto",
+      dtype = "auto",
+      threads = "auto",
+      cache = true,
+      workerUrl,
+      engineUrls,
+      engines = [],
+    } = options;
     const urls = engineUrls && Object.entries(engineUrls).map(([name, url]) => [name, absolute(url, "bad-option")]);
     const model = {
       source: await resolveSource(source),
@@ -98,7 +109,7 @@ export class SlimViT {
       threads,
       engineUrls: urls && Object.fromEntries(urls),
     };
-    const vit = new SlimViT({ ...model, cache, workerUrl }, options.onProgress);
+    const vit = new SlimViT({ ...model, cache, engines: [...engines], workerUrl }, options.onProgress);
     try {
       await vit.settle(options.signal, () => vit.shared.connect(vit.user));
       return vit;

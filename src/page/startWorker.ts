@@ -2,9 +2,9 @@
 import { type Remote, releaseProxy, wrap } from "comlink";
 import { messageOf, SlimViTError } from "../errors.ts";
 import { carryErrors } from "../errorTransfer.ts";
+import { WORKER_NAME } from "../protocol.ts";
 import type { Host } from "../worker/host.ts";
-import { WORKER_NAME } from "../worker/name.ts";
-import { ofThisOrigin, ownUrl, trustScript } from "./scripts.ts";
+import { isAddress, isOfThisOrigin, trustScript } from "./scripts.ts";
 
 export interface SpawnedWorker<T> {
   host: Remote<Host>;
@@ -51,6 +51,9 @@ function adviceFor(failures: string[]): string {
   return "Serve the package's worker.js from your own origin and pass its address as workerUrl.";
 }
 
+/** Of a package that was installed or is served as it was published. */
+const UNBUNDLED = /\/slimvit(@[^/]*)?\/dist\/index\.js$/;
+
 /** `start` returns undefined where the way does not exist. */
 type Way = [name: string, start: () => Worker | undefined | Promise<Worker | undefined>];
 
@@ -60,14 +63,14 @@ const WAYS: Way[] = [
   // Without a bundler: the package's own folder, in node_modules or on a CDN.
   [
     "worker.js beside the package",
-    () => (/\/slimvit(@[^/]*)?\/dist\/index\.js$/.test(ownUrl ?? "") ? at(new URL("worker.js", ownUrl).href) : undefined),
+    () => (UNBUNDLED.test(import.meta.url ?? "") ? at(new URL("worker.js", import.meta.url).href) : undefined),
   ],
   // webpack, Rspack, Turbopack and Parcel write chunks that only they themselves can load, but know this form of a
   // worker. It has to stand here as it is. They replace import.meta.url by a file's address, hence the condition.
   [
     "worker.js as the bundler made it",
     () => {
-      if (ownUrl && ofThisOrigin(ownUrl) !== undefined) return undefined;
+      if (isAddress(import.meta.url)) return undefined;
       return new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "slimvit" });
     },
   ],
@@ -77,7 +80,7 @@ const WAYS: Way[] = [
     "worker.js as a chunk",
     async () => {
       const { url } = await import("../worker/worker.ts");
-      return url && url !== ownUrl ? at(url) : undefined;
+      return isAddress(url) && url !== import.meta.url ? at(url) : undefined;
     },
   ],
   // All in one file: the worker's source, out of this file.
@@ -85,10 +88,8 @@ const WAYS: Way[] = [
 ];
 
 /** A worker from an address that may be another origin's, whose scripts only a blob of this origin can import. */
-function at(url: string): Worker | undefined {
-  const isOurs = ofThisOrigin(url);
-  if (isOurs === undefined) return undefined;
-  return isOurs ? new Worker(trustScript(url), OPTIONS) : fromBlob(`import ${JSON.stringify(url)};`);
+function at(url: string): Worker {
+  return isOfThisOrigin(url) ? new Worker(trustScript(url), OPTIONS) : fromBlob(`import ${JSON.stringify(url)};`);
 }
 
 function givenUrl(url: string | URL): Way[] {

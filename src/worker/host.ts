@@ -13,9 +13,10 @@ export interface Host {
   hello(lock: string): Promise<void>;
   load(
     call: CallId,
-    request: Omit<SessionRequest, "onProgress" | "signal" | "cache">,
+    request: Omit<SessionRequest, "onProgress" | "signal" | "cache" | "locate">,
     cache: boolean | WeightsStore,
     onProgress?: (progress: Progress) => void,
+    locate?: (name: string) => Promise<string>,
   ): Promise<ModelInfo>;
   run(call: CallId, image: WireImage, options: ClassifyOptions): Promise<SessionResult>;
   abort(call: CallId): void;
@@ -38,9 +39,9 @@ export function createHost(): Host {
   };
   return {
     hello: holdLock,
-    load: (call, request, cache, onProgress) =>
+    load: (call, request, cache, onProgress, locate) =>
       abortable(call, async (signal) => {
-        const opened = await Session.open({ ...request, cache, onProgress, signal });
+        const opened = await Session.open({ ...request, cache, onProgress, locate, signal });
         if (signal.aborted) opened.dispose(); // in the last moment
         throwIfAborted(signal);
         session = opened;

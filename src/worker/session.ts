@@ -1,18 +1,10 @@
 /** One loaded model on one engine: image → pixels → logits → top classes. Lives in the worker; in Node, in the process. */
 
-import { openEngine } from "../engines/auto.ts";
-import type { Engine, EngineName, RunOptions, RunOutput } from "../engines/engine.ts";
-import { nextTurn } from "../engines/nextMacrotask.ts";
-import type { ReopenedEngine, Spare } from "../engines/recovery.ts";
-import {
-  checkEngineName,
-  isOnGpu,
-  loadGpuEngines,
-  type OpenedEngine,
-  openNamed,
-  openWithoutGpu,
-  type TriedEngine,
-} from "../engines/registry.ts";
+import type { Engine, EngineName, RunOutput } from "../engines/engine.ts";
+import { nextMacrotask } from "../engines/nextMacrotask.ts";
+import type { OpenedEngine } from "../engines/opening.ts";
+import { RecoveringEngine } from "../engines/recovery.ts";
+import { checkEngineName, prepareEngine } from "../engines/registry.ts";
 import { SlimViTError, throwIfAborted } from "../errors.ts";
 import {
   type BlockShape,
@@ -27,11 +19,16 @@ import { readImage, type WireImage } from "../image/decode.ts";
 import { preprocessWith, type Region, type Resample } from "../image/preprocess.ts";
 import { type LoadRequest, loadModel } from "../loading/loadModel.ts";
 import type { SetChoice } from "../page/set.ts";
+import type { TriedEngine } from "../protocol.ts";
 
 export interface SessionRequest extends LoadRequest {
   threads: number | "auto";
   /** where optional packages are served, by package name; absolute URLs */
   engineUrls?: Record<string, string>;
+  /** Names of the optional packages that the app hands over; `locate` knows where each is. */
+  packages?: readonly string[];
+  /** Asks the page for the address of a package or of an engine's file. */
+  locate?(name: string): Promise<string>;
 }
 
 export interface ModelInfo {
@@ -109,9 +106,9 @@ export class Session {
   private constructor(
     private knownInfo: ModelInfo,
     private readonly how: Preprocess,
-    private engine: Engine,
+    private readonly engine: RecoveringEngine,
+    private opened: OpenedEngine,
     private readonly resample: Resample,
-    private spare: Spare | undefined,
   ) {
     this.told = knownInfo;
   }
@@ -122,39 +119,34 @@ export class Session {
 
   /** @throws SlimViTError as `loadModel` and `openEngine` */
   static async open(request: SessionRequest): Promise<Session> {
-    const { signal, engineUrls } = request;
+    const { signal, engineUrls, packages, locate } = request;
     checkEngineName(request.engine); // like the threads', a slip of the pen costs no download
-    const options = { threads: chooseThreads(request.threads), engineUrls };
+    const options = { threads: chooseThreads(request.threads), engineUrls, packages, locate };
     const start = performance.now();
     const openResampler = () => import("../image/resampleWasm.ts").then(({ openResampler }) => openResampler());
     const { model, notes } = await loadModel(request, () => {
       void openResampler();
-      if (request.engine === "auto" || request.engine === "simd")
-        void import("../engines/simd/engine.ts").then(({ prepare }) => prepare(options)).catch(() => {}); // told when it is opened
+      prepareEngine(request.engine, options);
     });
     const loaded = performance.now();
-    const opened = await openEngine(request.engine, model, { ...options, signal, keeps: request.cache === true }).catch(
-      (error) => reopen(request.engine as EngineName, { model, options }, error),
-    );
-    if ("note" in opened) notes.push(opened.note);
-    const { engine, firstRunMs: firstRun } = opened;
+    const engine = await RecoveringEngine.open(request.engine, model, {
+      ...options,
+      signal,
+      keeps: request.cache === true,
+    });
     if (signal?.aborted) engine.dispose();
     throwIfAborted(signal);
+    const { opened } = engine;
+    const { firstRunMs: firstRun } = opened;
     const loadMs = { files: loaded - start, engine: performance.now() - loaded - firstRun, firstRun };
-    const info = describe(model, opened, notes, loadMs);
-    return new Session(
-      info,
-      model.manifest.preprocess,
-      engine,
-      await openResampler(),
-      spareOf(engine, { model, options }),
-    );
+    const info = describe(model, opened, [...notes, ...engine.notes], loadMs);
+    return new Session(info, model.manifest.preprocess, engine, opened, await openResampler());
   }
 
   /** One call at a time, in the order of arrival. */
   run(image: WireImage, options: ClassifyOptions, signal?: AbortSignal): Promise<SessionResult> {
     const turn = this.last.then(async () => {
-      await nextTurn(); // lets aborts in, which an engine that never waits would keep out
+      await nextMacrotask(); // lets aborts in, which an engine that never waits would keep out
       throwIfAborted(signal);
       if (this.disposed) throw new SlimViTError("disposed", "The model was disposed of.");
       return this.runNow(image, options, signal);
@@ -178,7 +170,8 @@ export class Session {
     const ready = performance.now();
     throwIfAborted(signal);
     const { profile, explain } = options;
-    const { logits, ...rest } = await this.infer(pixels, { profile, explain, signal });
+    const { logits, ...rest } = await this.engine.run(pixels, { profile, explain, signal });
+    this.noteReplacement();
     throwIfAborted(signal);
     const news = this.info !== this.told && { info: this.info };
     this.told = this.info;
@@ -186,36 +179,14 @@ export class Session {
     return { ...rest, classes: pick(logits), preprocessMs: ready - start, inferenceMs, ...news };
   }
 
-  /** Also when the GPU is lost on the way. */
-  private async infer(pixels: Float32Array, options: RunOptions): Promise<RunOutput> {
-    for (let losses = 0; ; losses++) {
-      try {
-        return await this.engine.run(pixels, options);
-      } catch (error) {
-        if (!this.spare) throw error;
-        const before = this.engine;
-        const { note, tried, reason, engine } = await reopen(before.name, this.spare, error, losses > 0);
-        this.engine = engine;
-        this.spare = spareOf(engine, this.spare);
-        before.dispose();
-        const notes = [...new Set([...this.info.notes, note])];
-        this.knownInfo = { ...this.info, ...facts(engine), tried, engineReason: reason, notes };
-        throwIfAborted(options.signal);
-      }
-    }
+  private noteReplacement(): void {
+    const { opened, notes } = this.engine;
+    if (opened === this.opened) return;
+    this.opened = opened;
+    const { engine, tried, reason } = opened;
+    const allNotes = [...new Set([...this.info.notes, ...notes])];
+    this.knownInfo = { ...this.info, ...facts(engine), tried, engineReason: reason, notes: allNotes };
   }
-}
-
-/** @throws whatever `error` is, if it is no `device-lost` */
-async function reopen(name: EngineName, spare: Spare, error: unknown, again = false): Promise<ReopenedEngine> {
-  if (!(error instanceof SlimViTError) || error.code !== "device-lost") throw error;
-  const gpu = await loadGpuEngines(spare.options.engineUrls);
-  return gpu.reopen(name, spare, error, again, { openNamed, openWithoutGpu });
-}
-
-/** An engine that cannot be lost has packed the weights; those of the file would be in memory for nothing. */
-function spareOf(engine: Engine, spare: Spare): Spare | undefined {
-  return isOnGpu(engine.name) ? spare : undefined;
 }
 
 function facts({

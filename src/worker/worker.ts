@@ -4,8 +4,8 @@
  */
 import { expose } from "comlink";
 import { carryErrors } from "../errorTransfer.ts";
+import { WORKER_NAME } from "../protocol.ts";
 import { createHost, type Host } from "./host.ts";
-import { WORKER_NAME } from "./name.ts";
 
 export { createHost };
 
