@@ -8,10 +8,13 @@ import esbuild from "rollup-plugin-esbuild";
 // import: it must also work from a blob and from a CDN. The optional engines are files of their own, and so is
 // what a set of models needs: few pages choose them.
 export const OPTIONAL = [/^onnxruntime-web/, /^@tensorflow\//];
+// An app's bundler that lowers newer JavaScript than that of 2020 puts helpers outside the worker's function, where a copy
+// of its source does not find them.
 export const plugins = [
   resolve({ browser: true }),
-  esbuild({ target: "es2022", tsconfig: "tsconfig.json" }),
+  esbuild({ target: "es2020", tsconfig: "tsconfig.json" }),
   terser({ module: true, compress: { passes: 3 }, format: { comments: /@license|@vite-ignore|webpackIgnore/ } }),
+  unseenByVite(),
 ];
 
 /** The optional engines: src/engines/FOLDER/index.ts becomes dist/engine-NAME.js, beside worker.js. */
@@ -102,6 +105,20 @@ function besideIndex(): Plugin {
   };
 }
 
+/**
+ * webpack and its kind read `new URL("./file.js", import.meta.url)` as a program, vite by its letters. In vite every file is
+ * a chunk already, and a second copy as a worker's or an asset would be for nothing.
+ */
+function unseenByVite(): Plugin {
+  return {
+    name: "unseen-by-vite",
+    renderChunk: (code) => ({
+      code: code.replace(/(new URL\("\.\/[\w-]+\.js",\s*import\.meta)\.url/g, "$1 .url"),
+      map: null,
+    }),
+  };
+}
+
 /** An engine's file tells the page its address, which the page tells the worker. */
 function ownAddress(): Plugin {
   return {
@@ -129,7 +146,9 @@ if (typeof WorkerGlobalScope !== "undefined" && globalThis instanceof WorkerGlob
       const worker = bundle["worker.js"];
       if (worker.type !== "chunk" || !worker.map)
         throw new Error("dist/worker.js: expected a chunk with a source map.");
-      const [code, comment = ""] = worker.code.split(/(?=\/\/# sourceMappingURL=)/);
+      const [text, comment = ""] = worker.code.split(/(?=\/\/# sourceMappingURL=)/);
+      // rollup's form of an import of what is in the same file; Parcel takes it for a require of its own.
+      const code = text.replace(/Promise\.resolve\(\)\.then\(function\(\)\{return ([\w$]+)\}\)/g, "(async()=>$1)()");
       const [exported, name] = code.match(/export\s*\{\s*([\w$]+) as createHost\s*\};?\s*$/) ?? [];
       if (!exported || /\bimport\.meta\b|\bimport\s*["'{*]/.test(code))
         throw new Error("dist/worker.js: expected createHost as the only export, no import and no import.meta.");

@@ -273,8 +273,8 @@ function folderOfFiles(files: { name: string; blob: Blob }[], signal?: AbortSign
 }
 
 async function folderOnDisk(url: string, signal?: AbortSignal): Promise<Folder> {
-  const { readFile } = (await importNode("fs/promises")) as typeof import("node:fs/promises");
-  const { fileURLToPath } = (await importNode("url")) as typeof import("node:url");
+  const { readFile } = (await importNode("node:fs/promises")) as typeof import("node:fs/promises");
+  const { fileURLToPath } = (await importNode("node:url")) as typeof import("node:url");
   const nameOf = (file: string) => fileURLToPath(new URL(file, url));
   return {
     remote: false,
@@ -295,7 +295,7 @@ async function folderOnDisk(url: string, signal?: AbortSignal): Promise<Folder> 
   };
 }
 
-/** Hidden from bundlers, which would look for Node's modules in a browser. */
-function importNode(name: string): Promise<unknown> {
-  return import(/* @vite-ignore */ /* webpackIgnore: true */ `node:${name}`);
+/** By a variable, as bundlers would look for Node's modules in a browser. */
+function importNode(name: "node:fs/promises" | "node:url"): Promise<unknown> {
+  return import(/* @vite-ignore */ /* webpackIgnore: true */ name);
 }
