@@ -1,5 +1,6 @@
 import resolve from "@rollup/plugin-node-resolve";
 import terser from "@rollup/plugin-terser";
+import { transform } from "esbuild";
 import type { Plugin, RollupOptions } from "rollup";
 import dts from "rollup-plugin-dts";
 import esbuild from "rollup-plugin-esbuild";
@@ -8,13 +9,24 @@ import esbuild from "rollup-plugin-esbuild";
 // import: it must also work from a blob and from a CDN. The optional engines are files of their own, and so is
 // what a set of models needs: few pages choose them.
 export const OPTIONAL = [/^onnxruntime-web/, /^@tensorflow\//];
-// An app's bundler that lowers newer JavaScript than that of 2020 puts helpers outside the worker's function, where a copy
-// of its source does not find them.
 export const plugins = [
   resolve({ browser: true }),
-  esbuild({ target: "es2020", tsconfig: "tsconfig.json" }),
+  esbuild({ target: "es2022", tsconfig: "tsconfig.json" }),
   terser({ module: true, compress: { passes: 3 }, format: { comments: /@license|@vite-ignore|webpackIgnore/ } }),
   unseenByVite(),
+];
+
+/**
+ * What runs in the worker has to stand alone in whatever an app's bundler makes of it. A bundler that lowers newer syntax
+ * puts helpers into a file that the page's own scripts share, which a worker must not load, or outside of the function whose
+ * source is copied. So it finds nothing to lower: no syntax newer than 2020, and no async function or object spread, which
+ * Angular always lowers.
+ */
+const workerPlugins = [
+  resolve({ browser: true }),
+  esbuild({ target: "es2022", tsconfig: "tsconfig.json" }),
+  lowered(),
+  ...plugins.slice(2),
 ];
 
 /** The optional engines: src/engines/FOLDER/index.ts becomes dist/engine-NAME.js, beside worker.js. */
@@ -25,14 +37,14 @@ const configs: RollupOptions[] = [
     input: "src/worker/worker.ts",
     output: { file: "dist/worker.js", format: "es", inlineDynamicImports: true, sourcemap: true },
     external: OPTIONAL,
-    plugins: [withoutChunks(), ...plugins, oneFunction()],
+    plugins: [withoutChunks(), ...workerPlugins, oneFunction()],
   },
   ...Object.entries(ENGINE_CHUNKS).map(
     ([folder, name]): RollupOptions => ({
       input: `src/engines/${folder}/index.ts`,
       output: { file: `dist/engine-${name}.js`, format: "es", inlineDynamicImports: true, sourcemap: true },
       external: OPTIONAL,
-      plugins: [...plugins, ownAddress()],
+      plugins: [...workerPlugins, ownAddress()],
     }),
   ),
   ...["onnx", "onnx-webgpu", "tfjs"].flatMap((name): RollupOptions[] => [
@@ -102,6 +114,14 @@ function besideIndex(): Plugin {
       const file = typeof specifier === "string" ? BESIDE[specifier] : undefined;
       return file ? { id: file, external: true } : null;
     },
+  };
+}
+
+function lowered(): Plugin {
+  const supported = { "async-await": false, "async-generator": false, "for-await": false, "object-rest-spread": false };
+  return {
+    name: "lowered",
+    renderChunk: (code) => transform(code, { target: "es2020", supported, sourcemap: true, legalComments: "inline" }),
   };
 }
 

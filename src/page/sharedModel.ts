@@ -2,6 +2,7 @@
 import { proxy, type Remote } from "comlink";
 import { SlimViTError } from "../errors.ts";
 import type { Progress, WeightsStore } from "../loading/loadModel.ts";
+import { WORKER_NAME } from "../protocol.ts";
 import type { CallId, Host } from "../worker/host.ts";
 import type { ModelInfo, SessionRequest } from "../worker/session.ts";
 import { locator } from "./beside.ts";
@@ -138,6 +139,12 @@ async function startHost<T>(
   onLost: () => void,
   call: (host: AnyHost) => Promise<T>,
 ): Promise<{ host: AnyHost; answer: Promise<T>; close(): void }> {
+  if (globalThis.name === WORKER_NAME && typeof WorkerGlobalScope !== "undefined")
+    throw new SlimViTError(
+      "unsupported",
+      "The app's own script runs in the worker that SlimViT has started: the app's bundler put both into one file. " +
+        "Serve the package's worker.js from your own origin and pass its address as workerUrl.",
+    );
   if (hasWorkers) return spawnWorker(workerUrl, onLost, call);
   // The same code in this process.
   const host = (await import("../worker/worker.ts")).createHost();

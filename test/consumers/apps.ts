@@ -1,6 +1,6 @@
 /** Apps as small as they can be, one for each bundler that is in use: their files, and the command that builds them. */
 import { execFileSync, spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { pack, ROOT } from "../packages/packed.ts";
 
@@ -17,9 +17,20 @@ export interface App {
   env?: Record<string, string>;
 }
 
-const read = (path: string) => readFileSync(join(ROOT, "examples", path), "utf8");
-const PAGE = read("vite/index.html");
-const MAIN = read("vite/main.js");
+const exampleFile = (path: string) => readFileSync(join(ROOT, "examples", path), "utf8");
+const PAGE = exampleFile("vite/index.html");
+const MAIN = exampleFile("vite/main.js");
+
+function example(name: string): Pick<App, "family" | "files" | "node22"> {
+  const folder = join(ROOT, "examples", name);
+  const paths = readdirSync(folder, { recursive: true, encoding: "utf8" });
+  const files = paths.filter((path) => statSync(join(folder, path)).isFile());
+  return {
+    family: "frameworks",
+    node22: true,
+    files: Object.fromEntries(files.map((path) => [path, exampleFile(`${name}/${path}`)])),
+  };
+}
 /** For bundlers that write the page themselves. */
 const MAIN_WITH_PAGE = `document.body.innerHTML = '<label>A picture: <input type="file"></label><output></output>';\n`;
 const withPage = (main: string) => main.replace(/^(import.*\n)+/, (imports) => `${imports}${MAIN_WITH_PAGE}`);
@@ -87,6 +98,43 @@ export const APPS: Record<string, App> = {
     files: withDist,
     build: ["rollup/dist/bin/rollup", "main.js", "--dir", "dist", "--plugin", "node-resolve={browser: true}"],
     dist: "dist",
+  },
+  "Vue, by vite": { ...example("vue"), build: ["vite/bin/vite.js", "build"], dist: "dist" },
+  "Svelte, by vite": { ...example("svelte"), build: ["vite/bin/vite.js", "build"], dist: "dist" },
+  Angular: { ...example("angular"), build: ["@angular/cli/bin/ng.js", "build"], dist: "dist/app/browser" },
+  Nuxt: {
+    family: "frameworks",
+    node22: true,
+    files: {
+      "app.vue": exampleFile("vue/src/App.vue"),
+      "use-slimvit.js": exampleFile("vue/src/use-slimvit.js"),
+      "nuxt.config.js": 'export default { compatibilityDate: "2026-11-01", telemetry: false };\n',
+    },
+    build: ["nuxt/bin/nuxt.mjs", "generate"],
+    dist: ".output/public",
+  },
+  Astro: {
+    family: "frameworks",
+    node22: true,
+    files: { "src/pages/index.astro": `${PAGE.replace(/<script[^]*script>/, `<script>\n${MAIN}</script>`)}` },
+    build: ["astro/bin/astro.mjs", "build"],
+    dist: "dist",
+    env: { ASTRO_TELEMETRY_DISABLED: "1" },
+  },
+  SvelteKit: {
+    family: "frameworks",
+    node22: true,
+    files: {
+      "vite.config.js": `import adapter from "@sveltejs/adapter-static";
+import { sveltekit } from "@sveltejs/kit/vite";
+export default { plugins: [sveltekit({ adapter: adapter() })] };
+`,
+      "src/app.html": `<!doctype html><html lang="en"><head>%sveltekit.head%</head><body>%sveltekit.body%</body></html>`,
+      "src/routes/+layout.js": "export const prerender = true;\n",
+      "src/routes/+page.svelte": exampleFile("svelte/src/App.svelte"),
+    },
+    build: ["vite/bin/vite.js", "build"],
+    dist: "build",
   },
 };
 
