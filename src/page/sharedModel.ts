@@ -139,7 +139,7 @@ async function startHost<T>(
   onLost: () => void,
   call: (host: AnyHost) => Promise<T>,
 ): Promise<{ host: AnyHost; answer: Promise<T>; close(): void }> {
-  if (globalThis.name === WORKER_NAME && typeof WorkerGlobalScope !== "undefined")
+  if ((globalThis as { name?: string }).name === WORKER_NAME && typeof WorkerGlobalScope !== "undefined")
     throw new SlimViTError(
       "unsupported",
       "The app's own script runs in the worker that SlimViT has started: the app's bundler put both into one file. " +

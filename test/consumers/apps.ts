@@ -1,6 +1,15 @@
 /** Apps as small as they can be, one for each bundler that is in use: their files, and the command that builds them. */
 import { execFileSync, spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { pack, ROOT } from "../packages/packed.ts";
 
@@ -51,7 +60,7 @@ bundler({ mode: "production", entry: "./main.js", output, performance: { hints: 
 `;
 const withDist = { "dist/index.html": PAGE, "main.js": MAIN };
 
-export const APPS: Record<string, App> = {
+export const BUNDLERS: Record<string, App> = {
   "vite 5": vite(5),
   "vite 6": vite(6),
   "vite 7": vite(7),
@@ -99,6 +108,9 @@ export const APPS: Record<string, App> = {
     build: ["rollup/dist/bin/rollup", "main.js", "--dir", "dist", "--plugin", "node-resolve={browser: true}"],
     dist: "dist",
   },
+};
+
+export const FRAMEWORKS: Record<string, App> = {
   "Vue, by vite": { ...example("vue"), build: ["vite/bin/vite.js", "build"], dist: "dist" },
   "Svelte, by vite": { ...example("svelte"), build: ["vite/bin/vite.js", "build"], dist: "dist" },
   Angular: { ...example("angular"), build: ["@angular/cli/bin/ng.js", "build"], dist: "dist/app/browser" },
@@ -116,7 +128,7 @@ export const APPS: Record<string, App> = {
   Astro: {
     family: "frameworks",
     node22: true,
-    files: { "src/pages/index.astro": `${PAGE.replace(/<script[^]*script>/, `<script>\n${MAIN}</script>`)}` },
+    files: { "src/pages/index.astro": `${PAGE.replace(/<script.*script>/, `<script>\n${MAIN}</script>`)}` },
     build: ["astro/bin/astro.mjs", "build"],
     dist: "dist",
     env: { ASTRO_TELEMETRY_DISABLED: "1" },
@@ -140,6 +152,8 @@ export default { plugins: [sveltekit({ adapter: adapter() })] };
 
 /** What bundlers call a warning, in words or by a sign. */
 const WARNING = /warn|⚠|critical dependency|deprecat|can't be resolved|could not resolve/i;
+/** What frameworks say of themselves, in an app without slimvit too. */
+const OF_THE_FRAMEWORK = /css\.devSourcemap|messages\/no-cache|PLUGIN_TIMINGS|h3\/dist|NO_COLOR|--trace-warnings|--trace-deprecation/;
 
 export function familyFolder({ family }: App): string {
   return join(ROOT, "test/consumers", family);
@@ -164,7 +178,10 @@ export function makeApp(app: App, ...more: string[]): string {
   const parent = join(familyFolder(app), "build");
   mkdirSync(parent, { recursive: true });
   const folder = mkdtempSync(join(parent, "app-"));
-  for (const [path, text] of Object.entries({ "package.json": '{ "private": true, "type": "module" }', ...app.files })) {
+  for (const [path, text] of Object.entries({
+    "package.json": '{ "private": true, "type": "module" }',
+    ...app.files,
+  })) {
     mkdirSync(dirname(join(folder, path)), { recursive: true });
     writeFileSync(join(folder, path), text);
   }
@@ -188,7 +205,7 @@ export function buildApp(app: App, folder: string): string {
   const { status, stdout, stderr } = spawnSync(program, rest, {
     cwd: folder,
     encoding: "utf8",
-    env: { ...process.env, NO_COLOR: "1", CI: "1", NODE_ENV: "production", ...app.env },
+    env: { ...process.env, NO_COLOR: "1", FORCE_COLOR: "0", CI: "1", NODE_ENV: "production", ...app.env },
     timeout: 300_000,
   });
   const output = `${stdout}${stderr}`;
@@ -197,5 +214,5 @@ export function buildApp(app: App, folder: string): string {
 }
 
 export function warningsIn(output: string): string[] {
-  return output.split("\n").filter((line) => WARNING.test(line));
+  return output.split("\n").filter((line) => WARNING.test(line) && !OF_THE_FRAMEWORK.test(line));
 }
