@@ -12,11 +12,11 @@ interface File {
 
 const FILES: Record<string, File> = {
   "slimvit/engine-onnx.js": {
-    chunk: () => import("./engine-onnx.js"),
+    chunk: () => import(/* webpackIgnore: true */ "./engine-onnx.js"),
     copy: () => new URL("./engine-onnx.js", import.meta.url),
   },
   "slimvit/engine-tfjs.js": {
-    chunk: () => import("./engine-tfjs.js"),
+    chunk: () => import(/* webpackIgnore: true */ "./engine-tfjs.js"),
     copy: () => new URL("./engine-tfjs.js", import.meta.url),
   },
 };

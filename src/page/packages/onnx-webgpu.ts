@@ -6,8 +6,8 @@ export const onnxWebgpu: EnginePackage = {
     "onnxruntime-web/webgpu": () =>
       addressOf(
         "onnxruntime-web/webgpu",
-        () => import("./onnx-webgpu-package.ts"),
-        // Bundlers look for this form.
+        () => import(/* webpackIgnore: true */ "./onnx-webgpu-package.ts"),
+        // webpack's kind looks for this form; a chunk beside it would make it split what both have in common.
         () =>
           new Worker(new URL("./onnx-webgpu-package.js", import.meta.url), { type: "module", name: "slimvit-address" }),
         import.meta.url,

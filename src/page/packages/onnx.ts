@@ -6,8 +6,8 @@ export const onnx: EnginePackage = {
     "onnxruntime-web": () =>
       addressOf(
         "onnxruntime-web",
-        () => import("./onnx-package.ts"),
-        // Bundlers look for this form.
+        () => import(/* webpackIgnore: true */ "./onnx-package.ts"),
+        // webpack's kind looks for this form; a chunk beside it would make it split what both have in common.
         () => new Worker(new URL("./onnx-package.js", import.meta.url), { type: "module", name: "slimvit-address" }),
         import.meta.url,
       ),

@@ -7,8 +7,8 @@ let address: Promise<string> | undefined;
 function locate(): Promise<string> {
   address ??= addressOf(
     "@tensorflow/tfjs-core",
-    () => import("./tfjs-package.ts"),
-    // Bundlers look for this form.
+    () => import(/* webpackIgnore: true */ "./tfjs-package.ts"),
+    // webpack's kind looks for this form; a chunk beside it would make it split what both have in common.
     () => new Worker(new URL("./tfjs-package.js", import.meta.url), { type: "module", name: "slimvit-address" }),
     import.meta.url,
   );
