@@ -32,6 +32,19 @@ const workerPlugins = [
 /** The optional engines: src/engines/FOLDER/index.ts becomes dist/engine-NAME.js, beside worker.js. */
 export const ENGINE_CHUNKS: Record<string, string> = { onnx: "onnx", "tfjs-webgpu": "tfjs" };
 
+/** What index.ts imports dynamically are files of their own, beside index.js: few pages need them. */
+const BESIDE: Record<string, string> = {
+  "../worker/worker.ts": "./worker.js",
+  "./set.ts": "./set.js",
+  "./drawSvg.ts": "./draw-svg.js",
+  "./videoFrames.ts": "./video-frames.js",
+  "./engine-onnx.js": "./engine-onnx.js",
+  "./engine-tfjs.js": "./engine-tfjs.js",
+  "./onnx-package.ts": "./onnx-package.js",
+  "./onnx-webgpu-package.ts": "./onnx-webgpu-package.js",
+  "./tfjs-package.ts": "./tfjs-package.js",
+};
+
 const configs: RollupOptions[] = [
   {
     input: "src/worker/worker.ts",
@@ -65,16 +78,23 @@ const configs: RollupOptions[] = [
       plugins: [dts()],
     },
   ]),
-  {
-    input: "src/page/set.ts",
-    output: { file: "dist/set.js", format: "es", sourcemap: true },
-    plugins,
-  },
+  ...["set", "drawSvg", "videoFrames"].map(
+    (name): RollupOptions => ({
+      input: `src/page/${name}.ts`,
+      output: { file: `dist/${BESIDE[`./${name}.ts`].slice(2)}`, format: "es", sourcemap: true },
+      plugins,
+    }),
+  ),
   {
     input: "src/index.ts",
     output: { file: "dist/index.js", format: "es", sourcemap: true },
     external: OPTIONAL,
     plugins: [besideIndex(), ...plugins],
+  },
+  {
+    input: "src/page/workerTypes.ts",
+    output: { file: "dist/worker.d.ts", format: "es" },
+    plugins: [dts()],
   },
   {
     input: "src/index.ts",
@@ -83,17 +103,6 @@ const configs: RollupOptions[] = [
     plugins: [dts()],
   },
 ];
-
-/** What index.ts imports dynamically are files of their own, beside index.js. */
-const BESIDE: Record<string, string> = {
-  "../worker/worker.ts": "./worker.js",
-  "./set.ts": "./set.js",
-  "./engine-onnx.js": "./engine-onnx.js",
-  "./engine-tfjs.js": "./engine-tfjs.js",
-  "./onnx-package.ts": "./onnx-package.js",
-  "./onnx-webgpu-package.ts": "./onnx-webgpu-package.js",
-  "./tfjs-package.ts": "./tfjs-package.js",
-};
 
 /** The worker asks the page where an engine's chunk is; what the registry would import elsewhere is not in worker.js. */
 export function withoutChunks(): Plugin {

@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { type OutputChunk, rollup } from "rollup";
 import pkg from "../package.json" with { type: "json" };
-import { withoutChunks, ENGINE_CHUNKS, OPTIONAL, plugins } from "../rollup.config.ts";
+import { ENGINE_CHUNKS, OPTIONAL, plugins, withoutChunks } from "../rollup.config.ts";
 
 const root = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url));
 const gzipBytes = (code: string) => gzipSync(code, { level: 9 }).length;

@@ -12,6 +12,8 @@ export interface OpenOptions extends EngineOptions {
   signal?: AbortSignal;
   /** Measurements of earlier visits may be used, and today's are kept. */
   keeps?: boolean;
+  /** When false, "auto" gives up on weights with which the first engine computes wrong results; default true. */
+  mayUseOthers?: boolean;
 }
 
 /** Timed runs of each engine, and milliseconds after which no other is begun. */
@@ -36,7 +38,7 @@ export async function openEngine(
   const chosen = options.keeps && (await openChosenBefore(model, options));
   if (chosen) return chosen;
   const rivals = candidates(options);
-  return rivals.length ? openFastest(model, options, rivals) : openWithoutDevice(model, options);
+  return rivals.length ? openFastest(model, options, rivals) : openWithoutDevice(model, options, options.mayUseOthers);
 }
 
 /**
@@ -47,7 +49,7 @@ export async function openEngine(
 async function openFastest(model: Model, options: OpenOptions, rivals: EngineName[]): Promise<OpenedEngine> {
   const devices = await namesOfDevices(rivals);
   const canRun = (name: EngineName) => devices[deviceOf(name) ?? "none"] !== "";
-  const opened = await openWithoutDevice(model, options);
+  const opened = await openWithoutDevice(model, options, options.mayUseOthers);
   const { best, ms } = await measureAll(opened, rivals.filter(canRun), model, options);
   for (const engine of rivals)
     if (!canRun(engine)) best.tried.push({ engine, reason: NO_DEVICE[deviceOf(engine) as Device] });

@@ -5,7 +5,7 @@ import type { TriedEngine } from "../protocol.ts";
 import type { Engine, EngineName, EngineOptions } from "./engine.ts";
 import { inNode } from "./installedPackages.ts";
 import { EVERYWHERE, hasPackages, loadEngine } from "./registry.ts";
-import { selfTest } from "./selfTest.ts";
+import { isWrongResults, selfTest } from "./selfTest.ts";
 
 export interface CheckedEngine {
   engine: Engine;
@@ -33,15 +33,24 @@ export async function openNamed(name: EngineName, model: Model, options: EngineO
   return { engine, firstRunMs: performance.now() - start };
 }
 
-/** The first that opens of the engines that need no GPU. */
-export async function openWithoutDevice(model: Model, options: EngineOptions): Promise<OpenedEngine> {
+/**
+ * The first that opens of the engines that run on any machine.
+ *
+ * @param mayUseOthers when false, an engine that computes wrong results is the caller's affair: other weights may do better
+ * @throws SlimViTError `unsupported` when none opens
+ */
+export async function openWithoutDevice(
+  model: Model,
+  options: EngineOptions,
+  mayUseOthers = true,
+): Promise<OpenedEngine> {
   const tried: TriedEngine[] = [];
   for (const candidate of EVERYWHERE.filter((name) => inNode || hasPackages(name, options))) {
     try {
       const opened = await openNamed(candidate, model, options);
       return { ...opened, tried, reason: tried.length ? "the first that opened" : "the app brings no other" };
     } catch (error) {
-      if (isCallersFault(error)) throw error;
+      if (isCallersFault(error) || (!mayUseOthers && isWrongResults(error))) throw error;
       tried.push({ engine: candidate, reason: messageOf(error) });
     }
   }

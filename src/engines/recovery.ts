@@ -32,8 +32,8 @@ export class RecoveringEngine {
 
   /** @throws SlimViTError as `openEngine`, but for `device-lost` */
   static async open(name: EngineName | "auto", model: Model, options: OpenOptions): Promise<RecoveringEngine> {
-    const { signal: _, keeps: __, ...rest } = options;
-    const source = { model, options: rest };
+    const { threads, engineUrls, webnn } = options;
+    const source = { model, options: { threads, engineUrls, webnn } };
     const opened = await openEngine(name, model, options).catch((error) => {
       if (name === "auto") throw error;
       return reopen(name, source, error, false);
@@ -50,7 +50,7 @@ export class RecoveringEngine {
   }
 
   /** One output for each picture; an engine without batches runs them in turn. */
-  runBatch(pictures: readonly Float32Array[], options: RunOptions): Promise<RunOutput[]> {
+  runBatch(pictures: readonly Float32Array[], options: RunOptions = {}): Promise<RunOutput[]> {
     return this.retrying(async (engine) => {
       const size = engine.runBatch ? (engine.batchSize ?? 1) : 1;
       const outputs: RunOutput[] = [];

@@ -1,6 +1,6 @@
 /** Where the worker finds what it may need later: the optional engines' files, and packages that the app hands over. */
 import { SlimViTError } from "../errors.ts";
-import type { EnginePackage } from "./packages/address.ts";
+import type { EnginePackage } from "../protocol.ts";
 import { isAddress } from "./scripts.ts";
 
 interface File {

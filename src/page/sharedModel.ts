@@ -1,59 +1,39 @@
 /** A worker with its model, shared by all that loaded the same: one download, one copy of the weights. */
-import { proxy, type Remote } from "comlink";
+import { proxy } from "comlink";
 import { SlimViTError } from "../errors.ts";
-import type { Progress, WeightsStore } from "../loading/loadModel.ts";
-import { WORKER_NAME } from "../protocol.ts";
-import type { CallId, Host } from "../worker/host.ts";
-import type { ModelInfo, SessionRequest } from "../worker/session.ts";
+import type { EnginePackage, LoadRequest, ModelHost, ModelInfo, Progress, WeightsStore } from "../protocol.ts";
 import { locator } from "./beside.ts";
-import type { EnginePackage } from "./packages/address.ts";
-import { spawnWorker } from "./startWorker.ts";
+import { type AnyHost, LOAD, runsHere, startHost } from "./startHost.ts";
 
-/**
- * Node, Bun and Deno run the model in this process: their workers are not a browser's, where they have any, and other
- * packages set a global `Worker` of their own. Electron's pages, which also have a `process`, are browsers.
- */
-const isServer =
-  typeof process !== "undefined" &&
-  process.versions?.node !== undefined &&
-  (process as { type?: string }).type !== "renderer";
-const hasWorkers = !isServer && typeof Worker !== "undefined";
-
-export type AnyHost = Host | Remote<Host>;
-
-export interface SharedRequest extends Omit<SessionRequest, "onProgress" | "signal" | "cache" | "packages" | "locate"> {
-  cache: boolean | WeightsStore;
-  engines: readonly EnginePackage[];
-  workerUrl?: string | URL;
+/** What loads must have in common to share a worker: the request, and what is no plain data. */
+export interface Shared {
+  request: LoadRequest;
+  store?: WeightsStore;
+  engines?: readonly EnginePackage[];
+  host?: () => ModelHost;
+  workerUrl?: string | URL | object;
 }
 
-/** One that loaded it. */
+/** One that loaded the model. */
 export interface User {
   onProgress?: (progress: Progress) => unknown;
   onLost(error: SlimViTError): void;
 }
 
-/** The load's number in the worker; calls count from 1. */
-const LOAD: CallId = 0;
-
 const alive = new Set<SharedModel>();
 
 /** @returns the model of an equal request that still has users, or a new one; `user` has to `leave` it */
-export function share(request: SharedRequest, user: User): SharedModel {
-  const key = keyOf(request);
-  const model = [...alive].find((other) => other.matches(key, request.cache)) ?? new SharedModel(request, key);
+export function share(shared: Shared, user: User): SharedModel {
+  const key = keyOf(shared);
+  const model = [...alive].find((other) => other.matches(key, shared.store)) ?? new SharedModel(shared, key);
   alive.add(model);
   model.users.add(user);
   return model;
 }
 
-/** Files have no name of their own: undefined is never equal. */
-function keyOf({ cache: _, engines, ...request }: SharedRequest): string | undefined {
-  return "url" in request.source ? JSON.stringify({ ...request, packages: namesOf(engines) }) : undefined;
-}
-
-function namesOf(engines: readonly EnginePackage[]): string[] {
-  return engines.flatMap(({ packages }) => Object.keys(packages));
+/** Files have no name of their own, so their key is undefined, which equals no other. */
+function keyOf({ request, workerUrl }: Shared): string | undefined {
+  return "url" in request.source ? JSON.stringify([request, workerUrl]) : undefined;
 }
 
 export class SharedModel {
@@ -64,17 +44,17 @@ export class SharedModel {
   private progress: Progress | undefined;
 
   constructor(
-    private readonly request: SharedRequest,
+    private readonly shared: Shared,
     private readonly key: string | undefined,
   ) {}
 
-  matches(key: string | undefined, cache: SharedRequest["cache"]): boolean {
-    return key !== undefined && key === this.key && cache === this.request.cache;
+  matches(key: string | undefined, store: WeightsStore | undefined): boolean {
+    return key !== undefined && key === this.key && store === this.shared.store;
   }
 
   /** The worker with its model, started when it is not there or was lost. */
   connect(user: User): Promise<AnyHost> {
-    if (this.host && this.progress) tell(user, this.progress);
+    if (this.host && this.progress) reportProgress(user, this.progress);
     if (this.host) return this.host;
     const opening = this.open().catch((error) => {
       if (this.host === opening) this.disconnect();
@@ -84,7 +64,7 @@ export class SharedModel {
     return opening;
   }
 
-  /** The last one ends the worker, and a download under way with it. Idempotent. */
+  /** The last user ends the worker, and a download under way with it. Idempotent. */
   leave(user: User): void {
     this.users.delete(user);
     if (this.users.size) return;
@@ -100,60 +80,34 @@ export class SharedModel {
   }
 
   private async open(): Promise<AnyHost> {
-    const { cache, engines, workerUrl, ...model } = this.request;
-    const request = { ...model, packages: namesOf(engines) };
+    const { request, store, engines = [] } = this.shared;
     const report = (progress: Progress) => {
       this.progress = progress;
-      for (const user of this.users) tell(user, progress);
+      for (const user of this.users) reportProgress(user, progress);
     };
-    const pass: <T extends object>(own: T) => T = hasWorkers ? proxy : (own) => own;
-    const store = typeof cache === "object" ? pass(cache) : cache;
-    const { host, answer, close } = await startHost(
-      workerUrl,
-      () => {
-        this.disconnect();
-        const error = "The worker stopped unexpectedly. The next call starts a fresh one.";
-        for (const user of [...this.users]) user.onLost(new SlimViTError("worker-lost", error));
-      },
-      (host) => host.load(LOAD, request, store, pass(report), pass(locator(engines))) as Promise<ModelInfo>,
-    );
+    const pass: <T extends object>(own: T) => T = runsHere(this.shared) ? (own) => own : proxy;
+    const load = (host: AnyHost) =>
+      host.load(LOAD, request, store && pass(store), pass(report), pass(locator(engines))) as Promise<ModelInfo>;
+    const { host, answer, close } = await startHost(this.shared, () => this.lose(), load);
     if (!this.users.size) {
       close();
-      throw new SlimViTError("disposed", "Nobody waits.");
+      throw new SlimViTError("disposed", "The model was disposed of while it was loaded.");
     }
     this.close = close;
     this.info = await answer;
     return host;
   }
+
+  private lose(): void {
+    this.disconnect();
+    const message = "The worker stopped unexpectedly. The next call starts a fresh one.";
+    for (const user of [...this.users]) user.onLost(new SlimViTError("worker-lost", message));
+  }
 }
 
-/** What it throws is the caller's own affair. */
-function tell({ onProgress }: User, progress: Progress): void {
+/** What the user's function throws is the user's own affair. */
+function reportProgress({ onProgress }: User, progress: Progress): void {
   void Promise.resolve(progress)
     .then(onProgress)
     .catch(() => {});
-}
-
-async function startHost<T>(
-  workerUrl: string | URL | undefined,
-  onLost: () => void,
-  call: (host: AnyHost) => Promise<T>,
-): Promise<{ host: AnyHost; answer: Promise<T>; close(): void }> {
-  if ((globalThis as { name?: string }).name === WORKER_NAME && typeof WorkerGlobalScope !== "undefined")
-    throw new SlimViTError(
-      "unsupported",
-      "The app's own script runs in the worker that SlimViT has started: the app's bundler put both into one file. " +
-        "Serve the package's worker.js from your own origin and pass its address as workerUrl.",
-    );
-  if (hasWorkers) return spawnWorker(workerUrl, onLost, call);
-  // The same code in this process.
-  const host = (await import("../worker/worker.ts")).createHost();
-  return {
-    host,
-    answer: call(host),
-    close() {
-      host.abort(LOAD);
-      host.dispose();
-    },
-  };
 }

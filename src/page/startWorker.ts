@@ -2,8 +2,7 @@
 import { type Remote, releaseProxy, wrap } from "comlink";
 import { messageOf, SlimViTError } from "../errors.ts";
 import { carryErrors } from "../errorTransfer.ts";
-import { WORKER_NAME } from "../protocol.ts";
-import type { Host } from "../worker/host.ts";
+import { type Host, WORKER_NAME } from "../protocol.ts";
 import { isAddress, isOfThisOrigin, trustScript } from "./scripts.ts";
 
 export interface SpawnedWorker<T> {
@@ -24,7 +23,7 @@ const HELLO_MS = 15_000;
  * @throws SlimViTError `unsupported` naming what was tried
  */
 export async function spawnWorker<T>(
-  workerUrl: string | URL | undefined,
+  workerUrl: string | URL | object | undefined,
   onLost: () => void,
   call: (host: Remote<Host>) => Promise<T>,
 ): Promise<SpawnedWorker<T>> {
@@ -92,8 +91,8 @@ function at(url: string): Worker {
   return isOfThisOrigin(url) ? new Worker(trustScript(url), OPTIONS) : fromBlob(`import ${JSON.stringify(url)};`);
 }
 
-function givenUrl(url: string | URL): Way[] {
-  return [[String(url), () => new Worker(url, OPTIONS)]];
+function givenUrl(url: string | URL | object): Way[] {
+  return [[String(url), () => new Worker(url as URL, OPTIONS)]]; // a TrustedScriptURL stays one
 }
 
 function fromBlob(source: string): Worker {

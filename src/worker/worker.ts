@@ -1,11 +1,11 @@
 /**
  * The worker's entry. The build makes dist/worker.js of it: one function around all of this code, which runs in a worker of
- * ours, or where there are none, as in Node, when the caller asks for a host.
+ * ours, or where there are none, as in Node, when the page's part asks for a host.
  */
 import { expose } from "comlink";
 import { carryErrors } from "../errorTransfer.ts";
-import { WORKER_NAME } from "../protocol.ts";
-import { createHost, type Host } from "./host.ts";
+import { type Host, WORKER_NAME } from "../protocol.ts";
+import { createHost } from "./host.ts";
 
 export { createHost };
 
@@ -14,7 +14,7 @@ export declare const url: string | undefined;
 /** The source of a worker, for pages whose bundler has put worker.js into the same file. Written by the build. */
 export declare function source(): string;
 
-/** comlink alone would let a message read, set and call anything that can be reached from the host, `constructor` too. */
+/** comlink alone would let a message read, set and call anything that can be reached from the host, even `constructor`. */
 const METHODS: readonly unknown[] = ["hello", "load", "run", "abort", "dispose"] satisfies (keyof Host)[];
 
 function isCall({ data }: MessageEvent): boolean {

@@ -4,7 +4,8 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSyn
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import type { ModelInfo } from "../../src/worker/session.ts";
+import type { SelfTest } from "../../src/format/model.ts";
+import type { ModelInfo } from "../../src/protocol.ts";
 import { link } from "../packages/packed.ts";
 import { GPU_URLS, openGpuStage } from "./gpu.ts";
 import { DIST, type Stage } from "./page.ts";
@@ -149,7 +150,8 @@ test("an engine that does not load or disagrees with the self-test is not taken,
     { engine: "onnx-wasm", reason: expect.stringMatching(/did not load from .*nowhere/) },
   ]);
   expect(nowhere.engineReason).toBe("no other opened");
-  for (const { selfTest } of manifest.weights) selfTest.logits = selfTest.logits.map((v: number) => v + 3);
+  for (const { logits } of Object.values<SelfTest>(manifest.variants[0].selfTest))
+    logits!.forEach((v, i) => void (logits![i] = v + 3));
   writeFileSync(folder, JSON.stringify(manifest));
   try {
     // Only the reference, which is not held against itself, is left.

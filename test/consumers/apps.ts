@@ -153,7 +153,8 @@ export default { plugins: [sveltekit({ adapter: adapter() })] };
 /** What bundlers call a warning, in words or by a sign. */
 const WARNING = /warn|⚠|critical dependency|deprecat|can't be resolved|could not resolve/i;
 /** What frameworks say of themselves, in an app without slimvit too. */
-const OF_THE_FRAMEWORK = /chunkSizeWarningLimit|css\.devSourcemap|messages\/no-cache|PLUGIN_TIMINGS|h3\/dist|NO_COLOR|--trace-warnings|--trace-deprecation/;
+const OF_THE_FRAMEWORK =
+  /chunkSizeWarningLimit|css\.devSourcemap|messages\/no-cache|PLUGIN_TIMINGS|h3\/dist|NO_COLOR|--trace-warnings|--trace-deprecation/;
 
 export function familyFolder({ family }: App): string {
   return join(ROOT, "test/consumers", family);

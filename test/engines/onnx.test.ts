@@ -6,7 +6,7 @@ import { openOnnx } from "../../src/engines/onnx/engine.ts";
 import { writeOnnx } from "../../src/engines/onnx/graph.ts";
 import { Message } from "../../src/engines/onnx/proto.ts";
 import { encodeFloat16 } from "../../src/format/float16.ts";
-import type { Architecture, BlockShape, Model } from "../../src/format/model.ts";
+import { type Architecture, type BlockShape, type Model, plainArchitecture } from "../../src/format/model.ts";
 import { encodeTensors, selfTestPixels } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { readModelFolder } from "../../tools/models/folders.ts";
@@ -17,15 +17,15 @@ const golden = readGolden();
 /** 4×3 patches, two blocks of one shape each */
 function architecture(...blocks: Partial<BlockShape>[]): Architecture {
   const keepIdx = [...Array(13).keys()];
-  return {
+  return plainArchitecture({
     imageSize: [16, 12],
     patchSize: 4,
     embedDim: 16,
     headDim: 8,
     layerNormEps: 1e-6,
     prefixTokens: 1,
-    blocks: blocks.map((block) => ({ headDims: [8, 8], mlpHidden: 32, keepIdx, ...block })),
-  };
+    blocks: blocks.map((block) => ({ headDims: [8, 8], mlpHidden: 32, keepIdx, merge: 0, ...block })),
+  });
 }
 
 async function expectReferenceLogits(model: Model, seed = 1, tolerance = 1e-4): Promise<void> {

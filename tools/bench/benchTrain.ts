@@ -8,7 +8,7 @@ import os from "node:os";
 import type * as tfjs from "@tensorflow/tfjs-core";
 import { Command } from "commander";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
-import { type Architecture, denseTokens, tensorShapes } from "../../src/format/model.ts";
+import { type Architecture, denseTokens, plainArchitecture, tensorShapes } from "../../src/format/model.ts";
 import { forward, type Weights } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { environmentOf } from "../models/provenance.ts";
@@ -40,10 +40,10 @@ export interface TrainBench {
 }
 
 export function vit(image: number, patchSize: number, embedDim: number, depth: number): Architecture {
-  const arch = { imageSize: [image, image], patchSize, embedDim, headDim: 64, layerNormEps: 1e-6, prefixTokens: 1 };
+  const sizes = { patchSize, embedDim, headDim: 64, layerNormEps: 1e-6, prefixTokens: 1 };
   const keepIdx = Array.from({ length: (image / patchSize) ** 2 + 1 }, (_, token) => token);
   const block = { headDims: Array(embedDim / 64).fill(64), mlpHidden: 4 * embedDim, keepIdx };
-  return { ...arch, blocks: Array(depth).fill(block) } as Architecture;
+  return plainArchitecture({ ...sizes, imageSize: [image, image], blocks: Array(depth).fill(block) });
 }
 
 export async function benchTrain(options: {

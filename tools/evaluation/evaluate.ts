@@ -9,7 +9,7 @@ import type { Engine, EngineName } from "../../src/engines/engine.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { WeightsDtype } from "../../src/format/model.ts";
 import { preprocess } from "../../src/image/resample.ts";
-import { softmax } from "../../src/worker/session.ts";
+import { softmax } from "../../src/reference/scores.ts";
 import { decode, evalPixels, labelIndices, openDataset, type Picture, type Split, spread } from "../data/data.ts";
 import { readManifestFile, readModelFolder } from "../models/folders.ts";
 import { type AccuracyRecord, type Metrics, recordMetrics } from "../models/metrics.ts";

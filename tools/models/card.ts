@@ -8,7 +8,7 @@ import {
   type Manifest,
 } from "../../src/format/model.ts";
 import { percent, si } from "../shared/terminal.ts";
-import type { Metrics } from "./metrics.ts";
+import type { Metrics } from "./records.ts";
 
 /** `program` where it was none of slimvit's commands. */
 type Step = Record<string, unknown> & { command: string; program?: string };
@@ -113,6 +113,7 @@ export function denseOf(manifest: Omit<Manifest, "format" | "weights">): Archite
     headDims: Array(heads).fill(manifest.headDim),
     mlpHidden: recorded.mlpHidden?.[i] ?? b.mlpHidden,
     keepIdx,
+    merge: 0,
   }));
   return { ...manifest, blocks };
 }

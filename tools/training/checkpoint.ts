@@ -9,19 +9,26 @@ import { writeFileAtomic } from "../models/folders.ts";
 import { safetensorsMetadata } from "../models/metadata.ts";
 import { say } from "../shared/terminal.ts";
 import type { AdamW } from "./adamw.ts";
-import type { TrainTask } from "./train.ts";
+
+/** The part of a training that a checkpoint holds. */
+export interface CheckpointedTask {
+  name: string;
+  variables: Map<string, tfjs.Variable>;
+  /** where the checkpoint goes and under which options it may be continued */
+  checkpoint: { path: string; fingerprint: string; rates: string; resume: boolean };
+}
 
 /** Beside the output, so that it survives a kill and is found by --resume. */
 export const checkpointPath = (out: string) =>
   join(dirname(resolve(out)), `.${basename(resolve(out))}.checkpoint.safetensors`);
 
 /** To be called once the result is safely written. */
-export function removeCheckpoint({ checkpoint }: TrainTask): void {
+export function removeCheckpoint({ checkpoint }: CheckpointedTask): void {
   rmSync(checkpoint.path, { force: true });
 }
 
 export async function saveCheckpoint(
-  { checkpoint, variables }: TrainTask,
+  { checkpoint, variables }: CheckpointedTask,
   optimiser: AdamW,
   ema: Map<string, Tensor>,
   history: Record<string, number>[],
@@ -47,7 +54,7 @@ export async function saveCheckpoint(
 /** @returns the step to go on with; 0 when there is no checkpoint */
 export function restoreCheckpoint(
   tf: TF,
-  { name, checkpoint, variables }: TrainTask,
+  { name, checkpoint, variables }: CheckpointedTask,
   optimiser: AdamW,
   ema: Map<string, Tensor>,
   history: Record<string, number>[],

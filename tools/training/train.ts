@@ -13,7 +13,7 @@ import { beta, random } from "../shared/random.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { AdamW } from "./adamw.ts";
 import type { Backend } from "./backend.ts";
-import { restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+import { type CheckpointedTask, restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 import { baseLoss, mixTargets, smoothTargets } from "./losses.ts";
 import { type Accuracy, accuracyMeter, accuracySummary, type Validation } from "./validation.ts";
 
@@ -57,9 +57,7 @@ export interface Recipe {
 
 export type Variables = Map<string, tfjs.Variable>;
 
-export interface TrainTask {
-  name: string;
-  variables: Variables;
+export interface TrainTask extends CheckpointedTask {
   /**
    * The base loss's forward pass.
    * @param progress 0 at the first step, 1 after the last
@@ -80,8 +78,6 @@ export interface TrainTask {
   data: TrainData;
   /** pictures to measure accuracy on, before the first step, while training and at the end */
   validation?: Validation;
-  /** where the checkpoint goes and under which options it may be continued */
-  checkpoint: { path: string; fingerprint: string; rates: string; resume: boolean };
 }
 
 export interface TrainReport {

@@ -2,12 +2,6 @@
 import { SlimViTError } from "../../errors.ts";
 import { isAddress } from "../scripts.ts";
 
-/** An optional engine's packages, as the app's bundler serves them: what slimvit/engines/* exports. */
-export interface EnginePackage {
-  /** By package, what gives the address of a script that brings it. */
-  readonly packages: Readonly<Record<string, () => Promise<string>>>;
-}
-
 /** How long the script may take to load. */
 const LOAD_MS = 30_000;
 

@@ -1,5 +1,6 @@
 /** slimvit/engines/onnx-webgpu: the app's onnxruntime-web, for the engine "onnx-webgpu". */
-import { addressOf, type EnginePackage } from "./address.ts";
+import type { EnginePackage } from "../../protocol.ts";
+import { addressOf } from "./address.ts";
 
 export const onnxWebgpu: EnginePackage = {
   packages: {

@@ -1,5 +1,6 @@
 /** slimvit/engines/onnx: the app's onnxruntime-web, for the engine "onnx-wasm". */
-import { addressOf, type EnginePackage } from "./address.ts";
+import type { EnginePackage } from "../../protocol.ts";
+import { addressOf } from "./address.ts";
 
 export const onnx: EnginePackage = {
   packages: {

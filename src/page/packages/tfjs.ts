@@ -1,5 +1,6 @@
 /** slimvit/engines/tfjs: the app's TensorFlow.js, for the engine "tfjs-webgpu". */
-import { addressOf, type EnginePackage } from "./address.ts";
+import type { EnginePackage } from "../../protocol.ts";
+import { addressOf } from "./address.ts";
 
 let address: Promise<string> | undefined;
 
