@@ -2,9 +2,11 @@
  * All that passes between the page and its worker: what a caller may ask for, the calls, and what comes back. Types only;
  * how errors travel is in errorTransfer.ts.
  */
+
 import type { SlimViTError } from "./errors.ts";
 import type { BlockShape, Label, Pooling, WeightsDtype } from "./format/model.ts";
 import type { SetAccuracy } from "./format/set.ts";
+import type { Drawable, Instance } from "./platform.ts";
 
 // ---- Loading a model ----
 
@@ -17,7 +19,7 @@ export interface WebnnOptions {
 }
 
 /** The folder's URL, "hf:owner/name", or its files; in Node also its path. */
-export type ModelSource = string | URL | Iterable<File>;
+export type ModelSource = string | Instance<"URL"> | Iterable<Instance<"File">>;
 
 export interface LoadOptions {
   /** Default "auto": the fastest of `simd` and what `engines` and `engineUrls` bring, measured on the first visit. */
@@ -34,9 +36,9 @@ export interface LoadOptions {
   /** Keeps weights between visits, keyed by their sha256; default true. Or a store of the app's own. */
   cache?: boolean | WeightsStore;
   onProgress?: (progress: Progress) => void;
-  signal?: AbortSignal;
+  signal?: Instance<"AbortSignal">;
   /** Where worker.js is served, when the bundler does not find it; or a TrustedScriptURL of it. */
-  workerUrl?: string | URL | object;
+  workerUrl?: string | object;
   /** Packages of optional engines, which the app has installed: the exports of slimvit/engines/onnx and its neighbours. */
   engines?: readonly EnginePackage[];
   /** Where optional packages are served, by package name, when there is no bundler to resolve them. */
@@ -205,11 +207,10 @@ export interface MeasuredMember {
  * in Node).
  */
 export type ImageInput =
-  | ImageBitmapSource
-  | VideoFrame
+  | Drawable
   | string
-  | URL
-  | Response
+  | Instance<"URL">
+  | Instance<"Response">
   | ArrayBuffer
   | Uint8Array<ArrayBuffer>
   | RawImage;
@@ -230,7 +231,7 @@ export interface Region {
 }
 
 /** A playing video, a camera's frames (MediaStreamTrackProcessor), or any source of pictures. */
-export type FrameSource<T> = HTMLVideoElement | ReadableStream<T> | AsyncIterable<T>;
+export type FrameSource<T> = Instance<"HTMLVideoElement"> | Instance<"ReadableStream"> | AsyncIterable<T>;
 
 export interface ClassifyOptions {
   /** How many classes to return; default 5. */
@@ -254,7 +255,7 @@ export interface ClassifyOptions {
   profile?: boolean;
   /** the class token's attention over the surviving patches in each block */
   explain?: boolean;
-  signal?: AbortSignal;
+  signal?: Instance<"AbortSignal">;
 }
 
 export type EmbedOptions = Pick<ClassifyOptions, "signal" | "region">;
