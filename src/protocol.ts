@@ -2,9 +2,11 @@
  * All that passes between the page and its worker: what a caller may ask for, the calls, and what comes back. Types only;
  * how errors travel is in errorTransfer.ts.
  */
+
 import type { SlimViTError } from "./errors.ts";
 import type { BlockShape, Label, Pooling, WeightsDtype } from "./format/model.ts";
 import type { SetAccuracy } from "./format/set.ts";
+import type { Drawable, Instance } from "./platform.ts";
 
 // ---- Loading a model ----
 
@@ -17,10 +19,10 @@ export interface WebnnOptions {
 }
 
 /** The folder's URL, "hf:owner/name", or its files; in Node also its path. */
-export type ModelSource = string | URL | Iterable<File>;
+export type ModelSource = string | Instance<"URL"> | Iterable<Instance<"File">>;
 
 export interface LoadOptions {
-  /** Default "auto": the fastest of `simd` and the optional engines that are installed or named, measured on the first visit. */
+  /** Default "auto": the fastest of `simd` and what `engines` and `engineUrls` bring, measured on the first visit. */
   engine?: EngineName | "auto";
   /**
    * Default "auto": the fastest dtype that passes its self-test here and whose measured accuracy is within 0.5 points of the
@@ -34,14 +36,32 @@ export interface LoadOptions {
   /** Keeps weights between visits, keyed by their sha256; default true. Or a store of the app's own. */
   cache?: boolean | WeightsStore;
   onProgress?: (progress: Progress) => void;
-  signal?: AbortSignal;
-  /** Where worker.js is served, when the bundler does not find it. */
-  workerUrl?: string | URL;
-  /** Where optional packages are served, by package name, when the bundler does not resolve them. */
+  signal?: Instance<"AbortSignal">;
+  /** Where worker.js is served, when the bundler does not find it; or a TrustedScriptURL of it. */
+  workerUrl?: string | object;
+  /** Packages of optional engines, which the app has installed: the exports of slimvit/engines/onnx and its neighbours. */
+  engines?: readonly EnginePackage[];
+  /** Where optional packages are served, by package name, when there is no bundler to resolve them. */
   engineUrls?: Record<string, string>;
+  /**
+   * Runs the model in this thread, without a worker: `createHost` of slimvit/worker.js. For service workers and the
+   * backgrounds of extensions, which can start none.
+   */
+  host?: () => ModelHost;
   webnn?: WebnnOptions;
   /** Of a set: the most accurate member that takes at most this many milliseconds of inference here, measured; default the most accurate. */
   latencyMs?: number;
+}
+
+/** An optional engine's packages, as the app's bundler serves them: what slimvit/engines/* exports. */
+export interface EnginePackage {
+  /** By package, what gives the address of a script that brings it. */
+  readonly packages: Readonly<Record<string, () => Promise<string>>>;
+}
+
+/** A model in the thread that made it. Only `load` knows what to do with it. */
+export interface ModelHost {
+  dispose(): void;
 }
 
 export interface Progress {
@@ -74,6 +94,8 @@ export interface LoadRequest {
   cache: boolean;
   /** absolute URLs */
   engineUrls?: Record<string, string>;
+  /** Names of the optional packages that the app hands over; `locate` knows where each is. */
+  packages?: string[];
   webnn?: WebnnOptions;
 }
 
@@ -82,6 +104,8 @@ export interface LoadLinks {
   /** instead of the browser's cache */
   store?: WeightsStore;
   onProgress?: (progress: Progress) => unknown;
+  /** Asks the page for the address of a package or of an engine's file. */
+  locate?(name: string): Promise<string>;
 }
 
 /** What was loaded and how it runs. */
@@ -187,11 +211,10 @@ export interface MeasuredMember {
  * in Node).
  */
 export type ImageInput =
-  | ImageBitmapSource
-  | VideoFrame
+  | Drawable
   | string
-  | URL
-  | Response
+  | Instance<"URL">
+  | Instance<"Response">
   | ArrayBuffer
   | Uint8Array<ArrayBuffer>
   | RawImage;
@@ -212,7 +235,7 @@ export interface Region {
 }
 
 /** A playing video, a camera's frames (MediaStreamTrackProcessor), or any source of pictures. */
-export type FrameSource<T> = HTMLVideoElement | ReadableStream<T> | AsyncIterable<T>;
+export type FrameSource<T> = Instance<"HTMLVideoElement"> | Instance<"ReadableStream"> | AsyncIterable<T>;
 
 export interface ClassifyOptions {
   /** How many classes to return; default 5. */
@@ -236,7 +259,7 @@ export interface ClassifyOptions {
   profile?: boolean;
   /** the class token's attention over the surviving patches in each block */
   explain?: boolean;
-  signal?: AbortSignal;
+  signal?: Instance<"AbortSignal">;
 }
 
 export type EmbedOptions = Pick<ClassifyOptions, "signal" | "region">;
@@ -291,6 +314,9 @@ export interface Classification extends Insight {
 
 // ---- Calls to the worker ----
 
+/** Name of our workers and of their Trusted Types policy. By it worker.js knows that it is to answer calls. */
+export const WORKER_NAME = "slimvit";
+
 /** A call's own number, by which it can be aborted: an AbortSignal does not cross to a worker. */
 export type CallId = number;
 
@@ -325,6 +351,7 @@ export interface Host {
     request: LoadRequest,
     store?: WeightsStore,
     onProgress?: (progress: Progress) => void,
+    locate?: (name: string) => Promise<string>,
   ): Promise<ModelInfo>;
   run(call: CallId, image: TransferredImage, request: RunRequest): Promise<RunResult>;
   abort(call: CallId): void;

@@ -14,6 +14,8 @@ const LOAD: Names<LoadOptions> = {
   onProgress: true,
   signal: true,
   workerUrl: true,
+  engines: true,
+  host: true,
   engineUrls: true,
   webnn: true,
   latencyMs: true,

@@ -1,16 +1,17 @@
 /** A worker with its model, shared by all that loaded the same: one download, one copy of the weights. */
-import { proxy, type Remote } from "comlink";
+import { proxy } from "comlink";
 import { SlimViTError } from "../errors.ts";
-import type { CallId, Host, LoadRequest, ModelInfo, Progress, WeightsStore } from "../protocol.ts";
-import { needsNoWorker, spawnWorker } from "./startWorker.ts";
-
-export type AnyHost = Host | Remote<Host>;
+import type { EnginePackage, LoadRequest, ModelHost, ModelInfo, Progress, WeightsStore } from "../protocol.ts";
+import { locator } from "./beside.ts";
+import { type AnyHost, LOAD, runsHere, startHost } from "./startHost.ts";
 
 /** What loads must have in common to share a worker: the request, and what is no plain data. */
 export interface Shared {
   request: LoadRequest;
   store?: WeightsStore;
-  workerUrl?: string | URL;
+  engines?: readonly EnginePackage[];
+  host?: () => ModelHost;
+  workerUrl?: string | URL | object;
 }
 
 /** One that loaded the model. */
@@ -18,9 +19,6 @@ export interface User {
   onProgress?: (progress: Progress) => unknown;
   onLost(error: SlimViTError): void;
 }
-
-/** The load's number in the worker; calls count from 1. */
-const LOAD: CallId = 0;
 
 const alive = new Set<SharedModel>();
 
@@ -82,14 +80,15 @@ export class SharedModel {
   }
 
   private async open(): Promise<AnyHost> {
-    const { request, store, workerUrl } = this.shared;
+    const { request, store, engines = [] } = this.shared;
     const report = (progress: Progress) => {
       this.progress = progress;
       for (const user of this.users) reportProgress(user, progress);
     };
-    const pass: <T extends object>(own: T) => T = needsNoWorker() ? (own) => own : proxy;
-    const load = (host: AnyHost) => host.load(LOAD, request, store && pass(store), pass(report)) as Promise<ModelInfo>;
-    const { host, answer, close } = await startHost(workerUrl, () => this.lose(), load);
+    const pass: <T extends object>(own: T) => T = runsHere(this.shared) ? (own) => own : proxy;
+    const load = (host: AnyHost) =>
+      host.load(LOAD, request, store && pass(store), pass(report), pass(locator(engines))) as Promise<ModelInfo>;
+    const { host, answer, close } = await startHost(this.shared, () => this.lose(), load);
     if (!this.users.size) {
       close();
       throw new SlimViTError("disposed", "The model was disposed of while it was loaded.");
@@ -111,21 +110,4 @@ function reportProgress({ onProgress }: User, progress: Progress): void {
   void Promise.resolve(progress)
     .then(onProgress)
     .catch(() => {});
-}
-
-async function startHost<T>(
-  workerUrl: string | URL | undefined,
-  onLost: () => void,
-  call: (host: AnyHost) => Promise<T>,
-): Promise<{ host: AnyHost; answer: Promise<T>; close(): void }> {
-  if (!needsNoWorker()) return spawnWorker(workerUrl, onLost, call);
-  const host = (await import("../worker/worker.ts")).createHost(); // the same code in this process
-  return {
-    host,
-    answer: call(host),
-    close() {
-      host.abort(LOAD);
-      host.dispose();
-    },
-  };
 }

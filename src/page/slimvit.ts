@@ -73,9 +73,9 @@ export class SlimViT {
       model.setChoice = choice;
       return model;
     }
-    const { cache = true, workerUrl, onProgress, signal } = options;
+    const { cache = true, workerUrl, engines, host, onProgress, signal } = options;
     const store = typeof cache === "object" ? cache : undefined;
-    const vit = new SlimViT({ request: await requestOf(source, options), store, workerUrl }, onProgress);
+    const vit = new SlimViT({ request: await requestOf(source, options), store, engines, host, workerUrl }, onProgress);
     try {
       await vit.calls.settle(signal, () => vit.shared.connect(vit.user));
       return vit;
@@ -223,7 +223,16 @@ export class SlimViT {
 }
 
 async function requestOf(source: ModelSource, options: LoadOptions): Promise<LoadRequest> {
-  const { engine = "auto", dtype = "auto", threads = "auto", cache = true, variant, engineUrls, webnn } = options;
+  const {
+    engine = "auto",
+    dtype = "auto",
+    threads = "auto",
+    cache = true,
+    variant,
+    engineUrls,
+    engines,
+    webnn,
+  } = options;
   const urls = engineUrls && Object.entries(engineUrls).map(([name, url]) => [name, absoluteUrl(url, "bad-option")]);
   return {
     source: await resolveSource(source),
@@ -232,6 +241,7 @@ async function requestOf(source: ModelSource, options: LoadOptions): Promise<Loa
     threads,
     cache: cache === true,
     ...(variant !== undefined && { variant }),
+    ...(engines && { packages: engines.flatMap(({ packages }) => Object.keys(packages)) }),
     ...(urls && { engineUrls: Object.fromEntries(urls) }),
     ...(webnn && { webnn: { ...webnn } }),
   };

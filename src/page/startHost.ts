@@ -1,0 +1,71 @@
+/** Starts what answers a model's calls: a worker, or where there is none the same code in this thread. */
+import type { Remote } from "comlink";
+import { messageOf, SlimViTError } from "../errors.ts";
+import { type CallId, type Host, type ModelHost, WORKER_NAME } from "../protocol.ts";
+import { spawnWorker } from "./startWorker.ts";
+
+export type AnyHost = Host | Remote<Host>;
+
+/** The load's number in the worker; calls count from 1. */
+export const LOAD: CallId = 0;
+
+export interface HostOptions {
+  workerUrl?: string | URL | object;
+  /** Makes one in this thread. */
+  host?: () => ModelHost;
+}
+
+/**
+ * Node, Bun and Deno run the model in the process itself: their workers are not a browser's, where they have any, and other
+ * packages set a global `Worker` of their own. Electron's pages, which also have a `process`, are browsers.
+ */
+export function runsHere({ host }: HostOptions): boolean {
+  const { versions, type } = (globalThis.process ?? {}) as { versions?: { node?: string }; type?: string };
+  const isServer = versions?.node !== undefined && type !== "renderer";
+  return !!host || isServer || typeof Worker === "undefined";
+}
+
+/** @throws SlimViTError `unsupported` where neither works */
+export async function startHost<T>(
+  options: HostOptions,
+  onLost: () => void,
+  call: (host: AnyHost) => Promise<T>,
+): Promise<{ host: AnyHost; answer: Promise<T>; close(): void }> {
+  if (isOurWorker()) {
+    throw new SlimViTError(
+      "unsupported",
+      "The app's own script runs in the worker that SlimViT has started: the app's bundler put both into one file. " +
+        "Serve the package's worker.js from your own origin and pass its address as workerUrl.",
+    );
+  }
+  if (!runsHere(options)) return spawnWorker(options.workerUrl, onLost, call);
+  const host = options.host ? (options.host() as Host) : await importHost();
+  return {
+    host,
+    answer: call(host),
+    close() {
+      host.abort(LOAD);
+      host.dispose();
+    },
+  };
+}
+
+function isOurWorker(): boolean {
+  const { name } = globalThis as { name?: string };
+  return typeof WorkerGlobalScope !== "undefined" && globalThis instanceof WorkerGlobalScope && name === WORKER_NAME;
+}
+
+async function importHost(): Promise<Host> {
+  try {
+    return (await import("../worker/worker.ts")).createHost();
+  } catch (error) {
+    const where = "ServiceWorkerGlobalScope" in globalThis ? "A service worker" : "This place";
+    throw new SlimViTError(
+      "unsupported",
+      `${where} can neither start a worker nor load code later (${messageOf(error)}). ` +
+        'Run the model in this thread: import { createHost } from "slimvit/worker.js" and pass host: createHost; ' +
+        "or load the model in a page, an extension's own or its offscreen document.",
+      { cause: error },
+    );
+  }
+}

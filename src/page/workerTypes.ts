@@ -1,0 +1,5 @@
+/** dist/worker.d.ts: what the package's worker.js gives to those who import it. */
+import type { ModelHost } from "../protocol.ts";
+
+/** Runs a model in the thread that calls it: `SlimViT.load(source, { host: createHost })`. */
+export declare function createHost(): ModelHost;
