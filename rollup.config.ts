@@ -1,5 +1,6 @@
 import resolve from "@rollup/plugin-node-resolve";
 import terser from "@rollup/plugin-terser";
+import { transform } from "esbuild";
 import type { Plugin, RollupOptions } from "rollup";
 import dts from "rollup-plugin-dts";
 import esbuild from "rollup-plugin-esbuild";
@@ -12,6 +13,20 @@ export const plugins = [
   resolve({ browser: true }),
   esbuild({ target: "es2022", tsconfig: "tsconfig.json" }),
   terser({ module: true, compress: { passes: 3 }, format: { comments: /@license|@vite-ignore|webpackIgnore/ } }),
+  unseenByVite(),
+];
+
+/**
+ * What runs in the worker has to stand alone in whatever an app's bundler makes of it. A bundler that lowers newer syntax
+ * puts helpers into a file that the page's own scripts share, which a worker must not load, or outside of the function whose
+ * source is copied. So it finds nothing to lower: no syntax newer than 2020, and no async function or object spread, which
+ * Angular always lowers.
+ */
+const workerPlugins = [
+  resolve({ browser: true }),
+  esbuild({ target: "es2022", tsconfig: "tsconfig.json" }),
+  lowered(),
+  ...plugins.slice(2),
 ];
 
 /** The optional engines: src/engines/FOLDER/index.ts becomes dist/engine-NAME.js, beside worker.js. */
@@ -25,10 +40,14 @@ export const ENGINE_CHUNKS: Record<string, string> = {
 /** What index.ts imports dynamically are files of their own, beside index.js: few pages need them. */
 const BESIDE: Record<string, string> = {
   "../worker/worker.ts": "./worker.js",
-  "./worker-inline.js": "./worker-inline.js",
   "./set.ts": "./set.js",
   "./drawSvg.ts": "./draw-svg.js",
   "./videoFrames.ts": "./video-frames.js",
+  "./batchOf.ts": "./batch-of.js",
+  ...Object.fromEntries(Object.values(ENGINE_CHUNKS).map((name) => [`./engine-${name}.js`, `./engine-${name}.js`])),
+  "./onnx-package.ts": "./onnx-package.js",
+  "./onnx-webgpu-package.ts": "./onnx-webgpu-package.js",
+  "./tfjs-package.ts": "./tfjs-package.js",
 };
 
 const configs: RollupOptions[] = [
@@ -36,23 +55,41 @@ const configs: RollupOptions[] = [
     input: "src/worker/worker.ts",
     output: { file: "dist/worker.js", format: "es", inlineDynamicImports: true, sourcemap: true },
     external: OPTIONAL,
-    plugins: [besideWorker(), ...plugins, inlineCopy()],
+    plugins: [withoutChunks(), ...workerPlugins, oneFunction()],
   },
   ...Object.entries(ENGINE_CHUNKS).map(
     ([folder, name]): RollupOptions => ({
       input: `src/engines/${folder}/index.ts`,
       output: { file: `dist/engine-${name}.js`, format: "es", inlineDynamicImports: true, sourcemap: true },
       external: OPTIONAL,
-      plugins,
+      plugins: [...workerPlugins, ownAddress()],
     }),
   ),
-  ...["set", "drawSvg", "videoFrames"].map(
+  ...["set", "drawSvg", "videoFrames", "batchOf"].map(
     (name): RollupOptions => ({
       input: `src/page/${name}.ts`,
       output: { file: `dist/${BESIDE[`./${name}.ts`].slice(2)}`, format: "es", sourcemap: true },
       plugins,
     }),
   ),
+  ...["onnx", "onnx-webgpu", "tfjs"].flatMap((name): RollupOptions[] => [
+    {
+      input: `src/page/packages/${name}.ts`,
+      output: { file: `dist/engines/${name}.js`, format: "es", sourcemap: true },
+      plugins: [besideIndex(), ...plugins],
+    },
+    {
+      input: `src/page/packages/${name}-package.ts`,
+      output: { file: `dist/engines/${name}-package.js`, format: "es", sourcemap: true },
+      external: OPTIONAL,
+      plugins,
+    },
+    {
+      input: `src/page/packages/${name}.ts`,
+      output: { file: `dist/engines/${name}.d.ts`, format: "es" },
+      plugins: [dts()],
+    },
+  ]),
   {
     input: "src/index.ts",
     output: { file: "dist/index.js", format: "es", sourcemap: true },
@@ -67,23 +104,15 @@ const configs: RollupOptions[] = [
   },
 ];
 
-/**
- * The worker's `import("./onnx/index.ts")` of an optional engine becomes an import of dist/engine-onnx.js by its address,
- * new URL("./engine-onnx.js", import.meta.url): bundlers copy that file, and do not look into it.
- */
-export function besideWorker(): Plugin {
+/** The worker asks the page where an engine's chunk is; what the registry would import elsewhere is not in worker.js. */
+export function withoutChunks(): Plugin {
   return {
-    name: "beside-worker",
+    name: "without-chunks",
     resolveDynamicImport(specifier) {
       const [, folder] = (typeof specifier === "string" && specifier.match(/^\.\/([\w-]+)\/index\.ts$/)) || [];
-      const name = folder && ENGINE_CHUNKS[folder];
-      return name ? { id: `./engine-${name}.js`, external: true } : null;
+      return folder && folder in ENGINE_CHUNKS ? "\0no-engines" : null;
     },
-    renderDynamicImport({ customResolution, targetModuleId }) {
-      if (customResolution || !targetModuleId?.includes("engine-")) return null;
-      const importing = "(url) => import(/* @vite-ignore */ /* webpackIgnore: true */ url)";
-      return { left: "Promise.resolve(new URL(", right: `, import.meta.url).href).then(${importing})` };
-    },
+    load: (id) => (id === "\0no-engines" ? "export const engines = {};" : null),
   };
 }
 
@@ -97,19 +126,63 @@ function besideIndex(): Plugin {
   };
 }
 
-/** worker-inline.js: the worker's source as a string, for pages whose bundler does not ship worker.js. */
-function inlineCopy(): Plugin {
+function lowered(): Plugin {
+  const supported = { "async-await": false, "async-generator": false, "for-await": false, "object-rest-spread": false };
   return {
-    name: "inline-copy",
+    name: "lowered",
+    renderChunk: (code) => transform(code, { target: "es2020", supported, sourcemap: true, legalComments: "inline" }),
+  };
+}
+
+/**
+ * webpack and its kind read `new URL("./file.js", import.meta.url)` as a program, vite by its letters. In vite every file is
+ * a chunk already, and a second copy as a worker's or an asset would be for nothing.
+ */
+function unseenByVite(): Plugin {
+  return {
+    name: "unseen-by-vite",
+    renderChunk: (code) => ({
+      code: code.replace(/(new URL\("\.\/[\w-]+\.js",\s*import\.meta)\.url/g, "$1 .url"),
+      map: null,
+    }),
+  };
+}
+
+/** An engine's file tells the page its address, which the page tells the worker. */
+function ownAddress(): Plugin {
+  return {
+    name: "own-address",
+    renderChunk: (code) => ({ code: `${code}\nexport const url = import.meta.url;\n`, map: null }),
+  };
+}
+
+/**
+ * dist/worker.js: all of the worker's code in one function that refers to nothing outside it. Imported by a page it only
+ * tells its address, or its source where it has none of its own; in a worker of ours it runs.
+ */
+function oneFunction(): Plugin {
+  const before = "function slimvitWorker() {";
+  const after = `}
+let host;
+export const createHost = () => (host ??= slimvitWorker()).createHost();
+export const url = import.meta.url;
+export const source = () => \`(\${slimvitWorker})();\`;
+if (typeof WorkerGlobalScope !== "undefined" && globalThis instanceof WorkerGlobalScope && self.name === "slimvit") slimvitWorker();
+`;
+  return {
+    name: "one-function",
     generateBundle(_, bundle) {
       const worker = bundle["worker.js"];
-      if (worker.type !== "chunk") return;
-      const code = worker.code.replace(/\n?\/\/# sourceMappingURL=.*\s*$/, "");
-      this.emitFile({
-        type: "asset",
-        fileName: "worker-inline.js",
-        source: `export default ${JSON.stringify(code)};\n`,
-      });
+      if (worker.type !== "chunk" || !worker.map)
+        throw new Error("dist/worker.js: expected a chunk with a source map.");
+      const [text, comment = ""] = worker.code.split(/(?=\/\/# sourceMappingURL=)/);
+      // rollup's form of an import of what is in the same file; Parcel takes it for a require of its own.
+      const code = text.replace(/Promise\.resolve\(\)\.then\(function\(\)\{return ([\w$]+)\}\)/g, "(async()=>$1)()");
+      const [exported, name] = code.match(/export\s*\{\s*([\w$]+) as createHost\s*\};?\s*$/) ?? [];
+      if (!exported || /\bimport\.meta\b|\bimport\s*["'{*]/.test(code))
+        throw new Error("dist/worker.js: expected createHost as the only export, no import and no import.meta.");
+      worker.code = `${before}\n${code.slice(0, -exported.length)}return { createHost: ${name} };\n${after}${comment}`;
+      worker.map.mappings = `;${worker.map.mappings}`;
     },
   };
 }

@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { type OutputChunk, rollup } from "rollup";
 import pkg from "../package.json" with { type: "json" };
-import { besideWorker, ENGINE_CHUNKS, OPTIONAL, plugins } from "../rollup.config.ts";
+import { ENGINE_CHUNKS, OPTIONAL, plugins, withoutChunks } from "../rollup.config.ts";
 
 const root = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url));
 const gzipBytes = (code: string) => gzipSync(code, { level: 9 }).length;
@@ -16,7 +16,7 @@ async function workerParts(): Promise<Record<string, number>> {
   const bundle = await rollup({
     input: root("src/worker/worker.ts"),
     external: OPTIONAL,
-    plugins: [besideWorker(), ...plugins],
+    plugins: [withoutChunks(), ...plugins],
   });
   const { output } = await bundle.generate({ format: "es" });
   const chunks = output.filter((file): file is OutputChunk => file.type === "chunk");

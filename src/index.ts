@@ -10,6 +10,7 @@ export type {
   ClassifyOptions,
   EmbedOptions,
   EngineName,
+  EnginePackage,
   FrameSource,
   ImageInput,
   LoadOptions,

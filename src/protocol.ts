@@ -1,6 +1,6 @@
 /**
- * All that passes between the page and its worker: what a caller may ask for, the calls, and what comes back. Types only;
- * how errors travel is in errorTransfer.ts.
+ * All that passes between the page and its worker: what a caller may ask for, the calls, and what comes back. How errors
+ * travel is in errorTransfer.ts.
  */
 import type { SlimViTError } from "./errors.ts";
 import type { BlockShape, Label, Pooling, WeightsDtype } from "./format/model.ts";
@@ -20,7 +20,7 @@ export interface WebnnOptions {
 export type ModelSource = string | URL | Iterable<File>;
 
 export interface LoadOptions {
-  /** Default "auto": the fastest of `simd` and the optional engines that are installed or named, measured on the first visit. */
+  /** Default "auto": the fastest of our own engines and those that `engines` and `engineUrls` bring, measured on the first visit. */
   engine?: EngineName | "auto";
   /**
    * Default "auto": the fastest dtype that passes its self-test here and whose measured accuracy is within 0.5 points of the
@@ -37,7 +37,9 @@ export interface LoadOptions {
   signal?: AbortSignal;
   /** Where worker.js is served, when the bundler does not find it. */
   workerUrl?: string | URL;
-  /** Where optional packages are served, by package name, when the bundler does not resolve them. */
+  /** Packages of optional engines, which the app has installed: exports of slimvit/engines/onnx and its neighbours. */
+  engines?: readonly EnginePackage[];
+  /** Where optional packages are served, by package name, when there is no bundler to resolve them. */
   engineUrls?: Record<string, string>;
   webnn?: WebnnOptions;
   /** Of a set: the most accurate member that takes at most this many milliseconds of inference here, measured; default the most accurate. */
@@ -52,6 +54,12 @@ export interface Progress {
   totalBytes: number;
   /** true when the bytes came from the cache */
   cached: boolean;
+}
+
+/** An optional engine's packages, as the app's bundler serves them: what slimvit/engines/* exports. */
+export interface EnginePackage {
+  /** By package, what gives the address of a script that brings it. */
+  readonly packages: Readonly<Record<string, () => Promise<string>>>;
 }
 
 /** Where weights are kept between visits, by the lower-case hex of their sha256. What it returns is checked like a download. */
@@ -74,6 +82,8 @@ export interface LoadRequest {
   cache: boolean;
   /** absolute URLs */
   engineUrls?: Record<string, string>;
+  /** Names of the optional packages that the app hands over; `locate` knows where each is. */
+  packages?: readonly string[];
   webnn?: WebnnOptions;
 }
 
@@ -82,6 +92,8 @@ export interface LoadLinks {
   /** instead of the browser's cache */
   store?: WeightsStore;
   onProgress?: (progress: Progress) => unknown;
+  /** Asks the page for the absolute address of a package, or of an engine's file such as "slimvit/engine-onnx.js". */
+  locate?: (name: string) => Promise<string>;
 }
 
 /** What was loaded and how it runs. */
@@ -289,6 +301,9 @@ export interface Classification extends Insight {
 
 // ---- Calls to the worker ----
 
+/** Name of our workers and of their Trusted Types policy. By it worker.js knows that it is to answer calls. */
+export const WORKER_NAME = "slimvit";
+
 /** A call's own number, by which it can be aborted: an AbortSignal does not cross to a worker. */
 export type CallId = number;
 
@@ -323,6 +338,7 @@ export interface Host {
     request: LoadRequest,
     store?: WeightsStore,
     onProgress?: (progress: Progress) => void,
+    locate?: (name: string) => Promise<string>,
   ): Promise<ModelInfo>;
   run(call: CallId, image: TransferredImage, request: RunRequest): Promise<RunResult>;
   abort(call: CallId): void;

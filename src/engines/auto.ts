@@ -5,7 +5,6 @@ import { selfTestPixels } from "../format/write.ts";
 import { keepChosen, openChosenBefore } from "./cachedChoice.ts";
 import { deviceName } from "./devices.ts";
 import type { Engine, EngineName, EngineOptions } from "./engine.ts";
-import { findInstalled } from "./installedPackages.ts";
 import { type CheckedEngine, type OpenedEngine, openNamed, openWithoutDevice } from "./opening.ts";
 import { candidates, checkEngineName, type Device, deviceOf } from "./registry.ts";
 
@@ -26,7 +25,7 @@ const OPEN_MS = 30_000;
 
 /**
  * @param name "auto" takes the fastest that agrees with the model's self-test: of `simd` (or what opens in its place), our
- *   other engines, and those whose packages the app names in `engineUrls` or, in browsers, has installed
+ *   other engines, and those whose packages the app hands over with `engines` or names in `engineUrls`
  * @throws SlimViTError `bad-option` for an unknown name; as `openNamed`, and `aborted`
  */
 export async function openEngine(
@@ -38,7 +37,7 @@ export async function openEngine(
   if (name !== "auto") return { ...(await openNamed(name, model, options)), tried: [], reason: "it was asked for" };
   const chosen = options.keeps && (await openChosenBefore(model, options));
   if (chosen) return chosen;
-  const rivals = [...new Set([...candidates(options.engineUrls), ...(await findInstalled())])];
+  const rivals = candidates(options);
   return rivals.length ? openFastest(model, options, rivals) : openWithoutDevice(model, options, options.mayUseOthers);
 }
 

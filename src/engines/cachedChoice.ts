@@ -46,9 +46,9 @@ export async function keepChosen(model: Model, options: EngineOptions, choice: C
  *
  * @throws outside of browsers, where nothing is kept
  */
-function keyOf({ manifest, dtype }: Model, { threads, engineUrls, webnn }: EngineOptions): string {
+function keyOf({ manifest, dtype }: Model, { threads, engineUrls, packages, webnn }: EngineOptions): string {
   const { userAgent, hardwareConcurrency } = navigator;
   const weights = manifest.weights.find((entry) => entry.dtype === dtype)?.sha256;
   const build = location.href.replace(/^blob:.*/, "");
-  return JSON.stringify([weights, threads, engineUrls, webnn, userAgent, hardwareConcurrency, build]);
+  return JSON.stringify([weights, threads, engineUrls, packages, webnn, userAgent, hardwareConcurrency, build]);
 }

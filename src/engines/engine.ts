@@ -2,7 +2,6 @@
 import type { Model } from "../format/model.ts";
 import type { EngineName, WebnnOptions } from "../protocol.ts";
 import type { RunOptions, RunOutput } from "../reference/forward.ts";
-import type { InstalledPackages } from "./installedPackages.ts";
 
 export type { EngineName, RunOptions, RunOutput };
 
@@ -42,11 +41,14 @@ export interface EngineOptions {
   threads?: number;
   /** Where optional packages are served, by package name, for workers that cannot resolve bare names. */
   engineUrls?: Record<string, string>;
+  /** Names of the optional packages that the app has handed over; `locate` knows where each is. */
+  packages?: readonly string[];
+  /** Asks the page for the address of a package or of an engine's file, such as "slimvit/engine-onnx.js". */
+  locate?(name: string): Promise<string>;
   webnn?: WebnnOptions;
 }
 
-/** @param installed imports the app's optional packages by their bare names, which a chunk of its own cannot resolve */
-export type OpenEngine = (model: Model, options: EngineOptions, installed: InstalledPackages) => Promise<Engine>;
+export type OpenEngine = (model: Model, options: EngineOptions) => Promise<Engine>;
 
 /** What a chunk's file exports: its engines by name. */
 export type EngineChunk = { engines: Partial<Record<EngineName, OpenEngine>> };

@@ -1,61 +1,35 @@
 /**
- * Packages that the app has installed, by bare names that its bundler resolves. Where the page has no bundler, or the
- * package is missing, such an import fails at once, without a request. Each import stands in a `try`, where bundlers
- * forgive a package that is missing.
+ * The packages of the optional engines. In browsers the app hands them over with `engines`, or serves them and names them in
+ * `engineUrls`: a bare name here would be an import that every app's bundler has to resolve, also where nobody has the
+ * package.
  */
-import { messageOf } from "../errors.ts";
-import type { EngineName } from "../protocol.ts";
+import { messageOf, SlimViTError } from "../errors.ts";
+import { PACKAGES } from "../handOver.ts";
+import type { EngineOptions } from "./engine.ts";
 
 export const inNode = typeof process !== "undefined" && process.versions?.node !== undefined;
-
-/**
- * Engines whose packages are installed. There are none in Node, where onnxruntime-web takes memory and threads that it
- * never gives back. For onnx-webgpu there is no import to try, because bundlers would copy 26 MB into every app that has
- * onnxruntime-web.
- */
-export async function findInstalled(): Promise<EngineName[]> {
-  const found: EngineName[] = [];
-  if (inNode) return found;
-  try {
-    await import("onnxruntime-web/wasm");
-    found.push("onnx-wasm");
-  } catch {} // onnxruntime-web is not installed
-  try {
-    await import("@tensorflow/tfjs-backend-webgpu/dist/version.js"); // a file of one line: `auto` looks for an adapter next
-    found.push("tfjs-webgpu");
-  } catch {} // TensorFlow.js is not installed
-  return found;
-}
 
 export type OrtPackage = typeof import("onnxruntime-web/wasm");
 export type TfPackages = [typeof import("@tensorflow/tfjs-core"), typeof import("@tensorflow/tfjs-backend-webgpu")];
 
-/**
- * Bundlers copy the engines' chunks as they are, bare names unresolved. So the imports stand here, in the worker, and are
- * handed to the engine.
- */
-export interface InstalledPackages {
-  importOrt(): Promise<OrtPackage>;
-  importTf(): Promise<TfPackages>;
+/** @throws Error when the package is not there; the engine's own error adds what to do */
+export async function importPackage(
+  name: string,
+  { engineUrls = {}, packages, locate }: EngineOptions,
+): Promise<object> {
+  try {
+    if (engineUrls[name] !== undefined) return await importUrl(engineUrls[name]);
+    if (inNode) return await importUrl(name);
+    if (!packages?.includes(name) || !locate) throw new Error(`${name} is not among the engines handed to load`);
+    const module = await importUrl(await locate(name));
+    return (globalThis as { [PACKAGES]?: Record<string, object> })[PACKAGES]?.[name] ?? module;
+  } catch (error) {
+    if (error instanceof SlimViTError) throw error;
+    throw new Error(messageOf(error));
+  }
 }
 
-export const installedPackages: InstalledPackages = {
-  async importOrt() {
-    const main = "onnxruntime-web"; // a variable hides Node's entry, and the larger WASM that it brings, from bundlers
-    try {
-      // In Node only the main entry starts threads.
-      return await (inNode
-        ? import(/* @vite-ignore */ /* webpackIgnore: true */ main)
-        : import("onnxruntime-web/wasm"));
-    } catch (error) {
-      throw new Error(messageOf(error)); // the engine's own error adds what to do
-    }
-  },
-  async importTf() {
-    try {
-      return [await import("@tensorflow/tfjs-core"), await import("@tensorflow/tfjs-backend-webgpu")];
-    } catch (error) {
-      throw new Error(messageOf(error)); // the engine's own error adds what to do
-    }
-  },
-};
+/** By a variable, which bundlers leave alone. */
+export function importUrl(url: string): Promise<object> {
+  return import(/* @vite-ignore */ /* webpackIgnore: true */ url);
+}

@@ -3,8 +3,8 @@ import { messageOf, SlimViTError } from "../errors.ts";
 import type { Model } from "../format/model.ts";
 import type { TriedEngine } from "../protocol.ts";
 import type { Engine, EngineName, EngineOptions } from "./engine.ts";
-import { installedPackages } from "./installedPackages.ts";
-import { EVERYWHERE, loadEngine } from "./registry.ts";
+import { inNode } from "./installedPackages.ts";
+import { EVERYWHERE, hasPackages, loadEngine } from "./registry.ts";
 import { isWrongResults, selfTest } from "./selfTest.ts";
 
 export interface CheckedEngine {
@@ -22,7 +22,7 @@ export interface OpenedEngine extends CheckedEngine {
 /** @throws SlimViTError `unsupported` for an engine that cannot run here or computes wrong results; what the engine throws */
 export async function openNamed(name: EngineName, model: Model, options: EngineOptions): Promise<CheckedEngine> {
   const open = await loadEngine(name, options);
-  const engine = await open(model, options, installedPackages);
+  const engine = await open(model, options);
   const start = performance.now();
   try {
     await selfTest(engine, model);
@@ -45,10 +45,10 @@ export async function openWithoutDevice(
   mayUseOthers = true,
 ): Promise<OpenedEngine> {
   const tried: TriedEngine[] = [];
-  for (const candidate of EVERYWHERE) {
+  for (const candidate of EVERYWHERE.filter((name) => inNode || hasPackages(name, options))) {
     try {
       const opened = await openNamed(candidate, model, options);
-      return { ...opened, tried, reason: tried.length ? "the first that opened" : "no other is installed or named" };
+      return { ...opened, tried, reason: tried.length ? "the first that opened" : "the app brings no other" };
     } catch (error) {
       if (isCallersFault(error) || (!mayUseOthers && isWrongResults(error))) throw error;
       tried.push({ engine: candidate, reason: messageOf(error) });

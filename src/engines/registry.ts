@@ -4,6 +4,7 @@
  */
 import { messageOf, SlimViTError } from "../errors.ts";
 import type { EngineChunk, EngineName, EngineOptions, OpenEngine } from "./engine.ts";
+import { importUrl } from "./installedPackages.ts";
 
 /** Hardware that an engine cannot run without, and that it can lose while it runs. */
 export type Device = "gpu" | "hardware-gpu" | "npu";
@@ -11,7 +12,7 @@ export type Device = "gpu" | "hardware-gpu" | "npu";
 /** A file beside worker.js. An app may serve it elsewhere and say so by `name` in `engineUrls`. */
 interface Chunk {
   name: `slimvit/engine-${string}.js`;
-  /** The build writes such an import as the address of dist/engine-*.js: see rollup.config.ts. */
+  /** Where there is no page to ask for the file's address, as in the tools. */
   load(): Promise<EngineChunk>;
 }
 
@@ -24,7 +25,7 @@ interface EngineEntry {
   device?: Device;
   /** `auto` measures it on every machine that has its device; it needs no package. */
   isOwn?: boolean;
-  /** `auto` measures it when one of these is named in `engineUrls`. */
+  /** `auto` measures it when the app brings one of these: named in `engineUrls`, or handed over with `engines`. */
   namedBy?: readonly string[];
 }
 
@@ -61,14 +62,16 @@ export function deviceOf(name: EngineName): Device | undefined {
   return ENGINES[name].device;
 }
 
-/** The engines that `auto` measures beside the first of `EVERYWHERE`: our own, and those that `engineUrls` names. */
-export function candidates(engineUrls: Record<string, string> = {}): EngineName[] {
+/** The engines that `auto` measures beside the first of `EVERYWHERE`: our own, and those that the app brings. */
+export function candidates(options: EngineOptions): EngineName[] {
   const names = Object.keys(ENGINES) as EngineName[];
-  return names.filter((name) => {
-    const { isOwn, namedBy = [], device, chunk } = ENGINES[name];
-    const keys = device && chunk ? [...namedBy, chunk.name] : namedBy;
-    return isOwn || keys.some((key) => Object.hasOwn(engineUrls, key));
-  });
+  return names.filter((name) => ENGINES[name].isOwn || (ENGINES[name].namedBy && hasPackages(name, options)));
+}
+
+/** Whether the app has named or handed over what the engine needs. Node finds what is installed when it is opened. */
+export function hasPackages(name: EngineName, { engineUrls = {}, packages = [] }: EngineOptions): boolean {
+  const { namedBy } = ENGINES[name];
+  return !namedBy || namedBy.some((key) => Object.hasOwn(engineUrls, key) || packages.includes(key));
 }
 
 /** Begins what the engine can do without the model. A fault is reported when the engine is opened. */
@@ -77,18 +80,19 @@ export function prepareEngine(name: EngineName | "auto", options: EngineOptions)
 }
 
 /** @throws SlimViTError `unsupported` when the engine's file does not load */
-export async function loadEngine(name: EngineName, { engineUrls }: EngineOptions): Promise<OpenEngine> {
+export async function loadEngine(name: EngineName, options: EngineOptions): Promise<OpenEngine> {
   const { open, chunk } = ENGINES[name];
   if (open) return open();
-  const { engines } = await loadChunk(chunk!, engineUrls);
+  const { engines } = await loadChunk(chunk!, options);
   return engines[name]!;
 }
 
-async function loadChunk({ name, load }: Chunk, engineUrls: Record<string, string> = {}): Promise<EngineChunk> {
+async function loadChunk({ name, load }: Chunk, { engineUrls, locate }: EngineOptions): Promise<EngineChunk> {
   try {
-    const url = engineUrls[name];
-    return await (url === undefined ? load() : import(/* @vite-ignore */ /* webpackIgnore: true */ url));
+    const url = engineUrls?.[name] ?? (await locate?.(name));
+    return url === undefined ? await load() : ((await importUrl(url)) as EngineChunk);
   } catch (error) {
+    if (error instanceof SlimViTError) throw error;
     throw new SlimViTError(
       "unsupported",
       `The package's ${name.replace("slimvit/", "")} did not load (${messageOf(error)}). Serve it from your own origin ` +

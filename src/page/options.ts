@@ -14,6 +14,7 @@ const LOAD: Names<LoadOptions> = {
   onProgress: true,
   signal: true,
   workerUrl: true,
+  engines: true,
   engineUrls: true,
   webnn: true,
   latencyMs: true,

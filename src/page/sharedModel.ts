@@ -1,8 +1,28 @@
 /** A worker with its model, shared by all that loaded the same: one download, one copy of the weights. */
 import { proxy, type Remote } from "comlink";
 import { SlimViTError } from "../errors.ts";
-import type { CallId, Host, LoadRequest, ModelInfo, Progress, WeightsStore } from "../protocol.ts";
-import { needsNoWorker, spawnWorker } from "./startWorker.ts";
+import {
+  type CallId,
+  type EnginePackage,
+  type Host,
+  type LoadRequest,
+  type ModelInfo,
+  type Progress,
+  type WeightsStore,
+  WORKER_NAME,
+} from "../protocol.ts";
+import { locator } from "./beside.ts";
+import { spawnWorker } from "./startWorker.ts";
+
+/**
+ * Node, Bun and Deno run the model in this process: their workers are not a browser's, where they have any, and other
+ * packages set a global `Worker` of their own. Electron's pages, which also have a `process`, are browsers.
+ */
+const isServer =
+  typeof process !== "undefined" &&
+  process.versions?.node !== undefined &&
+  (process as { type?: string }).type !== "renderer";
+const hasWorkers = !isServer && typeof Worker !== "undefined";
 
 export type AnyHost = Host | Remote<Host>;
 
@@ -10,6 +30,7 @@ export type AnyHost = Host | Remote<Host>;
 export interface Shared {
   request: LoadRequest;
   store?: WeightsStore;
+  engines: readonly EnginePackage[];
   workerUrl?: string | URL;
 }
 
@@ -82,13 +103,14 @@ export class SharedModel {
   }
 
   private async open(): Promise<AnyHost> {
-    const { request, store, workerUrl } = this.shared;
+    const { request, store, engines, workerUrl } = this.shared;
     const report = (progress: Progress) => {
       this.progress = progress;
       for (const user of this.users) reportProgress(user, progress);
     };
-    const pass: <T extends object>(own: T) => T = needsNoWorker() ? (own) => own : proxy;
-    const load = (host: AnyHost) => host.load(LOAD, request, store && pass(store), pass(report)) as Promise<ModelInfo>;
+    const pass: <T extends object>(own: T) => T = hasWorkers ? proxy : (own) => own;
+    const load = (host: AnyHost) =>
+      host.load(LOAD, request, store && pass(store), pass(report), pass(locator(engines))) as Promise<ModelInfo>;
     const { host, answer, close } = await startHost(workerUrl, () => this.lose(), load);
     if (!this.users.size) {
       close();
@@ -118,7 +140,14 @@ async function startHost<T>(
   onLost: () => void,
   call: (host: AnyHost) => Promise<T>,
 ): Promise<{ host: AnyHost; answer: Promise<T>; close(): void }> {
-  if (!needsNoWorker()) return spawnWorker(workerUrl, onLost, call);
+  if ((globalThis as { name?: string }).name === WORKER_NAME && typeof WorkerGlobalScope !== "undefined") {
+    throw new SlimViTError(
+      "unsupported",
+      "The app's own script runs in the worker that SlimViT has started: the app's bundler put both into one file. " +
+        "Serve the package's worker.js from your own origin and pass its address as workerUrl.",
+    );
+  }
+  if (hasWorkers) return spawnWorker(workerUrl, onLost, call);
   const host = (await import("../worker/worker.ts")).createHost(); // the same code in this process
   return {
     host,

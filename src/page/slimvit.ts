@@ -17,7 +17,7 @@ import type {
   SetChoice,
 } from "../protocol.ts";
 import { absoluteUrl, resolveSource } from "./addresses.ts";
-import { batchOf, eachOf, MIN_IN_FLIGHT } from "./batch.ts";
+import { eachOf, MIN_IN_FLIGHT } from "./batch.ts";
 import { checkOptions } from "./options.ts";
 import { disposedError, PendingCalls } from "./pendingCalls.ts";
 import { handOver, isUnreadableFrame, prepareTransfer } from "./pictures.ts";
@@ -73,9 +73,10 @@ export class SlimViT {
       model.setChoice = choice;
       return model;
     }
-    const { cache = true, workerUrl, onProgress, signal } = options;
+    const { cache = true, engines = [], workerUrl, onProgress, signal } = options;
     const store = typeof cache === "object" ? cache : undefined;
-    const vit = new SlimViT({ request: await requestOf(source, options), store, workerUrl }, onProgress);
+    const request = await requestOf(source, options);
+    const vit = new SlimViT({ request, store, engines: [...engines], workerUrl }, onProgress);
     try {
       await vit.calls.settle(signal, () => vit.shared.connect(vit.user));
       return vit;
@@ -116,6 +117,7 @@ export class SlimViT {
       throw new SlimViTError("bad-option", `concurrency is ${concurrency}; expected a whole number of at least 1.`);
     if (typeof inputs !== "object" || !inputs || !(Symbol.iterator in inputs || Symbol.asyncIterator in inputs))
       throw new SlimViTError("bad-input", `classifyAll was given ${String(inputs)}; expected a list of pictures.`);
+    const { batchOf } = await import("./batchOf.ts");
     const settle = <R>(work: () => Promise<R>) => this.calls.settle(signal, work);
     yield* batchOf(inputs, { concurrency, onProgress, settle }, (one, left) =>
       this.classifyOne(one, { ...rest, signal: left }),
@@ -223,7 +225,8 @@ export class SlimViT {
 }
 
 async function requestOf(source: ModelSource, options: LoadOptions): Promise<LoadRequest> {
-  const { engine = "auto", dtype = "auto", threads = "auto", cache = true, variant, engineUrls, webnn } = options;
+  const { engine = "auto", dtype = "auto", threads = "auto", cache = true, variant, webnn } = options;
+  const { engines = [], engineUrls } = options;
   const urls = engineUrls && Object.entries(engineUrls).map(([name, url]) => [name, absoluteUrl(url, "bad-option")]);
   return {
     source: await resolveSource(source),
@@ -231,6 +234,7 @@ async function requestOf(source: ModelSource, options: LoadOptions): Promise<Loa
     dtype,
     threads,
     cache: cache === true,
+    packages: engines.flatMap(({ packages }) => Object.keys(packages)),
     ...(variant !== undefined && { variant }),
     ...(urls && { engineUrls: Object.fromEntries(urls) }),
     ...(webnn && { webnn: { ...webnn } }),

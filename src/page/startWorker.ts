@@ -2,7 +2,8 @@
 import { type Remote, releaseProxy, wrap } from "comlink";
 import { messageOf, SlimViTError } from "../errors.ts";
 import { carryErrors } from "../errorTransfer.ts";
-import type { Host } from "../protocol.ts";
+import { type Host, WORKER_NAME } from "../protocol.ts";
+import { isAddress, isOfThisOrigin, trustScript } from "./scripts.ts";
 
 export interface SpawnedWorker<T> {
   host: Remote<Host>;
@@ -12,21 +13,11 @@ export interface SpawnedWorker<T> {
   close(): void;
 }
 
-/**
- * In Node the model runs in the process itself. A `Worker` there is no browser's: a library may have set it for its own
- * ends. Deno, Bun and Electron have real ones.
- */
-export function needsNoWorker(): boolean {
-  const versions: Record<string, string | undefined> = globalThis.process?.versions ?? {};
-  const isNode = versions.node && !versions.deno && !versions.bun && !versions.electron;
-  return typeof Worker === "undefined" || !!isNode;
-}
-
-/** For a script that neither answers nor fails. */
+/** How long a script may neither answer nor fail. */
 const HELLO_MS = 15_000;
 
 /**
- * @param workerUrl where the user serves worker.js; tried alone when given
+ * @param workerUrl where the user serves worker.js; tried alone when given. A TrustedScriptURL is passed on as it is.
  * @param onLost called once if the worker ends before `close`
  * @param call the first one, sent along with the greeting; once more to each worker that is tried
  * @throws SlimViTError `unsupported` naming what was tried
@@ -38,45 +29,76 @@ export async function spawnWorker<T>(
 ): Promise<SpawnedWorker<T>> {
   carryErrors();
   const failures: string[] = [];
-  for (const [name, start] of workerUrl ? givenUrl(workerUrl) : LADDER) {
+  for (const [name, start] of workerUrl ? givenUrl(workerUrl) : WAYS) {
     try {
-      return await introduce(await start(), onLost, call);
+      const worker = await start();
+      if (worker) return await introduce(worker, onLost, call);
     } catch (error) {
       failures.push(`${name}: ${messageOf(error)}`);
     }
   }
-  throw new SlimViTError(
-    "unsupported",
-    `The worker did not start (${failures.join("; ")}). ` +
-      "Serve the package's worker.js from your own origin and pass its address as workerUrl.",
-  );
+  throw new SlimViTError("unsupported", `The worker did not start (${failures.join("; ")}). ${adviceFor(failures)}`);
 }
 
-type Rung = [name: string, start: () => Worker | Promise<Worker>];
+function adviceFor(failures: string[]): string {
+  if (failures.some((failure) => /TrustedScriptURL|Trusted Type/i.test(failure))) {
+    return (
+      `This page requires Trusted Types. Allow the policy "${WORKER_NAME}" in its Content-Security-Policy ` +
+      `(trusted-types ${WORKER_NAME}), or pass as workerUrl a TrustedScriptURL of worker.js by a policy of your own.`
+    );
+  }
+  return "Serve the package's worker.js from your own origin and pass its address as workerUrl.";
+}
 
-const LADDER: Rung[] = [
+/** Of a package that was installed or is served as it was published. */
+const UNBUNDLED = /\/slimvit(@[^/]*)?\/dist\/index\.js$/;
+
+/** `start` returns undefined where the way does not exist. */
+type Way = [name: string, start: () => Worker | undefined | Promise<Worker | undefined>];
+
+const OPTIONS = { type: "module", name: WORKER_NAME } as const;
+
+const WAYS: Way[] = [
+  // Without a bundler: the package's own folder, in node_modules or on a CDN.
   [
     "worker.js beside the package",
-    // This literal form is what vite and webpack look for.
-    () => new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "slimvit" }),
+    () => (UNBUNDLED.test(import.meta.url ?? "") ? at(new URL("worker.js", import.meta.url).href) : undefined),
   ],
-  // For packages served by another origin; not the literal form, of which bundlers would make a second copy.
+  // webpack, Rspack, Turbopack and Parcel write chunks that only they themselves can load, but know this form of a
+  // worker. It has to stand here as it is. They replace import.meta.url by a file's address, hence the condition.
   [
-    "a blob that imports it",
-    () => fromBlob(`import ${JSON.stringify(import.meta.url.replace(/[^/]*$/, "worker.js"))};`),
+    "worker.js as the bundler made it",
+    () => {
+      if (isAddress(import.meta.url)) return undefined;
+      return new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "slimvit" });
+    },
   ],
-  ["an inline copy", async () => fromBlob((await import("./worker-inline.js")).default)],
+  // Bundlers that write ES modules (vite, rollup, esbuild, Angular) make a chunk of what is imported dynamically.
+  // worker.js imports nothing, so the chunk is a worker's script, and it knows its own address.
+  [
+    "worker.js as a chunk",
+    async () => {
+      const { url } = await import("../worker/worker.ts");
+      return isAddress(url) && url !== import.meta.url ? at(url) : undefined;
+    },
+  ],
+  // All in one file: the worker's source, out of this file.
+  ["an inline copy", async () => fromBlob((await import("../worker/worker.ts")).source())],
 ];
 
-function givenUrl(url: string | URL): Rung[] {
-  return [[String(url), () => new Worker(url, { type: "module", name: "slimvit" })]];
+/** A worker from an address that may be another origin's, whose scripts only a blob of this origin can import. */
+function at(url: string): Worker {
+  return isOfThisOrigin(url) ? new Worker(trustScript(url), OPTIONS) : fromBlob(`import ${JSON.stringify(url)};`);
+}
+
+function givenUrl(url: string | URL): Way[] {
+  return [[String(url), () => new Worker(url, OPTIONS)]];
 }
 
 function fromBlob(source: string): Worker {
   const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
-  const worker = new Worker(url, { type: "module", name: "slimvit" });
-  setTimeout(() => URL.revokeObjectURL(url), HELLO_MS); // it has been read by then
-  return worker;
+  setTimeout(() => URL.revokeObjectURL(url), HELLO_MS); // the worker has read it by then
+  return new Worker(trustScript(url), OPTIONS);
 }
 
 /** Resolves when the worker has answered. A script that is missing or refused fires `error` and answers nothing. */

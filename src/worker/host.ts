@@ -19,9 +19,9 @@ export function createHost(): Host {
   };
   return {
     hello: holdLock,
-    load: (call, request, store, onProgress) =>
+    load: (call, request, store, onProgress, locate) =>
       abortable(call, async (signal) => {
-        const opened = await Session.open(request, { store, onProgress }, signal);
+        const opened = await Session.open(request, { store, onProgress, locate }, signal);
         if (signal.aborted) opened.dispose(); // the abort came in the last moment
         throwIfAborted(signal);
         session = opened;

@@ -65,7 +65,8 @@ export class Session {
   static async open(request: LoadRequest, links: LoadLinks = {}, signal?: AbortSignal): Promise<Session> {
     checkEngineName(request.engine); // before anything is downloaded, as are the threads
     const threads = chooseThreads(request.threads);
-    const options = { threads, engineUrls: request.engineUrls, webnn: request.webnn };
+    const { engineUrls, packages, webnn } = request;
+    const options = { threads, engineUrls, packages, webnn, locate: links.locate };
     const start = performance.now();
     const first = await loadModel(request, { ...links, signal }, () => {
       void openResampler();

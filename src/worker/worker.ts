@@ -1,13 +1,20 @@
-/** The worker's entry. In Node, where the model runs in the process itself, the page's part imports it and makes a host. */
+/**
+ * The worker's entry. The build makes dist/worker.js of it: one function around all of this code, which runs in a worker of
+ * ours, or where there are none, as in Node, when the caller asks for a host.
+ */
 import { expose } from "comlink";
-import { findInstalled } from "../engines/installedPackages.ts";
 import { carryErrors } from "../errorTransfer.ts";
-import type { Host } from "../protocol.ts";
+import { type Host, WORKER_NAME } from "../protocol.ts";
 import { createHost } from "./host.ts";
 
 export { createHost };
 
-/** comlink alone would let a message read, set and call anything that can be reached from the host, even `constructor`. */
+/** The address of dist/worker.js, written by the build. */
+export declare const url: string | undefined;
+/** The source of a worker, for pages whose bundler has put worker.js into the same file. Written by the build. */
+export declare function source(): string;
+
+/** comlink alone would let a message read, set and call anything that can be reached from the host, `constructor` too. */
 const METHODS: readonly unknown[] = ["hello", "load", "run", "abort", "dispose"] satisfies (keyof Host)[];
 
 function isCall({ data }: MessageEvent): boolean {
@@ -16,12 +23,8 @@ function isCall({ data }: MessageEvent): boolean {
   );
 }
 
-if (typeof WorkerGlobalScope !== "undefined" && globalThis instanceof WorkerGlobalScope) {
-  // Where a bundler has put onnxruntime-web into this file, as vite does, this file is also the script of its threads.
-  if (self.name === "em-pthread") void findInstalled();
-  else {
-    carryErrors();
-    addEventListener("message", (event) => void (isCall(event) || event.stopImmediatePropagation()));
-    expose(createHost());
-  }
+if (typeof WorkerGlobalScope !== "undefined" && globalThis instanceof WorkerGlobalScope && self.name === WORKER_NAME) {
+  carryErrors();
+  addEventListener("message", (event) => void (isCall(event) || event.stopImmediatePropagation()));
+  expose(createHost());
 }

@@ -1,60 +1,66 @@
-/** engine: "auto" in apps whose bundler resolves what is installed: what it tries, and what the page asks the server for. */
-import { execFileSync } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+/** Optional engines in apps whose bundler brings their packages: what "auto" tries, and what the page asks the server for. */
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { LoadOptions, ModelInfo } from "../../src/protocol.ts";
 import { openPage, SWIFTSHADER } from "../../tools/bench/browser.ts";
 import { writeModelFolder } from "../../tools/models/folders.ts";
-import { installPacked, link } from "../packages/packed.ts";
+import { type App, BUNDLERS, buildApp, makeApp, warningsIn } from "../consumers/apps.ts";
+import { link } from "../packages/packed.ts";
 import { tinySlimModel } from "./page.ts";
 
-const ORT = ["onnxruntime-web"];
-const TF = ["@tensorflow/tfjs-core", "@tensorflow/tfjs-backend-webgpu"];
+/** The lines of an app that brings them. */
+const IMPORTS = {
+  onnx: 'import { onnx } from "slimvit/engines/onnx";',
+  tfjs: 'import { tfjs } from "slimvit/engines/tfjs";',
+};
+type Engines = (keyof typeof IMPORTS)[];
 
-const MAIN = `
+const PACKAGES = {
+  onnx: ["onnxruntime-web"],
+  tfjs: ["@tensorflow/tfjs-core", "@tensorflow/tfjs-backend-webgpu"],
+};
+
+const mainWith = (engines: Engines) => `
   import { SlimViT } from "slimvit";
+  ${engines.map((name) => IMPORTS[name]).join("\n")}
+  const engines = [${engines.join()}];
   globalThis.infoOf = async (options) => {
-    const vit = await SlimViT.load("/models/tiny/", options);
+    const vit = await SlimViT.load("/models/tiny/", { engines, ...options });
     await vit.classify({ data: new Uint8ClampedArray(40 * 40 * 4).fill(90), width: 40, height: 40 });
     vit.dispose();
     return vit.info;
   };`;
 
-/** webpack makes a file of each package, vite's workers are one file; names of chunks say what is in them. */
-const BUILDS = {
-  vite: `import { build } from "vite";
-    await build({ base: "/app/", logLevel: "error" });`,
-  webpack: `import webpack from "webpack";
-    const output = { path: process.cwd() + "/dist", publicPath: "/app/", filename: "[name].js", chunkFilename: "[name].js" };
-    const optimization = { chunkIds: "named" };
-    webpack({ mode: "production", entry: "./main.js", output, optimization }, (error, stats) => {
-      if (error || stats.hasErrors()) throw error ?? new Error(stats.toString());
-    });`,
-};
-type Bundler = keyof typeof BUILDS;
+const PAGE = '<link rel="icon" href="data:,"><script type="module" src="./main.js"></script>';
 
 let folder: string;
+const apps: string[] = [];
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "slimvit-installed-"));
   const { draft, tensors } = tinySlimModel();
   writeModelFolder(join(folder, "models/tiny"), draft, tensors, ["f16"]);
 });
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+afterAll(() => {
+  for (const path of [folder, ...apps]) rmSync(path, { recursive: true, force: true });
+});
 
-/** With node_modules of its own. @returns what its server serves */
-function buildApp(bundler: Bundler, packages: string[]): string {
-  const app = mkdtempSync(join(folder, `${bundler}-`));
-  installPacked(app, "slimvit");
-  for (const name of [bundler, ...packages]) link(join(app, "node_modules"), name);
-  writeFileSync(join(app, "main.js"), MAIN);
-  const page = (script: string) => `<link rel="icon" href="data:,"><script type="module" src="${script}"></script>`;
-  writeFileSync(join(app, "index.html"), page("/main.js"));
-  writeFileSync(join(app, "build.mjs"), BUILDS[bundler]);
-  execFileSync(process.execPath, ["build.mjs"], { cwd: app, stdio: ["ignore", "ignore", "pipe"] });
-  if (bundler === "webpack") writeFileSync(join(app, "dist/index.html"), page("main.js"));
-  return join(app, "dist");
+/** @returns what the app's server serves, at /app/ */
+function siteWith(bundler: string, engines: Engines): string {
+  const app = BUNDLERS[bundler];
+  const base = bundler.startsWith("vite") ? ["--base", "/app/"] : bundler === "Parcel" ? ["--public-url", "./"] : [];
+  const page = "index.html" in app.files ? "index.html" : "dist/index.html";
+  const ours: App = {
+    ...app,
+    files: { ...app.files, [page]: PAGE, "main.js": mainWith(engines) },
+    build: [...app.build, ...base],
+  };
+  const made = makeApp(ours);
+  apps.push(made);
+  for (const name of engines.flatMap((engine) => PACKAGES[engine])) link(join(made, "node_modules"), name);
+  expect(warningsIn(buildApp(ours, made))).toEqual([]);
+  return join(made, app.dist);
 }
 
 interface Visit {
@@ -87,57 +93,59 @@ declare global {
   var infoOf: (options: object) => Promise<ModelInfo>;
 }
 
-const WASM = /ort-wasm.*\.wasm$|[0-9a-f]{20}\.wasm$/; // onnxruntime-web's, as vite and webpack call it
-const MEASURES = /webgpu-[\w-]+\.js$|\/[0-9a-f]{20}\.js$/; // our webgpu.js
-const TF_CHUNK = /tfjs-(core|backend-webgpu)_dist_index/; // of webpack
+const isWasm = (path: string) => path.endsWith(".wasm");
 /** One thread, as two are slow where the machine is busy; simd then is the fastest by far for a network of this size. */
 const AUTO = { threads: 1 };
 const names = ({ info }: Visit) => [info.engine, ...info.tried.map(({ engine }) => engine)].sort();
+/** The same file may be asked for again, by a worker that imports what the page has imported. */
+const files = ({ asked }: Visit) => new Set(asked).size;
 
-describe.each<Bundler>(["vite", "webpack"])("built by %s", (bundler) => {
-  test("an app without the packages builds, has nothing to measure, and loads nothing but its own page and worker", async () => {
-    const [first, again] = await visits(buildApp(bundler, []), [], AUTO, AUTO);
-    for (const { info, asked } of [first, again]) {
-      expect(info).toMatchObject({ engine: "simd", tried: [], engineReason: "no other is installed or named" });
-      expect(asked).toHaveLength(2);
-      expect(asked.filter((path) => MEASURES.test(path))).toEqual([]);
+describe.each(["vite 5", "vite 8", "webpack"])("built by %s", (bundler) => {
+  test("an app that brings no package has nothing to measure, and loads nothing but its own page and worker", async () => {
+    const [first, again] = await visits(siteWith(bundler, []), [], AUTO, AUTO);
+    for (const visit of [first, again]) {
+      expect(visit.info).toMatchObject({ engine: "simd", tried: [], engineReason: "the app brings no other" });
+      expect(files(visit)).toBe(2);
     }
   });
 
-  test("installed onnxruntime-web is measured on the first visit, and is not loaded on the next", async () => {
-    const [first, again] = await visits(buildApp(bundler, ORT), [], AUTO, AUTO);
-    expect(names(first)).toEqual(["onnx-wasm", "simd"]);
-    expect(first.info.engineReason).toMatch(/^the fastest, [\d.]+ ms a run, measured here$/);
+  test("onnxruntime-web is measured on the first visit, and is not loaded on the next; it gets its threads", async () => {
+    const site = siteWith(bundler, ["onnx"]);
+    const [first, again] = await visits(site, [], AUTO, AUTO);
     expect(first.info.tried).toEqual([
       { engine: "onnx-wasm", ms: expect.any(Number), reason: expect.stringMatching(/^slower: [\d.]+ ms a run$/) },
     ]);
-    expect(first.asked.filter((path) => WASM.test(path))).toHaveLength(1);
-    expect(first.asked.filter((path) => MEASURES.test(path))).toHaveLength(1);
+    expect(first.info.engineReason).toMatch(/^the fastest, [\d.]+ ms a run, measured here$/);
+    expect(new Set(first.asked.filter(isWasm)).size).toBe(1);
 
     const { engine, tried, engineReason } = again.info;
     expect({ engine, tried }).toEqual({ engine: "simd", tried: first.info.tried });
     expect(engineReason).toBe(first.info.engineReason.replace("here", "on an earlier visit"));
-    expect(again.asked).toHaveLength(2); // page and worker
-  });
+    expect(files(again)).toBe(2); // page and worker
 
-  test("installed onnxruntime-web gets its threads", async () => {
-    const [{ info }] = await visits(buildApp(bundler, ORT), [], { engine: "onnx-wasm", threads: 2 });
+    const [{ info }] = await visits(site, [], { engine: "onnx-wasm", threads: 2 });
     expect(info).toMatchObject({ engine: "onnx-wasm", threads: 2 });
   });
+});
 
-  test("installed TensorFlow.js runs when asked for, and is measured where there is an adapter", async () => {
-    const dist = buildApp(bundler, [...ORT, ...TF]);
+test.each(["Rspack", "Parcel"])("%s brings onnxruntime-web", async (bundler) => {
+  const [{ info }] = await visits(siteWith(bundler, ["onnx"]), [], { engine: "onnx-wasm", threads: 1 });
+  expect(info.engine).toBe("onnx-wasm");
+});
+
+describe.each(["vite 8", "webpack"])("TensorFlow.js, built by %s", (bundler) => {
+  test("runs when asked for, and is measured where there is an adapter", async () => {
+    const dist = siteWith(bundler, ["onnx", "tfjs"]);
     const [named, first, again] = await visits(dist, SWIFTSHADER, { engine: "tfjs-webgpu" }, AUTO, AUTO);
     expect(named.info.engine).toBe("tfjs-webgpu");
     expect(names(first)).toEqual(["onnx-wasm", "simd", "tfjs-webgpu"]);
     for (const { reason } of first.info.tried) expect(reason).toMatch(/^slower: [\d.]+ ms a run$/);
     expect(again.info.engineReason).toMatch(/on an earlier visit$/);
     expect(again.info.tried).toEqual(first.info.tried);
-    expect(again.asked).toHaveLength(2);
+    expect(files(again)).toBe(2);
 
-    const [{ info, asked }] = await visits(dist, [], AUTO); // in a browser without an adapter
-    expect(info.tried).toContainEqual({ engine: "tfjs-webgpu", reason: "There is no WebGPU adapter." });
-    expect(asked.filter((path) => TF_CHUNK.test(path))).toEqual([]);
-    expect(first.asked.filter((path) => TF_CHUNK.test(path))).toHaveLength(bundler === "webpack" ? 2 : 0);
+    const [without] = await visits(dist, [], AUTO); // in a browser without an adapter
+    expect(without.info.tried).toContainEqual({ engine: "tfjs-webgpu", reason: "There is no WebGPU adapter." });
+    expect(files(without)).toBeLessThan(files(first));
   });
 });

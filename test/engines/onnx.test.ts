@@ -2,7 +2,6 @@ import fc from "fast-check";
 import { InferenceSession, Tensor } from "onnxruntime-web";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openEngine } from "../../src/engines/auto.ts";
-import { installedPackages } from "../../src/engines/installedPackages.ts";
 import { openOnnx } from "../../src/engines/onnx/engine.ts";
 import { writeOnnx } from "../../src/engines/onnx/graph.ts";
 import { Message } from "../../src/engines/onnx/proto.ts";
@@ -31,7 +30,7 @@ function architecture(...blocks: Partial<BlockShape>[]): Architecture {
 
 async function expectReferenceLogits(model: Model, seed = 1, tolerance = 1e-4): Promise<void> {
   const pixels = randomPixels(model.manifest, seed);
-  const engine = await openOnnx(model, {}, installedPackages);
+  const engine = await openOnnx(model, {});
   try {
     const { logits, features } = await engine.run(pixels);
     const expected = forward(model, pixels);
@@ -45,7 +44,7 @@ async function expectReferenceLogits(model: Model, seed = 1, tolerance = 1e-4): 
 describe("onnx-wasm gives the reference's logits", () => {
   test.each(golden.cases)("and PyTorch's for the golden network, cut by $name", async ({ cuts, logits: published }) => {
     const model = cut(golden.model, cuts);
-    const engine = await openOnnx(model, {}, installedPackages);
+    const engine = await openOnnx(model, {});
     for (const [i, pixels] of golden.images.entries()) {
       const { logits, features } = await engine.run(pixels);
       const expected = forward(model, pixels);
@@ -115,7 +114,7 @@ describe("onnx-wasm", () => {
   const pixels = randomPixels(model.manifest, 1);
   let engine: Awaited<ReturnType<typeof openOnnx>>;
   beforeAll(async () => {
-    engine = await openOnnx(model, { threads: 1 }, installedPackages);
+    engine = await openOnnx(model, { threads: 1 });
   });
   afterAll(() => engine.dispose());
 
@@ -125,7 +124,7 @@ describe("onnx-wasm", () => {
   });
 
   test("does not claim threads that it was too late to start", async () => {
-    const second = await openOnnx(model, { threads: 2 }, installedPackages);
+    const second = await openOnnx(model, { threads: 2 });
     expect(second.threads).toBe(1);
     second.dispose();
   });
@@ -156,7 +155,7 @@ describe("onnx-wasm", () => {
   });
 
   test("can be disposed of twice, and then says so", async () => {
-    const other = await openOnnx(model, {}, installedPackages);
+    const other = await openOnnx(model, {});
     other.dispose();
     other.dispose();
     await expect(other.run(pixels)).rejects.toMatchObject({ code: "disposed" });
@@ -164,7 +163,7 @@ describe("onnx-wasm", () => {
 
   test("names the package when it does not load", async () => {
     const engineUrls = { "onnxruntime-web": "file:///nowhere/ort.wasm.bundle.min.mjs" };
-    await expect(openOnnx(model, { engineUrls }, installedPackages)).rejects.toMatchObject({
+    await expect(openOnnx(model, { engineUrls })).rejects.toMatchObject({
       code: "unsupported",
       message: expect.stringMatching(/npm install onnxruntime-web/),
     });
@@ -172,7 +171,7 @@ describe("onnx-wasm", () => {
 
   test("refuses a module that is another", async () => {
     const engineUrls = { "onnxruntime-web": "data:text/javascript,export default 1" };
-    await expect(openOnnx(model, { engineUrls }, installedPackages)).rejects.toMatchObject({
+    await expect(openOnnx(model, { engineUrls })).rejects.toMatchObject({
       code: "unsupported",
       message: expect.stringMatching(/exports no InferenceSession/),
     });
@@ -180,7 +179,7 @@ describe("onnx-wasm", () => {
 
   test("loads from a URL", async () => {
     const url = new URL("../../node_modules/onnxruntime-web/dist/ort.node.min.mjs", import.meta.url).href;
-    const other = await openOnnx(model, { engineUrls: { "onnxruntime-web": url } }, installedPackages);
+    const other = await openOnnx(model, { engineUrls: { "onnxruntime-web": url } });
     expectClose((await other.run(pixels)).logits, (await engine.run(pixels)).logits, 0);
     other.dispose();
   });

@@ -6,7 +6,6 @@
  */
 import { setFlagsFromString } from "node:v8";
 import type { Engine } from "../../src/engines/engine.ts";
-import { installedPackages } from "../../src/engines/installedPackages.ts";
 import { openOnnxWebgpu } from "../../src/engines/onnx/webgpu.ts";
 import { openTfjs } from "../../src/engines/tfjs-webgpu/engine.ts";
 import { SlimViTError } from "../../src/errors.ts";
@@ -22,11 +21,11 @@ import { logProbabilities, quantile, testImage, WARM_UP, withFolders } from "./b
 type GpuEngine = "tfjs-webgpu" | "onnx-webgpu";
 
 const OPENERS: Record<GpuEngine, (model: Model) => Promise<Engine>> = {
-  "tfjs-webgpu": (model) => openTfjs(model, {}, installedPackages),
+  "tfjs-webgpu": (model) => openTfjs(model, {}),
   "onnx-webgpu": (model) => {
     // Optimizing onnxruntime-web's largest functions keeps V8 busy for minutes, and the process from ending.
     setFlagsFromString("--liftoff-only");
-    return openOnnxWebgpu(model, {}, installedPackages);
+    return openOnnxWebgpu(model, {});
   },
 };
 

@@ -5,9 +5,9 @@
 import type * as Ort from "onnxruntime-web/wasm";
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import type { Manifest, Model } from "../../format/model.ts";
-import type { Engine, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
+import type { Engine, EngineOptions, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
 import type { DeviceWatch } from "../gpuDevice.ts";
-import { inNode } from "../installedPackages.ts";
+import { importPackage, inNode } from "../installedPackages.ts";
 import { writeOnnx } from "./graph.ts";
 
 export type Runtime = typeof Ort;
@@ -22,11 +22,11 @@ export const WEBGPU_BUILD = `${PACKAGE}/webgpu`;
  * later engines run with what the first one got, and `threads` says so
  * @throws SlimViTError `unsupported` where onnxruntime-web is not installed or does not start, `out-of-memory`
  */
-export const openOnnx: OpenEngine = async (model, options, { importOrt }) => {
+export const openOnnx: OpenEngine = async (model, options) => {
   const url = options.engineUrls?.[PACKAGE];
   let runtime: Runtime;
   try {
-    runtime = await (url === undefined ? importOrt() : runtimeFrom(url));
+    runtime = await runtimeFrom(PACKAGE, options);
   } catch (error) {
     throw notLoaded("onnx-wasm", url, error);
   }
@@ -38,19 +38,23 @@ export const openOnnx: OpenEngine = async (model, options, { importOrt }) => {
 /** Runtimes whose settings are taken: onnxruntime-web hears of none after its first session. */
 const started = new WeakSet<Runtime>();
 
-export async function runtimeFrom(url: string): Promise<Runtime> {
-  const module = await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
+export async function runtimeFrom(name: string, options: EngineOptions): Promise<Runtime> {
+  const module = (await importPackage(name, options)) as Runtime;
   if (!module.InferenceSession) throw new Error("it exports no InferenceSession");
   return module;
 }
 
 export function notLoaded(name: Name, url: string | undefined, error: unknown): SlimViTError {
-  const where = url === undefined ? "is not installed" : `did not load from ${url}`;
-  const [key, file] = name === "onnx-wasm" ? [PACKAGE, "ort.wasm"] : [WEBGPU_BUILD, "ort.webgpu"];
+  const where = url === undefined ? "is not here" : `did not load from ${url}`;
+  const [key, file, entry, value] =
+    name === "onnx-wasm"
+      ? [PACKAGE, "ort.wasm", "onnx", "onnx"]
+      : [WEBGPU_BUILD, "ort.webgpu", "onnx-webgpu", "onnxWebgpu"];
   return new SlimViTError(
     "unsupported",
-    `Engine "${name}" needs the package ${PACKAGE}, which ${where} (${messageOf(error)}). ` +
-      `Run "npm install ${PACKAGE}", or pass engineUrls: { "${key}": "URL of its ${file}.bundle.min.mjs" }.`,
+    `Engine "${name}" needs the package ${PACKAGE}, which ${where} (${messageOf(error)}). Run "npm install ${PACKAGE}", ` +
+      `import { ${value} } from "slimvit/engines/${entry}" and pass engines: [${value}]; without a bundler, pass ` +
+      `engineUrls: { "${key}": "URL of its ${file}.bundle.min.mjs" }.`,
     { cause: error },
   );
 }

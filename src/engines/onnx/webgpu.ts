@@ -1,6 +1,6 @@
 /** The same graph by onnxruntime-web's WebGPU kernels. */
 import { encodeFloat16 } from "../../format/float16.ts";
-import type { OpenEngine } from "../engine.ts";
+import type { EngineOptions, OpenEngine } from "../engine.ts";
 import { type DeviceRequest, DeviceWatch, queue, requestDevice } from "../gpuDevice.ts";
 import {
   createSession,
@@ -19,11 +19,11 @@ import { writeOnnx } from "./graph.ts";
  * own, whose end frees all that the engine held.
  * @throws SlimViTError as `openOnnx`; `unsupported` without an adapter; `device-lost`
  */
-export const openOnnxWebgpu: OpenEngine = async (model, { engineUrls }) => {
+export const openOnnxWebgpu: OpenEngine = async (model, options) => {
   const device = await requestDevice("onnx-webgpu", DEVICE); // before the download, which is large
   try {
     const watch = new DeviceWatch("onnx-webgpu", device);
-    const runtime = await loadRuntime(engineUrls);
+    const runtime = await loadRuntime(options);
     const graph = writeOnnx(model, model.dtype === "f16" && device.features.has(HALF) ? encodeFloat16 : undefined);
     const session = await watch.guard(() =>
       inTurn(() => createSession(runtime, model, { name: "webgpu", device }, graph)),
@@ -54,10 +54,12 @@ const DEVICE: DeviceRequest = {
   ],
 };
 
-async function loadRuntime(urls: Record<string, string> = {}): Promise<Runtime> {
-  const url = urls[WEBGPU_BUILD] ?? urls[PACKAGE];
+async function loadRuntime(options: EngineOptions): Promise<Runtime> {
+  const { [WEBGPU_BUILD]: build, [PACKAGE]: main } = options.engineUrls ?? {};
+  const name = build === undefined && main !== undefined ? PACKAGE : WEBGPU_BUILD;
+  const url = build ?? main;
   try {
-    const runtime = await (url === undefined ? import("onnxruntime-web/webgpu") : runtimeFrom(url));
+    const runtime = await runtimeFrom(name, options);
     setUp(runtime, 1, url);
     return runtime;
   } catch (error) {

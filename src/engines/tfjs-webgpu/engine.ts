@@ -5,9 +5,9 @@ import { type Manifest, type Model, tensorShapes } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
 import { type BlockWeights, blockWeights, classify, embed, runBlock, type Weights } from "../../tfjs/forward.ts";
 import type { Tensor, TF } from "../../tfjs/ops.ts";
-import type { Engine, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
+import type { Engine, EngineOptions, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
 import { type DeviceRequest, DeviceWatch, queue, requestDevice } from "../gpuDevice.ts";
-import type { InstalledPackages, TfPackages } from "../installedPackages.ts";
+import { importPackage, type TfPackages } from "../installedPackages.ts";
 import { nextMacrotask } from "../nextMacrotask.ts";
 
 const CORE = "@tensorflow/tfjs-core";
@@ -19,8 +19,8 @@ const NAME = "tfjs-webgpu";
  *
  * @throws SlimViTError `unsupported` where TensorFlow.js is not installed or there is no adapter, `device-lost`
  */
-export const openTfjs: OpenEngine = async (model, { engineUrls }, { importTf }) => {
-  const gpu = await acquire(engineUrls, importTf);
+export const openTfjs: OpenEngine = async (model, options) => {
+  const gpu = await acquire(options);
   try {
     return await TfjsEngine.open(gpu, model);
   } catch (error) {
@@ -81,24 +81,23 @@ const DEVICE: DeviceRequest = {
   ],
 };
 
-/** From URLs where both are named, ES modules or the packages' own scripts; else what is installed. */
-async function loadTf(urls: Record<string, string> = {}, importInstalled: InstalledPackages["importTf"]) {
-  const fromUrl = async (url: string) => {
-    const module = await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
+async function loadTf(options: EngineOptions) {
+  // The packages' own scripts are no modules: both fill one global.
+  const packageOf = async (name: string) => {
+    const module = await importPackage(name, options);
     return Object.keys(module).length ? module : (globalThis as { tf?: object }).tf;
   };
   try {
-    const { [CORE]: core, [BACKEND]: backend } = urls;
-    const [tf, { WebGPUBackend }]: TfPackages =
-      core && backend ? [await fromUrl(core), await fromUrl(backend)] : await importInstalled();
+    const [tf, { WebGPUBackend }] = [await packageOf(CORE), await packageOf(BACKEND)] as TfPackages;
     if (!tf?.setBackend || !WebGPUBackend) throw new Error("they do not export what they should");
     return { tf, WebGPUBackend };
   } catch (error) {
     throw new SlimViTError(
       "unsupported",
-      `Engine "${NAME}" needs the packages ${CORE} and ${BACKEND}, which did not load (${messageOf(error)}). Run ` +
-        `"npm install ${CORE} ${BACKEND}", or pass engineUrls: { "${CORE}": "URL of its tf-core.min.js", ` +
-        `"${BACKEND}": "URL of its tf-backend-webgpu.min.js" }.`,
+      `Engine "${NAME}" needs the packages ${CORE} and ${BACKEND}, which are not here (${messageOf(error)}). Run ` +
+        `"npm install ${CORE} ${BACKEND}", import { tfjs } from "slimvit/engines/tfjs" and pass engines: [tfjs]; without ` +
+        `a bundler, pass engineUrls: { "${CORE}": "URL of its tf-core.min.js", "${BACKEND}": "URL of its ` +
+        `tf-backend-webgpu.min.js" }.`,
       { cause: error },
     );
   }

@@ -1,0 +1,17 @@
+/**
+ * How a package of the app's, bundled by the app, comes to our worker. Its script is a file of its own, which the worker
+ * imports. Some bundlers write such a script without exports, so it also leaves the package in a global.
+ */
+
+/** Key of the global: packages by name. */
+export const PACKAGES: unique symbol = Symbol.for("slimvit.packages") as never;
+
+/** Of a worker that is started for nothing but the address of its script. */
+export const ADDRESS_WORKER = "slimvit-address";
+
+export function handOver(packages: Record<string, object>): void {
+  const holder = globalThis as { [PACKAGES]?: Record<string, object> };
+  holder[PACKAGES] = { ...holder[PACKAGES], ...packages };
+  const scope = globalThis as unknown as { name?: string; postMessage(text: string): void };
+  if (typeof WorkerGlobalScope !== "undefined" && scope.name === ADDRESS_WORKER) scope.postMessage(location.href);
+}

@@ -1,0 +1,48 @@
+/** Where the worker finds what it may need later: the optional engines' files, and packages that the app hands over. */
+import { SlimViTError } from "../errors.ts";
+import type { EnginePackage } from "../protocol.ts";
+import { isAddress } from "./scripts.ts";
+
+interface File {
+  /** for bundlers that write ES modules, which make a file of its own of what is imported dynamically */
+  chunk(): Promise<{ url: string | undefined }>;
+  /** for webpack and its kind, which copy what is named in this form */
+  copy(): URL;
+}
+
+const FILES: Record<string, File> = {
+  "slimvit/engine-onnx.js": {
+    chunk: () => import(/* webpackIgnore: true */ "./engine-onnx.js"),
+    copy: () => new URL("./engine-onnx.js", import.meta.url),
+  },
+  "slimvit/engine-tfjs.js": {
+    chunk: () => import(/* webpackIgnore: true */ "./engine-tfjs.js"),
+    copy: () => new URL("./engine-tfjs.js", import.meta.url),
+  },
+  "slimvit/engine-webgpu.js": {
+    chunk: () => import(/* webpackIgnore: true */ "./engine-webgpu.js"),
+    copy: () => new URL("./engine-webgpu.js", import.meta.url),
+  },
+  "slimvit/engine-webnn.js": {
+    chunk: () => import(/* webpackIgnore: true */ "./engine-webnn.js"),
+    copy: () => new URL("./engine-webnn.js", import.meta.url),
+  },
+};
+
+/** @returns absolute address of a file of ours, or of a script that brings a package of the app's */
+export type Locate = (name: string) => Promise<string>;
+
+export function locator(engines: readonly EnginePackage[]): Locate {
+  return async (name) => {
+    for (const { packages } of engines) if (Object.hasOwn(packages, name)) return packages[name]();
+    const file = FILES[name];
+    if (!isAddress(import.meta.url) && typeof location !== "undefined") return file.copy().href;
+    const { url } = await file.chunk();
+    if (url && url !== import.meta.url) return url;
+    throw new SlimViTError(
+      "unsupported",
+      `The package's ${name.replace("slimvit/", "")} has no file of its own: the app's bundler puts everything into one. ` +
+        `Serve it yourself and pass engineUrls: { "${name}": "its URL" }.`,
+    );
+  };
+}

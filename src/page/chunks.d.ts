@@ -1,0 +1,13 @@
+/** The engines' files beside index.js, made by the build; each tells its own address. */
+declare module "*/engine-onnx.js" {
+  export const url: string | undefined;
+}
+declare module "*/engine-tfjs.js" {
+  export const url: string | undefined;
+}
+declare module "*/engine-webgpu.js" {
+  export const url: string | undefined;
+}
+declare module "*/engine-webnn.js" {
+  export const url: string | undefined;
+}

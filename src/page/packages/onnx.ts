@@ -1,0 +1,15 @@
+/** slimvit/engines/onnx: the app's onnxruntime-web, for the engine "onnx-wasm". */
+import { addressOf, type EnginePackage } from "./address.ts";
+
+export const onnx: EnginePackage = {
+  packages: {
+    "onnxruntime-web": () =>
+      addressOf(
+        "onnxruntime-web",
+        () => import(/* webpackIgnore: true */ "./onnx-package.ts"),
+        // webpack's kind looks for this form; a chunk beside it would make it split what both have in common.
+        () => new Worker(new URL("./onnx-package.js", import.meta.url), { type: "module", name: "slimvit-address" }),
+        import.meta.url,
+      ),
+  },
+};
