@@ -43,6 +43,7 @@ const BESIDE: Record<string, string> = {
   "./set.ts": "./set.js",
   "./drawSvg.ts": "./draw-svg.js",
   "./videoFrames.ts": "./video-frames.js",
+  "./batchOf.ts": "./batch-of.js",
   "./engine-onnx.js": "./engine-onnx.js",
   "./engine-tfjs.js": "./engine-tfjs.js",
   "./engine-webgpu.js": "./engine-webgpu.js",
@@ -85,7 +86,7 @@ const configs: RollupOptions[] = [
       plugins: [dts()],
     },
   ]),
-  ...["set", "drawSvg", "videoFrames"].map(
+  ...["set", "drawSvg", "videoFrames", "batchOf"].map(
     (name): RollupOptions => ({
       input: `src/page/${name}.ts`,
       output: { file: `dist/${BESIDE[`./${name}.ts`].slice(2)}`, format: "es", sourcemap: true },

@@ -54,11 +54,11 @@ interface SetAccuracy {
 }
 
 /**
- * All that passes between the page and its worker: what a caller may ask for, the calls, and what comes back. Types only;
- * how errors travel is in errorTransfer.ts.
+ * All that passes between the page and its worker: what a caller may ask for, the calls, and what comes back. How errors
+ * travel is in errorTransfer.ts.
  */
 
-type EngineName = "simd" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "reference";
+type EngineName = "simd" | "webgpu" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "webnn" | "reference";
 /** Which device the engine `webnn` asks the browser for. */
 interface WebnnOptions {
     deviceType?: "cpu" | "gpu" | "npu";
@@ -67,7 +67,7 @@ interface WebnnOptions {
 /** The folder's URL, "hf:owner/name", or its files; in Node also its path. */
 type ModelSource = string | URL | Iterable<File>;
 interface LoadOptions {
-    /** Default "auto": the fastest of `simd` and the optional engines that are installed or named, measured on the first visit. */
+    /** Default "auto": the fastest of our own engines and those that `engines` and `engineUrls` bring, measured on the first visit. */
     engine?: EngineName | "auto";
     /**
      * Default "auto": the fastest dtype that passes its self-test here and whose measured accuracy is within 0.5 points of the
@@ -84,7 +84,9 @@ interface LoadOptions {
     signal?: AbortSignal;
     /** Where worker.js is served, when the bundler does not find it. */
     workerUrl?: string | URL;
-    /** Where optional packages are served, by package name, when the bundler does not resolve them. */
+    /** Packages of optional engines, which the app has installed: exports of slimvit/engines/onnx and its neighbours. */
+    engines?: readonly EnginePackage[];
+    /** Where optional packages are served, by package name, when there is no bundler to resolve them. */
     engineUrls?: Record<string, string>;
     webnn?: WebnnOptions;
     /** Of a set: the most accurate member that takes at most this many milliseconds of inference here, measured; default the most accurate. */
@@ -98,6 +100,11 @@ interface Progress {
     totalBytes: number;
     /** true when the bytes came from the cache */
     cached: boolean;
+}
+/** An optional engine's packages, as the app's bundler serves them: what slimvit/engines/* exports. */
+interface EnginePackage {
+    /** By package, what gives the address of a script that brings it. */
+    readonly packages: Readonly<Record<string, () => Promise<string>>>;
 }
 /** Where weights are kept between visits, by the lower-case hex of their sha256. What it returns is checked like a download. */
 interface WeightsStore {
@@ -164,6 +171,8 @@ interface VariantInfo {
 /** An engine that `auto` tried and did not take. */
 interface TriedEngine {
     engine: EngineName;
+    /** of `webnn`: the device that it asked for */
+    deviceType?: WebnnOptions["deviceType"];
     /** why not */
     reason: string;
     /** Median milliseconds of a few runs, if it was measured. */
@@ -353,4 +362,4 @@ declare class SlimViT {
 }
 
 export { SlimViT, SlimViTError };
-export type { BatchProgress, BatchResult, BlockShape, Classification, ClassifyAllOptions, ClassifyOptions, EmbedOptions, EngineName, FrameSource, ImageInput, Label, LoadOptions, MeasuredMember, ModelInfo, ModelSource, Pooling, Progress, RawImage, Region, ScoredClass, SetChoice, SlimViTErrorCode, TriedEngine, VariantInfo, WebnnOptions, WeightsDtype, WeightsStore };
+export type { BatchProgress, BatchResult, BlockShape, Classification, ClassifyAllOptions, ClassifyOptions, EmbedOptions, EngineName, EnginePackage, FrameSource, ImageInput, Label, LoadOptions, MeasuredMember, ModelInfo, ModelSource, Pooling, Progress, RawImage, Region, ScoredClass, SetChoice, SlimViTErrorCode, TriedEngine, VariantInfo, WebnnOptions, WeightsDtype, WeightsStore };

@@ -1,6 +1,6 @@
 /**
- * All that passes between the page and its worker: what a caller may ask for, the calls, and what comes back. Types only;
- * how errors travel is in errorTransfer.ts.
+ * All that passes between the page and its worker: what a caller may ask for, the calls, and what comes back. How errors
+ * travel is in errorTransfer.ts.
  */
 
 import type { SlimViTError } from "./errors.ts";
@@ -72,6 +72,12 @@ export interface Progress {
   totalBytes: number;
   /** true when the bytes came from the cache */
   cached: boolean;
+}
+
+/** An optional engine's packages, as the app's bundler serves them: what slimvit/engines/* exports. */
+export interface EnginePackage {
+  /** By package, what gives the address of a script that brings it. */
+  readonly packages: Readonly<Record<string, () => Promise<string>>>;
 }
 
 /** Where weights are kept between visits, by the lower-case hex of their sha256. What it returns is checked like a download. */

@@ -37,14 +37,14 @@ function folderOfFiles(files: { name: string; blob: Blob }[], signal?: AbortSign
 }
 
 async function folderOnDisk(url: string, signal?: AbortSignal): Promise<Folder> {
-  const { fileURLToPath } = (await importNode("url")) as typeof import("node:url");
+  const { fileURLToPath } = (await importNode("node:url")) as typeof import("node:url");
   const nameOf = (file: string) => fileURLToPath(new URL(file, url));
   return { isRemote: false, nameOf, read: (file, options) => readFromDisk(nameOf(file), options, signal) };
 }
 
 /** @throws SlimViTError `bad-model` for a file that is missing or too long, `integrity` for one that is too short */
 export async function readFromDisk(path: string, options: ReadOptions, signal?: AbortSignal): Promise<Uint8Array> {
-  const { readFile } = (await importNode("fs/promises")) as typeof import("node:fs/promises");
+  const { readFile } = (await importNode("node:fs/promises")) as typeof import("node:fs/promises");
   const collector = new Collector(path, options);
   try {
     collector.add(await readFile(path, { signal }));

@@ -1,4 +1,4 @@
-/** Hidden from bundlers, which would look for Node's modules in a browser. */
-export function importNode(name: string): Promise<unknown> {
-  return import(/* @vite-ignore */ /* webpackIgnore: true */ `node:${name}`);
+/** By a variable, because bundlers would look for Node's modules in a browser. */
+export function importNode(name: "node:fs/promises" | "node:url"): Promise<unknown> {
+  return import(/* @vite-ignore */ /* webpackIgnore: true */ name);
 }

@@ -32,7 +32,7 @@ export async function absoluteModelUrl(text: string): Promise<URL> {
   try {
     if (/^[a-z][a-z\d+.-]+:/i.test(text)) return new URL(text);
     if (typeof location !== "undefined") return new URL(text, pageUrl());
-    const { pathToFileURL } = (await importNode("url")) as typeof import("node:url");
+    const { pathToFileURL } = (await importNode("node:url")) as typeof import("node:url");
     return pathToFileURL(text);
   } catch {
     throw new SlimViTError("bad-option", `"${text}" is no address of a model folder.`);

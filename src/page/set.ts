@@ -102,7 +102,7 @@ async function readText(url: string, { signal, cache }: LoadOptions): Promise<st
 }
 
 async function readDisk(url: string, signal?: AbortSignal): Promise<Uint8Array> {
-  const { fileURLToPath } = (await importNode("url")) as typeof import("node:url");
+  const { fileURLToPath } = (await importNode("node:url")) as typeof import("node:url");
   return readFromDisk(fileURLToPath(url), { limit: MAX_SET_BYTES }, signal);
 }
 

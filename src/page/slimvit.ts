@@ -17,7 +17,7 @@ import type {
   SetChoice,
 } from "../protocol.ts";
 import { absoluteUrl, resolveSource } from "./addresses.ts";
-import { batchOf, eachOf, MIN_IN_FLIGHT } from "./batch.ts";
+import { eachOf, MIN_IN_FLIGHT } from "./batch.ts";
 import { checkOptions } from "./options.ts";
 import { disposedError, PendingCalls } from "./pendingCalls.ts";
 import { handOver, isUnreadableFrame, prepareTransfer } from "./pictures.ts";
@@ -116,6 +116,7 @@ export class SlimViT {
       throw new SlimViTError("bad-option", `concurrency is ${concurrency}; expected a whole number of at least 1.`);
     if (typeof inputs !== "object" || !inputs || !(Symbol.iterator in inputs || Symbol.asyncIterator in inputs))
       throw new SlimViTError("bad-input", `classifyAll was given ${String(inputs)}; expected a list of pictures.`);
+    const { batchOf } = await import("./batchOf.ts");
     const settle = <R>(work: () => Promise<R>) => this.calls.settle(signal, work);
     yield* batchOf(inputs, { concurrency, onProgress, settle }, (one, left) =>
       this.classifyOne(one, { ...rest, signal: left }),

@@ -1,7 +1,8 @@
 /** Many pictures, with work that a test decides about. */
 import { describe, expect, test } from "vitest";
 import { SlimViTError } from "../../src/errors.ts";
-import { batchOf, eachOf } from "../../src/page/batch.ts";
+import { eachOf } from "../../src/page/batch.ts";
+import { batchOf } from "../../src/page/batchOf.ts";
 import { PendingCalls } from "../../src/page/pendingCalls.ts";
 import type { BatchProgress, Classification } from "../../src/protocol.ts";
 
