@@ -21,6 +21,8 @@ export const GPU_URLS = {
   "@tensorflow/tfjs-backend-webgpu": "/tfjs-webgpu/tf-backend-webgpu.min.js",
 };
 
+const WEBNN_FILES = ["webnn-worker.js", "webnn-contexts.js", "webnn-refusing.js", "webnn-refuse.js"];
+
 /** Bundled from the sources, engines to be opened on the page itself; beside them the files that they load. */
 export async function bundleEngines(): Promise<string> {
   const bundle = mkdtempSync(join(tmpdir(), "slimvit-engines-"));
@@ -33,7 +35,7 @@ export async function bundleEngines(): Promise<string> {
     external: ["onnxruntime-web", "@tensorflow"],
     logLevel: "error",
   });
-  for (const file of ["gpu-worker.js", "gpu-rounds.js", "devices.js", "webnn-worker.js"]) {
+  for (const file of ["gpu-worker.js", "gpu-rounds.js", "devices.js", ...WEBNN_FILES]) {
     copyFileSync(fileURLToPath(new URL(file, import.meta.url)), join(bundle, file));
   }
   return bundle;

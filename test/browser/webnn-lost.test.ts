@@ -1,7 +1,7 @@
 /** Contexts that are refused, lost, or computed with: no call is lost, and nothing is left. */
-import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { gpuProcessBytes } from "../robustness/soak.ts";
+import { count } from "../robustness/tally.ts";
 import type { Stage } from "./page.ts";
 import { openWebnnStage } from "./webnnStage.ts";
 
@@ -66,16 +66,12 @@ test("where no context is left, the call under way is answered by simd, and info
 
 test("a refused context is the reason that auto gives, for each device, and simd runs", async () => {
   const info = await stage.page.evaluate(async () => {
-    const refusing = URL.createObjectURL(
-      new Blob(
-        [
-          `ML.prototype.createContext = async () => { throw new Error("not today"); };
-           await import(${JSON.stringify(new URL("/dist/worker.js", location.href).href)});`,
-        ],
-        { type: "text/javascript" },
-      ),
-    );
-    const vit = await load({ engine: "auto", engineUrls: undefined, workerUrl: refusing, cache: false });
+    const vit = await load({
+      engine: "auto",
+      engineUrls: undefined,
+      workerUrl: "/bundle/webnn-refusing.js",
+      cache: false,
+    });
     vit.dispose();
     return vit.info;
   });
@@ -101,7 +97,10 @@ test("auto measures webnn on each device that there is, and takes the fastest fo
   expect(again.engineReason).toMatch(/on an earlier visit/);
 });
 
-test("200 rounds of load, classify and dispose leave no context and no memory", async () => {
+/** In full with `npm run robustness`. */
+const ROUNDS = count(200, 40);
+
+test("rounds of load, classify and dispose leave no context and no memory", async () => {
   const rounds = (count: number) =>
     stage.page.evaluate(
       async ({ count, workerUrl }) => {
@@ -113,13 +112,9 @@ test("200 rounds of load, classify and dispose leave no context and no memory", 
       },
       { count, workerUrl },
     );
-  await rounds(40);
+  await rounds(ROUNDS / 5);
   const before = await gpuProcessBytes(stage);
-  await rounds(160);
+  await rounds((4 * ROUNDS) / 5);
   const growth = (await gpuProcessBytes(stage)) - before;
   expect(growth).toBeLessThan(24 * 2 ** 20);
-});
-
-test("docs/webnn.md names the flag that the tests use", () => {
-  expect(readFileSync("docs/webnn.md", "utf8")).toContain("WebMachineLearningNeuralNetwork");
 });

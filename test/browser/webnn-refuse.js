@@ -1,0 +1,3 @@
+ML.prototype.createContext = async () => {
+  throw new Error("not today");
+};

@@ -1,0 +1,3 @@
+// The package's worker in a browser that has WebNN and gives no context.
+import "./webnn-refuse.js";
+import "/dist/worker.js";
