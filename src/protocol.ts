@@ -109,6 +109,8 @@ export interface ModelInfo {
   batchSize: number;
   /** Which kernels the simd engine runs: with WebAssembly's relaxed SIMD, or with what every browser has. */
   simd?: "relaxed" | "plain";
+  /** Which device the webnn engine asked for; undefined where the browser chose. */
+  deviceType?: WebnnOptions["deviceType"];
   /** Weights and activations of the engine; undefined where they cannot be known. */
   memoryBytes?: number;
   /** Milliseconds that loading took: the files, from wherever they came; the engine; its first run, which checks it. */

@@ -1,4 +1,4 @@
-/** The `slimvit` command: the list of its commands. Exit 0, 1 (failed, one clear sentence), 2 (usage). */
+/** The `slimvit` command: the list of its commands. Exit 0, 1 (failed, one clear sentence), 2 (usage), 130 (stopped by Ctrl-C). */
 import { Command, CommanderError } from "commander";
 import { messageOf, SlimViTError } from "../src/errors.ts";
 import { benchCommand } from "./commands/bench.ts";
@@ -17,6 +17,7 @@ import { slimCommand } from "./commands/slim.ts";
 import { sweepCommand } from "./commands/sweep.ts";
 import { thinCommand } from "./commands/thin.ts";
 import toolsPackage from "./package.json" with { type: "json" };
+import { INTERRUPTED } from "./shared/interrupt.ts";
 import { say } from "./shared/terminal.ts";
 
 /** In the order of `slimvit --help`. What a command does is loaded when it runs: `inspect` needs no TensorFlow.js. */
@@ -52,11 +53,17 @@ async function main(): Promise<void> {
       process.exitCode = error.exitCode === 0 ? 0 : 2;
     } else {
       say(`slimvit: ${messageOf(error)}`);
-      process.exitCode = error instanceof SlimViTError && error.code === "bad-option" ? 2 : 1;
+      process.exitCode = exitCodeOf(error);
     }
   }
   // The ONNX runtime's threads and TensorFlow's would keep the process alive.
   process.stdout.write("", () => process.exit());
+}
+
+function exitCodeOf(error: unknown): number {
+  if (!(error instanceof SlimViTError)) return 1;
+  if (error.code === "aborted") return INTERRUPTED;
+  return error.code === "bad-option" ? 2 : 1;
 }
 
 await main();

@@ -33,7 +33,7 @@ export async function bundleEngines(): Promise<string> {
     external: ["onnxruntime-web", "@tensorflow"],
     logLevel: "error",
   });
-  for (const file of ["gpu-worker.js", "gpu-rounds.js", "devices.js"]) {
+  for (const file of ["gpu-worker.js", "gpu-rounds.js", "devices.js", "webnn-worker.js"]) {
     copyFileSync(fileURLToPath(new URL(file, import.meta.url)), join(bundle, file));
   }
   return bundle;

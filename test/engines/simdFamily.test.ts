@@ -4,12 +4,20 @@ import { describe, expect, test } from "vitest";
 import type { Engine, RunOutput } from "../../src/engines/engine.ts";
 import { openFlavour } from "../../src/engines/simd/engine.ts";
 import * as L from "../../src/engines/simd/layout.ts";
-import type { Plan } from "../../src/engines/simd/plan.ts";
-import { type Architecture, type Model, plainArchitecture, type WeightsDtype } from "../../src/format/model.ts";
+import { type Plan, planMemory } from "../../src/engines/simd/plan.ts";
+import {
+  type Architecture,
+  type BlockShape,
+  type Model,
+  plainArchitecture,
+  type Tensors,
+  tensorShapes,
+  type WeightsDtype,
+} from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { FAMILY, familyArchitecture } from "../family.ts";
-import { expectClose, randomModel, randomPixels } from "../helpers.ts";
+import { expectClose, manifestOf, randomModel, randomPixels } from "../helpers.ts";
 import { quantisedForward } from "./simulation.ts";
 
 // As in simd.test.ts: the relaxed binary on Node 20, before anything is compiled.
@@ -123,7 +131,7 @@ describe.each(flavours)("simd, %s binary", (flavour) => {
   test.each([
     ["f32", 0.995, 40],
     ["f16", 0.995, 40],
-    ["int8", 0.9, 37],
+    ["int8", 0.97, 39],
   ] as const)(
     "%s: finds at least %d of the reference's pairs, and the best class of %i in 40",
     async (dtype, share, best) => {
@@ -257,7 +265,7 @@ describe("simd", () => {
     engine.dispose();
   });
 
-  test.each(ACTIVATIONS)("%s within 2e-6, wherever it is", async (activation) => {
+  test.each(ACTIVATIONS)("%s within 2e-6, or 4e-8 of what it is of", async (activation) => {
     const one = randomModel(
       plainArchitecture({
         ...{ imageSize: [4, 4], patchSize: 4, embedDim: 2, headDim: 8, layerNormEps: 1, prefixTokens: 1, activation },
@@ -275,10 +283,36 @@ describe("simd", () => {
         const engine = await openFlavour(one, {}, flavour);
         const { features } = await engine.run(blank);
         engine.dispose();
-        expectClose(features, forward(one, blank).features, 2e-6, `of ${x}, ${flavour} binary`);
+        expectClose(
+          features,
+          forward(one, blank).features,
+          Math.max(2e-6, 4e-8 * Math.abs(x)),
+          `of ${x}, ${flavour} binary`,
+        );
       }
     }
   });
+});
+
+test("ViT-B/16 takes at most its weights and 60 MB", () => {
+  const keepIdx = [...Array(197).keys()];
+  const block = { headDims: Array<number>(12).fill(64), mlpHidden: 3072, keepIdx, merge: 0 };
+  const arch = plainArchitecture({
+    ...{ imageSize: [224, 224], patchSize: 16, embedDim: 768, headDim: 64, layerNormEps: 1e-5, prefixTokens: 1 },
+    ...{ preNorm: true, activation: "quick_gelu" },
+    blocks: [...Array<BlockShape>(10).fill({ ...block, merge: 10 }), block, block],
+  });
+  const tensors: Tensors = new Map();
+  let weightBytes = 0;
+  for (const [key, shape] of tensorShapes(arch, 1000)) {
+    const data = new Uint16Array(shape.reduce((a, b) => a * b, 1));
+    tensors.set(key, { dtype: "F16", shape, data });
+    weightBytes += data.byteLength;
+  }
+  const model: Model = { manifest: manifestOf(arch, 1000), dtype: "f16", tensors };
+  const { plan } = planMemory(model, { flavour: "relaxed", threads: 8, spins: 0, maySleep: true });
+  expect(plan.bytes).toBeGreaterThan(weightBytes);
+  expect(plan.bytes).toBeLessThan(weightBytes + 60e6);
 });
 
 interface Inside {
@@ -304,8 +338,8 @@ const FAULTS: [string, keyof typeof FAMILY, (words: Words) => void][] = [
   ["the mean forgets sizes", "EVA-02", ({ block }) => void (block(2)[L.BLOCK_MLP_SIZES] = 0)],
   ["attention pooling forgets sizes", "SigLIP", ({ block }) => void (block(2)[L.BLOCK_MLP_LOG_SIZES] = 0)],
   ["norm_pre is left out", "CLIP", ({ plan }) => void (plan[L.PLAN_PRE_NORM] = 0)],
-  ["tanh's GELU is erf's", "SigLIP", ({ plan }) => void (plan[L.PLAN_ACTIVATION] = L.ACTIVATION_GELU)],
-  ["the pool's too", "SigLIP", ({ plan }) => void (plan[L.PLAN_POOL_ACTIVATION] = L.ACTIVATION_GELU)],
+  ["tanh's GELU is the quick one", "SigLIP", ({ plan }) => void (plan[L.PLAN_ACTIVATION] = L.ACTIVATION_QUICK_GELU)],
+  ["the pool's GELU is ReLU", "SigLIP", ({ plan }) => void (plan[L.PLAN_POOL_ACTIVATION] = L.ACTIVATION_RELU)],
   ["quick GELU is SiLU", "CLIP", ({ plan }) => void (plan[L.PLAN_ACTIVATION] = L.ACTIVATION_SILU)],
   ["SiLU is ReLU", "EVA-02", ({ plan }) => void (plan[L.PLAN_ACTIVATION] = L.ACTIVATION_RELU)],
   ["features keep their length", "CLIP, zero-shot", ({ plan }) => void (plan[L.PLAN_COSINE] = 0)],

@@ -256,6 +256,30 @@ test("a short file is a network error, a long one an integrity error", async () 
   expect(await failure(load())).toMatchObject({ code: "integrity" });
 });
 
+describe("a web page that answers for a missing file, as of a single-page app", () => {
+  const page = "\n<!DOCTYPE html><html><title>my app</title></html>";
+  const fallback = /is a web page; .*single-page app's fallback/;
+
+  test("in the manifest's place is named", async () => {
+    const before = answerManifest;
+    answerManifest = (response) => void response.writeHead(200, { "Content-Type": "text/html" }).end(page);
+    try {
+      const error = await failure(load());
+      expect(error).toMatchObject({ code: "bad-model", message: expect.stringMatching(fallback) });
+      expect(error.message).toMatch(/slimvit\.json/);
+    } finally {
+      answerManifest = before;
+    }
+  });
+
+  test("in the weights' place is named", async () => {
+    answer = (_, __, response) => void response.writeHead(200).end(page);
+    const error = await failure(load());
+    expect(error).toMatchObject({ code: "bad-model", message: expect.stringMatching(fallback) });
+    expect(ranges).toHaveLength(1); // it is not asked for again
+  });
+});
+
 describe("a store", () => {
   const sha256 = () => createHash("sha256").update(weights).digest("hex");
   const storeOf = (kept: Map<string, Uint8Array>): WeightsStore => ({

@@ -49,13 +49,13 @@ beforeAll(async () => {
   writeLabels(at("labels.tsv"));
   await writePictures(at("pictures"), 1);
   picture = readFileSync(at("pictures", CLASSES[0], "00.png"));
-  importModel(at("tiny.safetensors"), { out: at("dense"), heads: 2, labels: at("labels.tsv") });
+  await importModel(at("tiny.safetensors"), { out: at("dense"), heads: 2, labels: at("labels.tsv") });
 });
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
 const leftOver = (out: string) => readdirSync(dir).filter((name) => name === out || name.startsWith(`.${out}.`));
 
-test("truncated and damaged checkpoints are refused by name, and leave nothing", () => {
+test("truncated and damaged checkpoints are refused by name, and leave nothing", async () => {
   const tally = new Tally("tools-checkpoints", "checkpoints");
   const total = count(500, 40);
   for (let k = 0; k < total; k++) {
@@ -63,7 +63,7 @@ test("truncated and damaged checkpoints are refused by name, and leave nothing",
     if (k % 2) bytes[Math.floor((Math.min(bytes.length, 3000) * k) / total)] ^= 1 << (k % 7);
     writeFileSync(at("spoilt.safetensors"), bytes);
     try {
-      importModel(at("spoilt.safetensors"), { out: at("spoilt"), heads: 2, labels: at("labels.tsv") });
+      await importModel(at("spoilt.safetensors"), { out: at("spoilt"), heads: 2, labels: at("labels.tsv") });
       readModelFolder(at("spoilt")); // a flip may have hit nothing but a number or a name that is not used
       tally.add(k % 2 ? "" : `cut to ${bytes.length}: imported`);
     } catch (error) {
@@ -75,12 +75,12 @@ test("truncated and damaged checkpoints are refused by name, and leave nothing",
   tally.close();
 });
 
-test("a command that fails leaves what --force would have replaced", () => {
+test("a command that fails leaves what --force would have replaced", async () => {
   const out = at("kept");
-  importModel(at("tiny.safetensors"), { out, heads: 2, name: "kept" });
-  expect(() => importModel(at("labels.tsv"), { out, force: true })).toThrow("labels.tsv");
+  await importModel(at("tiny.safetensors"), { out, heads: 2, name: "kept" });
+  await expect(importModel(at("labels.tsv"), { out, force: true })).rejects.toThrow("labels.tsv");
   expect(readModelFolder(out).manifest.name).toBe("kept");
-  importModel(at("tiny.safetensors"), { out, heads: 2, name: "new", force: true });
+  await importModel(at("tiny.safetensors"), { out, heads: 2, name: "new", force: true });
   expect(readModelFolder(out).manifest.name).toBe("new");
   expect(leftOver("kept")).toEqual(["kept"]);
 });
@@ -205,8 +205,8 @@ test("unreadable pictures are named, and odd class folders are classes", async (
   tally.close();
 });
 
-test("names in files do not steer the terminal", () => {
-  importModel(at("tiny.safetensors"), { out: at("named"), heads: 2, name: "a\x1b]0;title\x07\x9b2Jb" });
+test("names in files do not steer the terminal", async () => {
+  await importModel(at("tiny.safetensors"), { out: at("named"), heads: 2, name: "a\x1b]0;title\x07\x9b2Jb" });
   const { stdout } = spawnSync(process.execPath, [BIN, "inspect", at("named")], { encoding: "utf8" });
   expect(stdout).toContain("a\ufffd]0;title\ufffd\ufffd2Jb");
   const odd = at("pictures\x1b[2J");

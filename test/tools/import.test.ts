@@ -14,9 +14,9 @@ const tensors = randomTensors(tinyArchitecture(), CLASSES.length, 1);
 let models = 0;
 
 /** @returns the model that was written */
-function imported(source: string, options: Partial<ImportOptions> = {}): Model {
+async function imported(source: string, options: Partial<ImportOptions> = {}): Promise<Model> {
   const out = at(`model-${models++}`);
-  importModel(source, { ...options, out });
+  await importModel(source, { ...options, out });
   return readModelFolder(out);
 }
 
@@ -52,19 +52,20 @@ describe("shapes of the ViT and DeiT family", () => {
     ["distilled DeiT-Ti", shape(192, { prefixTokens: 2 })],
     ["ViT-S with patches of 32", shape(384, { patchSize: 32 })],
     ["a picture that is not square", shape(192, { imageSize: [96, 160] })],
-  ])("%s, by timm's names and by Hugging Face's", (what, arch) => {
+  ])("%s, by timm's names and by Hugging Face's", async (what, arch) => {
     const wanted = randomTensors(arch, 4, 2);
     const { imageSize, patchSize, embedDim, headDim, prefixTokens, blocks } = arch;
     const square = imageSize[0] === imageSize[1];
     const timm = at(`${what}.safetensors`);
     writeCheckpoint(timm, wanted);
     // Of a checkpoint of timm's the tensors tell all but the heads, which have 64 channels, and the sides of what is not square.
-    if (!square) expect(() => imported(timm)).toThrow(/60 patches make no square\. Give --image-size HEIGHTxWIDTH/);
+    if (!square)
+      await expect(imported(timm)).rejects.toThrow(/60 patches make no square\. Give --image-size HEIGHTxWIDTH/);
     const huggingFace = writeFolder(`${what}-hf`, {
       "model.safetensors": toHuggingFace(wanted),
       "config.json": { num_attention_heads: embedDim / 64, image_size: square ? imageSize[0] : imageSize },
     });
-    for (const model of [imported(timm, square ? {} : { imageSize }), imported(huggingFace)]) {
+    for (const model of [await imported(timm, square ? {} : { imageSize }), await imported(huggingFace)]) {
       expect(model.manifest).toMatchObject({ imageSize, patchSize, embedDim, headDim, prefixTokens, blocks });
       expect(model.manifest.labels).toHaveLength(4);
       expect(model.manifest.preprocess.crop).toEqual(imageSize);
@@ -72,14 +73,14 @@ describe("shapes of the ViT and DeiT family", () => {
     }
   });
 
-  test("a distilled DeiT of Hugging Face's with one classifier gives that classifier's logits", () => {
+  test("a distilled DeiT of Hugging Face's with one classifier gives that classifier's logits", async () => {
     const arch = shape(64, { imageSize: [32, 32], prefixTokens: 2 });
     const stored = toHuggingFace(randomTensors(arch, 4, 2));
     for (const part of ["weight", "bias"]) {
       stored.set(`classifier.${part}`, stored.get(`cls_classifier.${part}`)!);
       for (const name of ["cls_classifier", "distillation_classifier"]) stored.delete(`${name}.${part}`);
     }
-    const { tensors } = imported(writeFolder("one-head", { "model.safetensors": stored }));
+    const { tensors } = await imported(writeFolder("one-head", { "model.safetensors": stored }));
     for (const part of ["weight", "bias"]) {
       const mean = float32(tensors, `head.${part}`).map((v, k) => (v + float32(tensors, `head_dist.${part}`)[k]) / 2);
       expect(mean).toEqual(stored.get(`classifier.${part}`)!.data);
@@ -99,8 +100,8 @@ describe("a checkpoint in shards", () => {
   );
   const config = { "config.json": { num_attention_heads: 2 }, "model.safetensors.index.json": { weight_map } };
 
-  test("is the model of all of them, and each one's hash is kept", () => {
-    const model = imported(writeFolder("sharded", { ...config, ...shards }));
+  test("is the model of all of them, and each one's hash is kept", async () => {
+    const model = await imported(writeFolder("sharded", { ...config, ...shards }));
     expectTensors(model, tensors);
     const { files } = model.manifest.provenance.source as { files: Record<string, string> };
     expect(Object.keys(files)).toEqual([shardOf(0), shardOf(20)]);
@@ -122,17 +123,17 @@ describe("a checkpoint in shards", () => {
       { [shardOf(0)]: tensors, [shardOf(20)]: shards[shardOf(20)] },
       /model-00002-of-00002\.safetensors: tensor ".*" is in another shard as well/,
     ],
-  ])("with %s is one sentence", (what, files, message) => {
+  ])("with %s is one sentence", async (what, files, message) => {
     const folder = writeFolder(what.replaceAll(" ", "-"), { ...config, ...files });
-    expect(() => imported(folder)).toThrow(message);
+    await expect(imported(folder)).rejects.toThrow(message);
   });
 });
 
 describe("Hugging Face's configs", () => {
-  test("have the labels", () => {
+  test("have the labels", async () => {
     const id2label = { 0: "a", 1: "b", 2: "c" };
     const config = { num_attention_heads: 2, image_size: 32, layer_norm_eps: 1e-5, id2label };
-    const { manifest } = imported(
+    const { manifest } = await imported(
       writeFolder("labelled", { "model.safetensors": toHuggingFace(tensors), "config.json": config }),
     );
     expect(manifest.labels.map(({ label }) => label)).toEqual(["a", "b", "c"]);
@@ -144,13 +145,13 @@ describe("Hugging Face's configs", () => {
     ["both sides, one number", { size: 32, do_center_crop: false }, [32, 32]],
     ["both sides, then a crop", { size: { height: 40, width: 40 }, do_center_crop: true, crop_size: 32 }, [40, 40]],
     ["the shorter side", { size: { shortest_edge: 36 }, do_center_crop: true }, 36],
-  ])("takes Hugging Face's resize of %s as it is", (what, preprocessor, resize) => {
+  ])("takes Hugging Face's resize of %s as it is", async (what, preprocessor, resize) => {
     const folder = at(`hf-${what.replaceAll(/\W+/g, "-")}`);
     mkdirSync(folder);
     writeCheckpoint(join(folder, "model.safetensors"), tensors);
     writeFileSync(join(folder, "config.json"), JSON.stringify({ num_attention_heads: 2 }));
     writeFileSync(join(folder, "preprocessor_config.json"), JSON.stringify(preprocessor));
-    expect(imported(folder).manifest.preprocess).toMatchObject({ resize, crop: [32, 32] });
+    expect((await imported(folder)).manifest.preprocess).toMatchObject({ resize, crop: [32, 32] });
   });
 });
 

@@ -33,10 +33,10 @@ function stored(name: string): Map<string, Float32Array> {
   ]);
 }
 
-function slim(name: string, out: string, ...args: string[]) {
+async function slim(name: string, out: string, ...args: string[]) {
   const command = compressCommand().action(() => {});
   command.parse([at(name), "-o", at(out), ...args], { from: "user" });
-  const report = compress(at(name), command.opts<CompressOptions>()) as CompressReport;
+  const report = (await compress(at(name), command.opts<CompressOptions>())) as CompressReport;
   return { report, model: readModelFolder(at(out)) };
 }
 
@@ -55,12 +55,12 @@ describe("uniform masks", () => {
     const ranked = zetasOf(masks, "attn.zeta").sort((a, b) => a - b);
     const limit = ranked[ranked.length / 2];
     const wanted = [0, 1, 2].map((i) => masks.get(`blocks.${i}.attn.zeta`)!.filter((v) => v >= limit).length);
-    const { report, model } = slim("uniform", "half", "--attn", "0.5", "--mlp", "1", "--patch", "1");
+    const { report, model } = await slim("uniform", "half", "--attn", "0.5", "--mlp", "1", "--patch", "1");
     expect(report.maxAbsDiff).toBeLessThan(1e-4);
     expect(wanted.reduce((a, b) => a + b)).toBe(12);
     expect(model.manifest.blocks.map(({ headDims }) => headDims)).toEqual(wanted.map((n) => (n ? [n, n] : [])));
 
-    const byMacs = slim("uniform", "by-macs", "--macs", "0.8");
+    const byMacs = await slim("uniform", "by-macs", "--macs", "0.8");
     expect(byMacs.report.macsShare).toBeLessThanOrEqual(0.8);
     const widths = byMacs.model.manifest.blocks.map(({ headDims }) => headDims);
     expect(widths.flat().length).toBeGreaterThan(0);
@@ -118,7 +118,7 @@ describe.each([
     }
     const budgets = ["--attn", "0.6", "--mlp", "0.6", "--patch", "0.6"];
     for (const [k, target] of [["--macs", "0.7"], budgets].entries()) {
-      const { blocks } = slim(`frozen${flag}`, `frozen${flag}-${k}`, ...target).model.manifest;
+      const { blocks } = (await slim(`frozen${flag}`, `frozen${flag}-${k}`, ...target)).model.manifest;
       const whole = {
         "attn.zeta": blocks.every(({ headDims }) => headDims.join() === "8,8"),
         "mlp.zeta": blocks.every(({ mlpHidden }) => mlpHidden === 24),
@@ -138,14 +138,14 @@ test("compress ranks by signed ζ, with --absolute by |ζ|: a strongly negative 
   writeFileSync(at("negative", ZETA_FILE), writeSafetensors(masks));
   const { tensors } = readModelFolder(at("negative"));
   const row = float32(tensors, "blocks.1.mlp.fc1.weight").slice(5 * 16, 6 * 16);
-  const keeps = (out: string, ...args: string[]) => {
-    const { report, model } = slim("negative", out, "--attn", "1", "--mlp", "0.5", "--patch", "1", ...args);
-    expect(report.maxAbsDiff).toBeLessThan(1e-3); // that ζ is folded with its sign is held in masks/folding.test.ts
+  const keeps = async (out: string, ...args: string[]) => {
+    const { report, model } = await slim("negative", out, "--attn", "1", "--mlp", "0.5", "--patch", "1", ...args);
+    expect(report.maxAbsDiff).toBeLessThan(1e-3); // ζ is folded with its sign
     const kept = float32(model.tensors, "blocks.1.mlp.fc1.weight");
     return Array.from({ length: kept.length / 16 }, (_, r) => kept.slice(16 * r, 16 * r + 16).join()).includes(
       row.join(),
     );
   };
-  expect(keeps("by-sign")).toBe(false);
-  expect(keeps("by-size", "--absolute")).toBe(true);
+  expect(await keeps("by-sign")).toBe(false);
+  expect(await keeps("by-size", "--absolute")).toBe(true);
 });

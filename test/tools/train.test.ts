@@ -91,7 +91,7 @@ describe("a training step", () => {
     // The checkpoint is of weights that gave a finite loss, and the run goes on from it.
     const resumed: TrainTask = {
       ...taskNamed("poisoned", tiny(5)),
-      checkpoint: { ...task.checkpoint, rates: '{"lr":1e-5}', resume: true },
+      checkpoint: { ...task.checkpoint, rates: '{"lr":1e-5}', start: "resume" },
     };
     const report = await train(backend, resumed, options);
     expect(report.steps).toBe(5); // steps 3 to 7

@@ -53,7 +53,7 @@ export function taskOf(tf: TF, name: string, variables: Variables, data: TrainDa
     classes: CLASSES.length,
     depth: arch.blocks.length,
     data,
-    checkpoint: { path: checkpoint, fingerprint: "same", rates: "{}", resume: false },
+    checkpoint: { path: checkpoint, identity: { of: "this test" }, rates: "{}", start: "anew" },
   };
 }
 

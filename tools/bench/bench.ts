@@ -2,7 +2,7 @@
  * slimvit bench MODEL... [--engine E,...] [--dtype T,...] [--threads N,...]: milliseconds an image in a real browser.
  * Every combination is loaded into one page, its output is checked against the reference engine, and only then are all
  * of them timed in turn, round by round and each round in another order, so that a drift of the machine's speed or what
- * the one before leaves behind meets them alike. A MODEL may also be random:deit-small and the like (lib/shapes.ts).
+ * the one before leaves behind meets them alike. A MODEL may also be random:deit-small and the like (models/shapes.ts).
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";

@@ -19,7 +19,8 @@ import {
   tensorShapes,
 } from "../../src/format/model.ts";
 import { readSafetensors, type StoredTensor } from "../../src/format/safetensors.ts";
-import { claimOutput, sha256, withStep, writeModelFolder } from "../models/folders.ts";
+import { claimOutput, sha256, withStep, writeModel } from "../models/folders.ts";
+import { labelsOf, readLabelsFile } from "../models/labels.ts";
 import { safetensorsMetadata } from "../models/metadata.ts";
 import { say, si } from "../shared/terminal.ts";
 import { fromHuggingFace, isHuggingFace } from "./huggingFace.ts";
@@ -46,8 +47,8 @@ const DEFAULTS = {
   std: [0.229, 0.224, 0.225],
 };
 
-export function importModel(source: string, options: ImportOptions): { params: number; macs: number } {
-  claimOutput(options.out, options.force);
+export async function importModel(source: string, options: ImportOptions): Promise<{ params: number; macs: number }> {
+  claimOutput(options.out, options.force, [source, options.labels]);
   const { tensors: stored, configs, hashes, license } = readCheckpoint(source);
   const named = isHuggingFace(stored) ? fromHuggingFace(stored, source) : stored;
   const assumed: string[] = [];
@@ -70,7 +71,7 @@ export function importModel(source: string, options: ImportOptions): { params: n
     provenance: withStep({ source: { files: hashes } }, "import", { assumed }),
     metrics: {},
   };
-  writeModelFolder(options.out, draft, tensors, ["f32"], {}, options.force);
+  await writeModel(options.out, { draft, tensors, dtypes: ["f32"] }, options.force);
   const [params, macs] = [countParams(arch, classes), countMacs(arch, classes)];
   say(
     `import: ${name}, ${arch.blocks.length} blocks of ${arch.embedDim}, ${si(params)} parameters, ${si(macs)} MACs → ${options.out}`,
@@ -322,28 +323,16 @@ function widen({ dtype, data }: StoredTensor, name: string, source: string): Flo
 }
 
 function readLabels(file: string | undefined, { config }: Configs, classes: number, assumed: string[]): Label[] {
-  if (file) {
-    if (!existsSync(file)) throw new SlimViTError("bad-input", `${file}: no such file.`);
-    const lines = readFileSync(file, "utf8").split(/\r?\n/).filter(Boolean);
-    if (lines.length !== classes)
-      throw new SlimViTError("bad-input", `${file}: has ${lines.length} lines; the model has ${classes} classes.`);
-    return shortNames(lines.map((line) => line.split("\t")).map(([id, names]) => ({ id, label: names ?? id })));
-  }
+  if (file) return readLabelsFile(file, classes);
   const names = config.id2label as Record<string, string> | undefined;
-  if (names && Object.keys(names).length === classes) {
-    return shortNames(Array.from({ length: classes }, (_, k) => ({ id: String(k), label: names[k] })));
-  }
+  if (
+    names &&
+    Object.keys(names).length === classes &&
+    Array.from({ length: classes }, (_, k) => k).every((k) => k in names)
+  )
+    return labelsOf(Array.from({ length: classes }, (_, k) => names[k]));
   assumed.push(`the labels "class 0" to "class ${classes - 1}" (--labels classes.tsv)`);
   return Array.from({ length: classes }, (_, k) => ({ id: String(k), label: `class ${k}` }));
-}
-
-/** The first of several comma-separated names, unless another class has the same one. */
-function shortNames(labels: Label[]): Label[] {
-  const first = labels.map(({ label }) => label.split(",")[0].trim());
-  return labels.map(({ id, label }, k) => ({
-    id,
-    label: first.indexOf(first[k]) === first.lastIndexOf(first[k]) ? first[k] : label,
-  }));
 }
 
 function preprocessing(arch: Architecture, configs: Configs, options: ImportOptions, assumed: string[]): Preprocess {

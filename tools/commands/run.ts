@@ -1,7 +1,7 @@
 import { ENGINE_OPTIONS, SEED } from "../options/shared.ts";
 import { type OptionsOf, withDefault } from "../options/spec.ts";
 import { count } from "../options/values.ts";
-import { print } from "../shared/terminal.ts";
+import { print, say } from "../shared/terminal.ts";
 import { finish, MODEL, newCommand } from "./command.ts";
 
 const OPTIONS = {
@@ -11,16 +11,25 @@ const OPTIONS = {
 };
 
 export const runCommand = () =>
-  newCommand("run", "classify pictures", [MODEL, ["<images...>", "picture files"]], OPTIONS).action(
-    async (source: string, files: string[], options: OptionsOf<typeof OPTIONS>) => {
-      const { runFiles } = await import("../evaluation/evaluate.ts");
-      const reports = await runFiles(source, files, options);
-      if (!options.json) {
-        for (const { file, classes, latencyMs } of reports) {
-          print(`${file}  ${latencyMs.total.toFixed(0)} ms`);
-          for (const { label, score } of classes) print(`  ${(100 * score).toFixed(1).padStart(5)} %  ${label}`);
-        }
+  newCommand(
+    "run",
+    "classify pictures",
+    [MODEL, ["<images...>", "picture files, and folders of pictures"]],
+    OPTIONS,
+  ).action(async (source: string, files: string[], options: OptionsOf<typeof OPTIONS>) => {
+    const { runFiles } = await import("../evaluation/run.ts");
+    const reports = await runFiles(source, files, options);
+    if (!options.json) {
+      for (const report of reports) {
+        if ("error" in report) continue; // said already
+        print(`${report.file}  ${report.latencyMs.total.toFixed(0)} ms`);
+        for (const { label, score } of report.classes) print(`  ${(100 * score).toFixed(1).padStart(5)} %  ${label}`);
       }
-      finish(options, reports);
-    },
-  );
+    }
+    const failed = reports.filter((report) => "error" in report).length;
+    if (failed) {
+      say(`run: ${failed} of ${reports.length} files could not be classified`);
+      process.exitCode = 1;
+    }
+    finish(options, reports);
+  });

@@ -1,25 +1,25 @@
 /**
  * slimvit eval MODEL --data D: top-1 and top-5 through an engine of the runtime; --against DENSE adds what it loses to another
- * model on the same pictures, and with --unlabelled says how often both agree. slimvit run MODEL IMAGE...: one by one.
+ * model on the same pictures, and with --unlabelled says how often both agree.
  */
-import { readFileSync } from "node:fs";
 import { basename } from "node:path";
 import { openEngine } from "../../src/engines/auto.ts";
 import type { Engine, EngineName } from "../../src/engines/engine.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { WeightsDtype } from "../../src/format/model.ts";
-import { preprocess } from "../../src/image/resample.ts";
 import { softmax } from "../../src/reference/scores.ts";
-import { decode, evalPixels, labelIndices, openDataset, type Picture, type Split, spread } from "../data/data.ts";
+import { classOrder, evalPixels, labelIndices, openDataset, type Picture, type Split, spread } from "../data/data.ts";
 import { readManifestFile, readModelFolder } from "../models/folders.ts";
 import { type AccuracyRecord, type Metrics, recordMetrics } from "../models/metrics.ts";
 import { startProgress } from "../shared/progress.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { bestClass, rankOf } from "./ranks.ts";
+import { warnOfTrainingPictures } from "./trainedOn.ts";
 
 export interface EvalOptions {
   data: string[];
-  split: Split;
+  /** default test; all, where the classes are not looked at */
+  split?: Split;
   engine: EngineName | "auto";
   dtype?: WeightsDtype;
   threads: number;
@@ -56,6 +56,7 @@ export interface Paired {
 const AHEAD = 4;
 
 export async function evaluate(source: string, options: EvalOptions): Promise<EvalReport> {
+  await warnOfTrainingPictures(source, options.data, splitOf(options));
   const seen = await seeAll("eval", source, options);
   const { ranks, engine, dtype } = seen;
   const other = options.against
@@ -65,7 +66,7 @@ export async function evaluate(source: string, options: EvalOptions): Promise<Ev
   const within = (limit: number) => [...ranks.values()].filter((rank) => rank < limit).length / n;
   const report: EvalReport = { top1: within(1), top5: within(5), n, engine, dtype };
   if (options.record)
-    record(source, { ...report, data: options.data.map((d) => basename(d)).join(" + "), split: options.split });
+    record(source, { ...report, data: options.data.map((d) => basename(d)).join(" + "), split: splitOf(options) });
   say(`eval: top-1 ${percent(report.top1)}, top-5 ${percent(report.top5)}, ${n} pictures, ${engine}, ${dtype}`);
   if (other) {
     report.against = { name: other.name, dtype: other.dtype, ...paired(ranks, other.ranks) };
@@ -94,16 +95,9 @@ export async function agreeWith(source: string, options: EvalOptions): Promise<A
   if (!against)
     throw new SlimViTError("bad-option", "eval: --unlabelled compares with another model; give --against MODEL.");
   if (options.record) throw new SlimViTError("bad-option", "eval: --record keeps accuracies; --unlabelled has none.");
-  const names = [source, against].map((model) =>
-    readManifestFile(model)
-      .labels.map(({ id }) => id)
-      .join(),
-  );
-  if (names[0] !== names[1])
-    throw new SlimViTError(
-      "bad-model",
-      `${against}: has other classes than ${source}; their logits cannot be compared.`,
-    );
+  const [own, others] = [source, against].map((model) => readManifestFile(model).labels);
+  const order = classOrder(others, own, source);
+  const inOrder = (logits: Float32Array) => Float32Array.from(order, (place) => logits[place]);
   const [seen, other] = [
     await seeAll("eval", source, options),
     await seeAll("against", against, { ...options, dtype: undefined }),
@@ -111,9 +105,9 @@ export async function agreeWith(source: string, options: EvalOptions): Promise<A
   let [same, divergence] = [0, 0];
   for (const [picture, logits] of seen.logits) {
     const wanted = other.logits.get(picture)!;
-    const best = bestClass(logits);
-    if (best >= 0 && best === bestClass(wanted)) same++;
-    const [p, q] = [softmax(logits), softmax(wanted)];
+    const [p, q] = [softmax(inOrder(logits)), softmax(wanted)];
+    const best = bestClass(p);
+    if (best !== undefined && best === bestClass(q)) same++;
     for (let k = 0; k < q.length; k++)
       if (q[k] > 0) divergence += q[k] * Math.log(q[k] / Math.max(p[k], Number.MIN_VALUE));
   }
@@ -127,6 +121,8 @@ export async function agreeWith(source: string, options: EvalOptions): Promise<A
   return report;
 }
 
+const splitOf = ({ split, unlabelled }: EvalOptions): Split => split ?? (unlabelled ? "all" : "test");
+
 const points = (share: number) => `${share < 0 ? "" : "+"}${(100 * share).toFixed(2)}`;
 
 interface Seen {
@@ -135,13 +131,13 @@ interface Seen {
   dtype: WeightsDtype;
   /** by the picture's name; without those that cannot be read */
   logits: Map<string, Float32Array>;
-  /** {@link rankOf} the right class; empty for unlabelled data */
+  /** how many classes score at least as high as the right one; empty for unlabelled data */
   ranks: Map<string, number>;
 }
 
 async function seeAll(what: string, source: string, options: EvalOptions): Promise<Seen> {
   const model = readModelFolder(source, options.dtype);
-  const { pictures, classNames } = await openDataset(options.data, options.split);
+  const { pictures, classNames } = await openDataset(options.data, splitOf(options), options);
   const indices = options.unlabelled ? undefined : labelIndices(classNames, model.manifest.labels);
   const { engine } = await openEngine(options.engine, model, { threads: options.threads });
   const chosen = options.limit ? spread(pictures, options.limit) : pictures;
@@ -182,7 +178,7 @@ async function seeAll(what: string, source: string, options: EvalOptions): Promi
  * The interval is Wald's with half a picture added to each of the four cells, which keeps its 95 % on few pictures and when
  * the models hardly differ.
  *
- * @param a picture → {@link rankOf} its right class
+ * @param a picture → how many classes score at least as high as the right one
  * @see Bonett and Price 2012 — https://doi.org/10.3102/1076998611411915
  */
 export function paired(a: Map<string, number>, b: Map<string, number>): Omit<Paired, "name" | "dtype"> {
@@ -218,50 +214,4 @@ function record(source: string, entry: AccuracyRecord): void {
     a.data === entry.data && a.split === entry.split && a.engine === entry.engine && a.dtype === entry.dtype;
   const { accuracy = [] } = readManifestFile(source).metrics as Metrics;
   recordMetrics(source, { accuracy: [...accuracy.filter((a) => !same(a)), entry] });
-}
-
-export interface RunReport {
-  file: string;
-  classes: { id: string; label: string; index: number; score: number }[];
-  logits: number[];
-  latencyMs: { preprocess: number; inference: number; total: number };
-}
-
-export async function runFiles(
-  source: string,
-  files: string[],
-  options: { engine: EngineName | "auto"; dtype?: WeightsDtype; threads: number; topK: number },
-): Promise<RunReport[]> {
-  const model = readModelFolder(source, options.dtype);
-  const { labels, preprocess: how } = model.manifest;
-  const { engine } = await openEngine(options.engine, model, { threads: options.threads });
-  const reports: RunReport[] = [];
-  try {
-    for (const file of files) {
-      const start = performance.now();
-      const pixels = preprocess(await decode(readImageFile(file), file), how);
-      const middle = performance.now();
-      const { logits } = await engine.run(pixels);
-      const end = performance.now();
-      const scores = softmax(logits);
-      const best = [...scores.keys()].sort((a, b) => scores[b] - scores[a]).slice(0, options.topK);
-      reports.push({
-        file,
-        classes: best.map((index) => ({ ...labels[index], index, score: scores[index] })),
-        logits: Array.from(logits),
-        latencyMs: { preprocess: middle - start, inference: end - middle, total: end - start },
-      });
-    }
-  } finally {
-    engine.dispose();
-  }
-  return reports;
-}
-
-function readImageFile(file: string): Buffer {
-  try {
-    return readFileSync(file);
-  } catch (error) {
-    throw new SlimViTError("bad-input", `${file}: cannot be read (${messageOf(error)}).`);
-  }
 }

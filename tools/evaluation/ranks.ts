@@ -1,15 +1,23 @@
-/** How a picture's classes are ranked by their logits. What is not known for sure is not right: ties and NaN. */
+/** How right an answer is, where scores may tie or be no numbers at all. */
 
-/** How many other classes do not score below the right one; infinite where a logit is NaN. */
-export function rankOf(logits: ArrayLike<number>, right: number): number {
-  const values = Array.from(logits);
-  if (values.some(Number.isNaN)) return Number.POSITIVE_INFINITY;
-  return values.filter((v, k) => k !== right && v >= values[right]).length;
+/**
+ * How many classes score at least as high as the right one: 0 where it alone is best. Ties never count in its favour, as a
+ * network that knows nothing gives every class the same score.
+ *
+ * @returns Infinity where a score is NaN
+ */
+export function rankOf(scores: ArrayLike<number>, right: number): number {
+  let rank = 0;
+  for (let k = 0; k < scores.length; k++) {
+    if (Number.isNaN(scores[k])) return Number.POSITIVE_INFINITY;
+    if (k !== right && scores[k] >= scores[right]) rank++;
+  }
+  return rank;
 }
 
-/** The one class that scores above all others; −1 where there is none. */
-export function bestClass(logits: ArrayLike<number>): number {
-  const values = Array.from(logits);
-  const best = values.indexOf(Math.max(...values));
-  return rankOf(values, best) === 0 ? best : -1;
+/** The class that scores higher than all others; undefined where there is none, or a score is NaN. */
+export function bestClass(scores: ArrayLike<number>): number | undefined {
+  let best = 0;
+  for (let k = 1; k < scores.length; k++) if (scores[k] > scores[best]) best = k;
+  return scores.length > 0 && rankOf(scores, best) === 0 ? best : undefined;
 }

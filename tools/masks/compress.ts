@@ -24,7 +24,7 @@ import {
   readManifestFile,
   readModelFolder,
   withStep,
-  writeModelFolder,
+  writeModel,
 } from "../models/folders.ts";
 import { percent, say, si } from "../shared/terminal.ts";
 import { allocate, type Cost, type Savings } from "./allocate.ts";
@@ -74,7 +74,7 @@ export interface CompressReport {
 }
 
 /** One report, or with `budgets` one a budget, from the smallest cut to the largest. */
-export function compress(source: string, options: CompressOptions): CompressReport | CompressReport[] {
+export async function compress(source: string, options: CompressOptions): Promise<CompressReport | CompressReport[]> {
   const target = targetOf(options);
   if (!options.budgets) {
     if (target?.share === true)
@@ -88,13 +88,13 @@ export function compress(source: string, options: CompressOptions): CompressRepo
       "compress: --budgets are shares of MACs or parameters; leave out --attn, --mlp and --patch.",
     );
   const shares = typeof target?.share === "number" ? [...options.budgets, target.share] : options.budgets;
-  return [...new Set(shares)]
-    .sort((a, b) => b - a)
-    .map((share) => {
-      const folder = `${cost}-${Number((100 * share).toFixed(4))}`;
-      const name = `${options.name ?? basename(resolve(options.out))}-${folder}`;
-      return compressOne(source, { ...options, name, out: join(options.out, folder) }, { cost, share });
-    });
+  const reports: CompressReport[] = [];
+  for (const share of [...new Set(shares)].sort((a, b) => b - a)) {
+    const folder = `${cost}-${Number((100 * share).toFixed(4))}`;
+    const name = `${options.name ?? basename(resolve(options.out))}-${folder}`;
+    reports.push(await compressOne(source, { ...options, name, out: join(options.out, folder) }, { cost, share }));
+  }
+  return reports;
 }
 
 type TargetCost = Cost | "latencyMs";
@@ -120,8 +120,12 @@ function targetOf(options: CompressOptions): { cost: TargetCost; share: number |
   return params === undefined ? undefined : { cost: "params", share: params };
 }
 
-function compressOne(source: string, options: CompressOptions, target: Target | undefined): CompressReport {
-  claimOutput(options.out, options.force);
+async function compressOne(
+  source: string,
+  options: CompressOptions,
+  target: Target | undefined,
+): Promise<CompressReport> {
+  claimOutput(options.out, options.force, [source, options.weights, options.profile]);
   const searched = readModelFolder(source);
   const arch = architectureOf(searched.manifest);
   const { mode, zetas } = readMasks(source, ZETA_FILE, searched.manifest);
@@ -138,13 +142,14 @@ function compressOne(source: string, options: CompressOptions, target: Target | 
   const predictedMs = options.profile && predictMs(readProfile(options.profile, arch), slim);
   const maxAbsDiff = againstMasked(searched, folded, masks, { manifest: slim, dtype: "f32", tensors });
   const { format: _, weights: __, ...draft } = slim;
-  const name = options.name ?? `${searched.manifest.name}-slim`;
+  const name = options.name ?? basename(resolve(options.out));
   const { attn, mlp, patch, tokens: rule, absolute } = options;
   const how = target ? { [target.cost]: target.share } : { attn, mlp, patch, rule, absolute: absolute ?? false };
   const dense = { heads: arch.blocks[0].headDims.length, mlpHidden: arch.blocks.map((b) => b.mlpHidden) };
   const weights = options.weights && { weights: readManifestFile(options.weights).name };
   const provenance = withStep({ ...slim.provenance, dense }, "compress", { ...how, ...weights });
-  writeModelFolder(options.out, { ...draft, name, provenance, metrics: {} }, tensors, ["f32"], {}, options.force);
+  const content = { draft: { ...draft, name, provenance, metrics: {} }, tensors, dtypes: ["f32" as const] };
+  await writeModel(options.out, content, options.force);
 
   const channels = sum(slim.blocks.map(innerDim));
   const units = sum(slim.blocks.map((b) => b.mlpHidden));

@@ -4,14 +4,16 @@
  * @see Chavan et al. 2022, eq. 5 — https://arxiv.org/abs/2201.00814
  */
 
+import { basename, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 import { denseTokens, type Model, type Tensors } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
 import { type StoredTensor, writeSafetensors } from "../../src/format/safetensors.ts";
 import { forward } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
-import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "../models/folders.ts";
+import { architectureOf, claimOutput, readModelFolder, withStep, writeModel } from "../models/folders.ts";
 import { reportHtml } from "../report/report.ts";
+import { historyFiles } from "../report/scalars.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { decaysByDefault } from "../training/adamw.ts";
 import { openBackend } from "../training/backend.ts";
@@ -50,7 +52,7 @@ export interface SearchOptions extends TrainOptions {
 }
 
 export async function search(source: string, options: SearchOptions): Promise<TrainReport> {
-  claimOutput(options.out, options.force);
+  claimOutput(options.out, options.force, [source, options.teacher, ...options.data]);
   const model = readModelFolder(source);
   const arch = architectureOf(model.manifest);
   requireDense(model, source);
@@ -98,7 +100,7 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
     decays: (name, variable) => (isZeta(name) ? options.zetaDecay === true : decaysByDefault(name, variable)),
     data,
     validation,
-    checkpoint: checkpointOf("search", model.manifest, dataset, options),
+    checkpoint: await checkpointOf("search", model.manifest, options),
   };
   const report = await train(backend, task, options);
   const importance = await measureImportance(
@@ -209,8 +211,9 @@ async function writeSearchFolder(
     [ZETA_FILE]: writeSafetensors(masks, { masks: options.masks }),
     [IMPORTANCE_FILE]: writeSafetensors(importance),
     "report.html": reportHtml([{ manifest: { ...draft, provenance }, zetas: plain, history }]),
-    "history.json": `${JSON.stringify(history)}\n`,
+    ...historyFiles(history),
     [SEARCH_FILE]: `${JSON.stringify({ masks: options.masks, patchForm: options.patchForm, tokens: options.tokens, wAttn: options.wAttn, wMlp: options.wMlp, wPatch: options.wPatch }, null, 2)}\n`,
   };
-  writeModelFolder(options.out, { ...draft, provenance }, tensors, ["f32"], records, options.force);
+  const named = { ...draft, name: basename(resolve(options.out)), provenance };
+  await writeModel(options.out, { draft: named, tensors, dtypes: ["f32"], extra: records }, options.force);
 }

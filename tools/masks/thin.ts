@@ -8,7 +8,7 @@ import { basename, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 import { type Architecture, countMacs, denseTokens, patchGrid } from "../../src/format/model.ts";
 import { resampleKeepIdx, resizeModel } from "../checkpoints/resize.ts";
-import { claimOutput, readManifestFile, readModelFolder, withStep, writeModelFolder } from "../models/folders.ts";
+import { claimOutput, readManifestFile, readModelFolder, withStep, writeModel } from "../models/folders.ts";
 import { percent, say, si } from "../shared/terminal.ts";
 import { orderedPatches, type PatchOrder } from "./patchOrders.ts";
 
@@ -36,9 +36,9 @@ export interface ThinReport {
   tokens: number[];
 }
 
-export function thin(source: string, options: ThinOptions): ThinReport {
+export async function thin(source: string, options: ThinOptions): Promise<ThinReport> {
   const { out, keep, order, restore, lists, imageSize, name, force } = options;
-  claimOutput(out, force);
+  claimOutput(out, force, [source, lists]);
   const original = readModelFolder(source);
   const model = resizeModel(original, imageSize ?? original.manifest.imageSize);
   const { tensors } = model;
@@ -54,12 +54,12 @@ export function thin(source: string, options: ThinOptions): ThinReport {
   const provenance = withStep(manifest.provenance, "thin", step);
   const thinned = {
     ...draft,
-    name: name ?? `${manifest.name}-${lists ? "lists" : order}`,
+    name: name ?? basename(resolve(out)),
     blocks,
     provenance,
     metrics: {},
   };
-  writeModelFolder(out, thinned, tensors, ["f32"], {}, force);
+  await writeModel(out, { draft: thinned, tensors, dtypes: ["f32"] }, force);
 
   const classes = manifest.labels.length;
   const macs = countMacs(thinned, classes);

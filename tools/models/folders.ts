@@ -1,10 +1,12 @@
-/** Model folders on disk: read with every check, written beside and renamed when complete. */
-import { createHash, randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
+/** Model folders on disk: read with every check, written when the engine that ships has passed its self-test on them. */
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
 import { constants, deflateSync, inflateSync } from "node:zlib";
+import { openWithoutDevice } from "../../src/engines/opening.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type {
+  ActivationRanges,
   Architecture,
   Manifest,
   Model,
@@ -19,8 +21,14 @@ import { encodeTensors, manifestJson, selfTestPixels, writeWeights } from "../..
 import { forward } from "../../src/reference/forward.ts";
 import toolsPackage from "../package.json" with { type: "json" };
 
+import { type Files, writeFolder } from "./outputs.ts";
+
+export { claimOutput, writeFileAtomic, writeFolder } from "./outputs.ts";
+
 const MANIFEST = "slimvit.json";
 const SELF_TEST_SEED = 1;
+/** Of the recorded numbers: engines are compared by the numbers' own size, which a head that is hardly trained makes small. */
+const SELF_TEST_DIGITS = 6;
 
 /** @throws SlimViTError `bad-model` for a folder without slimvit.json, a missing weights file or a wrong hash */
 export function readModelFolder(dir: string, dtype?: WeightsDtype): Model {
@@ -78,27 +86,78 @@ export function readManifestFile(dir: string): Manifest {
   return readManifest(readFileSync(path, "utf8"), path);
 }
 
-/** Contents by name. */
-type Files = Record<string, string | Uint8Array>;
-
 /** What a new folder says of itself; the weights entries are made when it is written. */
 export type ManifestDraft = Omit<SingleManifest, "weights">;
 
+/** A model folder's content, by which it is written. */
+interface FolderContent {
+  draft: ManifestDraft;
+  /** in any dtype, of which each of `dtypes` is made */
+  tensors: Tensors | ((dtype: WeightsDtype) => Tensors);
+  dtypes: WeightsDtype[];
+  /** further files, or what gives them for the manifest as written */
+  extra?: Files | ((manifest: Manifest) => Files);
+  /** of the int8 weights: what enters their linears */
+  activations?: ActivationRanges;
+}
+
 /**
- * @param tensors in any dtype, of which each of `dtypes` is made
- * @param extra further files, or what gives them for the manifest as written
+ * Writes a model, as every command does: each weights file is opened by the engine that ships and passes its self-test before
+ * anything lies under the name that was asked for.
+ *
  * @param replace a folder that is there
  * @returns the manifest as written
+ * @throws SlimViTError `bad-model` where what would be written cannot be read or computes something else
  */
+export async function writeModel(out: string, content: FolderContent, replace = false): Promise<Manifest> {
+  const { manifest, files, safetensors } = encodeFolder(content);
+  const written = readableManifest(out, files[MANIFEST] as string);
+  for (const { dtype } of manifest.weights) {
+    try {
+      const model = readModel(written, dtype, safetensors[dtype]!, join(out, MANIFEST));
+      (await openWithoutDevice(model, {}, false)).engine.dispose();
+    } catch (error) {
+      throw new SlimViTError(
+        "bad-model",
+        `${out}: is not written, for its ${dtype} weights fail. ${messageOf(error)} ${ADVICE[dtype]}`,
+      );
+    }
+  }
+  writeFolder(out, files, replace);
+  return manifest;
+}
+
+const ADVICE: Record<WeightsDtype, string> = {
+  f32: "Look for NaN or very large weights in what it was made from.",
+  f16: "Its numbers are too large for f16; export f32 or int8 instead.",
+  int8: "Channels of very different sizes do not fit one scale; export f16 instead, or retrain with --weight-step.",
+};
+
+function readableManifest(out: string, text: string): Manifest {
+  try {
+    return readManifest(text, join(out, MANIFEST));
+  } catch (error) {
+    throw new SlimViTError("bad-model", `${out}: is not written, since no runtime would read it. ${messageOf(error)}`);
+  }
+}
+
+/** Writes a model that nothing has been run on: for tests and timings. Commands call `writeModel`. */
 export function writeModelFolder(
   out: string,
   draft: ManifestDraft,
-  tensors: Tensors | ((dtype: WeightsDtype) => Tensors),
+  tensors: FolderContent["tensors"],
   dtypes: WeightsDtype[],
-  extra: Files | ((manifest: Manifest) => Files) = {},
+  extra: FolderContent["extra"] = {},
   replace = false,
 ): Manifest {
+  const { manifest, files } = encodeFolder({ draft, tensors, dtypes, extra });
+  writeFolder(out, files, replace);
+  return manifest;
+}
+
+function encodeFolder({ draft, tensors, dtypes, extra = {}, activations }: FolderContent) {
   const files: Files = {};
+  const safetensors: Partial<Record<WeightsDtype, Uint8Array>> = {};
   const manifest = singleVariant({ ...draft, weights: [] });
   const selfTests: Partial<Record<WeightsDtype, SelfTest>> = {};
   for (const dtype of dtypes) {
@@ -107,25 +166,32 @@ export function writeModelFolder(
     const packed = dtype === "int8" ? pack(bytes) : undefined; // f16 hardly shrinks, and other tools read it as it is
     const file = `model.${dtype}.safetensors${packed ? ".zz" : ""}`;
     files[file] = packed ?? bytes;
+    safetensors[dtype] = bytes;
     manifest.weights.push({
       dtype,
       file,
       bytes: files[file].length,
       ...(packed && { unpackedBytes: bytes.length }),
       sha256: sha256(bytes),
+      ...(dtype === "int8" && activations && { activations: shortened(activations) }),
     });
     selfTests[dtype] = selfTest(manifest, dtype, encoded);
   }
   manifest.variants[0].selfTest = selfTests;
   files[MANIFEST] = manifestText(manifestJson(manifest));
   Object.assign(files, typeof extra === "function" ? extra(manifest) : extra);
-  writeFolder(out, files, replace);
-  return manifest;
+  return { manifest, files, safetensors };
+}
+
+/** Four digits are finer than any grid of 255 levels. */
+function shortened(ranges: ActivationRanges): ActivationRanges {
+  const short = (value: number) => Number(value.toPrecision(4));
+  return Object.fromEntries(Object.entries(ranges).map(([name, [low, high]]) => [name, [short(low), short(high)]]));
 }
 
 function selfTest(manifest: Manifest, dtype: WeightsDtype, tensors: Tensors): SelfTest {
   const { logits, features } = forward({ manifest, dtype, tensors }, selfTestPixels(manifest, SELF_TEST_SEED));
-  const rounded = (values: Float32Array) => Array.from(values, (v) => Number(v.toFixed(5)));
+  const rounded = (values: Float32Array) => Array.from(values, (v) => Number(v.toPrecision(SELF_TEST_DIGITS)));
   const known = manifest.head ? { logits: rounded(logits) } : { features: rounded(features) };
   return { seed: SELF_TEST_SEED, ...known };
 }
@@ -134,43 +200,6 @@ function selfTest(manifest: Manifest, dtype: WeightsDtype, tensors: Tensors): Se
 export function manifestText(manifest: unknown): string {
   const text = JSON.stringify(manifest, null, 2);
   return `${text.replace(/\[\s+(-?[\d.][^[\]{}"]*?)\s+\]/g, (_, list: string) => `[${list.replace(/\s+/g, " ")}]`)}\n`;
-}
-
-/**
- * All files or none: written into a folder beside `out`, which is then renamed. A killed run leaves no half folder
- * under the name that was asked for. What is to be replaced stays until the new folder is complete.
- */
-export function writeFolder(out: string, files: Files, replace = false): void {
-  const beside = join(dirname(resolve(out)), `.${basename(resolve(out))}`);
-  const mark = randomBytes(4).toString("hex");
-  const [temporary, replaced] = [`${beside}.part-${mark}`, `${beside}.old-${mark}`];
-  mkdirSync(temporary, { recursive: true });
-  try {
-    for (const [name, content] of Object.entries(files)) {
-      mkdirSync(dirname(join(temporary, name)), { recursive: true });
-      writeFileSync(join(temporary, name), content);
-    }
-    if (replace && existsSync(out)) renameSync(out, replaced);
-    renameSync(temporary, resolve(out));
-  } catch (error) {
-    rmSync(temporary, { recursive: true, force: true });
-    throw error;
-  }
-  rmSync(replaced, { recursive: true, force: true });
-}
-
-/** @throws SlimViTError `bad-option` when `out` exists and `force` is not given; with it, `writeFolder` may replace it */
-export function claimOutput(out: string, force = false): void {
-  if (existsSync(out) && !force)
-    throw new SlimViTError("bad-option", `${out}: exists already. Choose another -o, or give --force to replace it.`);
-}
-
-/** A file is never seen half-written. */
-export function writeFileAtomic(path: string, content: string | Uint8Array): void {
-  mkdirSync(dirname(path), { recursive: true });
-  const temporary = `${path}.part-${randomBytes(4).toString("hex")}`; // of this process: others may write the same file
-  writeFileSync(temporary, content);
-  renameSync(temporary, path);
 }
 
 export const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");

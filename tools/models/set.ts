@@ -72,7 +72,7 @@ export function makeSet(paths: string[], options: SetOptions): ModelSet {
   } else {
     const files: Record<string, string | Uint8Array> = { [SET_FILE]: text };
     for (const { path, manifest } of sources) Object.assign(files, filesOf(path, manifest, folderOf(path, out)));
-    claimOutput(out, options.force);
+    claimOutput(out, options.force, paths);
     writeFolder(out, files, options.force);
   }
   report(members, out);

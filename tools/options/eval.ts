@@ -1,10 +1,12 @@
-import { data, ENGINE_OPTIONS, SEED } from "./shared.ts";
-import { flag, optional } from "./spec.ts";
-import { count, path } from "./values.ts";
+import { SPLITS } from "../data/splits.ts";
+import { DATA_HELP, ENGINE_OPTIONS, SEED } from "./shared.ts";
+import { choice, flag, optional, required } from "./spec.ts";
+import { count, path, paths } from "./values.ts";
 
 export const EVAL = {
   ...ENGINE_OPTIONS,
-  ...data("all"),
+  data: required("--data <source>", DATA_HELP, paths),
+  split: choice("--split <split>", "which part of the data; default test", SPLITS),
   limit: optional("--limit <n>", "measure on n pictures spread over the data", count),
   against: optional("--against <model>", "compare with another model on the same pictures", path),
   record: flag("--record", "write the figures into the model's manifest and card"),

@@ -23,7 +23,6 @@ import toolsPackage from "../package.json" with { type: "json" };
 import { readReportModel, reportHtml } from "../report/report.ts";
 import { withLock } from "../shared/lock.ts";
 import { percent, say } from "../shared/terminal.ts";
-import { checkpointPath } from "../training/checkpoint.ts";
 import { finetune } from "../training/finetune.ts";
 import { OBSERVERS } from "../training/options.ts";
 import { retrain } from "../training/retrain.ts";
@@ -156,8 +155,8 @@ class Run {
     this.key = hashes.join();
   }
 
-  training(out: string): { out: string; resume: boolean; force: boolean } {
-    return { out, resume: existsSync(checkpointPath(out)), force: false };
+  training(out: string): { out: string; force: boolean } {
+    return { out, force: false };
   }
 
   /** @returns the folder with the stage's result */

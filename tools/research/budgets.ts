@@ -93,14 +93,14 @@ async function main(source: string, options: Options): Promise<void> {
     const at = (kind: string) => join(options.out, `${kind}-${Number((device ? target : 100 * target).toFixed(4))}`);
     const shared = { tokens: rule, absolute, weights, force: options.force };
     const asked = device ? { latencyMs: target, profile } : { macs: target };
-    const byImportance = compress(source, { ...shared, ...asked, out: at("importance") }) as CompressReport;
+    const byImportance = (await compress(source, { ...shared, ...asked, out: at("importance") })) as CompressReport;
     const least = costOf(readManifestFile(byImportance.out));
     const budget = equalBudget({ arch, mode, zetas, rule, absolute }, (slim) => costOf(slim) >= least);
-    const equally = compress(source, {
+    const equally = (await compress(source, {
       ...shared,
       ...{ attn: budget, mlp: budget, patch: budget },
       out: at("equal"),
-    }) as CompressReport;
+    })) as CompressReport;
     const [a, b] = [await evaluate(byImportance.out, options), await evaluate(equally.out, options)];
     const side = ({ out, macsShare }: CompressReport, { top1, top5 }: typeof a): Side => ({
       ...{ macsShare, ...(device && { predictedMs: costOf(readManifestFile(out)) }), top1, top5, out },

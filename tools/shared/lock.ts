@@ -1,18 +1,22 @@
 /** One process at a time, also over machines that share a file system. */
 import { randomBytes } from "node:crypto";
-import { linkSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import { linkSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { startBeat } from "./beat.ts";
 
-const BEAT_MS = 10_000;
-/** A holder on another machine that has not moved for so long is taken for dead. Longer than a stage blocks its event loop. */
-const DEAD_MS = 600_000;
+const BEAT_MS = 5000;
+/** A holder that has not touched its file for so long, by the file system's own clock, is dead. */
+const DEAD_MS = 60_000;
 const POLL_MS = 500;
+
+/** Of the locks that this process holds. */
+const held = new Set<string>();
 
 /**
  * Runs `work` while `path` is a file of this process's. A holder that was killed is noticed at once on its own machine, on
- * others when its file has not been touched for ten minutes.
+ * others when its file has not been touched for a minute.
  *
  * The lock saves work and is not what keeps results whole: should two processes ever hold it, both make the same bytes and
  * rename them into place.
@@ -22,24 +26,25 @@ const POLL_MS = 500;
 export async function withLock<T>(path: string, onWait: () => void, work: () => Promise<T>): Promise<T> {
   mkdirSync(dirname(path), { recursive: true });
   const mine = `${hostname()} ${process.pid} ${randomBytes(8).toString("hex")}`;
-  for (let waited = false; !take(path, mine); waited = true) {
-    if (!waited) onWait();
-    if (!dropIfDead(path)) await sleep(POLL_MS);
-  }
-  const beat = setInterval(() => {
-    try {
-      utimesSync(path, new Date(), new Date());
-    } catch {
-      // taken over: nothing to keep alive
-    }
-  }, BEAT_MS);
-  beat.unref();
+  held.add(mine);
+  const stopBeat = await taken(path, mine, onWait);
   try {
     return await work();
   } finally {
-    clearInterval(beat);
+    stopBeat();
+    held.delete(mine);
     if (read(path) === mine) rmSync(path, { force: true });
   }
+}
+
+async function taken(path: string, mine: string, onWait: () => void): Promise<() => void> {
+  for (let waited = false; !take(path, mine); ) {
+    if (dropIfDead(path)) continue;
+    if (!waited) onWait();
+    waited = true;
+    await sleep(POLL_MS);
+  }
+  return startBeat(path, BEAT_MS);
 }
 
 /** By link, so that the file is never seen without its holder's name. */
@@ -63,7 +68,9 @@ function dropIfDead(path: string): boolean {
   const touched = statSync(path, { throwIfNoEntry: false })?.mtimeMs;
   if (holder === undefined || touched === undefined) return true;
   const [host, pid] = holder.split(" ");
-  if (Date.now() - touched < DEAD_MS && (host !== hostname() || isRunning(Number(pid)))) return false;
+  // After a container's restart another process may have the holder's number, this one included.
+  const isAlive = Number(pid) === process.pid ? held.has(holder) : isRunning(Number(pid));
+  if (clockOf(path) - touched < DEAD_MS && (host !== hostname() || isAlive)) return false;
   // By rename, so that of several who wait only one removes it.
   const aside = `${path}.dead-${randomBytes(4).toString("hex")}`;
   try {
@@ -73,6 +80,15 @@ function dropIfDead(path: string): boolean {
     // another one was faster
   }
   return true;
+}
+
+/** The time by the clock that stamps files there, which may be another machine's. */
+function clockOf(path: string): number {
+  const probe = `${path}.clock-${randomBytes(4).toString("hex")}`;
+  writeFileSync(probe, "");
+  const { mtimeMs } = statSync(probe);
+  rmSync(probe, { force: true });
+  return mtimeMs;
 }
 
 function isRunning(pid: number): boolean {

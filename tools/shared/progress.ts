@@ -4,18 +4,21 @@ import { say } from "./terminal.ts";
 export interface Progress {
   /** @param figures shown beside the bar, as given */
   update(done: number, figures: string): void;
+  /** A line of its own, above the bar where there is one. */
+  note(line: string): void;
   stop(): void;
 }
 
 const LOG_SECONDS = 30;
+/** The first step is slower than the others: what it compiles and allocates is not done again. */
+const WARM_UP = 1;
 
-/** A bar on a terminal; elsewhere a line twice a minute, so that a log stays readable. */
+/**
+ * A bar on a terminal. Elsewhere a line as soon as the second step tells how long all will take, then one twice a minute, so
+ * that a log stays readable.
+ */
 export function startProgress(what: string, total: number, first = 0): Progress {
-  const started = performance.now();
-  const eta = (done: number) => {
-    const seconds = Math.round(((performance.now() - started) / 1000 / Math.max(1, done - first)) * (total - done));
-    return seconds > 90 ? `${Math.round(seconds / 60)} min left` : `${seconds} s left`;
-  };
+  const timeLeft = timer(total, first);
   if (process.stderr.isTTY) {
     const bar = new cliProgress.SingleBar({
       format: `${what} {bar} {value}/{total} {figures}`,
@@ -24,18 +27,48 @@ export function startProgress(what: string, total: number, first = 0): Progress 
     });
     bar.start(total, first, { figures: "" });
     return {
-      update: (done, figures) => bar.update(done, { figures: `${figures}  ${eta(done)}` }),
+      update: (done, figures) => bar.update(done, { figures: `${figures}  ${timeLeft(done)}` }),
+      note(line) {
+        process.stderr.write("\r\x1b[K"); // the bar is drawn again below the line
+        say(line);
+        bar.render();
+      },
       stop: () => bar.stop(),
     };
   }
-  let last = started;
+  let last = performance.now();
   return {
     update(done, figures) {
+      const left = timeLeft(done);
       const now = performance.now();
-      if (now - last < LOG_SECONDS * 1000 && done < total) return;
+      const isFirstEstimate = done - first === WARM_UP + 1;
+      if (!isFirstEstimate && now - last < LOG_SECONDS * 1000 && done < total) return;
       last = now;
-      say(`${what}: ${done}/${total}  ${figures}  ${eta(done)}`);
+      say(`${what}: ${done}/${total}  ${figures}  ${left}`);
     },
+    note: say,
     stop() {},
   };
+}
+
+/** @returns what is left, in words, from how long the steps after the first have taken; to be asked at each step */
+export function timer(total: number, first: number, now = () => performance.now()): (done: number) => string {
+  let [began, from] = [now(), first];
+  let warm = false;
+  return (done) => {
+    if (!warm && done - first >= WARM_UP) {
+      warm = true;
+      if (done < total) {
+        const seconds = (now() - began) / 1000 / Math.max(1, done - from);
+        [began, from] = [now(), done];
+        return inWords(seconds * (total - done));
+      }
+    }
+    return inWords(((now() - began) / 1000 / Math.max(1, done - from)) * (total - done));
+  };
+}
+
+function inWords(seconds: number): string {
+  if (seconds > 5400) return `${(seconds / 3600).toFixed(1)} h left`;
+  return seconds > 90 ? `${Math.round(seconds / 60)} min left` : `${Math.round(seconds)} s left`;
 }

@@ -9,19 +9,36 @@ import { writeFileAtomic } from "../models/folders.ts";
 import { safetensorsMetadata } from "../models/metadata.ts";
 import { say } from "../shared/terminal.ts";
 import type { AdamW } from "./adamw.ts";
-import type { TrainTask } from "./train.ts";
+
+/** The part of a training that a checkpoint holds. */
+export interface CheckpointedTask {
+  name: string;
+  variables: Map<string, tfjs.Variable>;
+  checkpoint: CheckpointPlan;
+}
 
 /** Beside the output, so that it survives a kill and is found by --resume. */
 export const checkpointPath = (out: string) =>
   join(dirname(resolve(out)), `.${basename(resolve(out))}.checkpoint.safetensors`);
 
+/** Where a checkpoint goes and under which options it may be continued. */
+export interface CheckpointPlan {
+  path: string;
+  /** what must be equal for a checkpoint to be continued, by the names that people know */
+  identity: Record<string, unknown>;
+  /** which may change */
+  rates: string;
+  /** `either`: a checkpoint that fits is continued, and one that does not is not overwritten without a word */
+  start: "anew" | "resume" | "either";
+}
+
 /** To be called once the result is safely written. */
-export function removeCheckpoint({ checkpoint }: TrainTask): void {
+export function removeCheckpoint({ checkpoint }: CheckpointedTask): void {
   rmSync(checkpoint.path, { force: true });
 }
 
 export async function saveCheckpoint(
-  { checkpoint, variables }: TrainTask,
+  { checkpoint, variables }: CheckpointedTask,
   optimiser: AdamW,
   ema: Map<string, Tensor>,
   history: Record<string, number>[],
@@ -37,32 +54,38 @@ export async function saveCheckpoint(
   for (const [name, average] of ema) await put(`ema.${name}`, average);
   const metadata = {
     step: String(step),
-    fingerprint: checkpoint.fingerprint,
+    identity: JSON.stringify(checkpoint.identity),
     rates: checkpoint.rates,
     history: JSON.stringify(history),
   };
   writeFileAtomic(checkpoint.path, writeSafetensors(stored, metadata));
 }
 
-/** @returns the step to go on with; 0 when there is no checkpoint */
+/**
+ * @returns the step to go on with; 0 when there is no checkpoint
+ * @throws SlimViTError `bad-option` for a checkpoint of another training, naming what differs
+ */
 export function restoreCheckpoint(
   tf: TF,
-  { name, checkpoint, variables }: TrainTask,
+  { name, checkpoint, variables }: CheckpointedTask,
   optimiser: AdamW,
   ema: Map<string, Tensor>,
   history: Record<string, number>[],
 ): number {
+  if (checkpoint.start === "anew") return 0;
   if (!existsSync(checkpoint.path)) {
-    say(`${name}: no checkpoint at ${checkpoint.path}; starting from the beginning`);
+    if (checkpoint.start === "resume") say(`${name}: no checkpoint at ${checkpoint.path}; starting from the beginning`);
     return 0;
   }
   const bytes = readFileSync(checkpoint.path);
   const stored = readSafetensors(bytes, checkpoint.path);
   const metadata = safetensorsMetadata(bytes);
-  if (metadata.fingerprint !== checkpoint.fingerprint) {
+  const difference = differenceOf(metadata.identity, checkpoint.identity);
+  if (difference !== undefined) {
     throw new SlimViTError(
       "bad-option",
-      `${checkpoint.path}: was made with other options, model or data. Resume with the same ones, or remove it to start again.`,
+      `${checkpoint.path}: is the checkpoint of another training (${difference}). ` +
+        "Give what it was made with to go on, or --restart to start from the beginning, which replaces it.",
     );
   }
   if (metadata.rates !== checkpoint.rates)
@@ -83,6 +106,22 @@ export function restoreCheckpoint(
   optimiser.steps = Number(metadata.step);
   history.push(...JSON.parse(metadata.history));
   return Number(metadata.step);
+}
+
+/** The first thing that differs, as people would say it: "--epochs was 5, is 10". */
+function differenceOf(stored: string | undefined, now: Record<string, unknown>): string | undefined {
+  if (stored === undefined) return "of an earlier version of SlimViT";
+  const before = JSON.parse(stored) as Record<string, unknown>;
+  const plain = JSON.parse(JSON.stringify(now)) as Record<string, unknown>;
+  const key = Object.keys({ ...before, ...plain }).find((k) => JSON.stringify(before[k]) !== JSON.stringify(plain[k]));
+  if (key === undefined) return undefined;
+  if (key === "command") return `of "slimvit ${before.command}"`;
+  if (key === "model") return "the model has other weights";
+  if (key === "data") return "--data holds other pictures";
+  if (key === "teacher") return "--teacher has other weights";
+  const shown = (value: unknown) => (value === undefined ? "not given" : JSON.stringify(value));
+  const option = key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+  return `--${option} was ${shown(before[key])}, is ${shown(plain[key])}`;
 }
 
 /** Read back without blocking, which WebGPU cannot do otherwise. */

@@ -2,11 +2,11 @@
 import { SlimViTError } from "../../src/errors.ts";
 import type { Manifest } from "../../src/format/model.ts";
 import { type Dataset, labelIndices, openDataset, type Split } from "../data/data.ts";
-import { readManifestFile, sha256 } from "../models/folders.ts";
+import { readManifestFile } from "../models/folders.ts";
 import { digestData, environmentOf } from "../models/provenance.ts";
 import type { Backend, BackendName, Precision } from "./backend.ts";
 import type { TrainData } from "./batches.ts";
-import { checkpointPath } from "./checkpoint.ts";
+import { type CheckpointPlan, checkpointPath } from "./checkpoint.ts";
 import type { Recipe } from "./recipe.ts";
 import { openValidation, type Validation } from "./validation.ts";
 
@@ -18,6 +18,8 @@ export interface TrainOptions extends Recipe {
   out: string;
   force?: boolean;
   resume?: boolean;
+  /** from the beginning, whatever checkpoint there is */
+  restart?: boolean;
   backend?: BackendName;
   precision: Precision;
 }
@@ -26,7 +28,7 @@ export async function openTrainData(
   options: TrainOptions,
   manifest: Manifest,
 ): Promise<{ dataset: Dataset; data: TrainData; validation: Validation | undefined }> {
-  const dataset = await openDataset(options.data, options.split);
+  const dataset = await openDataset(options.data, options.split, options);
   if (!options.unlabelled) requireClasses(dataset.classNames);
   const indices = options.unlabelled ? undefined : labelIndices(dataset.classNames, manifest.labels);
   const { preprocess } = manifest;
@@ -47,7 +49,7 @@ export function requireClasses(classNames: string[]): void {
 
 /** The options that change what is trained: not where it goes, how it is reported or where it runs. */
 function trainingOptions(options: TrainOptions): Record<string, unknown> {
-  const bystanders = [...OBSERVERS, "out", "force", "resume", "json", "backend", "data", "teacher"];
+  const bystanders = [...OBSERVERS, "out", "force", "resume", "restart", "json", "backend", "data", "teacher"];
   return Object.fromEntries(Object.entries(options).filter(([key]) => !bystanders.includes(key)));
 }
 
@@ -58,19 +60,24 @@ export const OBSERVERS = ["checkpointSeconds", "valPictures", "valEvery"];
 const RATES = ["lr", "lrHead", "lrMask", "lrMaskPatch"];
 
 /**
- * Where the checkpoint goes, and what must be equal for it to be continued: the model, the pictures' names and every
- * option of the recipe but the rates.
+ * Where the checkpoint goes, and what must be equal for it to be continued: the model, the data and the teacher by their
+ * content, wherever they lie and however they are spelled, and every option of the recipe but the rates.
  */
-export function checkpointOf(command: string, model: Manifest, dataset: Dataset, options: TrainOptions) {
+export async function checkpointOf(command: string, model: Manifest, options: TrainOptions): Promise<CheckpointPlan> {
   const entries = Object.entries(trainingOptions(options));
-  const recipe = Object.fromEntries(entries.filter(([key]) => !RATES.includes(key)));
-  const rates = Object.fromEntries(entries.filter(([key]) => RATES.includes(key)));
-  const pictures = dataset.pictures.map((p) => p.name);
+  const digests = await Promise.all(options.data.map(digestData));
+  const weightsOf = ({ weights }: Manifest) => weights.map((file) => file.sha256).join();
   return {
     path: checkpointPath(options.out),
-    fingerprint: sha256(Buffer.from(JSON.stringify([command, model.weights, pictures, options.teacher, recipe]))),
-    rates: JSON.stringify(rates),
-    resume: options.resume === true,
+    identity: {
+      command,
+      model: weightsOf(model),
+      data: digests.map((digest) => digest.sha256).join(),
+      ...(options.teacher && { teacher: weightsOf(readManifestFile(options.teacher)) }),
+      ...Object.fromEntries(entries.filter(([key]) => !RATES.includes(key))),
+    },
+    rates: JSON.stringify(Object.fromEntries(entries.filter(([key]) => RATES.includes(key)))),
+    start: options.restart ? "anew" : options.resume ? "resume" : "either",
   };
 }
 

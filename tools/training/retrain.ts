@@ -2,16 +2,18 @@
  * slimvit retrain MODEL --data D --teacher DENSE -o OUT: trains the slim arithmetic itself, heads and tokens gone.
  */
 import { existsSync } from "node:fs";
+import { basename, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 import type { Architecture, Model, Tensors } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { forward } from "../../src/tfjs/forward.ts";
 import { resizeModel } from "../checkpoints/resize.ts";
 import { ghostCounts } from "../masks/masks.ts";
-import { architectureOf, claimOutput, readModelFolder, withStep, writeModelFolder } from "../models/folders.ts";
+import { architectureOf, claimOutput, readModelFolder, withStep, writeModel } from "../models/folders.ts";
 import { roundByInputs } from "../quantise/gptq.ts";
 import { onGrid } from "../quantise/straightThrough.ts";
 import { reportHtml } from "../report/report.ts";
+import { historyFiles } from "../report/scalars.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { openBackend } from "./backend.ts";
 import { checkpointPath, removeCheckpoint, storedTensor } from "./checkpoint.ts";
@@ -28,7 +30,7 @@ export interface RetrainOptions extends TrainOptions {
 }
 
 export async function retrain(source: string, options: RetrainOptions): Promise<TrainReport> {
-  claimOutput(options.out, options.force);
+  claimOutput(options.out, options.force, [source, options.teacher, ...options.data]);
   return trainWeights("retrain", readModelFolder(source), options);
 }
 
@@ -61,7 +63,7 @@ export async function trainWeights(
   const backend = await openBackend(options.backend, options.precision);
   const { tf } = backend;
   const { weightStep } = options;
-  const isResumed = options.resume && existsSync(checkpointPath(options.out));
+  const isResumed = !options.restart && existsSync(checkpointPath(options.out));
   const start =
     weightStep && !isResumed ? (await roundByInputs(tf, model, dataset.pictures, weightStep)).exact : model.tensors;
   const variables = variablesFrom(
@@ -85,7 +87,7 @@ export async function trainWeights(
     ...(rate && { rate }),
     data,
     validation,
-    checkpoint: checkpointOf(name, model.manifest, dataset, options),
+    checkpoint: await checkpointOf(name, model.manifest, options),
   };
   const report = await train(backend, task, options);
   const tensors: Tensors = new Map();
@@ -98,13 +100,14 @@ export async function trainWeights(
     ...figures,
   });
   const records = {
-    "history.json": `${JSON.stringify(history)}\n`,
+    ...historyFiles(history),
     "report.html": reportHtml([{ manifest: { ...draft, provenance }, history }]),
   };
   const [result, dtype] = weightStep
     ? ([encodeTensors(tensors, "int8", weightStep), "int8"] as const)
     : ([tensors, "f32"] as const);
-  writeModelFolder(options.out, { ...draft, provenance, metrics: {} }, result, [dtype], records, options.force);
+  const named = { ...draft, name: basename(resolve(options.out)), provenance, metrics: {} };
+  await writeModel(options.out, { draft: named, tensors: result, dtypes: [dtype], extra: records }, options.force);
   removeCheckpoint(task);
   teacher?.dispose();
   tf.dispose([...variables.values()]);

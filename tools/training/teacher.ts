@@ -1,11 +1,11 @@
 /** Fixed networks in TensorFlow.js: whom a student learns from. */
 
-import { SlimViTError } from "../../src/errors.ts";
 import type { Manifest, Model, Preprocess } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
 import { forward } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { resampleMatrix } from "../checkpoints/resize.ts";
+import { classOrder } from "../data/data.ts";
 import { readModelFolder } from "../models/folders.ts";
 
 /** A model's tensors on the backend; dispose them when done. */
@@ -25,25 +25,22 @@ export interface Teacher {
 
 /**
  * @param folder of the teacher; without one there is none
- * @throws SlimViTError `bad-option` for a teacher with another number of classes
+ * @throws SlimViTError `bad-option` for a teacher with other classes; the same in another order are found by their names
  */
 export function openTeacher(tf: TF, folder: string | undefined, student: Manifest): Teacher | undefined {
   if (folder === undefined) return undefined;
   const model = readModelFolder(folder);
   const { manifest } = model;
-  if (manifest.labels.length !== student.labels.length) {
-    throw new SlimViTError(
-      "bad-option",
-      `${folder}: has ${manifest.labels.length} classes and the student ${student.labels.length}; ` +
-        "a teacher must know the student's classes. Finetune it on the same data first.",
-    );
-  }
+  const order = classOrder(student.labels, manifest.labels, folder);
+  const isSorted = order.every((place, index) => place === index);
   const weights = weightsOnBackend(tf, model);
   return {
     logits: (pixels) =>
-      tf.tidy(
-        () => forward(tf, manifest, weights, adapted(tf, pixels, student.preprocess, manifest.preprocess)).logits,
-      ),
+      tf.tidy(() => {
+        const own = adapted(tf, pixels, student.preprocess, manifest.preprocess);
+        const { logits } = forward(tf, manifest, weights, own);
+        return isSorted ? logits : (tf.gather(logits, order, 1) as Tensor);
+      }),
     dispose: () => tf.dispose([...weights.values()]),
   };
 }

@@ -7,22 +7,21 @@ import type * as tfjs from "@tensorflow/tfjs-core";
 import { SlimViTError } from "../../src/errors.ts";
 import type { ForwardOptions, ForwardOutput } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
+import { commandLine, type Interrupts, watchInterrupts } from "../shared/interrupt.ts";
 import { startProgress } from "../shared/progress.ts";
 import { beta, random } from "../shared/random.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { AdamW } from "./adamw.ts";
 import type { Backend } from "./backend.ts";
 import { type Batch, stepsPerEpoch, type TrainData, trainBatches } from "./batches.ts";
-import { restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+import { type CheckpointedTask, restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 import { baseLoss, mixTargets, smoothTargets } from "./losses.ts";
 import type { Recipe } from "./recipe.ts";
-import { type Accuracy, accuracyMeter, accuracySummary, type Validation } from "./validation.ts";
+import { type Accuracy, accuracyMeter, accuracySummary, accuracyText, type Validation } from "./validation.ts";
 
 export type Variables = Map<string, tfjs.Variable>;
 
-export interface TrainTask {
-  name: string;
-  variables: Variables;
+export interface TrainTask extends CheckpointedTask {
   /**
    * The base loss's forward pass.
    * @param progress 0 at the first step, 1 after the last
@@ -43,8 +42,6 @@ export interface TrainTask {
   data: TrainData;
   /** pictures to measure accuracy on, before the first step, while training and at the end */
   validation?: Validation;
-  /** where the checkpoint goes and under which options it may be continued */
-  checkpoint: { path: string; fingerprint: string; rates: string; resume: boolean };
 }
 
 export interface TrainReport {
@@ -65,15 +62,25 @@ const HISTORY_LINES = 400;
 
 /**
  * @returns when all steps are done, with `task.variables` at their last (or, with EMA, averaged) values
- * @throws SlimViTError `bad-input` when a loss is NaN, naming step, batch and the last good checkpoint
+ * @throws SlimViTError `bad-input` when a loss is NaN, naming step, batch and the last good checkpoint; `aborted` after
+ *   Ctrl-C, with the command that goes on
  */
 export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): Promise<TrainReport> {
+  const interrupts = watchInterrupts("this step is done and the checkpoint is written");
+  try {
+    return await trainSteps(tf, task, recipe, interrupts);
+  } finally {
+    interrupts.stop();
+  }
+}
+
+async function trainSteps(tf: TF, task: TrainTask, recipe: Recipe, interrupts: Interrupts): Promise<TrainReport> {
   const perEpoch = stepsPerEpoch(task.data.pictures.length, recipe.batch * recipe.accumulate);
   const total = Math.max(1, Math.round(recipe.epochs * perEpoch));
   const optimiser = new AdamW(tf, { weightDecay: recipe.weightDecay, ...(task.decays && { decays: task.decays }) });
   const ema = new Map<string, Tensor>();
   const history: Record<string, number>[] = [];
-  let step = task.checkpoint.resume ? restoreCheckpoint(tf, task, optimiser, ema, history) : 0;
+  let step = restoreCheckpoint(tf, task, optimiser, ema, history);
   if (step) say(`${task.name}: resumed at step ${step} of ${total}`);
   const firstStep = step;
   const progress = startProgress(task.name, total, step);
@@ -121,9 +128,14 @@ export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): P
 
     // Before the update: these weights have just given a finite loss. What the update makes of them is not known yet.
     const now = performance.now();
-    if (step > firstStep && now - lastCheckpoint > recipe.checkpointSeconds * 1000) {
+    const isDue = step > firstStep && now - lastCheckpoint > recipe.checkpointSeconds * 1000;
+    if (isDue || interrupts.requested) {
       await saveCheckpoint(task, optimiser, ema, history, step);
       lastCheckpoint = now;
+    }
+    if (interrupts.requested) {
+      progress.stop();
+      throw interrupted(task, step, total);
     }
     if (sum) {
       const { byName, terms } = sum;
@@ -134,6 +146,7 @@ export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): P
       if (recipe.ema) updateEma(tf, task.variables, ema, recipe.ema, step);
       const isLast = step + 1 === total;
       const accuracy = meter && ((step + 1) % measuredEvery === 0 || isLast) ? await measure(step + 1) : undefined;
+      if (accuracy) progress.note(`${task.name}: step ${step + 1} of ${total}: ${accuracyText(accuracy)} on val`);
       if (accuracy || isLast || (step + 1) % Math.max(1, Math.floor(total / HISTORY_LINES)) === 0)
         history.push({ step: step + 1, ...terms, ...(await task.figures?.()), ...accuracy });
       const figures = Object.entries(terms).map(([name, value]) => `${name} ${value.toFixed(3)}`);
@@ -166,6 +179,14 @@ export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): P
   };
 }
 
+/** What Ctrl-C leaves: nothing lost, and how to go on. */
+function interrupted({ name, checkpoint }: TrainTask, step: number, total: number): SlimViTError {
+  return new SlimViTError(
+    "aborted",
+    `${name}: stopped at step ${step} of ${total}; ${checkpoint.path} has all of it. The same command goes on:\n  ${commandLine()}`,
+  );
+}
+
 function notFinite(task: TrainTask, loss: number, step: number, batch?: Batch, variable?: string): SlimViTError {
   const what = variable
     ? `the weights became NaN ("${variable}") in step ${step}`
@@ -173,7 +194,7 @@ function notFinite(task: TrainTask, loss: number, step: number, batch?: Batch, v
   const pictures = batch ? ` (pictures ${batch.names.slice(0, 3).join(", ")}${batch.size > 3 ? " …" : ""})` : "";
   const { path } = task.checkpoint;
   const next = existsSync(path)
-    ? `The last good checkpoint is ${path}: go on from it with --resume and a lower --lr.`
+    ? `The last good checkpoint is ${path}: the same command with a lower --lr goes on from it.`
     : "There is no checkpoint yet: start again with a lower --lr.";
   return new SlimViTError("bad-input", `${task.name}: ${what}${pictures}. ${next}`);
 }

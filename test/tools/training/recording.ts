@@ -72,7 +72,7 @@ export async function record(
       if (forced) probe.assign(tf.tensor1d([forced[values.length - 1]]));
       values.push(probe.dataSync()[0]);
     },
-    checkpoint: { path: checkpoint, fingerprint: "", rates: "{}", resume: false },
+    checkpoint: { path: checkpoint, identity: {}, rates: "{}", start: "anew" },
   };
   await train(backend, task, recipe({ weightDecay: 0, smoothing: 0, ...options }));
   return { batches, values, result: probe.dataSync()[0] };

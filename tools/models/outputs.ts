@@ -1,0 +1,133 @@
+/** Output folders and files: claimed before the work, written beside and renamed when complete. */
+import { randomBytes } from "node:crypto";
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { basename, dirname, join, relative, resolve, sep } from "node:path";
+import { messageOf, SlimViTError } from "../../src/errors.ts";
+
+/** Contents by name. */
+export type Files = Record<string, string | Uint8Array>;
+
+/** What SlimViT's commands write into a folder, and what people keep beside a model: its recipe, its licence, a README. */
+const OWN_FILES = [
+  /^(slimvit|set|search)\.json$/,
+  /^model\.(f32|f16|int8)\.safetensors(\.zz)?$/,
+  /^model\.onnx$/,
+  /^(zetas|importance)\.safetensors$/,
+  /^(card\.md|report\.html|history\.json|scalars\.csv|recipe\.ya?ml)$/,
+  /^events\.out\.tfevents\./,
+  /^(LICENSE|NOTICE|README)(\.\w+)*$/,
+  /^\.DS_Store$/,
+];
+
+/**
+ * Asks whether a command may write there, before its work begins.
+ *
+ * @param force a folder that SlimViT wrote may be replaced
+ * @param inputs what the command reads: never replaced, nor a folder that holds one of them
+ * @throws SlimViTError `bad-option` for a name that cannot be written, or not without losing something
+ */
+export function claimOutput(out: string, force = false, inputs: (string | undefined)[] = []): void {
+  if (out.trim() === "") throw new SlimViTError("bad-option", "-o is empty; give the name of the output folder.");
+  if (!existsSync(out)) {
+    requireWritable(out);
+    return;
+  }
+  if (!force)
+    throw new SlimViTError("bad-option", `${out}: exists already. Choose another -o, or give --force to replace it.`);
+  for (const input of inputs) if (input !== undefined) requireOutside(input, out);
+  requireOwn(out);
+  requireWritable(out);
+}
+
+/** @throws SlimViTError `bad-option` for an input that lies in a folder which is to be replaced */
+function requireOutside(input: string, out: string): void {
+  if (!existsSync(input)) return; // which is said where it is read
+  const [inside, folder] = [realpathSync(input), realpathSync(out)];
+  if (inside !== folder && !inside.startsWith(folder.endsWith(sep) ? folder : folder + sep)) return;
+  const which = inside === folder ? "is the input itself" : `holds the input ${input}`;
+  throw new SlimViTError("bad-option", `${out}: ${which}, so --force does not replace it. Choose another -o.`);
+}
+
+/** @throws SlimViTError `bad-option` for a folder with anything that SlimViT did not write */
+export function requireOwn(out: string): void {
+  const refuse = (why: string) =>
+    new SlimViTError(
+      "bad-option",
+      `${out}: ${why}. --force replaces only what SlimViT wrote. Choose another -o, or remove it.`,
+    );
+  if (!statSync(out).isDirectory()) throw refuse("is a file");
+  const stranger = strangerIn(out);
+  if (stranger !== undefined) throw refuse(`holds ${relative(out, stranger)}, which SlimViT did not write`);
+}
+
+/** A file that no command writes; sets have their models in folders below. */
+function strangerIn(folder: string): string | undefined {
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    const path = join(folder, entry.name);
+    if (entry.isFile() && OWN_FILES.some((own) => own.test(entry.name))) continue;
+    if (!entry.isDirectory() || !isModelOrSet(path)) return path;
+    const inside = strangerIn(path);
+    if (inside !== undefined) return inside;
+  }
+  return undefined;
+}
+
+const isModelOrSet = (folder: string) => ["slimvit.json", "set.json"].some((name) => existsSync(join(folder, name)));
+
+function requireWritable(out: string): void {
+  let parent = dirname(resolve(out));
+  while (!existsSync(parent)) parent = dirname(parent);
+  try {
+    if (!statSync(parent).isDirectory()) throw new Error(`${parent} is a file`);
+    accessSync(parent, constants.W_OK);
+  } catch (error) {
+    throw new SlimViTError("bad-option", `${out}: cannot be written (${messageOf(error)}). Choose another -o.`);
+  }
+}
+
+/**
+ * All files or none: written into a folder beside `out`, which is then renamed. A killed run leaves no half folder
+ * under the name that was asked for. What is to be replaced stays until the new folder is complete.
+ *
+ * @throws SlimViTError `bad-option` where something would be replaced that SlimViT did not write
+ */
+export function writeFolder(out: string, files: Files, replace = false): void {
+  const beside = join(dirname(resolve(out)), `.${basename(resolve(out))}`);
+  const mark = randomBytes(4).toString("hex");
+  const [temporary, replaced] = [`${beside}.part-${mark}`, `${beside}.old-${mark}`];
+  mkdirSync(temporary, { recursive: true });
+  try {
+    for (const [name, content] of Object.entries(files)) {
+      mkdirSync(dirname(join(temporary, name)), { recursive: true });
+      writeFileSync(join(temporary, name), content);
+    }
+    if (replace && existsSync(out)) {
+      requireOwn(out); // which may have changed during hours of work
+      renameSync(out, replaced);
+    }
+    renameSync(temporary, resolve(out));
+  } catch (error) {
+    rmSync(temporary, { recursive: true, force: true });
+    throw error;
+  }
+  rmSync(replaced, { recursive: true, force: true });
+}
+
+/** A file is never seen half-written. */
+export function writeFileAtomic(path: string, content: string | Uint8Array): void {
+  mkdirSync(dirname(path), { recursive: true });
+  const temporary = `${path}.part-${randomBytes(4).toString("hex")}`; // of this process: others may write the same file
+  writeFileSync(temporary, content);
+  renameSync(temporary, path);
+}
