@@ -317,8 +317,8 @@ export const OFFLINE: Plant[] = [
   {
     name: "what is replaced is removed first",
     file: "tools/models/outputs.ts",
-    find: "if (replace && existsSync(out)) renameSync(out, replaced);",
-    plant: "if (replace && existsSync(out)) rmSync(out, { recursive: true });",
+    find: "renameSync(out, replaced);",
+    plant: "rmSync(out, { recursive: true });",
     tests: ["test/tools/models/atomic.test.ts"],
   },
   {
