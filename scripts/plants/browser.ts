@@ -20,18 +20,11 @@ export const BROWSER: Plant[] = [
     "slim.vit.info[key] / dense.vit.info[key]",
     "dense.vit.info[key] / slim.vit.info[key]",
   ),
-  demo("both models always agree", "main.js", "a.index === b.index", "a.index >= 0"),
   demo(
     "the service worker prefers the old page",
     "sw.js",
     "  try {\n    const response = await fetch(request);",
     "  const old = await cache.match(request, { ignoreSearch: true });\n  if (old) return old;\n  try {\n    const response = await fetch(request);",
-  ),
-  demo(
-    "the service worker keeps the first page for good",
-    "sw.js",
-    "if (response.ok) await cache.put",
-    "if (response.ok && !(await cache.match(request))) await cache.put",
   ),
   demo(
     "frames are queued: the oldest is answered",

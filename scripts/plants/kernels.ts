@@ -8,7 +8,7 @@ const kernel = (name: string, file: string, find: string, plant: string, test = 
 
 export const KERNELS: Plant[] = [
   kernel("LayerNorm's variance leaves out the last channels", "norm.ts", "variance += d * d;", "variance += 0 * d;"),
-  kernel("LayerNorm has no eps", "norm.ts", "variance / <f32>dim + eps", "variance / <f32>dim"),
+  kernel("LayerNorm has no eps", "norm.ts", "variance / dense + float(norm, NORM_EPS)", "variance / dense"),
   kernel(
     "activations are quantised without their least value",
     "norm.ts",
@@ -21,12 +21,12 @@ export const KERNELS: Plant[] = [
     "f32x4.splat(reinterpret<f32>((127 + 112) << 23))",
     "f32x4.splat(reinterpret<f32>((127 + 111) << 23))",
   ),
-  kernel("f16 weights lose their sign", "linear.ts", "v128.or(rest, sign)", "rest"),
+  kernel("f16 weights lose their sign", "linear.ts", "i32x4.splat(0x8fffe000)", "i32x4.splat(0x0fffe000)"),
   kernel(
     "the last panel is left out",
     "linear.ts",
-    "const end = min(panels, (item + 1) * each);",
-    "const end = min(panels - 1, (item + 1) * each);",
+    "const end = min(panels, (item + 1) * each);\n    for (let panel = item * each; panel < end; panel++) {\n      call.dst = dst",
+    "const end = min(panels - 1, (item + 1) * each);\n    for (let panel = item * each; panel < end; panel++) {\n      call.dst = dst",
   ),
   kernel(
     "GELU skips half of a strip",
@@ -40,7 +40,7 @@ export const KERNELS: Plant[] = [
   kernel(
     "explained attention is kept from the run before",
     "attention.ts",
-    "if (first == 0) memory.fill(map, 0, tokens * 4);",
+    "if (first < mapRows) memory.fill(map, 0, tokens * 4);",
     "",
   ),
   kernel(

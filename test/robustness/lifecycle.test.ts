@@ -35,7 +35,7 @@ test("a worker killed in mid-classify rejects the call within 1 s, and the next 
         const before = (await vit.classify(picture())).classes[0].score;
         const start = performance.now();
         await vit.classify(picture(1500, 1500));
-        const callMs = performance.now() - start;
+        let latestMs = 0.7 * (performance.now() - start);
         // How long this thread was not let run: a machine that has other work is not the package's delay.
         let [last, heldUp] = [performance.now(), 0];
         const beat = setInterval(() => {
@@ -44,15 +44,16 @@ test("a worker killed in mid-classify rejects the call within 1 s, and the next 
           last = now;
         }, 10);
         const out = [];
-        for (let k = 0; out.length < rounds && k < 4 * rounds; k++) {
+        for (let k = 0; out.length < rounds && k < 20 * rounds; k++) {
           const flying = failure(vit.classify(picture(1500, 1500)));
-          await wait(((0.618 * k) % 0.7) * callMs);
+          await wait(((0.618 * k) % 1) * latestMs);
           workers.at(-1)!.terminate(); // fires no event
           const [killed, heldBefore] = [performance.now(), heldUp];
           const { code, ours } = await flying;
           const ms = performance.now() - killed - (heldUp - heldBefore);
           if (code === "none") {
-            await failure(vit.classify(picture())); // it was answered before: no kill in mid-classify, and not counted
+            latestMs *= 0.7; // it was answered before: no kill in mid-classify, and not counted
+            await failure(vit.classify(picture()));
             continue;
           }
           out.push({ code, ours, ms, after: (await vit.classify(picture())).classes[0].score });
