@@ -15,7 +15,21 @@ export const plugins = [
 ];
 
 /** The optional engines: src/engines/FOLDER/index.ts becomes dist/engine-NAME.js, beside worker.js. */
-export const ENGINE_CHUNKS: Record<string, string> = { onnx: "onnx", "tfjs-webgpu": "tfjs" };
+export const ENGINE_CHUNKS: Record<string, string> = {
+  onnx: "onnx",
+  "tfjs-webgpu": "tfjs",
+  webnn: "webnn",
+  webgpu: "webgpu",
+};
+
+/** What index.ts imports dynamically are files of their own, beside index.js: few pages need them. */
+const BESIDE: Record<string, string> = {
+  "../worker/worker.ts": "./worker.js",
+  "./worker-inline.js": "./worker-inline.js",
+  "./set.ts": "./set.js",
+  "./drawSvg.ts": "./draw-svg.js",
+  "./videoFrames.ts": "./video-frames.js",
+};
 
 const configs: RollupOptions[] = [
   {
@@ -32,16 +46,13 @@ const configs: RollupOptions[] = [
       plugins,
     }),
   ),
-  {
-    input: "src/page/set.ts",
-    output: { file: "dist/set.js", format: "es", sourcemap: true },
-    plugins,
-  },
-  {
-    input: "src/page/drawSvg.ts",
-    output: { file: "dist/draw-svg.js", format: "es", sourcemap: true },
-    plugins,
-  },
+  ...["set", "drawSvg", "videoFrames"].map(
+    (name): RollupOptions => ({
+      input: `src/page/${name}.ts`,
+      output: { file: `dist/${BESIDE[`./${name}.ts`].slice(2)}`, format: "es", sourcemap: true },
+      plugins,
+    }),
+  ),
   {
     input: "src/index.ts",
     output: { file: "dist/index.js", format: "es", sourcemap: true },
@@ -55,14 +66,6 @@ const configs: RollupOptions[] = [
     plugins: [dts()],
   },
 ];
-
-/** What index.ts imports dynamically are files of their own, beside index.js. */
-const BESIDE: Record<string, string> = {
-  "../worker/worker.ts": "./worker.js",
-  "./worker-inline.js": "./worker-inline.js",
-  "./set.ts": "./set.js",
-  "./drawSvg.ts": "./draw-svg.js",
-};
 
 /**
  * The worker's `import("./onnx/index.ts")` of an optional engine becomes an import of dist/engine-onnx.js by its address,

@@ -16,6 +16,7 @@ class LongestFirst extends BaseSequencer {
 export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
+    setupFiles: ["test/setup.ts"],
     // Against hangs only: a busy machine can be twenty times slower than a quiet one.
     testTimeout: 600_000,
     hookTimeout: 600_000,

@@ -1,21 +1,4 @@
 /// <reference lib="esnext.disposable" />
-/** One transformer block after slimming. */
-interface BlockShape {
-    /** Channels kept in each surviving head, every one ≥ 1; empty when the block has lost all its heads. */
-    headDims: number[];
-    /** Units kept between fc1 and fc2; 0 when the block has lost its MLP. */
-    mlpHidden: number;
-    /** Tokens that enter the block: original indices, ascending, prefix tokens first; a subset of the block before. */
-    keepIdx: number[];
-}
-interface Label {
-    id: string;
-    label: string;
-}
-type WeightsDtype = "f32" | "f16" | "int8";
-
-type EngineName = "simd" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "reference";
-
 /** What went wrong, for programs. The message says it for people. */
 type SlimViTErrorCode = "bad-model" | "bad-input" | "bad-option" | "unsupported" | "network" | "integrity" | "aborted" | "disposed" | "worker-lost" | "device-lost" | "out-of-memory";
 /** The one error class of this package. `cause` holds the underlying error where there is one. */
@@ -23,10 +6,90 @@ declare class SlimViTError extends Error {
     readonly code: SlimViTErrorCode;
     readonly name = "SlimViTError";
     constructor(code: SlimViTErrorCode, message: string, options?: ErrorOptions);
-    /** Of any copy of this class: the GPU engines' file has one of its own. */
+    /** True for errors of every copy of this class: each chunk beside worker.js has one of its own. */
     static [Symbol.hasInstance](value: unknown): value is SlimViTError;
 }
 
+/**
+ * The network family: what fixes a slim vision transformer's arithmetic, and the sizes that follow from it.
+ * The maths itself is in src/reference/forward.ts.
+ */
+/** One transformer block after slimming. */
+interface BlockShape {
+    /** Channels kept in each surviving head, every one ≥ 1; empty when the block has lost all its heads. Even with RoPE. */
+    headDims: number[];
+    /** Units kept between fc1 and fc2; 0 when the block has lost its MLP. */
+    mlpHidden: number;
+    /**
+     * Tokens that are represented in the block: original indices, ascending, prefix tokens first; a subset of the block
+     * before. After a merge several of them share one row: only `tokenCounts` says how many rows there are.
+     */
+    keepIdx: number[];
+    /** Pairs of patches that become one between attention and MLP; 0 in a block that merges none. */
+    merge: number;
+}
+type Pooling = "class" | "mean" | "class+mean" | "map";
+
+/**
+ * The words everyone shares: what a slim vision transformer is, which tensors it has, and what it costs.
+ * The files are read in read.ts and written in write.ts.
+ */
+
+interface Label {
+    id: string;
+    label: string;
+}
+type WeightsDtype = "f32" | "f16" | "int8";
+
+/** On which pictures, and by what. */
+interface SetAccuracy {
+    /** fraction of 1 */
+    top1: number;
+    /** pictures */
+    n: number;
+    data: string;
+    split: string;
+    engine: string;
+    dtype: string;
+}
+
+/**
+ * All that passes between the page and its worker: what a caller may ask for, the calls, and what comes back. Types only;
+ * how errors travel is in errorTransfer.ts.
+ */
+
+type EngineName = "simd" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "reference";
+/** Which device the engine `webnn` asks the browser for. */
+interface WebnnOptions {
+    deviceType?: "cpu" | "gpu" | "npu";
+    powerPreference?: "default" | "high-performance" | "low-power";
+}
+/** The folder's URL, "hf:owner/name", or its files; in Node also its path. */
+type ModelSource = string | URL | Iterable<File>;
+interface LoadOptions {
+    /** Default "auto": the fastest of `simd` and the optional engines that are installed or named, measured on the first visit. */
+    engine?: EngineName | "auto";
+    /**
+     * Default "auto": the fastest dtype that passes its self-test here and whose measured accuracy is within 0.5 points of the
+     * best in the folder. `info.dtypeReason` names the reason.
+     */
+    dtype?: WeightsDtype | "auto";
+    /** One of `info.variants`; default the folder's first. */
+    variant?: string;
+    /** Default "auto". More than one needs a cross-origin isolated page. */
+    threads?: number | "auto";
+    /** Keeps weights between visits, keyed by their sha256; default true. Or a store of the app's own. */
+    cache?: boolean | WeightsStore;
+    onProgress?: (progress: Progress) => void;
+    signal?: AbortSignal;
+    /** Where worker.js is served, when the bundler does not find it. */
+    workerUrl?: string | URL;
+    /** Where optional packages are served, by package name, when the bundler does not resolve them. */
+    engineUrls?: Record<string, string>;
+    webnn?: WebnnOptions;
+    /** Of a set: the most accurate member that takes at most this many milliseconds of inference here, measured; default the most accurate. */
+    latencyMs?: number;
+}
 interface Progress {
     /** file being read */
     file: string;
@@ -36,12 +99,107 @@ interface Progress {
     /** true when the bytes came from the cache */
     cached: boolean;
 }
-/** Where weights are kept between visits, by the lower-case hex of their sha256; what it returns is checked like a download. */
+/** Where weights are kept between visits, by the lower-case hex of their sha256. What it returns is checked like a download. */
 interface WeightsStore {
     get(sha256: string): Promise<Uint8Array | undefined>;
     put(sha256: string, bytes: Uint8Array): Promise<void>;
 }
-
+/** What was loaded and how it runs. */
+interface ModelInfo {
+    name: string;
+    license: string;
+    embedDim: number;
+    /** [height, width] */
+    imageSize: [number, number];
+    /** Empty for an embedding model. */
+    labels: Label[];
+    params: number;
+    /** multiply-accumulates of one picture */
+    macs: number;
+    dtype: WeightsDtype;
+    /** why this dtype */
+    dtypeReason: string;
+    /** those that the folder has */
+    dtypes: WeightsDtype[];
+    /** of the weights as downloaded */
+    sizeBytes: number;
+    engine: EngineName;
+    threads: number;
+    /** Pictures that the engine takes at once; 1 where that would not be faster than one after the other. */
+    batchSize: number;
+    /** Which kernels the simd engine runs: with WebAssembly's relaxed SIMD, or with what every browser has. */
+    simd?: "relaxed" | "plain";
+    /** Weights and activations of the engine; undefined where they cannot be known. */
+    memoryBytes?: number;
+    /** Milliseconds that loading took: the files, from wherever they came; the engine; its first run, which checks it. */
+    loadMs: {
+        files: number;
+        engine: number;
+        firstRun: number;
+    };
+    blocks: BlockShape[];
+    /** Which tokens the features come from. */
+    pooling: Pooling;
+    /** The networks that this folder's weights make. */
+    variants: VariantInfo[];
+    /** name of the one that is loaded */
+    variant: string;
+    /** why this engine */
+    engineReason: string;
+    /** Engines that `auto` tried and did not take: those that did not open, and those that were slower. */
+    tried: TriedEngine[];
+    /** what could not be done here, for people */
+    notes: string[];
+    /** Of a model out of a set: which member, and why. */
+    set?: SetChoice;
+}
+interface VariantInfo {
+    name: string;
+    macs: number;
+    /** [height, width] */
+    imageSize: [number, number];
+    /** measured figures, each with the data and n it was measured on */
+    metrics: Record<string, unknown>;
+}
+/** An engine that `auto` tried and did not take. */
+interface TriedEngine {
+    engine: EngineName;
+    /** why not */
+    reason: string;
+    /** Median milliseconds of a few runs, if it was measured. */
+    ms?: number;
+}
+/** Which member of a set was taken, and why. */
+interface SetChoice {
+    /** of set.json */
+    name: string;
+    /** the member's folder in the set */
+    member: string;
+    /** fraction of the `n` pictures of `data` that it classifies correctly, from set.json */
+    accuracy: SetAccuracy;
+    /** the budget asked for, milliseconds of inference */
+    latencyMs?: number;
+    /** Whether the member was measured to meet it; undefined without a budget. */
+    meets?: boolean;
+    /** members that were measured, the cheapest first */
+    measured: MeasuredMember[];
+    /** why this one, for people */
+    reason: string;
+}
+interface MeasuredMember {
+    member: string;
+    /** Median inference of a few pictures; undefined where it did not run. */
+    ms?: number;
+    /** Now, or on an earlier visit whose measurement was kept. */
+    when: "now" | "earlier";
+    /** why it did not run */
+    fault?: string;
+}
+/**
+ * Anything the browser can draw, a URL, a Response, a picture file's bytes, or RGBA pixels (the one form that also works
+ * in Node).
+ */
+type ImageInput = ImageBitmapSource | VideoFrame | string | URL | Response | ArrayBuffer | Uint8Array<ArrayBuffer> | RawImage;
 /** RGBA, row-major, straight alpha. Alpha is dropped, as Pillow's `convert("RGB")` does. */
 interface RawImage {
     data: Uint8ClampedArray | Uint8Array;
@@ -55,64 +213,75 @@ interface Region {
     width: number;
     height: number;
 }
-
-/** An engine that "auto" tried and did not take. */
-interface TriedEngine {
-    engine: EngineName;
-    /** why not */
-    reason: string;
-    /** median of a few runs, in milliseconds, where it came to be measured */
-    ms?: number;
-}
-
-/** On which pictures, and by what. */
-interface SetAccuracy {
-    /** fraction of 1 */
-    top1: number;
-    /** pictures */
-    n: number;
-    data: string;
-    split: string;
-    engine: string;
-    dtype: string;
-}
-interface SetMember {
-    /** below the set's own folder: "deit-tiny-slim" */
-    folder: string;
-    macs: number;
-    params: number;
-    /** size of the weights file of each dtype that the folder has */
-    bytes: Partial<Record<WeightsDtype, number>>;
-    /** all members' on the same pictures */
-    accuracy: SetAccuracy;
-}
-
 /** A playing video, a camera's frames (MediaStreamTrackProcessor), or any source of pictures. */
 type FrameSource<T> = HTMLVideoElement | ReadableStream<T> | AsyncIterable<T>;
-
-interface LoadOptions {
-    /** default "auto": the fastest of `simd` and what is installed or named in `engineUrls`, measured on the first visit */
-    engine?: EngineName | "auto";
-    /** default "auto": f16 where the folder has it; with engine "simd", int8 */
-    dtype?: WeightsDtype | "auto";
-    /** default "auto"; more than one needs a cross-origin isolated page */
-    threads?: number | "auto";
-    /** keep weights between visits, keyed by their sha256; default true. Or a store of one's own. */
-    cache?: boolean | WeightsStore;
-    onProgress?: (progress: Progress) => void;
+interface ClassifyOptions {
+    /** How many classes to return; default 5. */
+    topK?: number;
+    /** Leaves out classes that score less. */
+    scoreThreshold?: number;
+    /** only these labels or ids */
+    allow?: readonly string[];
+    /** none of these labels or ids */
+    deny?: readonly string[];
+    /** Part of the picture, in its pixels as it is shown; the rest counts as if it were not there. */
+    region?: Region;
+    /**
+     * Zero-shot: classes of the caller's own by name, each a vector in the space of `embed`, such as CLIP's embedding of a
+     * text. They take the place of the model's labels.
+     */
+    classes?: Readonly<Record<string, Float32Array | readonly number[]>>;
+    /** With `classes`: cosines are divided by it before the softmax; default 0.01, CLIP's. */
+    temperature?: number;
+    /** milliseconds of each block */
+    profile?: boolean;
+    /** the class token's attention over the surviving patches in each block */
+    explain?: boolean;
     signal?: AbortSignal;
-    /** where worker.js is served, when the bundler does not find it */
-    workerUrl?: string | URL;
-    /** where optional packages are served, by package name, when the bundler does not resolve them */
-    engineUrls?: Record<string, string>;
-    /** of a set: the most accurate member that takes at most so many milliseconds of inference here, measured; default the most accurate */
-    latencyMs?: number;
 }
-interface ClassifyOptions$1 extends ClassifyOptions {
-    signal?: AbortSignal;
+type EmbedOptions = Pick<ClassifyOptions, "signal" | "region">;
+interface ClassifyAllOptions extends ClassifyOptions {
+    /** Pictures on their way at once; default what the engine takes at once, at least 2. */
+    concurrency?: number;
+    onProgress?: (progress: BatchProgress) => void;
 }
-type EmbedOptions = Pick<ClassifyOptions$1, "signal" | "region">;
-interface Classification {
+interface BatchProgress {
+    /** pictures answered so far, failed ones included */
+    done: number;
+    failed: number;
+    /** undefined for inputs without a length */
+    total?: number;
+}
+/** One input of `classifyAll`: its result or its error. */
+type BatchResult<T> = {
+    index: number;
+    input: T;
+} & ({
+    result: Classification;
+    error?: undefined;
+} | {
+    result?: undefined;
+    error: SlimViTError;
+});
+interface ScoredClass extends Label {
+    /** position in the model's output, or among `classes` */
+    index: number;
+    /** Softmax over all classes; of a multi-label model, each class's own probability. */
+    score: number;
+}
+/** With `profile` and `explain`. */
+interface Insight {
+    /** milliseconds of each block */
+    blockMs?: number[];
+    /** For each block, the class token's attention over its `keepIdx`. Merged patches share their row's attention equally. */
+    attention?: Float32Array[];
+    /**
+     * Of a model that merges tokens, for each block and patch of the grid: the token after the block that stands for the
+     * patch, −1 where it was dropped.
+     */
+    groups?: Int32Array[];
+}
+interface Classification extends Insight {
     /** best first */
     classes: ScoredClass[];
     /** `preprocess` and `inference` in the worker; `total` as the caller waited */
@@ -122,24 +291,18 @@ interface Classification {
         total: number;
     };
     engine: EngineName;
-    /** with `profile`: milliseconds a block */
-    blockMs?: number[];
-    /** with `explain`: for each block, the class token's attention over its `keepIdx` */
-    attention?: Float32Array[];
 }
-/** Anything the browser can draw, a URL, or RGBA pixels (the one form that also works in Node). */
-type ImageInput = ImageBitmapSource | VideoFrame | string | URL | RawImage;
-/** The folder's URL, "hf:owner/name", or its files; in Node also its path. */
-type ModelSource = string | URL | Iterable<File>;
+
 /** A loaded model. Calls are answered in order; `dispose()` frees worker and memory. */
 declare class SlimViT {
-    private disposed;
     private readonly user;
     private readonly shared;
-    /** rejects a call that has not settled */
-    private readonly pending;
+    private readonly calls;
+    private setChoice;
+    /** `info` with the choice, and the info that it was made from */
+    private infoWithChoice;
     private constructor();
-    /** What was loaded and how it runs. */
+    /** What was loaded and how it runs. Another object when that changes, as after a lost GPU. */
     get info(): ModelInfo;
     /**
      * Loads of one folder with the same options share a worker; it ends with the last `dispose()`.
@@ -149,123 +312,45 @@ declare class SlimViT {
      * `worker-lost`
      */
     static load(source: ModelSource, options?: LoadOptions): Promise<SlimViT>;
+    private static loadChecked;
     /**
-     * @param image any size; the original is left alone. Of an array, each is on its way while the one before is in work.
-     * @returns the `topK` best classes, best first; scores over all classes sum to 1
+     * @param image any size; the original is left alone. Of an array, several are on their way at once.
+     * @returns the `topK` best classes, best first; scores over all classes sum to 1, but for multi-label models
      * @throws SlimViTError `bad-input` for what is no picture, `network` for one that cannot be fetched, `bad-option`,
-     * `unsupported` for `profile` and `explain` on the onnx engines, `aborted`, `worker-lost`, `device-lost`,
-     * `out-of-memory`, `disposed` after `dispose()`
+     * `unsupported` for `profile` and `explain` on the onnx engines and for an embedding model without `classes`, `aborted`,
+     * `worker-lost`, `device-lost`, `out-of-memory`, `disposed` after `dispose()`
      */
-    classify(image: ImageInput, options?: ClassifyOptions$1): Promise<Classification>;
-    classify(images: readonly ImageInput[], options?: ClassifyOptions$1): Promise<Classification[]>;
-    /** The class token after the final norm, [embedDim]: a picture's features. */
+    classify(image: ImageInput, options?: ClassifyOptions): Promise<Classification>;
+    classify(images: readonly ImageInput[], options?: ClassifyOptions): Promise<Classification[]>;
+    /**
+     * Classifies any number of pictures and gives each one's result or error in turn: none is dropped, and one bad file does
+     * not cost the others. Leave the loop to stop.
+     *
+     * @param inputs a list, or any iterable or async iterable, which is read as fast as pictures are answered
+     * @throws SlimViTError `aborted`, `disposed`, `bad-option`; what the source of inputs throws
+     */
+    classifyAll<T extends ImageInput>(inputs: Iterable<T> | AsyncIterable<T>, options?: ClassifyAllOptions): AsyncGenerator<BatchResult<T>>;
+    /** A picture's features, [featureDim]: the pooled tokens after the final norm, in the space of zero-shot classes. */
     embed(image: ImageInput, options?: EmbedOptions): Promise<Float32Array>;
     embed(images: readonly ImageInput[], options?: EmbedOptions): Promise<Float32Array[]>;
     /**
-     * Classifies a video while it plays: always the newest frame, so that answers never lag behind. Leave the loop to stop.
+     * Classifies pictures as they come. Of a video it is always the newest frame, so that answers never lag behind; frames
+     * that cannot be read yet are skipped. Of any other source every picture is classified. Leave the loop to stop.
      *
-     * @param source a video element, a stream of VideoFrames (closed here), or any async iterable of pictures; a camera whose track is stopped does not end, abort then
+     * @param source a video element, a stream of VideoFrames (closed here), or any async iterable of pictures. A camera whose
+     *   track is stopped does not end: abort then.
      * @throws SlimViTError as `classify`, and what the source throws
      */
-    stream(source: FrameSource<ImageInput>, options?: ClassifyOptions$1): AsyncGenerator<Classification>;
+    stream(source: FrameSource<ImageInput>, options?: ClassifyOptions): AsyncGenerator<Classification>;
     /** Frees worker, weights and memory; calls in flight reject with `disposed`. Idempotent. */
     dispose(): void;
     [Symbol.dispose](): void;
     [Symbol.asyncDispose](): Promise<void>;
+    /** Pictures on their way at once: while an engine computes one batch, the next is sent. */
+    private get inFlight();
+    private classifyOne;
     private run;
-    /** Settles with the work, or as soon as the caller aborts, the model is disposed of or the worker is lost. */
-    private settle;
-    private rejectPending;
-}
-
-/** Which member of a set was taken, and why. */
-interface SetChoice {
-    /** of set.json */
-    name: string;
-    /** the member's folder in the set */
-    member: string;
-    /** fraction of the `n` pictures of `data` that it labels rightly, as set.json has it */
-    accuracy: SetMember["accuracy"];
-    /** the budget asked for, milliseconds of inference */
-    latencyMs?: number;
-    /** whether the member was measured to meet it; undefined without a budget */
-    meets?: boolean;
-    /** members that were measured, the cheapest first */
-    measured: MeasuredMember[];
-    /** why this one, in people's words */
-    reason: string;
-}
-interface MeasuredMember {
-    member: string;
-    /** median inference of a few pictures; undefined where it did not run */
-    ms?: number;
-    /** now, or on an earlier visit, from which it was kept */
-    when: "now" | "earlier";
-    /** why it did not run */
-    fault?: string;
-}
-
-/** One loaded model on one engine: image → pixels → logits → top classes. Lives in the worker; in Node, in the process. */
-
-interface ModelInfo {
-    name: string;
-    license: string;
-    embedDim: number;
-    /** [height, width] */
-    imageSize: [number, number];
-    labels: Label[];
-    params: number;
-    /** multiply-accumulates of one picture */
-    macs: number;
-    dtype: WeightsDtype;
-    /** those that the folder has */
-    dtypes: WeightsDtype[];
-    /** of the weights as downloaded */
-    sizeBytes: number;
-    engine: EngineName;
-    threads: number;
-    /** which kernels the simd engine runs: with WebAssembly's relaxed SIMD, or with what every browser has */
-    simd?: "relaxed" | "plain";
-    /** what the engine holds, weights and activations; undefined where it cannot be known */
-    memoryBytes?: number;
-    /** how long loading took, in milliseconds: files, from wherever they came; engine; its first run, which checks it */
-    loadMs: {
-        files: number;
-        engine: number;
-        firstRun: number;
-    };
-    blocks: BlockShape[];
-    /** why this engine */
-    engineReason: string;
-    /** engines that `auto` tried and did not take: those that did not open, and those that were slower */
-    tried: TriedEngine[];
-    /** what could not be done here, in people's words */
-    notes: string[];
-    /** of a model out of a set: which member, and why */
-    set?: SetChoice;
-}
-interface ClassifyOptions {
-    /** how many classes to return; default 5 */
-    topK?: number;
-    /** leave out classes that score less */
-    scoreThreshold?: number;
-    /** only these labels or ids */
-    allow?: string[];
-    /** none of these labels or ids */
-    deny?: string[];
-    /** part of the picture, in its pixels as it is shown; taken as if the rest were not there */
-    region?: Region;
-    /** milliseconds a block */
-    profile?: boolean;
-    /** the class token's attention over the surviving patches, a block */
-    explain?: boolean;
-}
-interface ScoredClass extends Label {
-    /** position in the model's output */
-    index: number;
-    /** softmax over all classes */
-    score: number;
 }
 
 export { SlimViT, SlimViTError };
-export type { BlockShape, Classification, ClassifyOptions$1 as ClassifyOptions, EmbedOptions, EngineName, FrameSource, ImageInput, Label, LoadOptions, MeasuredMember, ModelInfo, ModelSource, Progress, RawImage, Region, ScoredClass, SetChoice, SlimViTErrorCode, WeightsDtype, WeightsStore };
+export type { BatchProgress, BatchResult, BlockShape, Classification, ClassifyAllOptions, ClassifyOptions, EmbedOptions, EngineName, FrameSource, ImageInput, Label, LoadOptions, MeasuredMember, ModelInfo, ModelSource, Pooling, Progress, RawImage, Region, ScoredClass, SetChoice, SlimViTErrorCode, TriedEngine, VariantInfo, WebnnOptions, WeightsDtype, WeightsStore };

@@ -3,7 +3,7 @@ import { cpus } from "node:os";
 import { fileURLToPath } from "node:url";
 
 export const ROOT = fileURLToPath(new URL("..", import.meta.url));
-const PAGE = fileURLToPath(new URL("../docs/robustness.md", import.meta.url));
+export const PAGE = fileURLToPath(new URL("../docs/robustness.md", import.meta.url));
 
 /** Replaces what docs/robustness.md has between `<!-- name:begin -->` and `<!-- name:end -->`. */
 export function writeSection(name: string, text: string): void {

@@ -8,7 +8,7 @@ import type { SetAccuracy } from "./format/set.ts";
 
 // ---- Loading a model ----
 
-export type EngineName = "simd" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "reference";
+export type EngineName = "simd" | "webgpu" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "webnn" | "reference";
 
 /** Which device the engine `webnn` asks the browser for. */
 export interface WebnnOptions {
@@ -109,6 +109,8 @@ export interface ModelInfo {
   batchSize: number;
   /** Which kernels the simd engine runs: with WebAssembly's relaxed SIMD, or with what every browser has. */
   simd?: "relaxed" | "plain";
+  /** Which device the webnn engine asked for; undefined where the browser chose. */
+  deviceType?: WebnnOptions["deviceType"];
   /** Weights and activations of the engine; undefined where they cannot be known. */
   memoryBytes?: number;
   /** Milliseconds that loading took: the files, from wherever they came; the engine; its first run, which checks it. */
@@ -142,6 +144,8 @@ export interface VariantInfo {
 /** An engine that `auto` tried and did not take. */
 export interface TriedEngine {
   engine: EngineName;
+  /** of `webnn`: the device that it asked for */
+  deviceType?: WebnnOptions["deviceType"];
   /** why not */
   reason: string;
   /** Median milliseconds of a few runs, if it was measured. */

@@ -2,6 +2,7 @@
 import { messageOf, throwIfAborted } from "../errors.ts";
 import type { Model } from "../format/model.ts";
 import { selfTestPixels } from "../format/write.ts";
+import type { WebnnOptions } from "../protocol.ts";
 import { keepChosen, openChosenBefore } from "./cachedChoice.ts";
 import { deviceName } from "./devices.ts";
 import type { Engine, EngineName, EngineOptions } from "./engine.ts";
@@ -56,12 +57,16 @@ async function openFastest(model: Model, options: OpenOptions, rivals: EngineNam
     if (!canRun(engine)) best.tried.push({ engine, reason: NO_DEVICE[deviceOf(engine) as Device] });
   if (ms === undefined) return { ...best, reason: "no other opened" };
   const reason = `the fastest, ${ms.toFixed(1)} ms a run, measured`;
-  if (options.keeps) await keepChosen(model, options, { engine: best.engine.name, tried: best.tried, reason, devices });
+  if (options.keeps) {
+    const { name: engine, deviceType } = best.engine;
+    await keepChosen(model, options, { engine, deviceType, tried: best.tried, reason, devices });
+  }
   return { ...best, reason: `${reason} here` };
 }
 
 const NO_DEVICE: Record<Device, string> = {
   gpu: "There is no WebGPU adapter.",
+  "hardware-gpu": "There is no WebGPU adapter of a real GPU.",
   npu: "This browser has no WebNN.",
 };
 
@@ -80,23 +85,31 @@ async function measureAll(
 ): Promise<{ best: OpenedEngine; ms?: number }> {
   const { tried } = best;
   const pixels = selfTestPixels(model.manifest, 1);
+  const known = new Set<EngineName>([best.engine.name, ...tried.map(({ engine }) => engine)]);
   let bestMs: number | undefined;
   try {
-    for (const name of rivals) {
+    for (const { name, webnn } of attempts(rivals, options)) {
       throwIfAborted(options.signal);
-      if (name === best.engine.name || tried.some(({ engine }) => engine === name)) continue;
+      if (known.has(name)) continue;
+      const asked = webnn?.deviceType && { deviceType: webnn.deviceType };
       let rival: CheckedEngine | undefined;
       try {
-        rival = await withinTime(openNamed(name, model, options));
+        rival = await withinTime(openNamed(name, model, { ...options, webnn }));
         const ms = await measure(rival.engine, pixels);
         bestMs ??= await measure(best.engine, pixels);
         const [slower, slowerMs] = ms < bestMs ? [best.engine, bestMs] : [rival.engine, ms];
         if (ms < bestMs) [best, bestMs] = [{ ...best, ...rival }, ms];
-        tried.push({ engine: slower.name, ms: slowerMs, reason: `slower: ${slowerMs.toFixed(1)} ms a run` });
+        const { name: engine, deviceType } = slower;
+        tried.push({
+          engine,
+          ...(deviceType && { deviceType }),
+          ms: slowerMs,
+          reason: `slower: ${slowerMs.toFixed(1)} ms a run`,
+        });
         slower.dispose();
       } catch (error) {
         rival?.engine.dispose();
-        tried.push({ engine: name, reason: messageOf(error) });
+        tried.push({ engine: name, ...asked, reason: messageOf(error) });
       }
     }
     throwIfAborted(options.signal);
@@ -105,6 +118,17 @@ async function measureAll(
     throw error;
   }
   return { best, ms: bestMs };
+}
+
+/** The order of an NPU, a GPU and a CPU by what they usually reach; each is measured. */
+const WEBNN_DEVICES = ["npu", "gpu", "cpu"] as const;
+
+/** Each rival once, but `webnn` on each device, unless the caller names one. */
+function attempts(rivals: EngineName[], { webnn }: EngineOptions): { name: EngineName; webnn?: WebnnOptions }[] {
+  return rivals.flatMap((name) => {
+    if (name !== "webnn" || webnn?.deviceType) return [{ name, webnn }];
+    return WEBNN_DEVICES.map((deviceType) => ({ name, webnn: { ...webnn, deviceType } }));
+  });
 }
 
 /** @throws Error when opening takes too long; an engine that opens later is disposed of */

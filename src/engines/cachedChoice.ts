@@ -1,7 +1,7 @@
 /** The choice that "auto" made on an earlier visit. It is looked up first, so no other engine is then loaded. */
 import type { Model } from "../format/model.ts";
 import { keepChoice, readChoice } from "../loading/cache.ts";
-import type { TriedEngine } from "../protocol.ts";
+import type { TriedEngine, WebnnOptions } from "../protocol.ts";
 import { deviceName } from "./devices.ts";
 import type { EngineName, EngineOptions } from "./engine.ts";
 import { type OpenedEngine, openNamed } from "./opening.ts";
@@ -9,6 +9,8 @@ import type { Device } from "./registry.ts";
 
 export interface Choice {
   engine: EngineName;
+  /** of `webnn` */
+  deviceType?: WebnnOptions["deviceType"];
   tried: TriedEngine[];
   reason: string;
   /** Names of the devices that were there, empty for one that was not. */
@@ -23,11 +25,12 @@ export async function openChosenBefore(model: Model, options: EngineOptions): Pr
   try {
     const kept = await readChoice(keyOf(model, options));
     if (!kept) return undefined;
-    const { at, engine, tried, reason, devices }: Choice & { at: number } = JSON.parse(kept);
+    const { at, engine, deviceType, tried, reason, devices }: Choice & { at: number } = JSON.parse(kept);
     if (!(Date.now() - at < KEPT_MS)) return undefined;
     for (const [device, name] of Object.entries(devices))
       if (name !== (await deviceName(device as Device))) return undefined;
-    return { ...(await openNamed(engine, model, options)), tried, reason: `${reason} on an earlier visit` };
+    const withDevice = deviceType ? { ...options, webnn: { ...options.webnn, deviceType } } : options;
+    return { ...(await openNamed(engine, model, withDevice)), tried, reason: `${reason} on an earlier visit` };
   } catch {
     return undefined; // all engines are measured again, and their faults reported
   }

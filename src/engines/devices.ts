@@ -1,4 +1,5 @@
 /** The devices that engines need beside the CPU: whether there is one, and which, so that a remembered choice is of this one. */
+import { isSoftwareAdapter } from "./adapter.ts";
 import type { Device } from "./registry.ts";
 
 /** @returns empty when the machine or the browser has none */
@@ -8,10 +9,19 @@ export async function deviceName(device: Device): Promise<string> {
 
 const DEVICES: Record<Device, () => Promise<string>> = {
   async gpu() {
-    const info = (await globalThis.navigator?.gpu?.requestAdapter())?.info;
+    const info = await adapterInfo();
     return info ? [info.vendor, info.architecture, info.device, info.description].join() : "";
+  },
+  /** A CPU that plays the GPU is none: `simd` is faster there. */
+  async "hardware-gpu"() {
+    const info = await adapterInfo();
+    return info && !isSoftwareAdapter(info) ? DEVICES.gpu() : "";
   },
   async npu() {
     return "ml" in (globalThis.navigator ?? {}) ? "WebNN" : "";
   },
 };
+
+async function adapterInfo(): Promise<GPUAdapterInfo | undefined> {
+  return (await globalThis.navigator?.gpu?.requestAdapter())?.info;
+}

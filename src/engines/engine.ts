@@ -12,6 +12,8 @@ export interface Engine {
   readonly threads: number;
   /** Which kernels `simd` runs: with WebAssembly's relaxed SIMD or without. */
   readonly simd?: "relaxed" | "plain";
+  /** Which device `webnn` asked for; undefined where the browser chose. */
+  readonly deviceType?: WebnnOptions["deviceType"];
   /** Bytes of weights and activations. Only an engine that allocates its own memory knows them. */
   readonly memoryBytes?: number;
   /** With `runBatch`: how many pictures it takes at once. */
@@ -29,6 +31,8 @@ export interface Engine {
    * @returns one output for each picture, in their order
    */
   runBatch?(pictures: readonly Float32Array[], options?: RunOptions): Promise<RunOutput[]>;
+  /** GPU programs that one picture launches, where the engine counts them. */
+  readonly dispatches?: number;
   /** Frees everything. Idempotent. */
   dispose(): void;
 }

@@ -32,6 +32,12 @@ export async function requestDevice(engine: EngineName, { features, limits }: De
   throw new SlimViTError("unsupported", `Engine "${engine}" cannot run: this browser ${fault}.`, { cause });
 }
 
+/** What can be lost: a GPUDevice or an MLContext. */
+export interface Losable {
+  readonly lost: Promise<{ reason?: string; message: string }>;
+  destroy(): void;
+}
+
 /** A device and what became of it: ends its runs when it ends, even those that the browser would leave waiting. */
 export class DeviceWatch {
   private reason: string | undefined;
@@ -40,10 +46,12 @@ export class DeviceWatch {
 
   constructor(
     private readonly engine: EngineName,
-    private readonly device: GPUDevice,
+    private readonly device: Losable,
+    /** in messages */
+    private readonly what = "its GPU",
   ) {
     void device.lost.then(({ reason, message }) => {
-      this.reason = `${reason}${message && `, ${message}`}`;
+      this.reason = [reason, message].filter(Boolean).join(", ") || "no reason given";
       for (const reject of this.running) reject(this.error());
     });
   }
@@ -77,7 +85,7 @@ export class DeviceWatch {
   }
 
   private error(): SlimViTError {
-    return new SlimViTError("device-lost", `Engine "${this.engine}" lost its GPU (${this.reason}).`);
+    return new SlimViTError("device-lost", `Engine "${this.engine}" lost ${this.what} (${this.reason}).`);
   }
 }
 

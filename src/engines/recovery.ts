@@ -38,6 +38,8 @@ export class RecoveringEngine {
       if (name === "auto") throw error;
       return reopen(name, source, error, false);
     });
+    const { deviceType } = opened.engine;
+    if (deviceType) source.options.webnn = { ...webnn, deviceType }; // a fresh one of the kind that was chosen
     return new RecoveringEngine(opened, "note" in opened ? [opened.note as string] : [], keptFor(opened, source));
   }
 

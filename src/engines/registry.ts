@@ -6,7 +6,7 @@ import { messageOf, SlimViTError } from "../errors.ts";
 import type { EngineChunk, EngineName, EngineOptions, OpenEngine } from "./engine.ts";
 
 /** Hardware that an engine cannot run without, and that it can lose while it runs. */
-export type Device = "gpu" | "npu";
+export type Device = "gpu" | "hardware-gpu" | "npu";
 
 /** A file beside worker.js. An app may serve it elsewhere and say so by `name` in `engineUrls`. */
 interface Chunk {
@@ -31,6 +31,9 @@ interface EngineEntry {
 const ONNX: Chunk = { name: "slimvit/engine-onnx.js", load: () => import("./onnx/index.ts") };
 const TFJS: Chunk = { name: "slimvit/engine-tfjs.js", load: () => import("./tfjs-webgpu/index.ts") };
 
+const WEBGPU: Chunk = { name: "slimvit/engine-webgpu.js", load: () => import("./webgpu/index.ts") };
+const WEBNN: Chunk = { name: "slimvit/engine-webnn.js", load: () => import("./webnn/index.ts") };
+
 const ENGINES: Record<EngineName, EngineEntry> = {
   simd: {
     open: async () => (await import("./simd/engine.ts")).openSimd,
@@ -38,8 +41,10 @@ const ENGINES: Record<EngineName, EngineEntry> = {
   },
   reference: { open: async () => (await import("./reference.ts")).openReference },
   "onnx-wasm": { chunk: ONNX, namedBy: ["onnxruntime-web"] },
+  webgpu: { chunk: WEBGPU, device: "hardware-gpu", isOwn: true },
   "onnx-webgpu": { chunk: ONNX, device: "gpu", namedBy: ["onnxruntime-web/webgpu"] },
   "tfjs-webgpu": { chunk: TFJS, device: "gpu", namedBy: ["@tensorflow/tfjs-backend-webgpu"] },
+  webnn: { chunk: WEBNN, device: "npu", isOwn: true },
 };
 
 /** Engines that run on any machine, fastest first: `auto` falls back on the first of them that opens. */

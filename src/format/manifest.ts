@@ -5,6 +5,8 @@ import { checkBlocks } from "./blocks.ts";
 import { Check } from "./check.ts";
 import { LIMITS } from "./limits.ts";
 import {
+  type ActivationRange,
+  type ActivationRanges,
   type Architecture,
   countMacs,
   countParams,
@@ -74,7 +76,7 @@ export function readManifest(text: string, name: string): Manifest {
   const { imageSize, blocks, metrics, preprocess, rope, name: variant } = variants[0];
   const architecture: Architecture = { ...shared, imageSize, blocks, ...(rope && { rope }) };
   return {
-    ...m,
+    ...withoutArchitecture(m),
     ...architecture,
     format: FORMAT,
     name: m.name as string,
@@ -87,6 +89,12 @@ export function readManifest(text: string, name: string): Manifest {
     variants,
     variant,
   };
+}
+
+/** Fields that the architecture as it was read does not have must not come back as unknown ones. */
+function withoutArchitecture(m: Json): Json {
+  const { normEps, hiddenNorm, rope, poolHeads, poolHidden, poolActivation, projection, head, ...rest } = m;
+  return rest;
 }
 
 /** What a version-1 manifest says of its only network, in version 2's form. Its self-tests stand with the weights files. */
@@ -201,7 +209,7 @@ function readWeightsFiles(check: Check, value: unknown, unpackedLimit: number): 
   const dtypes = new Set<WeightsDtype>();
   return check.list(value, "weights", 0, 8).map((entry, i) => {
     const at = `weights[${i}]`;
-    const { dtype: type, file, bytes, sha256, unpackedBytes } = check.object(entry, at);
+    const { dtype: type, file, bytes, sha256, unpackedBytes, activations } = check.object(entry, at);
     const dtype = check.oneOf(type, `${at}.dtype`, DTYPES);
     if (dtypes.has(dtype)) check.fail(`${at} is a second ${dtype} file.`);
     dtypes.add(dtype);
@@ -216,8 +224,21 @@ function readWeightsFiles(check: Check, value: unknown, unpackedLimit: number): 
     if (typeof sha256 !== "string" || !/^[0-9a-f]{64}$/.test(sha256))
       return check.fail(`${at}.sha256 is ${show(sha256)}; expected 64 hex digits.`);
     const size = { bytes: bytes as number, ...(isPacked && { unpackedBytes: unpackedBytes as number }) };
-    return { dtype, file, ...size, sha256 };
+    const ranges = activations === undefined ? {} : { activations: readActivations(check, activations, at) };
+    return { dtype, file, ...size, sha256, ...ranges };
   });
+}
+
+function readActivations(check: Check, value: unknown, at: string): ActivationRanges {
+  const ranges = Object.entries(check.object(value, `${at}.activations`)).map(
+    ([name, entry]): [string, ActivationRange] => {
+      const where = `${at}.activations[${show(name)}]`;
+      const [low, high] = check.list(entry, where, 2, 2).map((v) => check.number(v, where, false));
+      if (low > high) check.fail(`${where} is ${show(entry)}; expected the lower bound first.`);
+      return [name, [low, high]];
+    },
+  );
+  return Object.fromEntries(ranges);
 }
 
 function readSelfTests(

@@ -38,6 +38,15 @@ export interface SelfTest {
   features?: number[];
 }
 
+/** What an activation was between, over the pictures of a calibration. */
+export type ActivationRange = [min: number, max: number];
+
+/**
+ * By linear: `NAME.input`, and `NAME.output` of each of its parts (`attn.q`, `attn.k` and `attn.v` of `attn.qkv`), each output
+ * divided by the length of its row of weights.
+ */
+export type ActivationRanges = Record<string, ActivationRange>;
+
 export interface WeightsFile {
   dtype: WeightsDtype;
   /** a plain file name inside the model folder; one that ends in .zz is compressed (zlib), whatever the server does */
@@ -48,6 +57,8 @@ export interface WeightsFile {
   unpackedBytes?: number;
   /** of the safetensors, however they are packed; lower-case hex */
   sha256: string;
+  /** of int8: for engines that quantise activations by fixed ranges */
+  activations?: ActivationRanges;
 }
 
 /** One of the networks that a folder's weights make. */

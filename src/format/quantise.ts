@@ -1,6 +1,7 @@
 /** Which weights are int8, and how they are rounded. */
 import { fromFloat16, MAX_FLOAT16, toFloat16 } from "./float16.ts";
 import type { Tensor } from "./model.ts";
+import { MOST_OF_ONE_SIGN, PAIR_COLUMNS, STEP_COLUMNS } from "./pairSums.ts";
 
 /** Linears that run in int8; the patch embedding is stored so, and embeddings, norms and biases in f16 where they fit. */
 const QUANTISED = /^(blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])|head(_dist)?)\.weight$/;
@@ -8,12 +9,6 @@ const QUANTISED = /^(blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])|head(_dist)?)\.
 export function isQuantised(key: string): boolean {
   return QUANTISED.test(key);
 }
-
-/**
- * Positive weights of one row whose products may meet in 16 bits, and negative ones, must not sum to more than this: times
- * 127, the greatest activation, it is the most that 16 bits hold.
- */
-const MOST_OF_ONE_SIGN = 258;
 
 /**
  * A step of one size costs a weight of these more, or less, than others: its share of it, near the root of what rounding each
@@ -41,7 +36,7 @@ const SMALLEST_NORMAL_FLOAT16 = 2 ** -14;
 const SMALLEST = 2 ** -149;
 
 /** Columns, from any on, whose products the simd engine adds up in 16 bits, wherever the padding of heads puts them. */
-const TOGETHER = [0, 1, 4, 5];
+const TOGETHER = [0, STEP_COLUMNS].flatMap((step) => Array.from({ length: PAIR_COLUMNS }, (_, i) => step + i));
 
 /**
  * Symmetric, a scale an output channel: w ≈ scale[row] × level. |level| ≤ 127, and with `pairs` less where large weights

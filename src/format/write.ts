@@ -76,7 +76,8 @@ export function encodeTensors(tensors: Tensors, dtype: WeightsDtype, weightStep?
 export function writeWeights(tensors: Tensors): Uint8Array {
   const stored: Tensors = new Map(tensors);
   for (const [key, { dtype, shape, data }] of tensors) {
-    if (isOptional(key) && (dtype === "F32" || dtype === "F16") && data.every((v) => v === 0)) stored.delete(key);
+    if (data.length && isOptional(key) && (dtype === "F32" || dtype === "F16") && data.every((v) => v === 0))
+      stored.delete(key);
     const isScale = dtype === "F32" && key.endsWith(".scale");
     if (!isScale || !data.every((v) => fromFloat16(toFloat16(v)) === v)) continue;
     stored.set(key, { dtype: "F16", shape, data: encodeFloat16(data as Float32Array) });

@@ -11,6 +11,8 @@ export interface WeightsChoice {
 
 /** Accuracy that may be lost for speed, as a fraction of 1. */
 const ACCEPTED_LOSS = 0.005;
+/** So that 0.795 counts as within 0.005 of 0.8. */
+const ROUNDING = 1e-9;
 
 /**
  * Fastest first. `simd` computes int8 2.4 times as fast as f16 (deit-tiny-slim, one thread). The other engines widen int8,
@@ -48,7 +50,7 @@ export function chooseWeights(
   }
   const best = Math.max(...measured.top1.values());
   const isGood = ({ dtype }: WeightsFile) =>
-    (measured.top1.get(dtype) ?? Number.NEGATIVE_INFINITY) >= best - ACCEPTED_LOSS;
+    (measured.top1.get(dtype) ?? Number.NEGATIVE_INFINITY) >= best - ACCEPTED_LOSS - ROUNDING;
   const percent = (top1: number | undefined) => (top1 === undefined ? "not measured" : `${(100 * top1).toFixed(1)} %`);
   const good = ordered.filter(isGood).map((entry) => ({
     weights: entry,
@@ -68,6 +70,12 @@ export function chooseWeights(
 /** One entry of `metrics.accuracy`, as `slimvit eval --record` writes it; nothing of it is certain. */
 type AccuracyEntry = Partial<Record<"top1" | "n" | "data" | "split" | "dtype", unknown>>;
 
+/** Rounding f32 weights to f16 changes hardly a label, so a figure of one stands for the other. int8 has to be measured. */
+const ALIKE = [
+  ["f16", "f32"],
+  ["f32", "f16"],
+] as const;
+
 /** Accuracy by dtype on the same pictures: on those for which most dtypes were measured. */
 function comparableAccuracies({ metrics }: Manifest): { top1: Map<string, number>; on: string } | undefined {
   const bySet = new Map<string, { top1: Map<string, number>; on: string }>();
@@ -79,5 +87,10 @@ function comparableAccuracies({ metrics }: Manifest): { top1: Map<string, number
     set.top1.set(dtype, Math.max(top1, set.top1.get(dtype) ?? 0));
     bySet.set(key, set);
   }
-  return [...bySet.values()].sort((a, b) => b.top1.size - a.top1.size)[0];
+  const most = [...bySet.values()].sort((a, b) => b.top1.size - a.top1.size)[0];
+  for (const [dtype, alike] of ALIKE) {
+    const known = most?.top1.get(alike);
+    if (known !== undefined && !most.top1.has(dtype)) most.top1.set(dtype, known);
+  }
+  return most;
 }

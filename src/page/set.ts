@@ -216,8 +216,8 @@ async function timeOf(model: Member, signal?: AbortSignal): Promise<number> {
 }
 
 /** Of a device, a set and what else the times depend on. */
-async function keyOf(text: string, { engine, dtype, threads, engineUrls }: LoadOptions): Promise<string> {
-  const how = [engine, dtype, threads, engineUrls];
+async function keyOf(text: string, { engine, dtype, threads, engineUrls, webnn }: LoadOptions): Promise<string> {
+  const how = [engine, dtype, threads, engineUrls, webnn];
   const { userAgent, hardwareConcurrency, gpu } = globalThis.navigator ?? {};
   const { vendor, architecture, device, description }: Partial<GPUAdapterInfo> =
     (/webgpu/.test(JSON.stringify(how)) && (await gpu?.requestAdapter())?.info) || {};

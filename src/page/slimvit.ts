@@ -22,7 +22,6 @@ import { checkOptions } from "./options.ts";
 import { disposedError, PendingCalls } from "./pendingCalls.ts";
 import { handOver, isUnreadableFrame, prepareTransfer } from "./pictures.ts";
 import { type Shared, type SharedModel, share, type User } from "./sharedModel.ts";
-import { framesFrom } from "./videoFrames.ts";
 
 /** The name of a set of models. */
 const SET = /set\.json($|[?#])/;
@@ -144,6 +143,7 @@ export class SlimViT {
    */
   async *stream(source: FrameSource<ImageInput>, options: ClassifyOptions = {}): AsyncGenerator<Classification> {
     checkOptions("stream", options);
+    const { framesFrom } = await import("./videoFrames.ts");
     const left = new AbortController();
     const frames = framesFrom(source, left.signal);
     try {

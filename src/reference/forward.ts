@@ -18,6 +18,8 @@ export interface RunOptions {
   explain?: boolean;
   /** for each block the pairs that merge, instead of those most alike: two engines are compared on the same pairs */
   forcedPairs?: MergePairs[];
+  /** receives what enters and leaves each linear of the blocks, as `blocks.0.attn.qkv` */
+  onLinear?: (name: string, input: Float32Array, output: Float32Array) => void;
 }
 
 export interface RunOutput {
@@ -76,7 +78,7 @@ export function* forwardSteps(
     throwIfAborted(options.signal);
     const begun = performance.now();
     stream = keepTokens(model, stream, blocks[i].keepIdx);
-    const { map, merged } = runBlock(model, i, stream, options.forcedPairs?.[i]);
+    const { map, merged } = runBlock(model, i, stream, options);
     maps.push(map);
     pairs.push(merged);
     groups.push(stream.rowOf);
@@ -124,7 +126,7 @@ function runBlock(
   { manifest, tensors }: Model,
   i: number,
   stream: Stream,
-  forced?: MergePairs,
+  { forcedPairs, onLinear }: RunOptions,
 ): { map: Float32Array; merged: MergePairs } {
   const { embedDim, headDim, layerNormEps, normEps, prefixTokens, blocks } = manifest;
   const block = blocks[i];
@@ -132,7 +134,11 @@ function runBlock(
   const t = (key: string) => float32(tensors, `blocks.${i}.${key}`);
   const norm = (x: Float32Array, key: string, eps = layerNormEps, denseDim?: number) =>
     layerNorm(x, t(`${key}.weight`), t(`${key}.bias`), eps, denseDim);
-  const dense = (x: Float32Array, key: string, rows: number) => linear(x, t(`${key}.weight`), t(`${key}.bias`), rows);
+  const dense = (x: Float32Array, key: string, rows: number) => {
+    const y = linear(x, t(`${key}.weight`), t(`${key}.bias`), rows);
+    onLinear?.(`blocks.${i}.${key}`, x, y);
+    return y;
+  };
 
   const n = stream.sizes.length;
   const qkv = dense(norm(stream.x, "norm1"), "attn.qkv", n);
@@ -152,7 +158,7 @@ function runBlock(
   const mixed = attention(qkv, block.headDims, 1 / Math.sqrt(headDim), n, { bias, map, mapRows });
   stream.x = add(stream.x, dense(mixed, "attn.proj", n)); // without heads: proj.bias alone
 
-  const merged = block.merge ? (forced ?? choosePairs(qkv, inner, prefixTokens, block.merge)) : [];
+  const merged = block.merge ? (forcedPairs?.[i] ?? choosePairs(qkv, inner, prefixTokens, block.merge)) : [];
   if (merged.length) mergeStream(stream, embedDim, prefixTokens, merged);
 
   const left = stream.sizes.length;

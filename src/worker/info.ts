@@ -31,12 +31,13 @@ export function describeModel(
 
 /** The part that changes when another engine takes over. */
 export function describeEngine({ engine, tried, reason }: OpenedEngine) {
-  const { name, threads, simd, memoryBytes, runBatch, batchSize = 1 } = engine;
+  const { name, threads, simd, deviceType, memoryBytes, runBatch, batchSize = 1 } = engine;
   return {
     engine: name,
     threads,
     batchSize: runBatch ? batchSize : 1,
     simd,
+    deviceType,
     memoryBytes,
     engineReason: reason,
     tried,

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { SelfTest } from "../../src/format/model.ts";
 import type { ModelInfo } from "../../src/protocol.ts";
+import { writeFileAtomic } from "../../tools/models/folders.ts";
 import { link } from "../packages/packed.ts";
 import { GPU_URLS, openGpuStage } from "./gpu.ts";
 import { DIST, type Stage } from "./page.ts";
@@ -152,7 +153,7 @@ test("an engine that does not load or disagrees with the self-test is not taken,
   expect(nowhere.engineReason).toBe("no other opened");
   for (const { logits } of Object.values<SelfTest>(manifest.variants[0].selfTest))
     logits!.forEach((v, i) => void (logits![i] = v + 3));
-  writeFileSync(folder, JSON.stringify(manifest));
+  writeFileAtomic(folder, JSON.stringify(manifest));
   try {
     // Only the reference, which is not held against itself, is left.
     const { engine, tried } = await infoOf({ "onnxruntime-web": NAMED["onnxruntime-web"] }, { cache: false });
@@ -160,6 +161,6 @@ test("an engine that does not load or disagrees with the self-test is not taken,
     expect(tried.map(({ engine }) => engine)).toEqual(["simd", "onnx-wasm"]);
     for (const { reason } of tried) expect(reason).toMatch(/wrong results/);
   } finally {
-    writeFileSync(folder, intact);
+    writeFileAtomic(folder, intact);
   }
 });

@@ -10,7 +10,7 @@ import type { loadModel as LoadModel } from "../../src/loading/loadModel.ts";
 import { SWIFTSHADER } from "../../tools/bench/browser.ts";
 import { openStage, type Stage } from "./page.ts";
 
-const SHIPPED = fileURLToPath(new URL("../../models", import.meta.url));
+export const SHIPPED = fileURLToPath(new URL("../../models", import.meta.url));
 
 const packageDist = (name: string) => dirname(createRequire(import.meta.url).resolve(name));
 
@@ -21,8 +21,8 @@ export const GPU_URLS = {
   "@tensorflow/tfjs-backend-webgpu": "/tfjs-webgpu/tf-backend-webgpu.min.js",
 };
 
-/** A page with the package and, bundled from the sources, engines to be opened on the page itself. */
-export async function openGpuStage(more: Record<string, string> = {}, flags: string[] = []): Promise<Stage> {
+/** Bundled from the sources, engines to be opened on the page itself; beside them the files that they load. */
+export async function bundleEngines(): Promise<string> {
   const bundle = mkdtempSync(join(tmpdir(), "slimvit-engines-"));
   await build({
     entryPoints: [fileURLToPath(new URL("engines.ts", import.meta.url))],
@@ -33,9 +33,21 @@ export async function openGpuStage(more: Record<string, string> = {}, flags: str
     external: ["onnxruntime-web", "@tensorflow"],
     logLevel: "error",
   });
-  for (const file of ["gpu-worker.js", "gpu-rounds.js", "devices.js"]) {
+  for (const file of ["gpu-worker.js", "gpu-rounds.js", "devices.js", "webnn-worker.js"]) {
     copyFileSync(fileURLToPath(new URL(file, import.meta.url)), join(bundle, file));
   }
+  return bundle;
+}
+
+/** Of a page with /bundle. */
+export async function addEngines({ page }: Stage): Promise<void> {
+  await page.addScriptTag({ type: "module", url: "/bundle/engines.js" });
+  await page.waitForFunction(() => "openEngine" in globalThis);
+}
+
+/** A page with the package and `bundleEngines`. */
+export async function openGpuStage(more: Record<string, string> = {}, flags: string[] = []): Promise<Stage> {
+  const bundle = await bundleEngines();
   const mounts = {
     "/shipped": SHIPPED,
     "/bundle": bundle,
@@ -49,8 +61,7 @@ export async function openGpuStage(more: Record<string, string> = {}, flags: str
     await stage.close();
     throw new Error(`Chromium finds no WebGPU adapter with ${SWIFTSHADER.join(" ")}.`);
   }
-  await stage.page.addScriptTag({ type: "module", url: "/bundle/engines.js" });
-  await stage.page.waitForFunction(() => "openEngine" in globalThis);
+  await addEngines(stage);
   return {
     ...stage,
     async close() {
@@ -90,5 +101,5 @@ declare global {
   var urls: Record<string, string>;
   var gpu: (message: object) => Promise<GpuState>;
   var openEngine: typeof OpenEngine;
-  var loadModel: (folder: string) => ReturnType<typeof LoadModel>;
+  var loadModel: (folder: string, dtype?: string) => ReturnType<typeof LoadModel>;
 }

@@ -68,6 +68,7 @@ export async function openStage(
   isolated = true,
   mounts: Record<string, string> = {},
   flags: string[] = [],
+  withWebnn = false,
 ): Promise<Stage> {
   const models = mkdtempSync(join(tmpdir(), "slimvit-browser-"));
   const { draft, tensors } = tinySlimModel();
@@ -75,7 +76,14 @@ export async function openStage(
   writeModelFolder(join(models, "tiny"), draft, tensors, dtypes);
   mkdirSync(join(models, "none"));
   writeFileSync(join(models, "not-a-picture.txt"), "no picture");
-  const opened = await openPage({ "/dist": DIST, "/ort": ORT, "/models": models, ...mounts }, isolated, flags);
+  const opened = await openPage(
+    { "/dist": DIST, "/ort": ORT, "/models": models, ...mounts },
+    isolated,
+    flags,
+    undefined,
+    undefined,
+    withWebnn,
+  );
   // As a script, not a function: the test runner would rewrite its import().
   await opened.page.addScriptTag({ type: "module", content: PAGE_SCRIPT });
   await opened.page.waitForFunction(() => "load" in globalThis);

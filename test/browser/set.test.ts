@@ -1,9 +1,9 @@
 /** SlimViT.load of a set: which members are downloaded, measured and kept. Budgets are out of any device's reach, both ways. */
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import type { ModelInfo, SetChoice } from "../../src/protocol.ts";
-import { writeModelFolder } from "../../tools/models/folders.ts";
+import { writeFileAtomic, writeModelFolder } from "../../tools/models/folders.ts";
 import { makeSet } from "../../tools/models/set.ts";
 import { randomModel } from "../helpers.ts";
 import { openStage, type Stage } from "./page.ts";
@@ -144,7 +144,7 @@ test("a set that leads out of its folder is refused before anything else is aske
     for (const folder of ["../middle", "/models/middle", "http://127.0.0.1:9/middle", "%2e%2e/middle"]) {
       const set = JSON.parse(intact);
       set.members[1].folder = folder;
-      writeFileSync(file, JSON.stringify(set));
+      writeFileAtomic(file, JSON.stringify(set)); // the server may still be looking for the old one's end
       requested = [];
       const error = await stage.page.evaluate((set) => failure(SlimViT.load(set, { latencyMs: 1 })), SET);
       expect(error).toMatchObject({ code: "bad-model", ours: true });
@@ -152,6 +152,6 @@ test("a set that leads out of its folder is refused before anything else is aske
       expect(requested.filter((path) => !path.startsWith("/dist/"))).toEqual([SET]);
     }
   } finally {
-    writeFileSync(file, intact);
+    writeFileAtomic(file, intact);
   }
 });

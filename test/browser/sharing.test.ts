@@ -1,9 +1,10 @@
 /** Loads of one folder at once, in one page and in two: one worker, one download, as long as anyone wants it. */
 import { createHash } from "node:crypto";
-import { cpSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import type { Manifest } from "../../src/format/model.ts";
+import { writeFileAtomic } from "../../tools/models/folders.ts";
 import { openStage, type Stage } from "./page.ts";
 
 let stage: Stage;
@@ -137,7 +138,8 @@ test("a page in the network's way does not spoil what is kept; of a new version,
       };
     }, source);
   expect(await visit()).toEqual({ code: "none", manifest: first, weights: 1 });
-  writeFileSync(path, "<!doctype html>Please log in"); // as a hotel's network answers, with 200
+  // Beside and renamed, all of them: the server may still be looking for the old file's end.
+  writeFileAtomic(path, "<!doctype html>Please log in"); // as a hotel's network answers, with 200
   expect(await visit()).toEqual({ code: "bad-model", manifest: first, weights: 1 });
 
   const newer = JSON.parse(first) as Manifest;
@@ -145,9 +147,9 @@ test("a page in the network's way does not spoil what is kept; of a new version,
   const bytes = readFileSync(join(folder, entry.file));
   bytes.writeFloatLE(bytes.readFloatLE(bytes.length - 4) + 0.5, bytes.length - 4);
   entry.sha256 = createHash("sha256").update(bytes).digest("hex");
-  writeFileSync(path, JSON.stringify(newer));
+  writeFileAtomic(path, JSON.stringify(newer));
   expect(await visit()).toEqual({ code: "integrity", manifest: first, weights: 1 }); // half published
-  writeFileSync(join(folder, entry.file), bytes);
+  writeFileAtomic(join(folder, entry.file), bytes);
   expect(await visit()).toEqual({ code: "none", manifest: JSON.stringify(newer), weights: 1 });
 });
 

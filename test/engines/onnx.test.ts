@@ -73,11 +73,16 @@ describe("onnx-wasm gives the reference's logits", () => {
     ["only the class token", architecture({ keepIdx: [0] }, { keepIdx: [0] })],
     [
       "distilled",
-      { ...architecture({}, {}), prefixTokens: 2, blocks: architecture({ keepIdx: [0, 1, 2, 13] }).blocks },
+      {
+        ...architecture({}, {}),
+        prefixTokens: 2,
+        distilled: true,
+        blocks: architecture({ keepIdx: [0, 1, 2, 13] }).blocks,
+      },
     ],
     [
       "distilled, prefix tokens only",
-      { ...architecture({}), prefixTokens: 2, blocks: architecture({ keepIdx: [0, 1] }).blocks },
+      { ...architecture({}), prefixTokens: 2, distilled: true, blocks: architecture({ keepIdx: [0, 1] }).blocks },
     ],
     ["a coarse layer norm", { ...architecture({}, {}), layerNormEps: 0.5 }],
     ["one block", architecture({})],

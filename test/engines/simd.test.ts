@@ -98,8 +98,11 @@ describe.each(flavours)("simd, %s binary", (flavour) => {
     ["patches never embedded", architecture({ keepIdx: keepSome }, { keepIdx: keepSome })],
     ["tokens dropped twice", architecture({}, { keepIdx: keepSome }, { keepIdx: [0, 7] }, { keepIdx: [0, 7] })],
     ["only the class token", architecture({ keepIdx: [0] }, { keepIdx: [0] })],
-    ["distilled", { ...architecture({ keepIdx: range(14) }, { keepIdx: [0, 1, 2, 13] }), prefixTokens: 2 }],
-    ["distilled, prefix tokens only", { ...architecture({ keepIdx: [0, 1] }), prefixTokens: 2 }],
+    [
+      "distilled",
+      { ...architecture({ keepIdx: range(14) }, { keepIdx: [0, 1, 2, 13] }), prefixTokens: 2, distilled: true },
+    ],
+    ["distilled, prefix tokens only", { ...architecture({ keepIdx: [0, 1] }), prefixTokens: 2, distilled: true }],
     ["a coarse layer norm", { ...architecture({}, {}), layerNormEps: 0.5 }],
     ["odd patches", { ...architecture({}, {}), imageSize: [28, 21], patchSize: 7 }],
   ];
@@ -282,6 +285,7 @@ describe("simd", () => {
     const block = { headDims: Array(300).fill(1), mlpHidden: 0, keepIdx: [0] };
     const arch = { ...architecture(...Array(600).fill(block)), embedDim: 1, headDim: 1 };
     const engine = await openSimd(randomModel(arch, 1), {});
+    expect(engine.name).toBe("simd");
     engine.dispose();
   });
 

@@ -192,6 +192,11 @@ describe("what a file leaves out", () => {
     expect(readManifest(text, "x")).toEqual(manifestOf(arch));
   });
 
+  test("is not made up from fields of features that a network lacks", () => {
+    const text = json(arch, (m) => Object.assign(m, { rope: "x", poolHeads: -1, poolHidden: [], poolActivation: 7 }));
+    expect(readManifest(text, "x")).toEqual(manifestOf(arch));
+  });
+
   test("of biases and positions is zeros", () => {
     const tensors = new Map(model.tensors);
     for (const key of ["head.bias", "pos_embed", "blocks.0.norm1.bias"]) {

@@ -163,10 +163,23 @@ describe("a download that breaks off", () => {
   });
 });
 
+/**
+ * A stall is over after ten rounds of the event loop without a byte, in place of 30 s. Server and client share this loop, so
+ * on a machine of whatever speed what was sent has come by then.
+ */
 function shortenStalls(): void {
   const wait = globalThis.setTimeout;
+  const afterRounds = (work: () => void) => {
+    let rounds = 0;
+    const timer = setInterval(() => {
+      if (++rounds < 10) return;
+      clearInterval(timer);
+      work();
+    }, 20);
+    return timer; // clearTimeout ends it as well
+  };
   vi.spyOn(globalThis, "setTimeout").mockImplementation(((work: () => void, ms: number) =>
-    wait(work, ms === 30_000 ? 200 : ms)) as typeof setTimeout);
+    ms === 30_000 ? afterRounds(work) : wait(work, ms)) as typeof setTimeout);
 }
 
 test("a server that stalls is hung up on, and the rest fetched anew", async () => {
@@ -241,6 +254,30 @@ test("a short file is a network error, a long one an integrity error", async () 
   expect(short.message).toMatch(new RegExp(`ended after 5000 of the ${weights.length} bytes in slimvit.json`));
   answer = (_, __, response) => void response.end(Buffer.concat([weights, Buffer.from("x")]));
   expect(await failure(load())).toMatchObject({ code: "integrity" });
+});
+
+describe("a web page that answers for a missing file, as of a single-page app", () => {
+  const page = "\n<!DOCTYPE html><html><title>my app</title></html>";
+  const fallback = /is a web page; .*single-page app's fallback/;
+
+  test("in the manifest's place is named", async () => {
+    const before = answerManifest;
+    answerManifest = (response) => void response.writeHead(200, { "Content-Type": "text/html" }).end(page);
+    try {
+      const error = await failure(load());
+      expect(error).toMatchObject({ code: "bad-model", message: expect.stringMatching(fallback) });
+      expect(error.message).toMatch(/slimvit\.json/);
+    } finally {
+      answerManifest = before;
+    }
+  });
+
+  test("in the weights' place is named", async () => {
+    answer = (_, __, response) => void response.writeHead(200).end(page);
+    const error = await failure(load());
+    expect(error).toMatchObject({ code: "bad-model", message: expect.stringMatching(fallback) });
+    expect(ranges).toHaveLength(1); // it is not asked for again
+  });
 });
 
 describe("a store", () => {

@@ -14,6 +14,19 @@ function unmerged(model: Model): Model {
   return { ...model, manifest: { ...model.manifest, blocks } };
 }
 
+/** Paints patch `from` over patch `to`, both counted from 0. */
+function copyPatch({ imageSize, patchSize: p }: Architecture, pixels: Float32Array, from: number, to: number): void {
+  const [height, width] = imageSize;
+  const columns = width / p;
+  const start = (patch: number) => Math.floor(patch / columns) * p * width + (patch % columns) * p;
+  for (let c = 0; c < 3; c++) {
+    for (let y = 0; y < p; y++) {
+      const row = (patch: number) => c * height * width + start(patch) + y * width;
+      pixels.copyWithin(row(to), row(from), row(from) + p);
+    }
+  }
+}
+
 describe("merging", () => {
   test("of no pairs changes the order of patches alone", () => {
     fc.assert(
@@ -43,6 +56,54 @@ describe("merging", () => {
       }),
       RUNS,
     );
+  });
+
+  test("of pairs of one content changes nothing, whatever the pooling", () => {
+    fc.assert(
+      fc.property(merging, (model) => {
+        const { manifest } = model;
+        const { prefixTokens, blocks } = manifest;
+        const tensors = new Map(model.tensors);
+        for (const [key, tensor] of tensors)
+          if (/pos_embed|rope_freqs/.test(key))
+            tensors.set(key, { ...tensor, data: new Float32Array(tensor.data.length) });
+        // As they stand in the first block that merges, patches 0 and 1 are alike, 2 and 3, and so on; one may be left.
+        const first = blocks.findIndex(({ merge }) => merge > 0);
+        const kept = blocks[first].keepIdx.slice(prefixTokens).map((token) => token - prefixTokens);
+        const pixels = randomPixels(manifest, 6);
+        for (let k = 0; k + 1 < kept.length; k += 2) copyPatch(manifest, pixels, kept[k], kept[k + 1]);
+        const pairs = Array.from({ length: blocks[first].merge }, (_, k): [number, number] => [
+          prefixTokens + 2 * k + 1,
+          prefixTokens + 2 * k,
+        ]);
+        const twins = { ...model, tensors };
+        const actual = forward(twins, pixels, { forcedPairs: blocks.map((_, i) => (i === first ? pairs : [])) });
+        expectClose(actual.features, forward(unmerged(twins), pixels).features, 2e-5);
+      }),
+      RUNS,
+    );
+  });
+
+  test("puts the merged token between the places of its patches", () => {
+    // 2 rows of 3 patches; angles come from the column alone, and in the second block alone.
+    const block = (patches: number[], merge: number) => ({ headDims: [8, 4], mlpHidden: 9, keepIdx: patches, merge });
+    const arch = (patches: number[], merge: number): Architecture => ({
+      ...FAMILY["EVA-02"],
+      ...{ imageSize: [8, 12], prefixTokens: 0, classToken: false, rope: { rows: [0, 1], columns: [0.5, 0.7] } },
+      blocks: [block(patches, merge), block(patches, 0)],
+    });
+    // The first merges patches of one content in columns 0 and 2. The second has two of that content in column 1.
+    const [first, second] = [arch([0, 2, 3], 1), arch([1, 3, 4], 0)];
+    const model = randomModel(first, 7);
+    for (const [key, { data }] of model.tensors) {
+      if (key === "pos_embed" || key === "blocks.0.attn.rope_freqs") data.fill(0);
+      if (key === "blocks.1.attn.rope_freqs") data.fill(0, 0, data.length / 2);
+    }
+    const pixels = randomPixels(first, 7);
+    for (const patch of [1, 2, 4]) copyPatch(first, pixels, 0, patch);
+    const merged = forward(model, pixels, { forcedPairs: [[[1, 0]], []] });
+    const apart = forward({ ...model, manifest: { ...model.manifest, blocks: second.blocks } }, pixels);
+    expectClose(merged.features, apart.features, 1e-5);
   });
 
   test("keeps account of what each row stands for, and never takes a prefix token", () => {
@@ -104,18 +165,13 @@ describe("merging", () => {
     const model = randomModel(arch, 5);
     const positions = model.tensors.get("pos_embed")!;
     model.tensors.set("pos_embed", { ...positions, data: new Float32Array(positions.data.length) });
-    const [height, width] = arch.imageSize;
-    const columns = width / 4;
     for (const [a, b] of [
       [3, 8],
       [11, 0],
       [1, 14],
     ]) {
       const pixels = randomPixels(arch, a);
-      const at = (patch: number, c: number, y: number, x: number) =>
-        c * height * width + (Math.floor(patch / columns) * 4 + y) * width + (patch % columns) * 4 + x;
-      for (let c = 0; c < 3; c++)
-        for (let y = 0; y < 4; y++) for (let x = 0; x < 4; x++) pixels[at(a, c, y, x)] = pixels[at(b, c, y, x)];
+      copyPatch(arch, pixels, b, a);
       const { pairs, groups } = forward(model, pixels, { explain: true });
       expect(pairs![0]).toEqual([[a + 1, b + 1]]);
       expect(groups![0][a]).toBe(groups![0][b]);

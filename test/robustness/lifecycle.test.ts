@@ -31,22 +31,41 @@ test("a worker killed in mid-classify rejects the call within 1 s, and the next 
   const { before, rounds } = await stage.page.evaluate(
     async (rounds) => {
       const vit = await load({ engine: "reference" });
-      const before = (await vit.classify(picture())).classes[0].score;
-      const out = [];
-      for (let k = 0; k < rounds; k++) {
-        const flying = failure(vit.classify(picture(1500, 1500)));
-        await wait(k % 12);
-        workers.at(-1)!.terminate(); // fires no event
-        const killed = performance.now();
-        const { code, ours } = await flying;
-        const ms = performance.now() - killed;
-        out.push({ code, ours, ms, after: (await vit.classify(picture())).classes[0].score });
+      try {
+        const before = (await vit.classify(picture())).classes[0].score;
+        const start = performance.now();
+        await vit.classify(picture(1500, 1500));
+        const callMs = performance.now() - start;
+        // How long this thread was not let run: a machine that has other work is not the package's delay.
+        let [last, heldUp] = [performance.now(), 0];
+        const beat = setInterval(() => {
+          const now = performance.now();
+          heldUp += Math.max(0, now - last - 20);
+          last = now;
+        }, 10);
+        const out = [];
+        for (let k = 0; out.length < rounds && k < 4 * rounds; k++) {
+          const flying = failure(vit.classify(picture(1500, 1500)));
+          await wait(((0.618 * k) % 0.7) * callMs);
+          workers.at(-1)!.terminate(); // fires no event
+          const [killed, heldBefore] = [performance.now(), heldUp];
+          const { code, ours } = await flying;
+          const ms = performance.now() - killed - (heldUp - heldBefore);
+          if (code === "none") {
+            await failure(vit.classify(picture())); // it was answered before: no kill in mid-classify, and not counted
+            continue;
+          }
+          out.push({ code, ours, ms, after: (await vit.classify(picture())).classes[0].score });
+        }
+        clearInterval(beat);
+        return { before, rounds: out };
+      } finally {
+        vit.dispose();
       }
-      vit.dispose();
-      return { before, rounds: out };
     },
     count(100, 8),
   );
+  expect(rounds).toHaveLength(count(100, 8));
   const isRight = (r: (typeof rounds)[0]) => r.code === "worker-lost" && r.ours && r.ms < 1000 && r.after === before;
   for (const round of rounds) tally.add(isRight(round) ? "" : JSON.stringify(round));
   tally.measured = `rejected after at most ${Math.max(...rounds.map(({ ms }) => ms)).toFixed(0)} ms`;

@@ -8,7 +8,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { SlimViTError } from "../../src/errors.ts";
 import type { Manifest } from "../../src/format/model.ts";
 import { MAX_MANIFEST_BYTES } from "../../src/format/read.ts";
-import { writeWeights } from "../../src/format/write.ts";
+import { manifestJson, writeWeights } from "../../src/format/write.ts";
 import { loadModel } from "../../src/loading/loadModel.ts";
 import type { LoadRequest, Source } from "../../src/protocol.ts";
 import { randomModel } from "../helpers.ts";
@@ -27,7 +27,7 @@ const entry = {
   sha256: createHash("sha256").update(bytes).digest("hex"),
 };
 const manifestWith = (changes: object, of: object = {}) =>
-  JSON.stringify({ ...model.manifest, ...of, weights: [{ ...entry, ...changes }] } satisfies Manifest);
+  JSON.stringify(manifestJson({ ...model.manifest, ...of, weights: [{ ...entry, ...changes }] } satisfies Manifest));
 
 let server: Server;
 let folder: string;

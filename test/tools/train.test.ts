@@ -1,13 +1,11 @@
 import { existsSync, mkdirSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
 import { forward } from "../../src/tfjs/forward.ts";
-import type { Tensor, TF } from "../../src/tfjs/ops.ts";
+import type { TF } from "../../src/tfjs/ops.ts";
 import { random } from "../../tools/shared/random.ts";
-import { AUGMENTATIONS, eraseRandom, type Rgb, randAugment } from "../../tools/training/augment.ts";
+import { AUGMENTATIONS, type Rgb } from "../../tools/training/augment.ts";
 import { type Backend, openBackend } from "../../tools/training/backend.ts";
 import { type Batch, type TrainData, trainBatches } from "../../tools/training/batches.ts";
-import { baseLoss, crossEntropy, hardDistillation, softDistillation } from "../../tools/training/losses.ts";
-import { RECIPE_DEFAULTS } from "../../tools/training/recipe.ts";
 import { type TrainTask, train, type Variables } from "../../tools/training/train.ts";
 import { expectClose } from "../helpers.ts";
 import {
@@ -111,50 +109,6 @@ describe("a training step", () => {
 });
 
 describe("a distilled network's two heads", () => {
-  test.each(["soft", "hard"] as const)(
-    "%s: the class head learns the labels, the other the teacher",
-    (distillation) => {
-      const rng = random(3);
-      const draw = () =>
-        tf.tensor2d(
-          Float32Array.from({ length: 6 }, () => 4 * rng() - 2),
-          [2, 3],
-        ) as Tensor;
-      const [classLogits, distLogits, teacher] = [draw(), draw(), draw()];
-      const targets = tf.tensor2d([1, 0, 0, 0, 0.5, 0.5], [2, 3]) as Tensor;
-      const options = { alpha: 0.3, tau: 2, distillation };
-      const total = (c: Tensor, d: Tensor) =>
-        tf.addN(Object.values(baseLoss(tf, options, { classLogits: c, distLogits: d }, targets, teacher)));
-      const [dClass, dDist] = tf.grads(total as never)([classLogits, distLogits] as never);
-      const ofLabels = tf.grad(((c: Tensor) => tf.mul(crossEntropy(tf, c, targets), 0.7)) as never)(
-        classLogits as never,
-      );
-      const ofTeacher = tf.grad(((d: Tensor) =>
-        tf.mul(
-          distillation === "soft" ? softDistillation(tf, d, teacher, 2, "batch") : hardDistillation(tf, d, teacher),
-          0.3,
-        )) as never)(distLogits as never);
-      expectClose(dClass.dataSync(), ofLabels.dataSync(), 1e-6);
-      expectClose(dDist.dataSync(), ofTeacher.dataSync(), 1e-6);
-    },
-  );
-
-  test("both learn the labels where there is no teacher, and the teacher where there are no labels", () => {
-    const logits = tf.tensor2d([1, 2, 3], [1, 3]) as Tensor;
-    const other = tf.tensor2d([0, 1, 0], [1, 3]) as Tensor;
-    const target = tf.tensor2d([0, 0, 1], [1, 3]) as Tensor;
-    for (const [targets, teacher] of [
-      [target, undefined],
-      [undefined, target],
-    ]) {
-      const grads = tf.grads(((c: Tensor, d: Tensor) =>
-        tf.addN(
-          Object.values(baseLoss(tf, RECIPE_DEFAULTS, { classLogits: c, distLogits: d }, targets, teacher)),
-        )) as never)([logits, other] as never);
-      for (const grad of grads) expect(Math.max(...grad.dataSync().map(Math.abs))).toBeGreaterThan(0.01);
-    }
-  });
-
   test("are trained by the command line, with every option of the recipe", async () => {
     const net = tinyArchitecture({ prefixTokens: 2 });
     writeCheckpoint(at("two.safetensors"), randomTensors(net, CLASSES.length, 4));
@@ -201,25 +155,6 @@ describe("augmentation", () => {
     const equal = AUGMENTATIONS.equalize(image(), 0, random(1), fill).data;
     const dark = equal.filter((v, k) => k % 3 === 0 && v < 128).length;
     expect(Math.abs(dark - 160)).toBeLessThan(8); // half of the pixels
-  });
-
-  test("randAugment changes most pictures and none at all in the same way", () => {
-    const results = Array.from({ length: 40 }, (_, k) => randAugment(image(), 9, random(k), fill).data.join());
-    expect(results.filter((r) => r !== image().data.join()).length).toBeGreaterThan(25);
-    expect(new Set(results).size).toBeGreaterThan(25);
-  });
-
-  test("erasing fills one rectangle of at most a third with noise, as often as asked", () => {
-    let erased = 0;
-    for (let k = 0; k < 200; k++) {
-      const pixels = new Float32Array(3 * 16 * 20).fill(9);
-      eraseRandom(pixels, 16, 20, 0.25, random(k));
-      const changed = pixels.filter((v) => v !== 9).length / 3;
-      if (changed) erased++;
-      expect(changed).toBeLessThan(0.36 * 16 * 20);
-    }
-    expect(erased).toBeGreaterThan(30);
-    expect(erased).toBeLessThan(70);
   });
 
   test("repeats give a picture several times in a row, each time cropped anew", async () => {

@@ -94,6 +94,93 @@ test("hf:owner/name is read from Hugging Face's files of that repository", async
   expect(asked).toEqual([`${from}slimvit.json`, `${from}model.f32.safetensors`]);
 });
 
+test("a Worker that something else has set in Node is not taken for a browser's", async () => {
+  vi.stubGlobal("Worker", function notABrowsers() {
+    throw new Error("no browser's worker");
+  });
+  try {
+    const vit = await SlimViT.load(folder, { engine: "reference" });
+    expect((await vit.classify(picture())).classes).toHaveLength(5);
+    vit.dispose();
+  } finally {
+    vi.unstubAllGlobals();
+  }
+});
+
+test("a stream of pictures that are no video gives every one", async () => {
+  const vit = await SlimViT.load(folder, { engine: "reference" });
+  const first: number[] = [];
+  async function* pictures() {
+    for (let k = 0; k < 8; k++) yield { ...picture(), data: new Uint8Array(64 * 4).fill(30 * k) };
+  }
+  for await (const { classes } of vit.stream(pictures(), { topK: 1 })) first.push(classes[0].score);
+  const alone: number[] = [];
+  for await (const one of pictures()) alone.push((await vit.classify(one, { topK: 1 })).classes[0].score);
+  expect(first).toEqual(alone);
+  vit.dispose();
+});
+
+test.each<[string, unknown, RegExp]>([
+  ["a list", [], /was given a list; .* use classifyAll\(list\)/],
+  ["nothing", undefined, /was given undefined; expected a video element/],
+  ["a number", 7, /was given 7; expected a video element/],
+])("%s is no stream, and the error is ours", async (_, source, message) => {
+  const vit = await SlimViT.load(folder, { engine: "reference" });
+  const answers = vit.stream(source as AsyncIterable<ImageInput>);
+  await expect(answers.next()).rejects.toMatchObject({
+    name: "SlimViTError",
+    code: "bad-input",
+    message: expect.stringMatching(message),
+  });
+  vit.dispose();
+});
+
+test("misspelt options are refused by every call", async () => {
+  await expect(SlimViT.load(folder, { dType: "f32" } as object)).rejects.toMatchObject({
+    code: "bad-option",
+    message: 'load has no option "dType"; did you mean dtype?',
+  });
+  const vit = await SlimViT.load(folder, { engine: "reference" });
+  const topk = { topk: 1 } as object;
+  const calls = [
+    vit.classify(picture(), topk),
+    vit.embed(picture(), topk),
+    vit.stream(silentSource(), topk).next(),
+    vit.classifyAll([picture()], topk).next(),
+  ];
+  for (const call of calls) await expect(call).rejects.toMatchObject({ code: "bad-option" });
+  vit.dispose();
+});
+
+test("read-only lists are taken", async () => {
+  const vit = await SlimViT.load(folder, { engine: "reference" });
+  const allow = ["c1", "c2"] as const;
+  const pictures = Object.freeze([picture(), picture()]) as readonly ReturnType<typeof picture>[];
+  const answers = await vit.classify(pictures, { allow });
+  expect(answers.map(({ classes }) => classes.length)).toEqual([2, 2]);
+  vit.dispose();
+});
+
+test("an embedding model classifies by the caller's vectors, and says so when there are none", async () => {
+  const arch = { imageSize: [8, 8] as [number, number], patchSize: 4, embedDim: 8, headDim: 4, layerNormEps: 1e-6 };
+  const blocks = [{ headDims: [4], mlpHidden: 8, keepIdx: [0, 1, 2] }];
+  const { manifest, tensors } = randomModel({ ...arch, prefixTokens: 1, blocks, head: undefined }, 3, 0);
+  const embedding = join(folder, "embedding");
+  writeModelFolder(embedding, { ...manifest, head: undefined, labels: [] }, tensors, ["f32"], {}, true);
+  const vit = await SlimViT.load(embedding, { engine: "reference" });
+  expect(vit.info.labels).toEqual([]);
+  const vector = await vit.embed(picture());
+  const classes = { "the same": vector, opposite: vector.map((v) => -v) };
+  const { classes: found } = await vit.classify(picture(), { classes });
+  expect(found.map(({ label }) => label)).toEqual(["the same", "opposite"]);
+  expect(found[0].score).toBeCloseTo(1);
+  await expect(vit.classify(picture())).rejects.toMatchObject({
+    code: "unsupported",
+    message: expect.stringMatching(/embedding model/),
+  });
+  vit.dispose();
+});
+
 test.each(["dispose", "asyncDispose"] as const)("Symbol.%s disposes", async (name) => {
   const vit = await SlimViT.load(folder, { engine: "reference" });
   const flying = vit.classify(picture());

@@ -2,7 +2,7 @@
  * slimvit bench MODEL... [--engine E,...] [--dtype T,...] [--threads N,...]: milliseconds an image in a real browser.
  * Every combination is loaded into one page, its output is checked against the reference engine, and only then are all
  * of them timed in turn, round by round and each round in another order, so that a drift of the machine's speed or what
- * the one before leaves behind meets them alike. A MODEL may also be random:deit-small and the like (lib/shapes.ts).
+ * the one before leaves behind meets them alike. A MODEL may also be random:deit-small and the like (models/shapes.ts).
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -12,6 +12,7 @@ import type { EngineName } from "../../src/engines/engine.ts";
 import { SlimViTError } from "../../src/errors.ts";
 import { countMacs, type WeightsDtype } from "../../src/format/model.ts";
 import { preprocess, type RawImage } from "../../src/image/resample.ts";
+import type { WebnnOptions } from "../../src/protocol.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { readManifestFile, readModelFolder, writeModelFolder } from "../models/folders.ts";
 import { randomShape } from "../models/shapes.ts";
@@ -25,13 +26,19 @@ export interface BenchOptions {
   dtype: WeightsDtype[];
   threads: number[];
   rounds: number;
+  /** of engine "webnn"; default what the browser chooses */
+  webnnDevice?: DeviceType[];
 }
+
+type DeviceType = NonNullable<WebnnOptions["deviceType"]>;
 
 export interface BenchRow {
   model: string;
   engine: EngineName;
   dtype: WeightsDtype;
   threads: number;
+  /** that engine "webnn" asked for */
+  deviceType?: DeviceType;
   /** of inference, preprocessing left out */
   msMedian: number;
   msP10: number;
@@ -97,17 +104,25 @@ async function benchFolders(sources: string[], options: BenchOptions): Promise<B
     const dtypes = options.dtype.filter((dtype) => has.has(dtype));
     if (dtypes.length === 0)
       throw new SlimViTError("bad-option", `${source}: has no ${options.dtype.join(" or ")} weights.`);
-    return options.engine.flatMap((engine) =>
-      dtypes.flatMap((dtype) =>
-        options.threads.map((threads) => ({ source, url: `/model${k}/`, engine, dtype, threads })),
-      ),
-    );
+    return options.engine.flatMap((engine) => {
+      const isWebnn = engine === "webnn";
+      const devices = (isWebnn && options.webnnDevice) || [undefined];
+      return dtypes.flatMap((dtype) =>
+        (isWebnn ? [1] : options.threads).flatMap((threads) =>
+          devices.map((deviceType) => {
+            const webnn = deviceType && { deviceType };
+            return { source, url: `/model${k}/`, engine, dtype, threads, webnn };
+          }),
+        ),
+      );
+    });
   });
   const image = testImage();
   const expected = new Map(sources.map((source) => [source, referenceLogProbabilities(source, image)]));
 
   const ort = "/ort/ort.wasm.bundle.min.mjs";
-  const { page, visit, close } = await openPage(mounts, true, [], () => {}, ["/dist", "/ort"]);
+  const withWebnn = options.engine.includes("webnn");
+  const { page, visit, close } = await openPage(mounts, true, [], () => {}, ["/dist", "/ort"], withWebnn);
   try {
     const picture = { ...image, data: Array.from(image.data) };
     const loaded = await page.evaluate(loadInPage, { cases, ort, image: picture });
@@ -138,6 +153,7 @@ async function benchFolders(sources: string[], options: BenchOptions): Promise<B
         engine: c.engine,
         dtype: c.dtype,
         threads: loaded[k].threads,
+        ...(c.webnn && { deviceType: c.webnn.deviceType }),
         msMedian: quantile(inference, 0.5),
         msP10: quantile(inference, 0.1),
         msP90: quantile(inference, 0.9),
@@ -165,6 +181,7 @@ interface Case {
   engine: EngineName;
   dtype: WeightsDtype;
   threads: number;
+  webnn?: WebnnOptions;
 }
 
 interface Timing {
@@ -190,11 +207,11 @@ async function loadInPage({
   const { SlimViT } = await import(/* @vite-ignore */ url);
   const picture = { ...image, data: new Uint8ClampedArray(image.data) };
   const results: { loadMs: number; memoryBytes?: number; threads: number; logProbabilities: number[] }[] = [];
-  for (const { url, engine, dtype, threads } of cases) {
+  for (const { url, engine, dtype, threads, webnn } of cases) {
     const engineUrls = { "onnxruntime-web": new URL(ort, location.href).href };
     await caches.delete("slimvit");
     const start = performance.now();
-    const vit = await SlimViT.load(url, { engine, dtype, threads, engineUrls });
+    const vit = await SlimViT.load(url, { engine, dtype, threads, engineUrls, webnn });
     const loadMs = performance.now() - start;
     const { classes } = await vit.classify(picture, { topK: vit.info.labels.length });
     const logProbabilities: number[] = [];
@@ -207,12 +224,18 @@ async function loadInPage({
 }
 
 /** Runs in a page of its own. */
-async function coldLoad({ one: { url, engine, dtype, threads }, ort }: { one: Case; ort: string }): Promise<number> {
+async function coldLoad({
+  one: { url, engine, dtype, threads, webnn },
+  ort,
+}: {
+  one: Case;
+  ort: string;
+}): Promise<number> {
   const code = "/dist/index.js";
   const { SlimViT } = await import(/* @vite-ignore */ code);
   const engineUrls = { "onnxruntime-web": new URL(ort, location.href).href };
   const start = performance.now();
-  const vit = await SlimViT.load(url, { engine, dtype, threads, engineUrls });
+  const vit = await SlimViT.load(url, { engine, dtype, threads, engineUrls, webnn });
   return performance.now() - start - vit.info.loadMs.firstRun;
 }
 
@@ -232,8 +255,8 @@ async function keepInPage({
   const { SlimViT } = await import(/* @vite-ignore */ code);
   const engineUrls = { "onnxruntime-web": new URL(ort, location.href).href };
   const all = [];
-  for (const { url, engine, dtype, threads } of cases) {
-    all.push(await SlimViT.load(url, { engine, dtype, threads, engineUrls }));
+  for (const { url, engine, dtype, threads, webnn } of cases) {
+    all.push(await SlimViT.load(url, { engine, dtype, threads, engineUrls, webnn }));
   }
   const bitmap = await createImageBitmap(new ImageData(new Uint8ClampedArray(data), width, height), {
     resizeWidth: photo.width,
@@ -299,7 +322,7 @@ export function benchTable(rows: BenchRow[]): string {
   const lines = rows.map((r) =>
     [
       r.model,
-      r.engine,
+      r.deviceType ? `${r.engine}, ${r.deviceType}` : r.engine,
       r.dtype,
       r.threads,
       `${r.msMedian.toFixed(1)} (${r.msP10.toFixed(1)}–${r.msP90.toFixed(1)})`,

@@ -44,6 +44,7 @@ export interface BrowserPage {
  * @param seen told of each path that is asked for
  * @param kept mounts whose files the browser may cache, as a site's code is; of others it asks for every time. With any, it has a
  * profile on disk, where it keeps what it has compiled, too
+ * @param withWebnn in a Chromium that has WebNN
  */
 export async function openPage(
   mounts: Record<string, string>,
@@ -51,14 +52,12 @@ export async function openPage(
   flags: string[] = [],
   seen: (path: string) => void = () => {},
   kept: string[] = [],
+  withWebnn = false,
 ): Promise<BrowserPage> {
-  const { findChromium } = await import("../../scripts/setup-chromium.mjs");
-  const executablePath = findChromium();
-  if (!executablePath)
-    throw new SlimViTError("unsupported", "No Chromium was found. Install one, or set CHROME_PATH to its executable.");
+  const { executablePath, needed } = await findBrowser(withWebnn);
   const server = await serve(mounts, isolated, seen, kept);
   const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  const how = { executablePath, args: [...FLAGS, ...flags] };
+  const how = { executablePath, args: [...FLAGS, ...needed, ...flags] };
   const profile = kept.length ? mkdtempSync(join(tmpdir(), "slimvit-profile-")) : undefined;
   const context = profile
     ? await chromium.launchPersistentContext(profile, how)
@@ -81,6 +80,19 @@ export async function openPage(
       if (profile) rmSync(profile, { recursive: true, force: true });
     },
   };
+}
+
+/** @throws SlimViTError `unsupported` */
+async function findBrowser(withWebnn: boolean): Promise<{ executablePath: string; needed: string[] }> {
+  const { findChromium } = await import("../../scripts/setup-chromium.mjs");
+  const { findWebnnChromium, WEBNN_FLAGS } = await import("../../scripts/setup-webnn.mjs");
+  const executablePath = withWebnn ? findWebnnChromium() : findChromium();
+  if (executablePath) return { executablePath, needed: withWebnn ? WEBNN_FLAGS : [] };
+  const which = withWebnn ? ["Chromium with WebNN", "WEBNN_CHROME_PATH"] : ["Chromium", "CHROME_PATH"];
+  throw new SlimViTError(
+    "unsupported",
+    `No ${which[0]} was found. Install one, or set ${which[1]} to its executable; in a clone "npm run setup" does.`,
+  );
 }
 
 function serve(

@@ -1,6 +1,8 @@
 /** The page of bench-kernels.ts: runs single linears of the simd engine, and the loop that finds the peak. */
 import { chooseFlavour, compileKernels, type Flavour } from "../../src/engines/simd/binary.ts";
-import { type PackedLinear, planMemory } from "../../src/engines/simd/plan.ts";
+import * as L from "../../src/engines/simd/layout.ts";
+import type { PackedLinear } from "../../src/engines/simd/linears.ts";
+import { planMemory } from "../../src/engines/simd/plan.ts";
 import { importsOf } from "../../src/engines/simd/threads.ts";
 import { loadConstants, type Packer, packWeights } from "../../src/engines/simd/weights.ts";
 import { type Model, plainArchitecture, type Tensors, tensorShapes } from "../../src/format/model.ts";
@@ -16,18 +18,8 @@ const NAMES = ["qkv", "proj", "fc1", "fc2"] as const;
 
 interface Kernels extends Packer {
   start(plan: number, index: number): void;
-  linearPhase(
-    linear: number,
-    x: number,
-    xStride: number,
-    ranges: number,
-    rows: number,
-    dst: number,
-    dstStride: number,
-    residual: number,
-    withGelu: boolean,
-    scratch: number,
-  ): void;
+  /** @param call address of a LinearCall (assembly/calls.ts) */
+  linearPhase(call: number): void;
 }
 
 interface Timed {
@@ -64,11 +56,11 @@ async function measure(rounds: number): Promise<KernelRow[]> {
 
 async function linears(name: string, dim: number, dtype: KernelRow["dtype"], flavour: Flavour): Promise<Timed[]> {
   const model = oneBlock(dim, dtype);
-  const { plan, cargo } = planMemory(model, flavour, 1, 0, false);
+  const { plan, cargo } = planMemory(model, { flavour, threads: 1, spins: 0, maySleep: false });
   // Behind what the plan needs: activations, quantisation ranges and results of the widest linear.
   const [x, bytes] = [plan.bytes, ROWS * 4 * dim * 4];
-  const [ranges, dst, scratch] = [x + bytes, x + bytes + ROWS * 8, x + 2 * bytes + ROWS * 8];
-  const pages = Math.ceil((scratch + 4 * dim * 32 + 64) / 65_536);
+  const [ranges, dst, calls] = [x + bytes, x + bytes + ROWS * 8, x + 2 * bytes + ROWS * 8];
+  const pages = Math.ceil((calls + NAMES.length * L.CALL_BYTES) / 65_536);
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
   const module = await compileKernels(flavour, false);
   const kernels = (await WebAssembly.instantiate(module, importsOf(memory))).exports as unknown as Kernels;
@@ -80,11 +72,23 @@ async function linears(name: string, dim: number, dtype: KernelRow["dtype"], fla
   new Float32Array(memory.buffer, ranges, ROWS * 2).fill(0.01);
   return packed.map(({ at }, i) => {
     const [inputs, outputs] = sizes(dim, i);
-    const stride = dtype === "int8" ? inputs * (flavour === "relaxed" ? 1 : 2) : inputs * 4;
+    const call = new Int32Array(memory.buffer, calls + i * L.CALL_BYTES, L.CALL_BYTES / 4);
+    const setCall = () => {
+      call[L.LINEAR_CALL_LINEAR] = at;
+      call[L.LINEAR_CALL_X] = x;
+      call[L.LINEAR_CALL_X_STRIDE] = dtype === "int8" ? inputs * (flavour === "relaxed" ? 1 : 2) : inputs * 4;
+      call[L.LINEAR_CALL_RANGES] = ranges;
+      call[L.LINEAR_CALL_ROWS] = ROWS;
+      call[L.LINEAR_CALL_DST] = dst;
+      call[L.LINEAR_CALL_DST_STRIDE] = outputs * 4;
+    };
     return {
       row: { linear: `${name} ${NAMES[i]}`, shape: [ROWS, inputs, outputs], dtype },
       flops: 2 * ROWS * inputs * outputs,
-      run: () => kernels.linearPhase(at, x, stride, ranges, ROWS, dst, outputs * 4, 0, false, scratch),
+      run: () => {
+        setCall(); // the phase leaves its destination elsewhere
+        kernels.linearPhase(call.byteOffset);
+      },
     };
   });
 }

@@ -1,17 +1,23 @@
 import { SlimViTError } from "../../src/errors.ts";
 import { DTYPES, ENGINES, SEED } from "../options/shared.ts";
-import { type OptionsOf, withDefault } from "../options/spec.ts";
+import { type OptionsOf, optional, withDefault } from "../options/spec.ts";
 import { count, counts, list } from "../options/values.ts";
 import { print } from "../shared/terminal.ts";
 import { finish, newCommand } from "./command.ts";
 
 const WEBGPU_ENGINES = ["tfjs-webgpu", "onnx-webgpu"] as const;
-const BENCH_ENGINES = [...ENGINES.filter((name) => name !== "auto"), ...WEBGPU_ENGINES];
+const BENCH_ENGINES = [...ENGINES.filter((name) => name !== "auto"), "webnn" as const, ...WEBGPU_ENGINES];
+const WEBNN_DEVICES = ["cpu", "gpu", "npu"] as const;
 
 const OPTIONS = {
   engine: withDefault("--engine <list>", "separated by commas", list(BENCH_ENGINES), ["onnx-wasm"]),
   dtype: withDefault("--dtype <list>", "separated by commas", list(DTYPES), ["f32"]),
   threads: withDefault("--threads <list>", "separated by commas", counts, [1]),
+  webnnDevice: optional(
+    "--webnn-device <list>",
+    "that engine webnn asks for, separated by commas",
+    list(WEBNN_DEVICES),
+  ),
   rounds: withDefault("--rounds <n>", "timed runs of each", count, 30),
   seed: SEED,
 };

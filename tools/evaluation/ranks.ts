@@ -19,5 +19,5 @@ export function rankOf(scores: ArrayLike<number>, right: number): number {
 export function bestClass(scores: ArrayLike<number>): number | undefined {
   let best = 0;
   for (let k = 1; k < scores.length; k++) if (scores[k] > scores[best]) best = k;
-  return rankOf(scores, best) === 0 ? best : undefined;
+  return scores.length > 0 && rankOf(scores, best) === 0 ? best : undefined;
 }

@@ -3,6 +3,7 @@
  * searched masks; with --budgets R,R,… a folder of them, one for each share of the cost.
  * ζ is folded into the weights once; heads, channels, units and tokens below their family's threshold are gone.
  */
+import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 import {
@@ -10,14 +11,16 @@ import {
   countMacs,
   countParams,
   innerDim,
+  type Manifest,
   type Model,
   type Tensors,
   tensorShapes,
+  tokenCounts,
 } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
-import { selfTestPixels } from "../../src/format/write.ts";
-import { forward } from "../../src/reference/forward.ts";
+import { encodeTensors } from "../../src/format/write.ts";
 import { latencySavings, predictMs, readProfile } from "../bench/latency.ts";
+import { openDataset, type Split } from "../data/data.ts";
 import {
   architectureOf,
   claimOutput,
@@ -27,7 +30,10 @@ import {
   writeModel,
 } from "../models/folders.ts";
 import { percent, say, si } from "../shared/terminal.ts";
+import { type BackendName, openBackend } from "../training/backend.ts";
 import { allocate, type Cost, type Savings } from "./allocate.ts";
+import { compensate } from "./compensate.ts";
+import { againstMasked, foldTensors } from "./fold.ts";
 import {
   type BlockMask,
   type BlockZeta,
@@ -56,6 +62,11 @@ export interface CompressOptions extends Partial<Budgets> {
   absolute?: boolean;
   /** model folder whose weights are cut, unfolded, in place of the search's; the search then only chooses what goes */
   weights?: string;
+  /** The next linears are solved again for what is kept, from what `data`'s pictures make them see. A model that was not searched can be cut so, too. */
+  compensate?: boolean;
+  data?: string[];
+  split?: Split;
+  backend?: BackendName;
   name?: string;
   force?: boolean;
 }
@@ -69,8 +80,8 @@ export interface CompressReport {
   paramsShare: number;
   /** with `latencyMs`: what the profile says of the slim model */
   predictedMs?: number;
-  /** largest logit difference between the slim model and the same weights with the cut parts multiplied by zero */
-  maxAbsDiff: number;
+  /** largest logit difference between the slim model and the same weights with the cut parts multiplied by zero; not with `compensate` */
+  maxAbsDiff?: number;
 }
 
 /** One report, or with `budgets` one a budget, from the smallest cut to the largest. */
@@ -125,39 +136,39 @@ async function compressOne(
   options: CompressOptions,
   target: Target | undefined,
 ): Promise<CompressReport> {
-  claimOutput(options.out, options.force, [source, options.weights, options.profile]);
+  claimOutput(options.out, options.force, [source, options.weights, options.profile, ...(options.data ?? [])]);
   const searched = readModelFolder(source);
-  const arch = architectureOf(searched.manifest);
-  const { mode, zetas } = readMasks(source, ZETA_FILE, searched.manifest);
-  const masks = chooseMasks(source, searched, mode, zetas, options, target);
-  const folded = options.weights ? sameShaped(options.weights, searched) : foldTensors(searched, zetas);
-  const slim = slimArchitecture(searched.manifest, masks);
-  const tensors = cutTensors(arch, folded, masks);
-
+  const cut = options.compensate
+    ? await cutAndCompensate(source, searched, options, target)
+    : cutAlone(source, searched, options, target);
+  const { manifest } = searched;
+  const arch = architectureOf(manifest);
+  const slim = slimArchitecture(manifest, cut.masks);
   const classes = slim.labels.length;
-  const macs = countMacs(slim, classes);
-  const denseMacs = countMacs(arch, classes);
-  const params = countParams(slim, classes);
-  const denseParams = countParams(arch, classes);
+  const [macs, denseMacs] = [countMacs(slim, classes), countMacs(arch, classes)];
+  const [params, denseParams] = [countParams(slim, classes), countParams(arch, classes)];
   const predictedMs = options.profile && predictMs(readProfile(options.profile, arch), slim);
-  const maxAbsDiff = againstMasked(searched, folded, masks, { manifest: slim, dtype: "f32", tensors });
   const { format: _, weights: __, ...draft } = slim;
   const name = options.name ?? basename(resolve(options.out));
-  const { attn, mlp, patch, tokens: rule, absolute } = options;
-  const how = target ? { [target.cost]: target.share } : { attn, mlp, patch, rule, absolute: absolute ?? false };
-  const dense = { heads: arch.blocks[0].headDims.length, mlpHidden: arch.blocks.map((b) => b.mlpHidden) };
-  const weights = options.weights && { weights: readManifestFile(options.weights).name };
-  const provenance = withStep({ ...slim.provenance, dense }, "compress", { ...how, ...weights });
-  const content = { draft: { ...draft, name, provenance, metrics: {} }, tensors, dtypes: ["f32" as const] };
+  const provenance = compressProvenance(slim, arch, options, target, cut.recorded);
+  const content = {
+    draft: { ...draft, name, provenance, metrics: {} },
+    tensors: cut.tensors,
+    dtypes: ["f32" as const],
+  };
   await writeModel(options.out, content, options.force);
 
-  const channels = sum(slim.blocks.map(innerDim));
-  const units = sum(slim.blocks.map((b) => b.mlpHidden));
-  const rows = sum(slim.blocks.map((b) => b.keepIdx.length));
+  const kept = (of: (net: Architecture) => number) => `${of(slim)} of ${of(arch)}`;
+  const closeness =
+    cut.maxAbsDiff === undefined
+      ? "the next linears solved again for what is kept"
+      : `logits within ${cut.maxAbsDiff.toExponential(1)} of the masked model`;
   say(
-    `compress: kept ${channels} of ${sum(arch.blocks.map(innerDim))} head channels, ${units} of ${sum(arch.blocks.map((b) => b.mlpHidden))} MLP units, ` +
-      `${rows} of ${sum(arch.blocks.map((b) => b.keepIdx.length))} tokens; ${si(macs)} MACs (${percent(macs / denseMacs)}), ` +
-      `${si(params)} parameters (${percent(params / denseParams)}); logits within ${maxAbsDiff.toExponential(1)} of the masked model` +
+    `compress: kept ${kept(({ blocks }) => sum(blocks.map(innerDim)))} head channels, ` +
+      `${kept(({ blocks }) => sum(blocks.map((b) => b.mlpHidden)))} MLP units, ` +
+      `${kept((net) => sum(tokenCounts(net).map((count) => count.entering)))} tokens; ` +
+      `${si(macs)} MACs (${percent(macs / denseMacs)}), ${si(params)} parameters (${percent(params / denseParams)}); ` +
+      closeness +
       (predictedMs ? `; ${predictedMs.toFixed(2)} ms predicted` : ""),
   );
   return {
@@ -167,8 +178,79 @@ async function compressOne(
     macsShare: macs / denseMacs,
     paramsShare: params / denseParams,
     ...(predictedMs && { predictedMs }),
-    maxAbsDiff,
+    ...(cut.maxAbsDiff !== undefined && { maxAbsDiff: cut.maxAbsDiff }),
   };
+}
+
+/** What is left of a model, and what its provenance says of the cut. */
+interface CutModel {
+  masks: BlockMask[];
+  tensors: Tensors;
+  maxAbsDiff?: number;
+  recorded?: Record<string, unknown>;
+}
+
+function cutAlone(source: string, searched: Model, options: CompressOptions, target: Target | undefined): CutModel {
+  const { masks, folded } = searchedMasks(source, searched, options, target);
+  const tensors = cutTensors(architectureOf(searched.manifest), folded, masks);
+  const manifest = slimArchitecture(searched.manifest, masks);
+  return { masks, tensors, maxAbsDiff: againstMasked(searched, folded, masks, { manifest, dtype: "f32", tensors }) };
+}
+
+function searchedMasks(source: string, searched: Model, options: CompressOptions, target: Target | undefined) {
+  const { mode, zetas } = readMasks(source, ZETA_FILE, searched.manifest);
+  const masks = chooseMasks(source, searched, mode, zetas, options, target);
+  return { masks, folded: options.weights ? sameShaped(options.weights, searched) : foldTensors(searched, zetas) };
+}
+
+/** Of a search by its masks; of any other model by what the kept channels and units make up for best. */
+async function cutAndCompensate(
+  source: string,
+  searched: Model,
+  options: CompressOptions,
+  target: Target | undefined,
+): Promise<CutModel> {
+  const { data, split = "train", attn = 1, mlp = 1, patch = 1, backend } = options;
+  const { manifest } = searched;
+  if (!data?.length) throw new SlimViTError("bad-option", "compress: --compensate needs pictures; give --data.");
+  const ragged = manifest.blocks.findIndex(({ headDims }) => headDims.some((width) => width !== manifest.headDim));
+  if (ragged >= 0)
+    throw new SlimViTError(
+      "bad-input",
+      `${source}: the heads of block ${ragged} are cut already; --compensate starts from whole heads of ${manifest.headDim} channels.`,
+    );
+  const isSearch = existsSync(join(source, ZETA_FILE));
+  if (!isSearch && (target || patch !== 1))
+    throw new SlimViTError(
+      "bad-option",
+      `compress: ${source} has no searched masks; without them --compensate cuts by --attn and --mlp alone.`,
+    );
+  const { pictures } = await openDataset(data, split);
+  const { tf } = await openBackend(backend);
+  const recorded = { compensate: { data: data.map((path) => basename(path)), split } };
+  if (!isSearch) {
+    const whole = { manifest, tensors: encodeTensors(searched.tensors, "f32") };
+    return { ...(await compensate(tf, whole, { attn, mlp }, pictures)), recorded };
+  }
+  const { masks, folded } = searchedMasks(source, searched, options, target);
+  const lists = slimArchitecture(manifest, masks).blocks;
+  const blocks = manifest.blocks.map((block, i) => ({ ...block, keepIdx: lists[i].keepIdx }));
+  const whole = { manifest: { ...manifest, blocks }, tensors: folded };
+  return { ...(await compensate(tf, whole, masks, pictures)), recorded };
+}
+
+function compressProvenance(
+  slim: Manifest,
+  arch: Architecture,
+  options: CompressOptions,
+  target: Target | undefined,
+  recorded: CutModel["recorded"],
+): Record<string, unknown> {
+  const { attn, mlp, patch, tokens: rule, absolute } = options;
+  const how = target ? { [target.cost]: target.share } : { attn, mlp, patch, rule, absolute: absolute ?? false };
+  const dense = { heads: arch.blocks[0].headDims.length, mlpHidden: arch.blocks.map((b) => b.mlpHidden) };
+  const weights = options.weights && { weights: readManifestFile(options.weights).name };
+  return withStep({ ...slim.provenance, dense }, "compress", { ...how, ...weights, ...recorded });
 }
 
 function sameShaped(source: string, { manifest }: Model): Tensors {
@@ -261,48 +343,6 @@ function toTarget(
     `compress: --${FLAG[cost]} ${share} cannot be reached: ${profile ? `${left.toFixed(3)} ms` : percent(left / dense)} is left when ` +
       `all that the search had masks for ${cost === "params" ? "and that has parameters " : ""}is gone.`,
   );
-}
-
-/** ζ into the rows of q, k, v and their biases, and into the columns of fc2: foldZeta of lib/masks.ts without a backend. */
-function foldTensors({ manifest, tensors }: Model, zetas: BlockZeta[]): Tensors {
-  const out: Tensors = new Map(tensors);
-  manifest.blocks.forEach((block, i) => {
-    const { attn, mlp } = zetas[i];
-    const inner = innerDim(block);
-    const scaled = (name: string, factor: (row: number, column: number) => number) => {
-      const { shape } = tensors.get(name)!;
-      const columns = shape[1] ?? 1;
-      const data = float32(tensors, name).map((v, k) => v * factor(Math.floor(k / columns), k % columns));
-      out.set(name, { dtype: "F32", shape, data });
-    };
-    scaled(`blocks.${i}.attn.qkv.weight`, (row) => attn[row % inner]);
-    scaled(`blocks.${i}.attn.qkv.bias`, (row) => attn[row % inner]);
-    scaled(`blocks.${i}.mlp.fc2.weight`, (_, column) => mlp[column]);
-  });
-  return out;
-}
-
-/** Cut channels and units against the same ones multiplied by zero; tokens are dropped in both, being no multiplication. */
-function againstMasked(searched: Model, folded: Tensors, masks: BlockMask[], slim: Model): number {
-  const masked: Tensors = new Map(folded);
-  const zeroed = (name: string, kept: (row: number, column: number) => boolean) => {
-    const { shape, data } = masked.get(name)!;
-    const columns = shape[1] ?? 1;
-    masked.set(name, {
-      dtype: "F32",
-      shape,
-      data: (data as Float32Array).map((v, k) => (kept(Math.floor(k / columns), k % columns) ? v : 0)),
-    });
-  };
-  masks.forEach(({ attn, mlp }, i) => {
-    for (const part of ["weight", "bias"]) zeroed(`blocks.${i}.attn.qkv.${part}`, (row) => attn[row % attn.length]);
-    zeroed(`blocks.${i}.mlp.fc2.weight`, (_, column) => mlp[column]);
-  });
-  const blocks = searched.manifest.blocks.map((block, i) => ({ ...block, keepIdx: slim.manifest.blocks[i].keepIdx }));
-  const pixels = selfTestPixels(slim.manifest, 1);
-  const a = forward(slim, pixels).logits;
-  const b = forward({ ...searched, manifest: { ...searched.manifest, blocks }, tensors: masked }, pixels).logits;
-  return a.reduce((worst, v, k) => Math.max(worst, Math.abs(v - b[k])), 0);
 }
 
 const sum = (values: number[]) => values.reduce((a, b) => a + b, 0);

@@ -8,7 +8,7 @@ import {
   type Manifest,
 } from "../../src/format/model.ts";
 import { percent, si } from "../shared/terminal.ts";
-import type { Metrics } from "./metrics.ts";
+import type { Metrics } from "./records.ts";
 
 /** `program` where it was none of slimvit's commands. */
 type Step = Record<string, unknown> & { command: string; program?: string };

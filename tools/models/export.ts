@@ -5,6 +5,7 @@ import { SlimViTError } from "../../src/errors.ts";
 import type { Manifest, Model, WeightsDtype } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { openDataset, type Split } from "../data/data.ts";
+import { activationRanges } from "../quantise/activations.ts";
 import { GPTQ_PICTURES, roundByInputs } from "../quantise/gptq.ts";
 import { say } from "../shared/terminal.ts";
 import { openBackend } from "../training/backend.ts";
@@ -20,7 +21,7 @@ export interface ExportOptions {
   force?: boolean;
   /** int8: weights on the grid of so many root mean squares of a row (quantise.ts) */
   weightStep?: number;
-  /** pictures to round by (gptq.ts); each weight to the nearest level without */
+  /** int8: pictures for the activations' ranges, and with `weightStep` to round by (gptq.ts); each weight to the nearest level without */
   data?: string[];
   split?: Split;
 }
@@ -48,12 +49,20 @@ export async function exportModel(
   const extra = (manifest: Manifest) => ({ ...onnx, "card.md": cardText(manifest) });
   const { out, dtype, force } = options;
   const tensors = (d: WeightsDtype) => (d === "int8" && rounded ? rounded.tensors : model.tensors);
-  const content = { draft: { ...draft, name, provenance }, tensors, dtypes: dtype, extra };
+  const activations = dtype.includes("int8") ? await calibrate({ ...model, tensors: tensors("int8") }, options) : undefined;
+  const content = { draft: { ...draft, name, provenance }, tensors, dtypes: dtype, extra, activations };
   const manifest = await writeModel(out, content, force);
   const files = Object.fromEntries(manifest.weights.map(({ file, bytes }) => [file, bytes]));
   for (const [file, bytes] of Object.entries(onnx)) files[file] = bytes.length;
   for (const [file, bytes] of Object.entries(files)) say(`export: ${file} ${(bytes / 1e6).toFixed(2)} MB`);
   return { files };
+}
+
+/** Of the int8 weights; undefined without pictures. */
+async function calibrate(model: Model, { data, split = "train" }: ExportOptions) {
+  if (!data?.length) return undefined;
+  const { pictures } = await openDataset(data, split);
+  return activationRanges({ ...model, dtype: "int8", tensors: encodeTensors(model.tensors, "int8") }, pictures);
 }
 
 /** The linears on the grid, and what the provenance says of it. */

@@ -6,6 +6,7 @@ import { constants, deflateSync, inflateSync } from "node:zlib";
 import { openWithoutDevice } from "../../src/engines/opening.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type {
+  ActivationRanges,
   Architecture,
   Manifest,
   Model,
@@ -96,6 +97,8 @@ interface FolderContent {
   dtypes: WeightsDtype[];
   /** further files, or what gives them for the manifest as written */
   extra?: Files | ((manifest: Manifest) => Files);
+  /** of the int8 weights: what enters their linears */
+  activations?: ActivationRanges;
 }
 
 /**
@@ -152,7 +155,7 @@ export function writeModelFolder(
   return manifest;
 }
 
-function encodeFolder({ draft, tensors, dtypes, extra = {} }: FolderContent) {
+function encodeFolder({ draft, tensors, dtypes, extra = {}, activations }: FolderContent) {
   const files: Files = {};
   const safetensors: Partial<Record<WeightsDtype, Uint8Array>> = {};
   const manifest = singleVariant({ ...draft, weights: [] });
@@ -170,6 +173,7 @@ function encodeFolder({ draft, tensors, dtypes, extra = {} }: FolderContent) {
       bytes: files[file].length,
       ...(packed && { unpackedBytes: bytes.length }),
       sha256: sha256(bytes),
+      ...(dtype === "int8" && activations && { activations: shortened(activations) }),
     });
     selfTests[dtype] = selfTest(manifest, dtype, encoded);
   }
@@ -177,6 +181,12 @@ function encodeFolder({ draft, tensors, dtypes, extra = {} }: FolderContent) {
   files[MANIFEST] = manifestText(manifestJson(manifest));
   Object.assign(files, typeof extra === "function" ? extra(manifest) : extra);
   return { manifest, files, safetensors };
+}
+
+/** Four digits are finer than any grid of 255 levels. */
+function shortened(ranges: ActivationRanges): ActivationRanges {
+  const short = (value: number) => Number(value.toPrecision(4));
+  return Object.fromEntries(Object.entries(ranges).map(([name, [low, high]]) => [name, [short(low), short(high)]]));
 }
 
 function selfTest(manifest: Manifest, dtype: WeightsDtype, tensors: Tensors): SelfTest {

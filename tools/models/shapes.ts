@@ -1,4 +1,4 @@
-/** DeiT's published shapes with random weights: for speed alone, where no trained model of that size is shipped. */
+/** Published shapes with random weights: for speed alone, where no trained model of that size is shipped. */
 import {
   type Architecture,
   type BlockShape,
@@ -9,7 +9,13 @@ import {
 import { random } from "../shared/random.ts";
 import type { ManifestDraft } from "./folders.ts";
 
-const EMBED_DIM = { "deit-tiny": 192, "deit-small": 384, "deit-base": 768 };
+/** DeiT's, and the ViT-B/16 that CLIP has, with its other norm and activation. */
+const SIZES: Record<string, { embedDim: number } & Partial<Architecture>> = {
+  "deit-tiny": { embedDim: 192 },
+  "deit-small": { embedDim: 384 },
+  "deit-base": { embedDim: 768 },
+  "vit-base": { embedDim: 768, preNorm: true, activation: "quick_gelu" },
+};
 const CLASSES = 1000;
 const DEPTH = 12;
 const TOKENS = 197;
@@ -17,13 +23,17 @@ const TOKENS = 197;
 /** About half of the MACs: channels a head of 64, MLP units, and tokens in the last block, falling evenly from the first. */
 const SLIM = { headDim: 40, mlp: 0.6, tokens: 0.65 };
 
-export const SHAPES = Object.keys(EMBED_DIM).flatMap((name) => [`random:${name}`, `random:${name}-slim`]);
+/** About 70 % of the MACs: pairs of tokens that merge in each block but the last. */
+const MERGE = 10;
+
+export const SHAPES = Object.keys(SIZES).flatMap((name) =>
+  ["", "-slim", "-merged"].map((kind) => `random:${name}${kind}`),
+);
 
 export function randomShape(source: string): { draft: ManifestDraft; tensors: Tensors } | undefined {
   if (!SHAPES.includes(source)) return undefined;
   const name = source.slice("random:".length);
-  const slim = name.endsWith("-slim");
-  const arch = architecture(EMBED_DIM[name.replace(/-slim$/, "") as keyof typeof EMBED_DIM], slim);
+  const arch = architecture(SIZES[name.replace(/-(slim|merged)$/, "")], name.match(/-(slim|merged)$/)?.[1]);
   return {
     draft: {
       name: `${name}-random`,
@@ -44,8 +54,10 @@ export function randomShape(source: string): { draft: ManifestDraft; tensors: Te
   };
 }
 
-function architecture(embedDim: number, slim: boolean): Architecture {
+function architecture(shape: (typeof SIZES)[string], kind?: string): Architecture {
+  const { embedDim } = shape;
   const heads = embedDim / 64;
+  const slim = kind === "slim";
   const blocks = Array.from({ length: DEPTH }, (_, i): BlockShape => {
     const tokens = slim ? Math.round(TOKENS * (1 - ((1 - SLIM.tokens) * i) / (DEPTH - 1))) : TOKENS;
     // Evenly over the picture, and the same patches go on from block to block: each list is the start of one order.
@@ -54,10 +66,10 @@ function architecture(embedDim: number, slim: boolean): Architecture {
       headDims: Array<number>(heads).fill(slim ? SLIM.headDim : 64),
       mlpHidden: Math.round(embedDim * 4 * (slim ? SLIM.mlp : 1)),
       keepIdx: [0, ...kept],
-      merge: 0,
+      merge: kind === "merged" && i < DEPTH - 1 ? MERGE : 0,
     };
   });
-  const sizes = { patchSize: 16, embedDim, headDim: 64, layerNormEps: 1e-6, prefixTokens: 1 };
+  const sizes = { ...shape, patchSize: 16, headDim: 64, layerNormEps: 1e-6, prefixTokens: 1 };
   return plainArchitecture({ ...sizes, imageSize: [224, 224], blocks });
 }
 

@@ -1,5 +1,5 @@
 import { TOKEN_RULES } from "./search.ts";
-import { FORCE, NAME, OUT, SEED } from "./shared.ts";
+import { FORCE, NAME, OUT, optionalData, SEED } from "./shared.ts";
 import { choice, flag, optional } from "./spec.ts";
 import { fraction, path, positive, share, shares } from "./values.ts";
 
@@ -32,6 +32,8 @@ export const COMPRESS = {
     "dense model whose weights are cut in place of the search's, which then only chooses",
     path,
   ),
+  compensate: flag("--compensate", "solve the next linears again for what is kept, from the pictures of --data"),
+  ...optionalData("with --compensate: pictures, labels not needed", "train"),
   name: NAME,
   force: FORCE,
   seed: SEED,

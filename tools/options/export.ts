@@ -3,7 +3,7 @@ import { flag, optional, required } from "./spec.ts";
 import { list, text } from "./values.ts";
 
 export const EXPORT = {
-  ...optionalData("pictures to round --weight-step by", "train"),
+  ...optionalData("pictures for the ranges of int8 activations, and to round --weight-step by", "train"),
   out: OUT,
   dtype: required("--dtype <list>", `of ${DTYPES.join(", ")}, separated by commas`, list(DTYPES)),
   onnx: flag("--onnx", "write a standalone model.onnx too"),

@@ -84,7 +84,7 @@ async function runTask(plan: Sweep, points: KeyedPoint[], task: number): Promise
 const resultPath = ({ out }: Sweep, { key }: KeyedPoint) => join(out, "points", `${key}.json`);
 
 /** Everything that a point's result depends on, by content; not where it lies and what it is called. */
-async function keyOf(recipe: RecipeFile): Promise<string> {
+export async function keyOf(recipe: RecipeFile): Promise<string> {
   const weightsOf = (folder: string) => readManifestFile(folder).weights.map((file) => file.sha256);
   const sections: Record<string, unknown> = {};
   for (const stage of STAGES) {

@@ -9,12 +9,19 @@ import { writeFileAtomic } from "../models/folders.ts";
 import { safetensorsMetadata } from "../models/metadata.ts";
 import { say } from "../shared/terminal.ts";
 import type { AdamW } from "./adamw.ts";
-import type { TrainTask } from "./train.ts";
+
+/** The part of a training that a checkpoint holds. */
+export interface CheckpointedTask {
+  name: string;
+  variables: Map<string, tfjs.Variable>;
+  checkpoint: CheckpointPlan;
+}
 
 /** Beside the output, so that it survives a kill and is found by --resume. */
 export const checkpointPath = (out: string) =>
   join(dirname(resolve(out)), `.${basename(resolve(out))}.checkpoint.safetensors`);
 
+/** Where a checkpoint goes and under which options it may be continued. */
 export interface CheckpointPlan {
   path: string;
   /** what must be equal for a checkpoint to be continued, by the names that people know */
@@ -26,12 +33,12 @@ export interface CheckpointPlan {
 }
 
 /** To be called once the result is safely written. */
-export function removeCheckpoint({ checkpoint }: TrainTask): void {
+export function removeCheckpoint({ checkpoint }: CheckpointedTask): void {
   rmSync(checkpoint.path, { force: true });
 }
 
 export async function saveCheckpoint(
-  { checkpoint, variables }: TrainTask,
+  { checkpoint, variables }: CheckpointedTask,
   optimiser: AdamW,
   ema: Map<string, Tensor>,
   history: Record<string, number>[],
@@ -60,7 +67,7 @@ export async function saveCheckpoint(
  */
 export function restoreCheckpoint(
   tf: TF,
-  { name, checkpoint, variables }: TrainTask,
+  { name, checkpoint, variables }: CheckpointedTask,
   optimiser: AdamW,
   ema: Map<string, Tensor>,
   history: Record<string, number>[],

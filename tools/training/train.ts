@@ -14,16 +14,14 @@ import { percent, say } from "../shared/terminal.ts";
 import { AdamW } from "./adamw.ts";
 import type { Backend } from "./backend.ts";
 import { type Batch, stepsPerEpoch, type TrainData, trainBatches } from "./batches.ts";
-import { type CheckpointPlan, restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+import { type CheckpointedTask, restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 import { baseLoss, mixTargets, smoothTargets } from "./losses.ts";
 import type { Recipe } from "./recipe.ts";
 import { type Accuracy, accuracyMeter, accuracySummary, accuracyText, type Validation } from "./validation.ts";
 
 export type Variables = Map<string, tfjs.Variable>;
 
-export interface TrainTask {
-  name: string;
-  variables: Variables;
+export interface TrainTask extends CheckpointedTask {
   /**
    * The base loss's forward pass.
    * @param progress 0 at the first step, 1 after the last
@@ -44,8 +42,6 @@ export interface TrainTask {
   data: TrainData;
   /** pictures to measure accuracy on, before the first step, while training and at the end */
   validation?: Validation;
-  /** where the checkpoint goes and under which options it may be continued */
-  checkpoint: CheckpointPlan;
 }
 
 export interface TrainReport {

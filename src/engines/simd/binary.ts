@@ -65,9 +65,9 @@ export function compileKernels(flavour: Flavour, shared: boolean): Promise<WebAs
 }
 
 async function compile(flavour: Flavour, shared: boolean): Promise<WebAssembly.Module> {
-  const { binary } =
-    flavour === "relaxed" ? await import("./generated/relaxed.ts") : await import("./generated/plain.ts");
-  const bytes = await inflate(binary);
+  const { binary, sizes } = await import("./generated/kernels.ts");
+  const both = await inflate(binary);
+  const bytes = flavour === "relaxed" ? both.subarray(0, sizes.relaxed) : both.subarray(sizes.relaxed);
   if (!shared) unshare(bytes);
   return WebAssembly.compile(bytes);
 }

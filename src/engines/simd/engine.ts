@@ -1,10 +1,11 @@
 /** The engine of our own: WebAssembly kernels (assembly/) that run the whole forward pass over one memory a model. */
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
-import type { Manifest, Model } from "../../format/model.ts";
+import { type Manifest, type Model, tokenCounts } from "../../format/model.ts";
 import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
 import { nextMacrotask } from "../nextMacrotask.ts";
 import { chooseFlavour, compileKernels, type Flavour } from "./binary.ts";
-import { SYNC_EPOCH, SYNC_QUIT } from "./layout.ts";
+import { PLAN_MAP_ROWS, SYNC_EPOCH, SYNC_QUIT } from "./layout.ts";
+import { groupsOf, readPairs, writePairs } from "./pairs.ts";
 import { type Plan, planMemory } from "./plan.ts";
 import { canShareMemory, type Helpers, importsOf, startHelpers } from "./threads.ts";
 import { loadConstants, type Packer, packWeights } from "./weights.ts";
@@ -23,6 +24,9 @@ const SPINS = 40_000;
 const TURN_MS = 8;
 
 const PAGE_BYTES = 65_536;
+
+/** PLAN_MAP_ROWS where the maps are of all queries. */
+const ALL_ROWS = 0x7fffffff;
 
 /**
  * @param options.threads taken where memory can be shared and workers start, else one
@@ -52,7 +56,7 @@ function possible(threads = 1): number {
 async function openWith(model: Model, threads: number, flavour: Flavour): Promise<Engine | undefined> {
   const shared = threads > 1;
   const module = await compileKernels(flavour, shared);
-  const { plan, cargo } = planMemory(model, flavour, threads, SPINS, maySleep());
+  const { plan, cargo } = planMemory(model, { flavour, threads, spins: SPINS, maySleep: maySleep() });
   const memory = takeMemory(plan.bytes, shared);
   const kernels = (await WebAssembly.instantiate(module, importsOf(memory))).exports as unknown as Kernels;
   loadConstants(cargo, memory);
@@ -82,10 +86,9 @@ class SimdEngine implements Engine {
     this.memoryBytes = memory!.buffer.byteLength;
   }
 
-  async run(pixels: Float32Array, { signal, profile, explain }: RunOptions = {}): Promise<RunOutput> {
-    throwIfAborted(signal);
-    const { plan } = this;
-    const { blocks, embedDim, imageSize, prefixTokens, labels } = this.manifest;
+  async run(pixels: Float32Array, options: RunOptions = {}): Promise<RunOutput> {
+    throwIfAborted(options.signal);
+    const { imageSize } = this.manifest;
     const expected = 3 * imageSize[0] * imageSize[1];
     if (pixels.length !== expected) {
       throw new SlimViTError(
@@ -93,35 +96,63 @@ class SimdEngine implements Engine {
         `pixels has ${pixels.length} numbers; expected ${expected}, 3 × ${imageSize[0]} × ${imageSize[1]}.`,
       );
     }
-    this.view(plan.pixels, pixels.length).set(pixels);
-    const stages = blocks.length + 2;
-    const blockMs: number[] = [];
-    if (!signal && !profile) this.stages(0, stages);
-    else {
-      let turn = performance.now();
-      for (let stage = 0; stage < stages; stage++) {
-        const start = performance.now();
-        if (signal && start - turn > TURN_MS) {
-          await nextMacrotask();
-          turn = performance.now();
-        }
-        throwIfAborted(signal);
-        const from = performance.now();
-        this.stages(stage, stage + 1);
-        if (stage > 0 && stage <= blocks.length) blockMs.push(performance.now() - from);
-      }
-    }
-    const logits = this.copy(plan.logits[0], labels.length);
-    if (prefixTokens === 2) {
-      const distilled = this.view(plan.logits[1], labels.length);
-      for (let i = 0; i < logits.length; i++) logits[i] = (logits[i] + distilled[i]) / 2;
-    }
+    this.view(this.plan.pixels, pixels.length).set(pixels);
+    this.setOptions(options);
+    const blockMs = await this.runStages(options);
     return {
-      logits,
-      features: this.copy(plan.features, embedDim),
-      ...(profile && { blockMs }),
-      ...(explain && { attention: plan.maps.map(({ at, tokens }) => this.copy(at, tokens)) }),
+      logits: this.logits(),
+      features: this.copy(this.plan.stream.features, this.plan.stream.featureDim),
+      ...(options.profile && { blockMs }),
+      ...(options.explain && this.explanation()),
     };
+  }
+
+  /** @returns milliseconds of each block, where they or an abort were asked for */
+  private async runStages({ signal, profile }: RunOptions): Promise<number[]> {
+    const blocks = this.manifest.blocks.length;
+    const blockMs: number[] = [];
+    if (!signal && !profile) {
+      this.stages(0, blocks + 2);
+      return blockMs;
+    }
+    let turn = performance.now();
+    for (let stage = 0; stage < blocks + 2; stage++) {
+      if (signal && performance.now() - turn > TURN_MS) {
+        await nextMacrotask();
+        turn = performance.now();
+      }
+      throwIfAborted(signal);
+      const from = performance.now();
+      this.stages(stage, stage + 1);
+      if (stage > 0 && stage <= blocks) blockMs.push(performance.now() - from);
+    }
+    return blockMs;
+  }
+
+  /** Tells the kernels which pairs to merge, and of which queries the attention is wanted. */
+  private setOptions({ explain, forcedPairs }: RunOptions): void {
+    const { manifest, plan } = this;
+    this.manifest.blocks.forEach(({ merge }, i) => {
+      if (!merge) return;
+      if (forcedPairs) writePairs(forcedPairs[i] ?? [], this.partners(i), manifest, i);
+      this.words(plan.merges[i].forced, 1)[0] = forcedPairs ? 1 : 0;
+    });
+    if (!manifest.classToken) this.words(plan.at + PLAN_MAP_ROWS * 4, 1)[0] = explain ? ALL_ROWS : 0;
+  }
+
+  private logits(): Float32Array {
+    const { logits: addresses, classes } = this.plan.stream;
+    const [logits, distilled] = addresses.map((at) => this.copy(at, classes));
+    if (!distilled) return logits ?? new Float32Array(0);
+    return logits.map((v, i) => (v + distilled[i]) / 2);
+  }
+
+  private explanation(): Pick<RunOutput, "attention" | "groups" | "pairs"> {
+    const { blocks, prefixTokens } = this.manifest;
+    const attention = this.plan.stream.maps.map(({ at, tokens }) => this.copy(at, tokens));
+    if (!blocks.some(({ merge }) => merge > 0)) return { attention };
+    const pairs = blocks.map(({ merge }, i) => (merge ? readPairs(this.partners(i), prefixTokens) : []));
+    return { attention, groups: groupsOf(this.manifest, pairs), pairs };
   }
 
   dispose(): void {
@@ -141,6 +172,17 @@ class SimdEngine implements Engine {
   private stages(from: number, to: number): void {
     if (!this.kernels) throw disposedError();
     this.kernels.run(from, to);
+  }
+
+  /** Of a block that merges. */
+  private partners(block: number): Int32Array {
+    const { entering } = tokenCounts(this.manifest)[block];
+    return this.words(this.plan.merges[block].partners, (entering - this.manifest.prefixTokens) >> 1);
+  }
+
+  private words(at: number, length: number): Int32Array {
+    if (!this.memory) throw disposedError();
+    return new Int32Array(this.memory.buffer, at, length);
   }
 
   private view(at: number, length: number): Float32Array {

@@ -1,7 +1,7 @@
 /** Copies a model's tensors into the engine's memory and has them packed there. */
-
-import { INT8 } from "./layout.ts";
-import type { Cargo, PackedLinear } from "./plan.ts";
+import { F32, INT8 } from "./layout.ts";
+import type { PackedLinear } from "./linears.ts";
+import type { Cargo } from "./plan.ts";
 
 export interface Packer {
   pack(
@@ -53,7 +53,7 @@ function packLinear(linear: PackedLinear, staging: Cargo["staging"], bytes: Uint
     }
     for (const run of columns) {
       // A column's place in a panel is the panel's bytes an input; runs start at multiples of 8, so int8 groups hold.
-      const offset = run.to * 8 * (kind === 0 ? 4 : kind === INT8 ? 1 : 2);
+      const offset = run.to * 8 * (kind === F32 ? 4 : kind === INT8 ? 1 : 2);
       packer.pack(
         kind,
         staging.at + run.from * size,

@@ -1,7 +1,8 @@
 /** What the host calls. One instance a thread, all over one memory; nothing is allocated here. */
 import { PLAN_SYNC, SYNC_FROM, SYNC_TO } from "../layout";
-import { readPlan, runStage } from "./forward";
+import { runStage } from "./forward";
 import { writeConstants } from "./math";
+import { readPlan } from "./model";
 import { awaitRun, closeRun, enterRun, epoch, firstPhase, hasQuit, joinThreads, leaveRun, openRun } from "./sync";
 
 import { chooseProduct } from "./linear";

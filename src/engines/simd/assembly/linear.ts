@@ -1,5 +1,10 @@
 /** Linears: rows of activations times panels of 8 outputs. Panels are what threads share; all rows meet each panel once. */
 import {
+  ACTIVATION_GELU,
+  ACTIVATION_GELU_TANH,
+  ACTIVATION_NONE,
+  ACTIVATION_QUICK_GELU,
+  ACTIVATION_RELU,
   F16,
   INT8,
   LINEAR_BIAS,
@@ -11,9 +16,11 @@ import {
   LINEAR_SUM,
   LINEAR_WEIGHT,
 } from "../layout";
-import { dotSaturates, gelu } from "./math";
+import { floatRows, int8Rows } from "../generated/tiles";
+import { LinearCall, strips, tile, widened } from "./calls";
+import { dotSaturates, gelu, geluTanh, quickGelu, relu, silu } from "./math";
 import { claim, closePhase, openPhase, share } from "./sync";
-import { floatRows, int8Rows } from "./tiles";
+import { address, word } from "./words";
 
 /** Whether `addPairs` is the faster product here. */
 export let saturates: bool = false;
@@ -23,91 +30,130 @@ export function chooseProduct(): void {
   saturates = dotSaturates();
 }
 
-/**
- * One panel: dst[row][8] from x[row][inputs].
- * @param ranges [rows][scale, min] of an int8 linear's x
- * @param scratch room for one widened panel: narrow weights are widened once a panel, not once a tile
- */
-export function linearPanel(
-  linear: usize,
-  panel: i32,
-  x: usize,
-  xStride: usize,
-  ranges: usize,
-  rows: i32,
-  dst: usize,
-  dstStride: usize,
-  residual: usize,
-  scratch: usize,
-): void {
-  const kind = load<i32>(linear, LINEAR_KIND * 4);
-  const steps = load<i32>(linear, LINEAR_STEPS * 4);
-  let weight: usize = load<i32>(linear, LINEAR_WEIGHT * 4) + panel * load<i32>(linear, LINEAR_PANEL_BYTES * 4);
-  const bias: usize = load<i32>(linear, LINEAR_BIAS * 4) + panel * 32;
+/** One panel: dst[row][8]. Narrow weights are widened once a panel, not once a tile. */
+export function linearPanel(call: LinearCall, panel: i32): void {
+  const linear = call.linear;
+  const kind = word(linear, LINEAR_KIND);
+  const steps = word(linear, LINEAR_STEPS);
+  const weight = address(linear, LINEAR_WEIGHT) + panel * address(linear, LINEAR_PANEL_BYTES);
+  tile.x = call.x;
+  tile.xStride = call.xStride;
+  tile.weight = weight;
+  tile.steps = steps;
+  tile.bias = address(linear, LINEAR_BIAS) + panel * 32;
+  tile.dst = call.dst;
+  tile.dstStride = call.dstStride;
+  tile.residual = call.residual;
   if (kind == INT8) {
     if (!ASC_FEATURE_RELAXED_SIMD) {
-      widenInt8(weight, scratch, steps);
-      weight = scratch;
+      widenInt8(weight, widened, steps);
+      tile.weight = widened;
     }
-    const scale: usize = load<i32>(linear, LINEAR_SCALE * 4) + panel * 32;
-    const sums: usize = load<i32>(linear, LINEAR_SUM * 4);
-    const sum = sums + panel * 32;
-    const pairs = saturates && load<i32>(sums + load<i32>(linear, LINEAR_PANELS * 4) * 32 + panel * 4) != 0;
-    int8Rows(x, xStride, weight, steps, bias, dst, dstStride, residual, rows, scale, sum, ranges, pairs);
+    const sums = address(linear, LINEAR_SUM);
+    tile.scale = address(linear, LINEAR_SCALE) + panel * 32;
+    tile.sum = sums + panel * 32;
+    tile.ranges = call.ranges;
+    tile.pairs = saturates && load<i32>(sums + word(linear, LINEAR_PANELS) * 32 + panel * 4) != 0;
+    int8Rows(tile, call.rows);
     return;
   }
   if (kind == F16) {
-    widenF16(weight, scratch, steps);
-    weight = scratch;
+    widenF16(weight, widened, steps);
+    tile.weight = widened;
   }
-  floatRows(x, xStride, weight, steps, bias, dst, dstStride, residual, rows);
+  floatRows(tile, call.rows);
 }
 
-/** A phase: a whole linear, dst[rows][out] = x Wᵀ + b, then the residual or GELU. */
-export function linearPhase(
-  linear: usize,
-  x: usize,
-  xStride: usize,
-  ranges: usize,
-  rows: i32,
-  dst: usize,
-  dstStride: usize,
-  residual: usize,
-  withGelu: bool,
-  scratch: usize,
-): void {
-  const panels = load<i32>(linear, LINEAR_PANELS * 4);
+/** A phase: a whole linear, dst[rows][out] = x Wᵀ + b, then the residual or the activation. Leaves `dst` and `residual` elsewhere. */
+export function linearPhase(call: LinearCall): void {
+  const panels = word(call.linear, LINEAR_PANELS);
+  const dst = call.dst;
+  const residual = call.residual;
   const each = share(panels, 1);
   const items = (panels + each - 1) / each;
   openPhase();
   for (let item = claim(); item < items; item = claim()) {
     const end = min(panels, (item + 1) * each);
     for (let panel = item * each; panel < end; panel++) {
-      const to = dst + panel * 32;
-      linearPanel(linear, panel, x, xStride, ranges, rows, to, dstStride, residual && residual + panel * 32, scratch);
-      if (withGelu) geluStrip(to, dstStride, rows);
+      call.dst = dst + panel * 32;
+      if (residual) call.residual = residual + panel * 32;
+      linearPanel(call, panel);
+      activateStrip(call.activation, call.dst, call.dstStride, call.rows);
     }
   }
   closePhase(items);
 }
 
-/** GELU of a strip of 8 channels that has just been written, so is still in the first cache. */
-function geluStrip(p: usize, stride: usize, rows: i32): void {
-  for (let r = 0; r < rows; r++) {
-    v128.store(p, gelu(v128.load(p)));
-    v128.store(p, gelu(v128.load(p, 16)), 16);
-    p += stride;
+/**
+ * A phase: the first linear of a SwiGLU MLP, dst[rows][out / 2] = act(gates) × values. The panels of its first half are
+ * gates, those of the second half values.
+ */
+export function gatedPhase(call: LinearCall): void {
+  const panels = word(call.linear, LINEAR_PANELS) >> 1;
+  const dst = call.dst;
+  const dstStride = call.dstStride;
+  const each = share(panels, 1);
+  const items = (panels + each - 1) / each;
+  openPhase();
+  for (let item = claim(); item < items; item = claim()) {
+    const end = min(panels, (item + 1) * each);
+    for (let panel = item * each; panel < end; panel++) {
+      const gates = dst + panel * 32;
+      call.dst = gates;
+      call.dstStride = dstStride;
+      linearPanel(call, panel);
+      activateStrip(call.activation, gates, dstStride, call.rows);
+      call.dst = strips;
+      call.dstStride = 32;
+      linearPanel(call, panels + panel);
+      multiplyStrip(gates, dstStride, strips, call.rows);
+    }
+  }
+  closePhase(items);
+}
+
+/** Of a strip of 8 channels that has just been written, so is still in the first cache. */
+export function activateStrip(activation: i32, p: usize, stride: usize, rows: i32): void {
+  if (activation == ACTIVATION_NONE) return;
+  if (activation == ACTIVATION_GELU) {
+    for (let r = 0; r < rows; r++, p += stride) {
+      v128.store(p, gelu(v128.load(p)));
+      v128.store(p, gelu(v128.load(p, 16)), 16);
+    }
+    return;
+  }
+  for (let r = 0; r < rows; r++, p += stride) {
+    v128.store(p, activate(activation, v128.load(p)));
+    v128.store(p, activate(activation, v128.load(p, 16)), 16);
   }
 }
 
-/** [inputs][8] of f16 → f32, subnormals included: the bits moved into place are a float 2^112 too small. */
+function activate(activation: i32, x: v128): v128 {
+  if (activation == ACTIVATION_GELU_TANH) return geluTanh(x);
+  if (activation == ACTIVATION_QUICK_GELU) return quickGelu(x);
+  return activation == ACTIVATION_RELU ? relu(x) : silu(x);
+}
+
+/** p[rows][8] ×= by[rows][8] */
+function multiplyStrip(p: usize, stride: usize, by: usize, rows: i32): void {
+  for (let r = 0; r < rows; r++) {
+    v128.store(p, f32x4.mul(v128.load(p), v128.load(by)));
+    v128.store(p, f32x4.mul(v128.load(p, 16), v128.load(by, 16)), 16);
+    p += stride;
+    by += 32;
+  }
+}
+
+/**
+ * [inputs][8] of f16 → f32, subnormals included: the bits moved into place are a float 2^112 too small. The sign is
+ * extended first, so that one shift moves it to the top; its copies below are masked away.
+ */
 function widenF16(from: usize, to: usize, inputs: i32): void {
   const raise = f32x4.splat(reinterpret<f32>((127 + 112) << 23));
+  const mask = i32x4.splat(0x8fffe000);
   for (let i = 0; i < inputs * 2; i++) {
-    const half = v128.load_ext<u16>(from);
-    const sign = i32x4.shl(v128.and(half, i32x4.splat(0x8000)), 16);
-    const rest = f32x4.mul(i32x4.shl(v128.and(half, i32x4.splat(0x7fff)), 13), raise);
-    v128.store(to, v128.or(rest, sign));
+    const moved = v128.and(i32x4.shl(v128.load_ext<i16>(from), 13), mask);
+    v128.store(to, f32x4.mul(moved, raise));
     from += 8;
     to += 16;
   }

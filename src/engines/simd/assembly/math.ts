@@ -121,6 +121,41 @@ export function gelu(x: v128): v128 {
   return f32x4.mul(x, madd(c, f32x4.div(p, q), constant(20)));
 }
 
+/** x / (1 + 2^t) for any t: x × the logistic function of −t ln 2. */
+// @ts-ignore: decorator
+@inline
+function logistic(x: v128, t: v128): v128 {
+  return f32x4.div(x, f32x4.add(exp2(f32x4.pmin(f32x4.splat(126), t)), f32x4.splat(1)));
+}
+
+export const LOG2_E: f32 = 1.4426950408889634;
+
+// @ts-ignore: decorator
+@inline
+export function silu(x: v128): v128 {
+  return logistic(x, f32x4.mul(x, f32x4.splat(-LOG2_E)));
+}
+
+// @ts-ignore: decorator
+@inline
+export function quickGelu(x: v128): v128 {
+  return logistic(x, f32x4.mul(x, f32x4.splat(-1.702 * LOG2_E)));
+}
+
+/** ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))) = x × the logistic function of twice the tanh's argument. */
+// @ts-ignore: decorator
+@inline
+export function geluTanh(x: v128): v128 {
+  const cube = madd(f32x4.mul(x, x), f32x4.splat(0.044715), f32x4.splat(1));
+  return logistic(x, f32x4.mul(f32x4.mul(x, cube), f32x4.splat(-2 * 0.7978845608028654 * LOG2_E)));
+}
+
+// @ts-ignore: decorator
+@inline
+export function relu(x: v128): v128 {
+  return f32x4.pmax(f32x4.splat(0), x);
+}
+
 // @ts-ignore: decorator
 @inline
 export function lanesMax(v: v128): f32 {

@@ -1,29 +1,39 @@
 /** What is done a row at a time: LayerNorm and the quantisation of activations; and keys, which are a product's weights. */
+import { NORM_BYTES, NORM_DENSE_DIM, NORM_EPS, NORM_WEIGHTS } from "../layout";
 import { lanesMax, lanesMin, lanesSum, madd, ROUND } from "./math";
+import { address, float, word } from "./words";
 
 /**
+ * LayerNorm of one row, or of a part of it.
+ *
+ * @param norm its NORM_ words
  * @param x [dim], zeros up to the next multiple of 8
- * @param y the same, weight and bias being padded with zeros
+ * @param y the same; it may be x
+ * @param dim channels that are left
+ * @param offset of the part's weights, in bytes
  */
-export function layerNorm(x: usize, y: usize, dim: i32, eps: f32, weight: usize, bias: usize): void {
+export function normRow(norm: usize, x: usize, y: usize, dim: i32, offset: usize = 0): void {
+  const dense = <f32>word(norm, NORM_DENSE_DIM);
+  const weight = norm + NORM_WEIGHTS * 4 + offset;
+  const bias = weight + address(norm, NORM_BYTES);
   const whole: usize = (dim & ~3) * 4;
   const bytes: usize = dim * 4;
   const padded: usize = ((dim + 7) & ~7) * 4;
   let sums = f32x4.splat(0);
   for (let i: usize = 0; i < padded; i += 16) sums = f32x4.add(sums, v128.load(x + i));
-  const mean = lanesSum(sums) / <f32>dim;
+  const mean = lanesSum(sums) / dense;
   const means = f32x4.splat(mean);
   sums = f32x4.splat(0);
   for (let i: usize = 0; i < whole; i += 16) {
     const d = f32x4.sub(v128.load(x + i), means);
     sums = madd(d, d, sums);
   }
-  let variance = lanesSum(sums);
+  let variance = lanesSum(sums) + (dense - <f32>dim) * mean * mean; // channels that were cut are zeros
   for (let i = whole; i < bytes; i += 4) {
     const d = load<f32>(x + i) - mean;
     variance += d * d;
   }
-  const inverse = f32x4.splat(1 / sqrt<f32>(variance / <f32>dim + eps));
+  const inverse = f32x4.splat(1 / sqrt<f32>(variance / dense + float(norm, NORM_EPS)));
   for (let i: usize = 0; i < padded; i += 16) {
     const d = f32x4.mul(f32x4.sub(v128.load(x + i), means), inverse);
     v128.store(y + i, madd(d, v128.load(weight + i), v128.load(bias + i)));

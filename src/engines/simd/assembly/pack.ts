@@ -1,5 +1,6 @@
 /** Weights [out, in] → panels [out / 8][in][8] (f32, f16), [out / 8][in / 4][8][4] or [out / 8][in / 2][8][2] (int8). */
 import { F32, INT8, LINEAR_PANEL_BYTES, LINEAR_PANELS, LINEAR_SCALE, LINEAR_STEPS, LINEAR_SUM, LINEAR_WEIGHT } from "../layout";
+import { MOST_OF_ONE_SIGN, STEP_COLUMNS } from "../../../format/pairSums";
 
 /**
  * @param from [8 × panels, rowBytes], the first of `inputs` columns
@@ -16,7 +17,7 @@ export function pack(kind: i32, from: usize, rowBytes: usize, panels: i32, to: u
 }
 
 function packInt8(from: usize, rowBytes: usize, to: usize, inputs: i32): void {
-  const deep = ASC_FEATURE_RELAXED_SIMD ? 4 : 2;
+  const deep = ASC_FEATURE_RELAXED_SIMD ? STEP_COLUMNS : 2;
   const groups = inputs / deep;
   if (ASC_FEATURE_RELAXED_SIMD) transpose32(from, rowBytes, to, groups);
   else transpose16(from, rowBytes, to, groups);
@@ -106,9 +107,6 @@ export function scaleWeights(linear: usize): void {
   }
 }
 
-/** 127 times as much is the most that 16 bits hold. */
-const MOST_PAIRS: i16 = 258;
-
 /** Fills LINEAR_SUM of an int8 linear: each output's sum, and of each panel whether `addPairs` may multiply it. */
 export function sumWeights(linear: usize): void {
   const panels = load<i32>(linear, LINEAR_PANELS * 4);
@@ -117,7 +115,7 @@ export function sumWeights(linear: usize): void {
   const weight: usize = load<i32>(linear, LINEAR_WEIGHT * 4);
   const scales: usize = load<i32>(linear, LINEAR_SCALE * 4);
   const sums: usize = load<i32>(linear, LINEAR_SUM * 4);
-  const deep: usize = ASC_FEATURE_RELAXED_SIMD ? 4 : 2;
+  const deep: usize = ASC_FEATURE_RELAXED_SIMD ? STEP_COLUMNS : 2;
   for (let p: usize = 0; p < <usize>panels; p++) {
     let low = i32x4.splat(0);
     let high = i32x4.splat(0);
@@ -137,7 +135,7 @@ export function sumWeights(linear: usize): void {
     }
     v128.store(sums + p * 32, f32x4.mul(f32x4.convert_i32x4_s(low), v128.load(scales + p * 32)));
     v128.store(sums + p * 32, f32x4.mul(f32x4.convert_i32x4_s(high), v128.load(scales + p * 32, 16)), 16);
-    store<i32>(sums + panels * 32 + p * 4, !v128.any_true(i16x8.gt_s(most, i16x8.splat(MOST_PAIRS))));
+    store<i32>(sums + panels * 32 + p * 4, !v128.any_true(i16x8.gt_s(most, i16x8.splat(<i16>MOST_OF_ONE_SIGN))));
   }
 }
 

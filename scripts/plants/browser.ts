@@ -1,0 +1,48 @@
+/** Faults of the demo and of what runs in a page alone. */
+import type { Plant } from "./plant.ts";
+
+const MEANING = "test/browser/demo-meaning.test.ts";
+const demo = (name: string, file: string, find: string, plant: string, tests = [MEANING]): Plant => ({
+  ...{ name, file: `demo/${file}`, find, plant, tests },
+});
+
+export const BROWSER: Plant[] = [
+  demo(
+    "the headline shows the other model's label",
+    "main.js",
+    'const top = (slim.answer ?? dense.answer)?.classes[0];\n  $("results")',
+    'const top = (dense.answer ?? slim.answer)?.classes[0];\n  $("results")',
+  ),
+  demo("the ratio is inverted", "main.js", "dense.median / slim.median", "slim.median / dense.median"),
+  demo(
+    "shares are of the slim model",
+    "main.js",
+    "slim.vit.info[key] / dense.vit.info[key]",
+    "dense.vit.info[key] / slim.vit.info[key]",
+  ),
+  demo("both models always agree", "main.js", "a.index === b.index", "a.index >= 0"),
+  demo(
+    "the service worker prefers the old page",
+    "sw.js",
+    "  try {\n    const response = await fetch(request);",
+    "  const old = await cache.match(request, { ignoreSearch: true });\n  if (old) return old;\n  try {\n    const response = await fetch(request);",
+  ),
+  demo(
+    "the service worker keeps the first page for good",
+    "sw.js",
+    "if (response.ok) await cache.put",
+    "if (response.ok && !(await cache.match(request))) await cache.put",
+  ),
+  demo(
+    "frames are queued: the oldest is answered",
+    "main.js",
+    "    const video = await pictures.nextFrame(signal);\n    if (signal.aborted) return;\n    const frame = await createImageBitmap(video);",
+    '    await pictures.nextFrame(signal);\n    if (signal.aborted) return;\n    globalThis.queue ??= (setInterval(async () => globalThis.queue.push(await createImageBitmap($("video"))), 33), []);\n    while (!globalThis.queue.length) await new Promise((resolve) => setTimeout(resolve, 5));\n    const frame = globalThis.queue.shift();',
+  ),
+  demo(
+    "bars show a class's neighbour",
+    "side.js",
+    "item.lastChild.textContent = percent(score, 1);",
+    "item.lastChild.textContent = percent(classes[(i + 1) % classes.length].score, 1);",
+  ),
+];

@@ -1,0 +1,2 @@
+export const WEBNN_FLAGS: string[];
+export function findWebnnChromium(): string | undefined;

@@ -1,0 +1,161 @@
+/** Self-attention of a whole block in one kernel, and the class token's weights alone for `explain`. */
+
+import { qkvLayout } from "./product.ts";
+import { align4, repeat, type Shader, shader } from "./shader.ts";
+
+/** What is part of the shader's text. */
+export interface AttentionKind {
+  /** 1/√d of the dense head */
+  scale: number;
+  /** of the output, a multiple of 8: the widest head has room */
+  width: number;
+  /** workgroup: 8 × this many invocations, each with 4 queries */
+  lanesY: number;
+}
+
+export interface AttentionShape {
+  /** width of each head */
+  headDims: number[];
+  tokens: number;
+  /** the first so many tokens ask: all, or those that are read of the last block */
+  queries: number;
+}
+
+const LANES_X = 8;
+/** of an invocation, in each round: 64 keys a round */
+const KEYS = 8;
+const ROUND = LANES_X * KEYS;
+
+export const queriesOfTile = ({ lanesY }: AttentionKind): number => 4 * lanesY;
+
+const SHAPE = `struct Shape {
+  tokens: u32, queries: u32, heads: u32, inner: u32, stride: u32, tokenStride: u32, valueStart: u32, pictureSize: u32,
+}`;
+
+export function attentionUniform({ headDims, tokens, queries }: AttentionShape): Uint32Array {
+  const inner = headDims.reduce((a, b) => a + b, 0);
+  const { tokenStride, valueStart, size } = qkvLayout(inner, tokens);
+  return Uint32Array.from([tokens, queries, headDims.length, inner, align4(inner), tokenStride, valueStart, size]);
+}
+
+/** First channel and width of each head. */
+export function headTable(headDims: number[]): Uint32Array {
+  let next = 0;
+  return Uint32Array.from(headDims.flatMap((width) => [(next += width) - width, width]));
+}
+
+/**
+ * softmax(scale q kᵀ) v of every head at its own width, as `attention` in src/reference/ops.ts, without the scores in
+ * memory: 64 keys a round, with the greatest score and the sum so far (online softmax, Milakov & Gimelshein 2018,
+ * https://arxiv.org/abs/1805.02867). A vec4f holds the values of an invocation's four queries.
+ */
+export function attentionShader({ scale, width, lanesY }: AttentionKind): Shader {
+  const columns = width / LANES_X;
+  return shader(
+    {
+      shape: ["uniform", "Shape"],
+      heads: ["read", "array<vec2u>"], // first channel and width
+      quads: ["read", "array<vec4f>"], // the same buffer as qkv
+      qkv: ["read", "array<f32>"], // of each picture: queries and keys [2 × inner, tokens], values [tokens, inner]
+      y: ["write", "array<f32>"], // [pictures × queries, inner]
+    },
+    `${SHAPE}
+var<workgroup> weights: array<vec4f, ${ROUND * lanesY}>; // of each key of the round
+var<workgroup> scratch: array<vec4f, ${LANES_X * lanesY}>;
+@compute @workgroup_size(${LANES_X}, ${lanesY})
+fn main(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocation_id) lane: vec3u) {
+  let first = heads[tile.y].x;
+  let width = heads[tile.y].y;
+  let picture = tile.z * shape.pictureSize;
+  let query = tile.x * ${4 * lanesY}u + lane.y * 4u;
+  let mine = lane.y * ${LANES_X}u;
+  var greatest = vec4f(-1e30);
+  var total = vec4f(); // of this invocation's keys
+${repeat(columns, (c) => `  var out${c} = vec4f();`)}
+  for (var key = 0u; key < shape.tokens; key += ${ROUND}u) {
+${repeat(KEYS, (j) => `    var s${j} = vec4f();`)}
+    for (var c = first; c < first + width; c++) {
+      let q = quads[(picture + c * shape.tokenStride + query) / 4u];
+      let k = picture + (shape.inner + c) * shape.tokenStride + key + lane.x;
+${repeat(KEYS, (j) => `      s${j} = fma(q, vec4f(qkv[k + ${j * LANES_X}u]), s${j});`)}
+    }
+${repeat(KEYS, (j) => `    s${j} = select(vec4f(-1e30), s${j} * ${scale}f, key + lane.x + ${j * LANES_X}u < shape.tokens);`)}
+    scratch[mine + lane.x] = ${repeat(KEYS - 1, () => "max(", "")}s0${repeat(KEYS - 1, (j) => `, s${j + 1})`, "")};
+    workgroupBarrier();
+    let before = greatest;
+    for (var l = 0u; l < ${LANES_X}u; l++) { greatest = max(greatest, scratch[mine + l]); }
+    let shrink = exp(before - greatest);
+    total *= shrink;
+${repeat(columns, (c) => `    out${c} *= shrink;`)}
+${repeat(KEYS, (j) => `    s${j} = exp(s${j} - greatest); total += s${j}; weights[lane.y * ${ROUND}u + lane.x + ${j * LANES_X}u] = s${j};`)}
+    workgroupBarrier();
+    let end = min(${ROUND}u, shape.tokens - key);
+    for (var j = 0u; j < end; j++) {
+      let p = weights[lane.y * ${ROUND}u + j];
+      let v = picture + shape.valueStart + (key + j) * shape.stride + first + lane.x;
+${repeat(columns, (c) => `      out${c} = fma(p, vec4f(qkv[v + ${c * LANES_X}u]), out${c});`)}
+    }
+  }
+  workgroupBarrier();
+  scratch[mine + lane.x] = total;
+  workgroupBarrier();
+  var sum = vec4f();
+  for (var l = 0u; l < ${LANES_X}u; l++) { sum += scratch[mine + l]; }
+  var out = array<vec4f, ${columns}>(${repeat(columns, (c) => `out${c} / sum`, ", ")});
+  for (var i = 0u; i < 4u && query + i < shape.queries; i++) {
+    let row = (tile.z * shape.queries + query + i) * shape.stride;
+    for (var c = 0u; c < ${columns}u; c++) {
+      let channel = lane.x + c * ${LANES_X}u;
+      if (channel < width) { y[row + first + channel] = out[c][i]; }
+    }
+    // The next product reads whole vec4s.
+    if (tile.y == shape.heads - 1u && shape.inner + lane.x < shape.stride) { y[row + shape.inner + lane.x] = 0f; }
+  }
+}`,
+  );
+}
+
+/**
+ * The class token's attention, the mean over heads, as `classAttention` of `attention` in src/reference/ops.ts. One
+ * workgroup; each invocation has the keys lane, lane + 64, … and computes their scores anew in each of three passes.
+ */
+export function explainShader({ scale }: AttentionKind): Shader {
+  const every = (line: string) => `    for (var key = lane; key < shape.tokens; key += 64u) { ${line} }`;
+  return shader(
+    {
+      shape: ["uniform", "Shape"],
+      heads: ["read", "array<vec2u>"],
+      qkv: ["read", "array<f32>"],
+      y: ["write", "array<f32>"], // [tokens]
+    },
+    `${SHAPE}
+var<workgroup> scratch: array<f32, 64>;
+fn score(head: u32, key: u32) -> f32 {
+  var sum = 0f;
+  for (var c = heads[head].x; c < heads[head].x + heads[head].y; c++) {
+    sum = fma(qkv[c * shape.tokenStride], qkv[(shape.inner + c) * shape.tokenStride + key], sum);
+  }
+  return sum * ${scale}f;
+}
+@compute @workgroup_size(64)
+fn main(@builtin(local_invocation_index) lane: u32) {
+${every("y[key] = 0f;")}
+  for (var head = 0u; head < shape.heads; head++) {
+    var greatest = -1e30f;
+${every("greatest = max(greatest, score(head, key));")}
+    scratch[lane] = greatest;
+    workgroupBarrier();
+    for (var l = 0u; l < 64u; l++) { greatest = max(greatest, scratch[l]); }
+    workgroupBarrier();
+    var total = 0f;
+${every("total += exp(score(head, key) - greatest);")}
+    scratch[lane] = total;
+    workgroupBarrier();
+    total = 0f;
+    for (var l = 0u; l < 64u; l++) { total += scratch[l]; }
+    workgroupBarrier();
+${every("y[key] += exp(score(head, key) - greatest) / (total * f32(shape.heads));")}
+  }
+}`,
+  );
+}

@@ -1,0 +1,294 @@
+/** Our own engine on the GPU: at most five dispatches a block, all in one submission. */
+import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
+import { refuseUnsupported } from "../../format/features.ts";
+import type { Manifest, Model } from "../../format/model.ts";
+import { isSoftwareAdapter } from "../adapter.ts";
+import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
+import { DeviceWatch, queue, requestDevice } from "../gpuDevice.ts";
+import { makePlan } from "./plan.ts";
+import { align4 } from "./shader.ts";
+import type { Target } from "./tiles.ts";
+import { DeviceCache, Workspace } from "./workspace.ts";
+
+const NAME = "webgpu";
+
+/** Pictures in one submission. More would hold memory and make an abort wait. */
+export const MAX_BATCH = 32;
+
+/**
+ * Compiles every shader before it returns, without holding the thread.
+ *
+ * @throws SlimViTError `unsupported` without an adapter or for a network that it does not compute, `out-of-memory`,
+ * `device-lost`
+ */
+export async function openWebgpu(model: Model, _options: EngineOptions = {}): Promise<WebgpuEngine> {
+  refuseUnsupported(`Engine "${NAME}"`, model.manifest);
+  const device = await requestDevice(NAME, { features: ["timestamp-query"], limits: [] });
+  const watch = new DeviceWatch(NAME, device);
+  try {
+    return await watch.guard(() => WebgpuEngine.open(device, watch, model));
+  } catch (error) {
+    watch.close();
+    throw error;
+  }
+}
+
+export class WebgpuEngine implements Engine {
+  readonly name = NAME;
+  readonly threads = 1;
+  /** milliseconds that the last call held the thread until its work was submitted */
+  submitMs = 0;
+  private disposed = false;
+  private readonly inTurn = queue();
+  /** for more than one picture, made when they first come */
+  private batches: Workspace | undefined;
+
+  private constructor(
+    private readonly cache: DeviceCache,
+    private readonly watch: DeviceWatch,
+    private readonly model: Model,
+    private readonly target: Target,
+    private readonly single: Workspace,
+  ) {}
+
+  /** `openWebgpu` closes the device where this fails. */
+  static async open(device: GPUDevice, watch: DeviceWatch, model: Model): Promise<WebgpuEngine> {
+    const target: Target = {
+      packed: navigator.gpu.wgslLanguageFeatures?.has("packed_4x8_integer_dot_product") ?? false,
+      isSoftware: isSoftwareAdapter(device.adapterInfo ?? {}),
+    };
+    const cache = new DeviceCache(device);
+    return new WebgpuEngine(cache, watch, model, target, await openWorkspace(cache, model, 1, target));
+  }
+
+  /** weights and activations, those for batches too once they have come */
+  get memoryBytes(): number {
+    return this.cache.memoryBytes + this.single.memoryBytes + (this.batches?.memoryBytes ?? 0);
+  }
+
+  get dispatches(): number {
+    return this.single.dispatches.length;
+  }
+
+  async run(pixels: Float32Array, options: RunOptions = {}): Promise<RunOutput> {
+    const [output] = await this.runBatch([pixels], options);
+    return output;
+  }
+
+  /**
+   * Pictures in submissions of up to `MAX_BATCH`; the next is uploaded while the one before is computed. An abort is seen
+   * between submissions.
+   *
+   * @param pixels each [3, height, width], normalised
+   * @throws SlimViTError `bad-input`, `disposed`, `aborted`, `device-lost`; `unsupported` for `profile` or `explain` of several
+   */
+  async runBatch(pixels: Float32Array[], options: RunOptions = {}): Promise<RunOutput[]> {
+    this.checkCall(pixels, options);
+    return this.inTurn(() =>
+      this.watch.guard(async () => {
+        if (this.disposed) throw disposedError();
+        throwIfAborted(options.signal);
+        if (pixels.length === 1) return [await this.runOne(pixels[0], options)];
+        return this.runMany(pixels, options.signal);
+      }),
+    );
+  }
+
+  /** Ends the device, and with it every buffer. Idempotent. */
+  dispose(): void {
+    if (this.disposed) return;
+    this.disposed = true;
+    this.single.destroy();
+    this.batches?.destroy();
+    this.watch.close();
+  }
+
+  private checkCall(pixels: Float32Array[], { signal, profile, explain }: RunOptions): void {
+    if (this.disposed) throw disposedError();
+    throwIfAborted(signal);
+    const [height, width] = this.model.manifest.imageSize;
+    const expected = 3 * height * width;
+    const wrong = pixels.find(({ length }) => length !== expected);
+    if (wrong) throw new SlimViTError("bad-input", `pixels has ${wrong.length} numbers; expected ${expected}.`);
+    if (pixels.length > 1 && (profile || explain)) {
+      throw new SlimViTError(
+        "unsupported",
+        `profile and explain are of one picture; this call has ${pixels.length}. Run them one by one.`,
+      );
+    }
+  }
+
+  private async runOne(pixels: Float32Array, { signal, profile, explain }: RunOptions): Promise<RunOutput> {
+    const start = performance.now();
+    const { single, model } = this;
+    single.upload([pixels]);
+    if (profile) {
+      const blockMs = await this.profile(single, explain);
+      return { ...(await this.collect(single, 1, explain))[0], blockMs };
+    }
+    const encoder = this.device.createCommandEncoder();
+    const pass = encoder.beginComputePass();
+    for (const [i, dispatch] of single.dispatches.entries()) {
+      single.encode(pass, dispatch);
+      if (!explain || single.dispatches[i + 1]?.block === dispatch.block) continue;
+      const map = single.explain[dispatch.block];
+      if (map) single.encode(pass, map);
+    }
+    pass.end();
+    const results = single.encodeResults(encoder, !!explain);
+    this.device.queue.submit([encoder.finish()]);
+    this.submitMs = performance.now() - start;
+    const [output] = split(await this.read(results), single, model.manifest, 1, explain);
+    throwIfAborted(signal);
+    return output;
+  }
+
+  private async runMany(pixels: Float32Array[], signal?: AbortSignal): Promise<RunOutput[]> {
+    const outputs: RunOutput[] = [];
+    if (pixels.length === 0) return outputs;
+    const workspace = await this.batchWorkspace(Math.min(pixels.length, MAX_BATCH));
+    let pending: Promise<RunOutput[]> | undefined;
+    for (let at = 0; at < pixels.length; at += MAX_BATCH) {
+      throwIfAborted(signal);
+      const chunk = pixels.slice(at, at + MAX_BATCH);
+      const start = performance.now();
+      workspace.upload(chunk);
+      const encoder = this.device.createCommandEncoder();
+      const pass = encoder.beginComputePass();
+      for (const dispatch of workspace.dispatches) workspace.encode(pass, dispatch);
+      pass.end();
+      const results = workspace.encodeResults(encoder, false);
+      this.device.queue.submit([encoder.finish()]);
+      this.submitMs = performance.now() - start;
+      const reading = this.read(results).then((data) => split(data, workspace, this.model.manifest, chunk.length));
+      reading.catch(() => {}); // The await below reports it; an abort before that must not leave it unhandled.
+      if (pending) outputs.push(...(await pending));
+      pending = reading;
+    }
+    outputs.push(...(await pending!));
+    throwIfAborted(signal);
+    return outputs;
+  }
+
+  /** Room for at least so many pictures, in powers of two, so that it seldom grows. */
+  private async batchWorkspace(pictures: number): Promise<Workspace> {
+    if (this.batches && this.batches.capacity >= pictures) return this.batches;
+    this.batches?.destroy();
+    this.batches = undefined;
+    const capacity = Math.min(MAX_BATCH, 2 ** Math.ceil(Math.log2(pictures)));
+    this.batches = await openWorkspace(this.cache, this.model, capacity, this.target);
+    return this.batches;
+  }
+
+  /** Runs block by block. @returns milliseconds of each block; the results are not copied yet */
+  private async profile(workspace: Workspace, explain?: boolean): Promise<number[]> {
+    const { device } = this;
+    const { blocks } = this.model.manifest;
+    const blockMs: number[] = [];
+    for (let block = -1; block <= blocks.length; block++) {
+      const encoder = device.createCommandEncoder();
+      const pass = encoder.beginComputePass();
+      for (const dispatch of workspace.dispatches) if (dispatch.block === block) workspace.encode(pass, dispatch);
+      const map = explain && workspace.explain[block];
+      if (map) workspace.encode(pass, map);
+      pass.end();
+      const start = performance.now();
+      device.queue.submit([encoder.finish()]);
+      await device.queue.onSubmittedWorkDone();
+      if (block >= 0 && block < blocks.length) blockMs.push(performance.now() - start);
+    }
+    return blockMs;
+  }
+
+  private async collect(workspace: Workspace, pictures: number, explain?: boolean): Promise<RunOutput[]> {
+    const encoder = this.device.createCommandEncoder();
+    const results = workspace.encodeResults(encoder, !!explain);
+    this.device.queue.submit([encoder.finish()]);
+    return split(await this.read(results), workspace, this.model.manifest, pictures, explain);
+  }
+
+  /** A copy of what the GPU has written. */
+  private async read(results: GPUBuffer): Promise<Float32Array> {
+    const mapped = results.mapAsync(GPUMapMode.READ);
+    await this.wake(mapped);
+    const data = new Float32Array(results.getMappedRange()).slice();
+    results.unmap();
+    return data;
+  }
+
+  /** Firefox asks every 100 ms whether a buffer is mapped; an empty submission makes it ask at once. */
+  private async wake(mapped: Promise<unknown>): Promise<void> {
+    if (!/Firefox/.test(navigator.userAgent ?? "")) return void (await mapped);
+    let isPending = true;
+    const settle = () => {
+      isPending = false;
+    };
+    mapped.then(settle, settle);
+    while (isPending) {
+      this.device.queue.submit([]);
+      await Promise.race([mapped, new Promise((resolve) => setTimeout(resolve, 1))]);
+    }
+    await mapped;
+  }
+
+  private get device(): GPUDevice {
+    return this.cache.device;
+  }
+}
+
+function disposedError(): SlimViTError {
+  return new SlimViTError("disposed", "The engine has been disposed of.");
+}
+
+/** @throws SlimViTError `out-of-memory`, and `unsupported` for what the device refuses */
+async function openWorkspace(cache: DeviceCache, model: Model, pictures: number, target: Target): Promise<Workspace> {
+  const { device } = cache;
+  device.pushErrorScope("out-of-memory");
+  device.pushErrorScope("validation");
+  let opened: Workspace | undefined;
+  let failure: unknown;
+  try {
+    opened = await Workspace.open(cache, makePlan(model, pictures, target), pictures);
+  } catch (error) {
+    failure = error;
+  }
+  const refused = await device.popErrorScope();
+  const full = await device.popErrorScope();
+  if (opened && !refused && !full) return opened;
+  opened?.destroy();
+  if (failure instanceof SlimViTError) throw failure;
+  const message = full?.message ?? refused?.message ?? messageOf(failure);
+  throw full
+    ? new SlimViTError(
+        "out-of-memory",
+        `Engine "${NAME}" got no memory for ${model.manifest.name} on the GPU: ${message}`,
+      )
+    : new SlimViTError("unsupported", `Engine "${NAME}" cannot run ${model.manifest.name} on this GPU: ${message}`);
+}
+
+/** Results as `Workspace.encodeResults` lays them out → a run's output for each picture. */
+function split(
+  data: Float32Array,
+  { plan: { floats, explain: maps }, capacity }: Workspace,
+  { labels, embedDim, blocks }: Manifest,
+  pictures: number,
+  explain?: boolean,
+): RunOutput[] {
+  const featuresAt = Math.max(4, floats.logits * capacity);
+  const mapsAt = featuresAt + Math.max(4, floats.features * capacity);
+  return Array.from({ length: pictures }, (_, i) => {
+    const [logits, features] = [i * align4(labels.length), featuresAt + i * floats.features];
+    const output: RunOutput = {
+      logits: data.slice(logits, logits + labels.length),
+      features: data.slice(features, features + embedDim),
+    };
+    if (!explain) return output;
+    output.attention = blocks.map(({ keepIdx }, block) => {
+      const map = maps[block]?.buffers.y;
+      if (typeof map !== "object" || !("activation" in map)) return new Float32Array();
+      const at = mapsAt + (map.offset ?? 0);
+      return data.slice(at, at + keepIdx.length);
+    });
+    return output;
+  });
+}

@@ -1,0 +1,38 @@
+/** How products are shared out, by their size and by the kind of adapter. */
+import type { Tile } from "./product.ts";
+
+/** What the shaders are made for. */
+export interface Target {
+  /** WGSL has `unpack4xI8` and `dot4I8Packed` */
+  packed: boolean;
+  /** A CPU computes: it has no use for thousands of invocations, and loads cost it most. */
+  isSoftware: boolean;
+}
+
+const tile = (rows: number, columns: number, lanesX: number, lanesY: number, splits = 1): Tile => ({
+  rows,
+  columns,
+  lanesX,
+  lanesY,
+  splits,
+});
+
+/** The largest tile first: it loads the least. A GPU has room for some hundred workgroups at a time. */
+const GPU_TILES = [tile(8, 8, 8, 8), tile(4, 8, 8, 8), tile(4, 4, 8, 8)];
+const ENOUGH_WORKGROUPS = 128;
+
+/** Few rows: the sum is shared out, too. */
+const FEW_ROWS = 4;
+const GPU_FEW = tile(2, 4, 16, 2, 8);
+
+/** Shaders of large tiles take a CPU seconds to compile: only products that take it as long have them. */
+const SOFTWARE_LARGE = tile(8, 16, 4, 8);
+const SOFTWARE_SMALL = tile(4, 4, 4, 2);
+const LARGE_MACS = 5e6;
+
+export function chooseTile(rows: number, inDim: number, outDim: number, { isSoftware }: Target): Tile {
+  if (isSoftware) return rows * inDim * outDim >= LARGE_MACS && rows > FEW_ROWS ? SOFTWARE_LARGE : SOFTWARE_SMALL;
+  if (rows <= FEW_ROWS) return GPU_FEW;
+  const workgroups = (t: Tile) => Math.ceil(rows / (t.rows * t.lanesY)) * Math.ceil(outDim / (t.columns * t.lanesX));
+  return GPU_TILES.find((t) => workgroups(t) >= ENOUGH_WORKGROUPS) ?? GPU_TILES.at(-1)!;
+}

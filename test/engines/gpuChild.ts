@@ -1,0 +1,152 @@
+/** What gpuProcess.ts starts: WebGPU on SwiftShader in a process of its own, which does what its messages ask. */
+import { openWebgpu, WebgpuEngine } from "../../src/engines/webgpu/engine.ts";
+import { provideWebGpu } from "../../tools/training/backend.ts";
+import type { Answer, Job, Jobs } from "./gpuProcess.ts";
+
+/** Buffers that are alive, of all devices. */
+let buffers = 0;
+
+async function start(): Promise<void> {
+  await provideWebGpu();
+  const { createBuffer } = GPUDevice.prototype;
+  GPUDevice.prototype.createBuffer = function (descriptor) {
+    const buffer = createBuffer.call(this, descriptor);
+    const { destroy } = buffer;
+    let isAlive = true;
+    const end = () => {
+      if (isAlive) buffers--;
+      isAlive = false;
+    };
+    buffers++;
+    buffer.destroy = () => {
+      end();
+      return destroy.call(buffer);
+    };
+    void this.lost.then(end);
+    return buffer;
+  };
+  process.on("message", (job: Job) => void answer(job));
+}
+
+const jobs: { [K in keyof Jobs]: (job: Jobs[K]["job"]) => Promise<Jobs[K]["answer"]> } = {
+  async kernel({ shader, data, outputs, workgroups }) {
+    const adapter = await navigator.gpu.requestAdapter();
+    const device = await adapter!.requestDevice();
+    device.pushErrorScope("validation");
+    const module = device.createShaderModule({ code: shader.code });
+    const pipeline = await device.createComputePipelineAsync({ layout: "auto", compute: { module } });
+    const { STORAGE, UNIFORM, COPY_DST, COPY_SRC, MAP_READ } = GPUBufferUsage;
+    const made = new Map<string, GPUBuffer>();
+    const bufferOf = (name: string) => {
+      const values = data[name];
+      const usage = COPY_DST | COPY_SRC | (name === "call" || name === "shape" ? UNIFORM : STORAGE);
+      const buffer = device.createBuffer({ size: Math.max(16, values.byteLength), usage });
+      device.queue.writeBuffer(buffer, 0, values as Float32Array<ArrayBuffer>);
+      made.set(name, buffer);
+      return buffer;
+    };
+    const entries = shader.bindings.map((name, binding) => ({ binding, resource: { buffer: bufferOf(name) } }));
+    const group = device.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries });
+    const encoder = device.createCommandEncoder();
+    const pass = encoder.beginComputePass();
+    pass.setPipeline(pipeline);
+    pass.setBindGroup(0, group);
+    pass.dispatchWorkgroups(...workgroups);
+    pass.end();
+    const read = outputs.map((name) => {
+      const { size } = made.get(name)!;
+      const target = device.createBuffer({ size, usage: COPY_DST | MAP_READ });
+      encoder.copyBufferToBuffer(made.get(name)!, 0, target, 0, size);
+      return target;
+    });
+    device.queue.submit([encoder.finish()]);
+    const fault = await device.popErrorScope();
+    if (fault) throw new Error(fault.message);
+    const results: Record<string, Float32Array> = {};
+    for (const [i, target] of read.entries()) {
+      await target.mapAsync(GPUMapMode.READ);
+      results[outputs[i]] = new Float32Array(target.getMappedRange().slice(0));
+    }
+    device.destroy();
+    return results;
+  },
+
+  async run({ model, calls }) {
+    const engine = await openWebgpu(model);
+    try {
+      const outputs = [];
+      for (const { pixels, options } of calls) outputs.push(await engine.runBatch(pixels, options));
+      const { dispatches, submitMs, memoryBytes } = engine;
+      return { outputs, dispatches, submitMs, memoryBytes, buffers };
+    } finally {
+      engine.dispose();
+    }
+  },
+
+  async rounds({ model, pixels, count }) {
+    const left: number[] = [];
+    for (let i = 0; i < count; i++) {
+      const engine = await openWebgpu(model);
+      await engine.run(pixels);
+      engine.dispose();
+      engine.dispose();
+      await new Promise((resolve) => setTimeout(resolve));
+      left.push(buffers);
+    }
+    return left;
+  },
+
+  async faults({ model, pixels }) {
+    const codes: Record<string, string> = {};
+    const codeOf = (promise: Promise<unknown>) =>
+      promise.then(
+        () => "none",
+        (error) => error.code,
+      );
+    const engine = await openWebgpu(model);
+    codes.before = await codeOf(engine.run(pixels, { signal: AbortSignal.abort() }));
+    codes.size = await codeOf(engine.run(pixels.subarray(1)));
+    codes.several = await codeOf(engine.runBatch([pixels, pixels], { profile: true }));
+    const controller = new AbortController();
+    const many = Array<Float32Array>(70).fill(pixels);
+    const aborted = engine.runBatch(many, { signal: controller.signal });
+    setTimeout(() => controller.abort());
+    codes.between = await codeOf(aborted);
+    codes.after = await codeOf(engine.run(pixels));
+    const [first, second] = [engine.run(pixels), engine.run(pixels)];
+    engine.dispose();
+    codes.flying = await codeOf(first);
+    codes.waiting = await codeOf(second);
+    codes.disposed = await codeOf(engine.run(pixels));
+
+    const { requestDevice } = GPUAdapter.prototype;
+    let device!: GPUDevice;
+    GPUAdapter.prototype.requestDevice = async function (...args) {
+      device = await requestDevice.apply(this, args);
+      return device;
+    };
+    const lost = await openWebgpu(model);
+    GPUAdapter.prototype.requestDevice = requestDevice;
+    const running = lost.run(pixels);
+    device.destroy();
+    codes.lost = await codeOf(running);
+    codes.lostBefore = await codeOf(lost.run(pixels));
+    lost.dispose();
+    return codes;
+  },
+};
+
+async function answer({ id, kind, job }: Job): Promise<void> {
+  let reply: Answer;
+  try {
+    // biome-ignore lint/suspicious/noExplicitAny: the kind names the job's type
+    reply = { id, value: await (jobs[kind] as (job: any) => Promise<unknown>)(job) };
+  } catch (error) {
+    const { message, code } = error as Error & { code?: string };
+    reply = { id, error: message, code };
+  }
+  process.send!(reply);
+}
+
+void WebgpuEngine;
+void start().then(() => process.send!({ ready: true }));

@@ -1,0 +1,84 @@
+/** Outputs → scored classes. */
+import { describe, expect, test } from "vitest";
+import type { Manifest } from "../../src/format/model.ts";
+import { classPicker } from "../../src/worker/classes.ts";
+import { manifestOf } from "../helpers.ts";
+
+const block = { headDims: [4], mlpHidden: 8, keepIdx: [0, 1, 2, 3, 4] };
+const sizes = { imageSize: [8, 8] as [number, number], patchSize: 4, embedDim: 4, headDim: 4, layerNormEps: 1e-6 };
+const manifest = manifestOf({ ...sizes, prefixTokens: 1, blocks: [block] }, 3);
+const embedding: Manifest = { ...manifest, head: undefined, labels: [] };
+const output = (logits: number[], features = [3, 4, 0, 0]) => ({
+  logits: Float32Array.from(logits),
+  features: Float32Array.from(features),
+});
+const failure = (work: () => unknown) => {
+  try {
+    work();
+  } catch (error) {
+    return error;
+  }
+};
+
+test("softmax scores sum to 1; a multi-label model's are each class's own probability", () => {
+  const logits = [0, Math.log(3), -1000];
+  const softmax = classPicker(manifest, {})(output(logits));
+  expect(softmax.map(({ index }) => index)).toEqual([1, 0, 2]);
+  expect(softmax.map(({ score }) => score)).toEqual([expect.closeTo(0.75), expect.closeTo(0.25), 0]);
+  const sigmoid = classPicker({ ...manifest, head: { scores: "sigmoid" } }, {})(output(logits));
+  expect(sigmoid.map(({ score }) => score)).toEqual([expect.closeTo(0.75), expect.closeTo(0.5), 0]);
+});
+
+test.each([Number.NaN, Number.POSITIVE_INFINITY])("a logit of %s is an error that says what to try", (bad) => {
+  expect(failure(() => classPicker(manifest, {})(output([1, bad, 2])))).toMatchObject({
+    code: "unsupported",
+    message: expect.stringMatching(new RegExp(`computed ${bad} .*output 1 of 3.*another dtype`)),
+  });
+});
+
+describe("zero-shot classes", () => {
+  const classes = { along: [30, 40, 0, 0], across: new Float32Array([-4, 3, 0, 0]), against: [-3, -4, 0, 0] };
+
+  test("are scored by the cosine, whatever a vector's length, over the temperature", () => {
+    const found = classPicker(embedding, { classes, temperature: 0.5 })(output([]));
+    const [along, across, against] = [Math.exp(2), 1, Math.exp(-2)];
+    const total = along + across + against;
+    expect(found).toEqual([
+      { id: "along", label: "along", index: 0, score: expect.closeTo(along / total) },
+      { id: "across", label: "across", index: 1, score: expect.closeTo(across / total) },
+      { id: "against", label: "against", index: 2, score: expect.closeTo(against / total) },
+    ]);
+  });
+
+  test("have CLIP's temperature by default, and take the place of the labels of a model that has some", () => {
+    const near = { one: [3, 4, 0, 0], other: [3, 4, 0.5, 0] }; // cosines 1 and 0.995
+    const [one, other] = classPicker(manifest, { classes: near })(output([1, 2, 3]));
+    expect(one.score / other.score).toBeCloseTo(Math.exp(100 * (1 - 5 / Math.sqrt(25.25))), 4);
+    const allowed = classPicker(manifest, { classes: near, allow: ["other"] })(output([1, 2, 3]));
+    expect(allowed.map(({ label }) => label)).toEqual(["other"]);
+  });
+
+  test.each<[string, object, RegExp]>([
+    ["no class", { classes: {} }, /at least one name/],
+    ["a vector of another length", { classes: { a: [1, 2] } }, /classes\["a"\] has 2 numbers; .* have 4/],
+    ["a vector of zeros", { classes: { a: [0, 0, 0, 0] } }, /classes\["a"\] is no vector/],
+    ["NaN in a vector", { classes: { a: [1, Number.NaN, 0, 0] } }, /classes\["a"\] is no vector/],
+    [
+      "a temperature of 0",
+      { classes: { a: [1, 0, 0, 0] }, temperature: 0 },
+      /temperature is 0; expected a number above/,
+    ],
+  ])("%s is a bad option", (_, options, message) => {
+    expect(failure(() => classPicker(embedding, options)(output([])))).toMatchObject({
+      code: "bad-option",
+      message: expect.stringMatching(message),
+    });
+  });
+});
+
+test("an embedding model says what to call instead", () => {
+  expect(failure(() => classPicker(embedding, {}))).toMatchObject({
+    code: "unsupported",
+    message: expect.stringMatching(/embedding model .*classes: \{ name: vector \}.*embed\(\)/),
+  });
+});

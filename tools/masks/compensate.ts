@@ -1,0 +1,279 @@
+/**
+ * Closed-form compensation: after a cut, the next linear is solved again for what is kept, block by block, so that the slim
+ * model's tokens stay close to the whole model's on a few hundred pictures. No labels and no training.
+ *
+ * - MLP units: fc2 is solved for the kept units.
+ * - Head channels and whole heads: proj is solved for the kept channels of the values. Where a head's scores are plain
+ *   products q·k, what the lost keys varied by is predicted from the head's kept keys and folded into its queries. What a
+ *   key is on average adds the same to all scores of a query, which the softmax does not see.
+ *
+ * Which channels and units go is either given, as masks, or chosen here: those that the others make up for best.
+ *
+ * @see GRAIL, arXiv 2602.23795; CORP, arXiv 2602.05243
+ */
+import { type Architecture, denseTokens, innerDim, type Model, type Tensors } from "../../src/format/model.ts";
+import { float32 } from "../../src/format/read.ts";
+import type { Tensor, TF } from "../../src/tfjs/ops.ts";
+import { type Picture, spread } from "../data/data.ts";
+import { architectureOf } from "../models/folders.ts";
+import { startProgress } from "../shared/progress.ts";
+import { advance, difference, embedPictures, momentsOf } from "./calibration.ts";
+import { type BlockMask, cutTensors, slimArchitecture } from "./masks.ts";
+import { addRidge, cholesky, chooseKept, type Moments, solveFactored, solveForKept, statisticsOf } from "./ridge.ts";
+
+/** Enough that the last block, of which only the class token is read, sees more rows than DeiT-Ti has inner channels. */
+export const CALIBRATION_PICTURES = 384;
+/** Shares of head channels and MLP units that each block keeps. */
+export interface KeptShares {
+  attn: number;
+  mlp: number;
+}
+
+export interface Compensated {
+  masks: BlockMask[];
+  /** the slim model's, f32 */
+  tensors: Tensors;
+}
+
+/**
+ * @param whole the uncut model, its tensors in f32 with ζ folded in; its token lists are those of the slim model
+ * @param cut what each block keeps, or what share of it
+ * @param pictures of which `CALIBRATION_PICTURES`, spread over all, are seen
+ */
+export async function compensate(
+  tf: TF,
+  { manifest, tensors: folded }: Pick<Model, "manifest" | "tensors">,
+  cut: BlockMask[] | KeptShares,
+  pictures: Picture[],
+): Promise<Compensated> {
+  const arch = architectureOf(manifest);
+  const run: Compensation = { tf, arch, folded, masks: Array.isArray(cut) ? [...cut] : wholeMasks(arch) };
+  const shares = Array.isArray(cut) ? undefined : cut;
+  const tensors: Tensors = new Map(folded);
+  const dense = await embedPictures(tf, arch, folded, spread(pictures, CALIBRATION_PICTURES), manifest.preprocess);
+  let streams = { dense, slim: dense.map((x) => tf.clone(x)) };
+  const progress = startProgress("compensation", arch.blocks.length);
+  for (let i = 0; i < arch.blocks.length; i++) {
+    streams = await compensateBlock(run, i, tensors, streams, shares);
+    progress.update(i + 1, "");
+  }
+  progress.stop();
+  tf.dispose([...streams.dense, ...streams.slim]);
+  return { masks: run.masks, tensors };
+}
+
+interface Compensation {
+  tf: TF;
+  arch: Architecture;
+  folded: Tensors;
+  masks: BlockMask[];
+}
+
+/** The residual stream of each batch of pictures, in the whole model and in the slim one. */
+interface Streams {
+  dense: Tensor[];
+  slim: Tensor[];
+}
+
+/** Replaces a block's tensors by the slim ones. @returns the streams after it; those before are disposed of */
+async function compensateBlock(
+  run: Compensation,
+  i: number,
+  tensors: Tensors,
+  { dense, slim }: Streams,
+  shares?: KeptShares,
+): Promise<Streams> {
+  const { tf, arch, folded, masks } = run;
+  const at = `blocks.${i}`;
+  const withAttention = advance(tf, ...withoutMlp(arch, i, folded), i, dense);
+  const wantedOfProj = difference(tf, withAttention, slim);
+  const proj = await momentsOf(tf, arch, folded, i, slim, "attn.proj", wantedOfProj);
+  tf.dispose([...withAttention, ...wantedOfProj]);
+  const qkv = await momentsOf(tf, arch, folded, i, slim, "attn.qkv");
+  if (shares && proj) masks[i].attn = chooseChannels(run, i, proj, qkv!, shares.attn);
+  cutBlock(run, i, tensors);
+  if (qkv) foldLostKeys(run, i, tensors, qkv);
+  solveLinear(tensors, folded, `${at}.attn.proj`, masks[i].attn, proj);
+
+  // What the MLP is solved for: heads as they are cut now, all units.
+  const [halfArch, half] = withWholeMlp(run, i, tensors);
+  const denseAfter = advance(tf, arch, folded, i, dense);
+  const slimAttention = advance(tf, ...withoutMlp(halfArch, i, half), i, slim);
+  const wantedOfFc2 = difference(tf, denseAfter, slimAttention);
+  const fc2 = await momentsOf(tf, halfArch, half, i, slim, "mlp.fc2", wantedOfFc2);
+  tf.dispose([...slimAttention, ...wantedOfFc2]);
+  if (shares && fc2) {
+    const weight = float32(folded, `${at}.mlp.fc2.weight`);
+    masks[i].mlp = chooseKept(weight, fc2, Math.round(shares.mlp * fc2.size));
+    const solvedAttention = new Map(tensors);
+    cutBlock(run, i, tensors);
+    for (const [key, tensor] of solvedAttention) if (key.startsWith(`${at}.attn.`)) tensors.set(key, tensor);
+  }
+  solveLinear(tensors, folded, `${at}.mlp.fc2`, masks[i].mlp, fc2);
+  const slimAfter = advance(tf, slimArchitecture(arch, masks), tensors, i, slim);
+  tf.dispose([...dense, ...slim]);
+  return { dense: denseAfter, slim: slimAfter };
+}
+
+/** Puts the block's cut, unsolved tensors in. */
+function cutBlock({ arch, folded, masks }: Compensation, i: number, tensors: Tensors): void {
+  const others = wholeMasks(arch).map((mask, k) => (k === i ? masks[i] : mask));
+  for (const [key, tensor] of cutTensors(arch, folded, others)) {
+    if (key.startsWith(`blocks.${i}.`)) tensors.set(key, tensor);
+  }
+}
+
+function wholeMasks(arch: Architecture): BlockMask[] {
+  const all = (length: number): boolean[] => Array(length).fill(true);
+  const tokens = denseTokens(arch);
+  return arch.blocks.map((block) => {
+    const listed = new Set(block.keepIdx);
+    return {
+      attn: all(innerDim(block)),
+      mlp: all(block.mlpHidden),
+      tokens: Array.from({ length: tokens }, (_, token) => listed.has(token)),
+    };
+  });
+}
+
+const MLP_PARTS = ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"];
+
+function withWholeMlp({ arch, folded, masks }: Compensation, i: number, tensors: Tensors): [Architecture, Tensors] {
+  const { headDims } = slimArchitecture(arch, masks).blocks[i];
+  const blocks = arch.blocks.map((block, k) => (k === i ? { ...block, headDims } : block));
+  const out = new Map(tensors);
+  for (const part of MLP_PARTS) out.set(`blocks.${i}.mlp.${part}`, folded.get(`blocks.${i}.mlp.${part}`)!);
+  return [{ ...arch, blocks }, out];
+}
+
+/** The block with nothing after its attention's residual. */
+function withoutMlp(arch: Architecture, i: number, tensors: Tensors): [Architecture, Tensors] {
+  const { embedDim } = arch;
+  const blocks = arch.blocks.map((block, k) => (k === i ? { ...block, mlpHidden: 0 } : block));
+  const out = new Map(tensors);
+  const put = (part: string, shape: number[]) => {
+    const data = new Float32Array(shape.reduce((a, b) => a * b, 1));
+    out.set(`blocks.${i}.mlp.${part}`, { dtype: "F32", shape, data });
+  };
+  put("fc1.weight", [0, embedDim]);
+  put("fc1.bias", [0]);
+  put("fc2.weight", [embedDim, 0]);
+  put("fc2.bias", [embedDim]);
+  return [{ ...arch, blocks }, out];
+}
+
+const indices = (mask: boolean[]): number[] => mask.flatMap((kept, i) => (kept ? [i] : []));
+
+/** Replaces a linear's columns and bias by those that stand in for the whole linear. */
+function solveLinear(
+  tensors: Tensors,
+  folded: Tensors,
+  name: string,
+  mask: boolean[],
+  moments: Moments | undefined,
+): void {
+  const keep = indices(mask);
+  if (!moments || keep.length === mask.length) return;
+  const { shape } = folded.get(`${name}.bias`)!;
+  const solved = solveForKept(float32(folded, `${name}.weight`), float32(folded, `${name}.bias`), moments, keep);
+  tensors.set(`${name}.weight`, { dtype: "F32", shape: [shape[0], keep.length], data: solved.weight });
+  tensors.set(`${name}.bias`, { dtype: "F32", shape, data: solved.bias });
+}
+
+/** By what proj loses without a channel, and what the head's scores vary by it. */
+function chooseChannels(
+  { arch, folded }: Compensation,
+  i: number,
+  proj: Moments,
+  qkv: Moments,
+  share: number,
+): boolean[] {
+  const { embedDim, blocks } = arch;
+  const inner = innerDim(blocks[i]);
+  const weight = float32(folded, `blocks.${i}.attn.qkv.weight`);
+  const { covariance } = statisticsOf(qkv);
+  const variance = (row: number) => {
+    const w = weight.subarray(row * embedDim, (row + 1) * embedDim);
+    let sum = 0;
+    for (let a = 0; a < embedDim; a++) {
+      for (let b = 0; b < embedDim; b++) sum += w[a] * covariance[a * embedDim + b] * w[b];
+    }
+    return sum;
+  };
+  const scores = Array.from({ length: inner }, (_, c) => variance(c) * variance(inner + c));
+  const total = scores.reduce((a, b) => a + b, 0) || 1;
+  const losses = scores.map((value) => value / total);
+  const kept = Math.max(1, Math.round(share * inner));
+  return chooseKept(float32(folded, `blocks.${i}.attn.proj.weight`), proj, kept, losses);
+}
+
+/**
+ * q·k over the lost channels R is predicted from the kept ones S of the same head: k_R − mean ≈ B (k_S − mean), so that
+ * q_S + Bᵀ q_R takes q_S's place. q_R is linear in what enters, so its rows are added to those of q_S.
+ */
+function foldLostKeys({ arch, folded, masks }: Compensation, i: number, tensors: Tensors, moments: Moments): void {
+  const { embedDim, headDim, blocks, position, qkNorm } = arch;
+  if (position === "rope" || qkNorm) return; // rotations and norms stand between the linear and the scores
+  const inner = innerDim(blocks[i]);
+  const key = `blocks.${i}.attn.qkv`;
+  const whole = float32(folded, `${key}.weight`);
+  const wholeBias = float32(folded, `${key}.bias`);
+  const weight = float32(tensors, `${key}.weight`);
+  const bias = float32(tensors, `${key}.bias`);
+  const { covariance } = statisticsOf(moments);
+  let to = 0; // row of the slim q
+  for (let first = 0; first < inner; first += headDim) {
+    const channels = Array.from({ length: headDim }, (_, c) => c);
+    const kept = channels.filter((c) => masks[i].attn[first + c]);
+    const lost = channels.filter((c) => !masks[i].attn[first + c]);
+    if (kept.length && lost.length) {
+      const rows = whole.subarray((inner + first) * embedDim, (inner + first + headDim) * embedDim);
+      const map = predictLost(keyCovariance(rows, covariance, headDim, embedDim), kept, lost, headDim);
+      kept.forEach((_, s) => {
+        lost.forEach((channel, r) => {
+          const share = map[r * kept.length + s];
+          const from = (first + channel) * embedDim;
+          for (let d = 0; d < embedDim; d++) weight[(to + s) * embedDim + d] += share * whole[from + d];
+          bias[to + s] += share * wholeBias[first + channel];
+        });
+      });
+    }
+    to += kept.length;
+  }
+}
+
+/** Covariance of a head's keys, W C Wᵀ, from that of what enters the linear; [channels, channels] */
+function keyCovariance(weight: Float32Array, covariance: Float64Array, channels: number, dim: number): Float64Array {
+  const product = new Float64Array(channels * dim);
+  for (let c = 0; c < channels; c++) {
+    for (let a = 0; a < dim; a++) {
+      const w = weight[c * dim + a];
+      for (let b = 0; b < dim; b++) product[c * dim + b] += w * covariance[a * dim + b];
+    }
+  }
+  const keys = new Float64Array(channels * channels);
+  for (let a = 0; a < channels; a++) {
+    for (let b = 0; b < channels; b++) {
+      for (let d = 0; d < dim; d++) keys[a * channels + b] += product[a * dim + d] * weight[b * dim + d];
+    }
+  }
+  return keys;
+}
+
+/** B of lost ≈ B kept; [lost, kept] */
+function predictLost(covariance: Float64Array, kept: number[], lost: number[], size: number): Float64Array {
+  const n = kept.length;
+  const among = Float64Array.from(
+    { length: n * n },
+    (_, k) => covariance[kept[Math.floor(k / n)] * size + kept[k % n]],
+  );
+  addRidge(among, n, n);
+  const factor = cholesky(among, n);
+  const map = new Float64Array(lost.length * n);
+  lost.forEach((row, r) => {
+    const values = Float64Array.from(kept, (column) => covariance[row * size + column]);
+    solveFactored(factor, n, values);
+    map.set(values, r * n);
+  });
+  return map;
+}

@@ -1,0 +1,172 @@
+/** Least squares in closed form: a linear solved again for the inputs that are kept, and which inputs go at the least loss. */
+
+/** Sums over what a linear saw. A 1 is appended to each input, so that the last row holds the inputs' sums and the corner their number. */
+export interface Moments {
+  /** Σ x xᵀ, [size + 1, size + 1] */
+  inputs: ArrayLike<number>;
+  /** Σ x yᵀ with the outputs that are wanted, [size + 1, outDim]; without them the whole linear's own outputs are wanted */
+  targets?: ArrayLike<number>;
+  /** number of inputs */
+  size: number;
+}
+
+export interface Solved {
+  /** [outDim, kept] */
+  weight: Float32Array;
+  /** [outDim] */
+  bias: Float32Array;
+}
+
+/** Added to the diagonal of the inputs' moments, as a share of its mean: directions that were hardly seen keep their weights. */
+const RIDGE = 0.001;
+
+/**
+ * Minimises Σ |y − W' x_keep − b'|² + λ |W' − W_keep|² over W' and b'; the bias has no penalty.
+ *
+ * @param weight [outDim, size], of the whole linear
+ * @param bias [outDim]
+ * @param keep inputs that are left, ascending
+ */
+export function solveForKept(weight: Float32Array, bias: Float32Array, moments: Moments, keep: number[]): Solved {
+  const { inputs, targets, size } = moments;
+  const stride = size + 1;
+  const outDim = bias.length;
+  const columns = [...keep, size];
+  const width = columns.length;
+  const gram = new Float64Array(width * width);
+  columns.forEach((row, a) => {
+    columns.forEach((column, b) => void (gram[a * width + b] = inputs[row * stride + column]));
+  });
+  const lambda = addRidge(gram, width, keep.length);
+  const factor = cholesky(gram, width);
+  const solved = { weight: new Float32Array(outDim * keep.length), bias: new Float32Array(outDim) };
+  const right = new Float64Array(width);
+  for (let o = 0; o < outDim; o++) {
+    const row = weight.subarray(o * size, (o + 1) * size);
+    columns.forEach((column, a) => {
+      let sum = targets ? targets[column * outDim + o] : bias[o] * inputs[size * stride + column];
+      if (!targets) for (let i = 0; i < size; i++) sum += row[i] * inputs[i * stride + column];
+      right[a] = a < keep.length ? sum + lambda * row[column] : sum;
+    });
+    solveFactored(factor, width, right);
+    solved.weight.set(right.subarray(0, keep.length), o * keep.length);
+    solved.bias[o] = right[keep.length];
+  }
+  return solved;
+}
+
+/**
+ * Which inputs can go so that the others make up for them best: one after the other the input whose loss, with all that
+ * stay solved again, is the least.
+ *
+ * @param weight [outDim, size]
+ * @param extra a further loss of each input, as a share of the whole; 0 without
+ * @returns for each input whether it stays
+ * @see Hassibi and Stork 1993, "Optimal Brain Surgeon"
+ */
+export function chooseKept(
+  weight: Float32Array,
+  moments: Moments,
+  keepCount: number,
+  extra?: ArrayLike<number>,
+): boolean[] {
+  const { size } = moments;
+  const { covariance } = statisticsOf(moments);
+  addRidge(covariance, size, size);
+  const inverse = inverseOf(covariance, size);
+  const outDim = weight.length / size;
+  const weights = Float64Array.from(weight);
+  const kept: boolean[] = Array(size).fill(true);
+  const lossOf = (input: number) => {
+    let squares = 0;
+    for (let o = 0; o < outDim; o++) squares += weights[o * size + input] ** 2;
+    return squares / inverse[input * size + input];
+  };
+  let whole = 0;
+  for (let input = 0; input < size; input++) whole += lossOf(input);
+  for (let left = size; left > keepCount; left--) {
+    let best = -1;
+    let least = Number.POSITIVE_INFINITY;
+    for (let input = 0; input < size; input++) {
+      if (!kept[input]) continue;
+      const loss = lossOf(input) / whole + (extra?.[input] ?? 0);
+      if (loss < least) [best, least] = [input, loss];
+    }
+    kept[best] = false;
+    eliminate(weights, inverse, size, best);
+  }
+  return kept;
+}
+
+/** Takes one input out of the weights and of the inverse covariance, as if the others had been solved without it. */
+function eliminate(weights: Float64Array, inverse: Float64Array, size: number, input: number): void {
+  const row = inverse.slice(input * size, (input + 1) * size);
+  const pivot = row[input];
+  for (const matrix of [weights, inverse]) {
+    for (let first = 0; first < matrix.length; first += size) {
+      const factor = matrix[first + input] / pivot;
+      if (factor !== 0) for (let j = 0; j < size; j++) matrix[first + j] -= factor * row[j];
+    }
+  }
+}
+
+/** Mean [size] and covariance [size, size] of the inputs. */
+export function statisticsOf({ inputs, size }: Moments): { mean: Float64Array; covariance: Float64Array } {
+  const stride = size + 1;
+  const count = inputs[size * stride + size];
+  const mean = Float64Array.from({ length: size }, (_, i) => inputs[size * stride + i] / count);
+  const covariance = new Float64Array(size * size);
+  for (let i = 0; i < size; i++) {
+    for (let j = 0; j < size; j++) covariance[i * size + j] = inputs[i * stride + j] / count - mean[i] * mean[j];
+  }
+  return { mean, covariance };
+}
+
+/** @returns what was added to the first `count` places of the diagonal; positive also where nothing varies */
+export function addRidge(matrix: Float64Array, size: number, count: number): number {
+  let trace = 0;
+  for (let i = 0; i < count; i++) trace += matrix[i * size + i];
+  const lambda = (RIDGE * trace) / Math.max(count, 1) || 1;
+  for (let i = 0; i < count; i++) matrix[i * size + i] += lambda;
+  return lambda;
+}
+
+/** The lower triangular L of L Lᵀ = matrix, which is symmetric and positive definite; [size, size] */
+export function cholesky(matrix: Float64Array, size: number): Float64Array {
+  const lower = new Float64Array(size * size);
+  for (let i = 0; i < size; i++) {
+    for (let j = 0; j <= i; j++) {
+      const [rowI, rowJ] = [i * size, j * size];
+      let sum = matrix[rowI + j];
+      for (let k = 0; k < j; k++) sum -= lower[rowI + k] * lower[rowJ + k];
+      lower[rowI + j] = i === j ? Math.sqrt(Math.max(sum, Number.MIN_VALUE)) : sum / lower[rowJ + j];
+    }
+  }
+  return lower;
+}
+
+/** Solves L Lᵀ x = values in place. */
+export function solveFactored(lower: Float64Array, size: number, values: Float64Array): void {
+  for (let i = 0; i < size; i++) {
+    let sum = values[i];
+    for (let k = 0; k < i; k++) sum -= lower[i * size + k] * values[k];
+    values[i] = sum / lower[i * size + i];
+  }
+  for (let i = size - 1; i >= 0; i--) {
+    values[i] /= lower[i * size + i];
+    for (let k = 0; k < i; k++) values[k] -= lower[i * size + k] * values[i];
+  }
+}
+
+function inverseOf(matrix: Float64Array, size: number): Float64Array {
+  const factor = cholesky(matrix, size);
+  const inverse = new Float64Array(size * size);
+  const column = new Float64Array(size);
+  for (let j = 0; j < size; j++) {
+    column.fill(0);
+    column[j] = 1;
+    solveFactored(factor, size, column);
+    inverse.set(column, j * size); // symmetric
+  }
+  return inverse;
+}
