@@ -49,7 +49,9 @@ export async function exportModel(
   const extra = (manifest: Manifest) => ({ ...onnx, "card.md": cardText(manifest) });
   const { out, dtype, force } = options;
   const tensors = (d: WeightsDtype) => (d === "int8" && rounded ? rounded.tensors : model.tensors);
-  const activations = dtype.includes("int8") ? await calibrate({ ...model, tensors: tensors("int8") }, options) : undefined;
+  const activations = dtype.includes("int8")
+    ? await calibrate({ ...model, tensors: tensors("int8") }, options)
+    : undefined;
   const content = { draft: { ...draft, name, provenance }, tensors, dtypes: dtype, extra, activations };
   const manifest = await writeModel(out, content, force);
   const files = Object.fromEntries(manifest.weights.map(({ file, bytes }) => [file, bytes]));

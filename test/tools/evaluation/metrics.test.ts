@@ -39,7 +39,13 @@ describe("ranks", () => {
   });
 
   test("the best class is the one above all others, or none", () => {
-    expect([[1, 5, 3], [5, 5, 3], [Number.NaN, 1], [-Infinity, -1], []].map(bestClass)).toEqual([1, undefined, undefined, 1, undefined]);
+    expect([[1, 5, 3], [5, 5, 3], [Number.NaN, 1], [-Infinity, -1], []].map(bestClass)).toEqual([
+      1,
+      undefined,
+      undefined,
+      1,
+      undefined,
+    ]);
   });
 });
 
