@@ -50,7 +50,7 @@ const COMMANDS: Record<string, Killed> = {
   compress: { args: (out) => ["compress", at("searched"), "-o", out, ...cuts], attempts: count(8, 1) },
   set: { args: (out) => ["set", at("a"), at("b"), "-o", out, "--name", "ab"], attempts: count(12, 1) },
   "eval --record": {
-    args: (out) => ["eval", out, "--data", at("pictures"), "--engine", "reference", "--record"],
+    args: (out) => ["eval", out, "--data", at("pictures"), "--split", "all", "--engine", "reference", "--record"],
     over: "shipped",
     again: true,
     attempts: count(8, 1),

@@ -160,9 +160,18 @@ describe("the whole chain on a tiny ViT", () => {
     const { manifest } = readModelFolder(at("tuned"));
     expect(manifest.labels.map(({ id }) => id)).toEqual(["apples", "figs", "limes"]);
     expect(manifest.imageSize).toEqual([48, 40]);
-    expect(slimvitJson<{ n: number }>("eval", at("tuned"), "--data", at("renamed"), "--engine", "reference").n).toBe(
-      15,
-    );
+    expect(
+      slimvitJson<{ n: number }>(
+        "eval",
+        at("tuned"),
+        "--data",
+        at("renamed"),
+        "--split",
+        "all",
+        "--engine",
+        "reference",
+      ).n,
+    ).toBe(15);
   });
 
   test("retrain --image-size keeps a slim model's head and resamples its lists; a teacher sees pictures at its own size", () => {
@@ -287,7 +296,7 @@ describe("bad input is one clear sentence", () => {
     mkdirSync(at("other", "kiwis"), { recursive: true });
     writeFileSync(at("other", "kiwis", "1.png"), readFileSync(at("pictures", CLASSES[0], "00.png")));
     expectFailure(
-      ["eval", at("dense"), "--data", at("other"), "--engine", "reference"],
+      ["eval", at("dense"), "--data", at("other"), "--split", "all", "--engine", "reference"],
       1,
       /Class folder "kiwis" is none of the model's 3 labels/,
     );

@@ -1,8 +1,9 @@
 /** slimvit eval --against: two models on the same pictures. */
-import { cpSync, readdirSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { beforeAll, expect, test } from "vitest";
 import { type AgreementReport, paired } from "../../tools/evaluation/evaluate.ts";
-import { CLASSES, expectFailure, makeDense, slimvitJson, workplace } from "./fixtures.ts";
+import { bestClass, rankOf } from "../../tools/evaluation/ranks.ts";
+import { CLASSES, expectFailure, makeDense, slimvit, slimvitJson, workplace } from "./fixtures.ts";
 
 const at = workplace("eval");
 
@@ -15,7 +16,18 @@ interface Report {
 }
 
 const against = (model: string, other: string) =>
-  slimvitJson<Report>("eval", at(model), "--against", at(other), "--data", at("pictures"), "--engine", "reference");
+  slimvitJson<Report>(
+    "eval",
+    at(model),
+    "--against",
+    at(other),
+    "--data",
+    at("pictures"),
+    "--split",
+    "all",
+    "--engine",
+    "reference",
+  );
 
 /** As many pictures with each outcome: both right, only a, only b, neither. */
 function ranks(
@@ -85,7 +97,16 @@ test("the other model sees the pictures as its own manifest says", () => {
     "--batch",
     "4",
   );
-  const alone = slimvitJson<Report>("eval", at("small"), "--data", at("pictures"), "--engine", "reference");
+  const alone = slimvitJson<Report>(
+    "eval",
+    at("small"),
+    "--data",
+    at("pictures"),
+    "--split",
+    "all",
+    "--engine",
+    "reference",
+  );
   expect(against("dense", "small").against.top1).toBe(alone.top1);
 });
 
@@ -112,5 +133,50 @@ test("--unlabelled: agreement and divergence on classes that the models do not h
   expect(thin.agreement).toBe(q.filter((row, i) => best(row) === best(p[i])).length / n);
 
   expectFailure(["eval", at("dense"), ...args.slice(2), "--unlabelled"], 2, /--unlabelled compares with another model/);
-  expectFailure(["eval", at("dense"), ...args], 1, /unheard-of/);
+  expectFailure(["eval", at("dense"), ...args, "--split", "all"], 1, /unheard-of/);
+});
+
+test("ties never count as right, and NaN never does", () => {
+  expect(rankOf([0, 0, 0], 1)).toBe(2);
+  expect(rankOf([1, 3, 3], 1)).toBe(1);
+  expect(rankOf([1, 3, 2], 1)).toBe(0);
+  expect(rankOf([1, Number.NaN, 0], 0)).toBe(Number.POSITIVE_INFINITY);
+  expect(bestClass([1, 3, 2])).toBe(1);
+  expect(bestClass([3, 3, 2])).toBeUndefined();
+  expect(bestClass([Number.NaN, 3, 2])).toBeUndefined();
+  expect(bestClass([0, Number.NaN, 2])).toBeUndefined();
+});
+
+test("eval takes the test split, and says so where the model was trained on what it is measured on", () => {
+  const args = ["eval", at("small"), "--data", at("bigger"), "--engine", "reference"];
+  cpSync(at("pictures"), at("bigger"), { recursive: true });
+  for (const name of CLASSES) cpSync(at("pictures", name, "00.png"), at("bigger", name, "04.png"));
+  const { stdout, stderr } = slimvit(...args, "--json");
+  expect(JSON.parse(stdout).n).toBe(3); // every fifth
+  expect(stderr).not.toMatch(/warning/);
+  const onTrained = slimvit(...args.map((word) => (word === at("bigger") ? at("pictures") : word)), "--split", "all");
+  expect(onTrained.stderr).toMatch(
+    /eval: warning: the model was trained on pictures of this split \("finetune" took split all/,
+  );
+});
+
+test("run takes folders, goes on after a bad file, and says which it was", () => {
+  mkdirSync(at("shots"));
+  cpSync(at("pictures", CLASSES[0], "00.png"), at("shots", "b.png"));
+  writeFileSync(at("shots", "a.png"), "no picture");
+  writeFileSync(at("shots", "._b.png"), "of the system's own");
+  const { status, stdout, stderr } = slimvit("run", at("dense"), at("shots"), "--engine", "reference", "--json");
+  const reports = JSON.parse(stdout) as { file: string; error?: string; classes?: object[] }[];
+  expect(reports.map(({ file }) => file)).toEqual([at("shots", "a.png"), at("shots", "b.png")]);
+  expect(reports[0].error).toMatch(/a\.png: is no picture/);
+  expect(reports[1].classes).toHaveLength(3);
+  expect(stderr).toMatch(/run: 1 of 2 files could not be classified/);
+  expect(status).toBe(1);
+});
+
+test("inspect of several models is one table", () => {
+  const { stdout } = slimvit("inspect", at("dense"), at("small"));
+  const lines = stdout.trimEnd().split("\n");
+  expect(lines[0]).toMatch(/^folder +name +pixels +parameters +MACs +weights +top-1$/);
+  expect(lines.slice(1).map((line) => line.split(/ {2,}/)[2])).toEqual(["32×32", "16×16"]);
 });

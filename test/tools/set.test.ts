@@ -36,7 +36,7 @@ beforeAll(async () => {
 });
 
 test("eval --record, then set: the command line writes members, costs and accuracy, and copies the folders", () => {
-  const data = ["--data", at("pictures"), "--record", "--engine", "reference"];
+  const data = ["--data", at("pictures"), "--record", "--engine", "reference", "--split", "all"];
   const [{ top1, n }] = ["dense", "ready"].map((name) => slimvitJson<AccuracyRecord>("eval", at(name), ...data));
   const { status, stderr } = slimvit("set", at("dense"), at("ready"), "-o", at("out"));
   expect([status, stderr]).toEqual([0, expect.stringContaining("set: 2 members, accuracy on 12 pictures of pictures")]);

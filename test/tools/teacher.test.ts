@@ -70,7 +70,7 @@ describe("a teacher", () => {
   test("of another number of classes is refused with one sentence", () => {
     const student = readModelFolder(writeModel("student", [32, 32], 3)).manifest;
     expect(() => openTeacher(tf, writeModel("other", [32, 32], 5), student)).toThrow(
-      /other: has 5 classes and the student 3; a teacher must know the student's classes/,
+      /other: has 5 classes, and 3 are needed; both models must know the same classes/,
     );
   });
 
@@ -83,5 +83,23 @@ describe("a teacher", () => {
     tf.dispose([pixels, teacher.logits(pixels)]);
     teacher.dispose();
     expect(tf.memory().numTensors).toBe(before);
+  });
+
+  test("whose classes are in another order gives the student's order", () => {
+    const folder = writeModel("turned", [32, 32], 3);
+    const { manifest } = readModelFolder(folder);
+    const student = { ...manifest, labels: [2, 0, 1].map((k) => manifest.labels[k]) } as Manifest;
+    const pixels = tf.tensor4d(Float32Array.from({ length: 3 * 32 * 32 }, random(4)), [1, 3, 32, 32]);
+    const [own, turned] = [manifest, student].map((m) => openTeacher(tf, folder, m)!.logits(pixels).dataSync());
+    expect([...turned]).toEqual([2, 0, 1].map((k) => own[k]));
+  });
+
+  test("of other classes is refused, as many as they are", () => {
+    const folder = writeModel("others", [32, 32], 3);
+    const { manifest } = readModelFolder(folder);
+    const labels = ["kiwis", "figs", "limes"].map((id) => ({ id, label: id }));
+    expect(() => openTeacher(tf, folder, { ...manifest, labels } as Manifest)).toThrow(
+      /others: has other classes \("kiwis"/,
+    );
   });
 });

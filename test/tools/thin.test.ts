@@ -47,7 +47,16 @@ test("--keep holds from its block on, nests, and changes no weight", () => {
   expect(nine.every((token, k) => k === 0 || token > nine[k - 1])).toBe(true);
   expect(four.every((token) => nine.includes(token)) && four.includes(0)).toBe(true);
   for (const [name, { data }] of dense.tensors) expect(thinned.tensors.get(name)!.data).toEqual(data);
-  const evaluated = slimvitJson("eval", at("thinned"), "--data", at("pictures"), "--engine", "reference");
+  const evaluated = slimvitJson(
+    "eval",
+    at("thinned"),
+    "--data",
+    at("pictures"),
+    "--split",
+    "all",
+    "--engine",
+    "reference",
+  );
   expect(evaluated).toMatchObject({ n: 6 });
 });
 
@@ -80,7 +89,9 @@ test("--restore begins with every patch again, --image-size with the patches of 
     { keep: { 0: 3 } },
     { restore: true, imageSizeBefore: dense.manifest.imageSize, keep: { 1: 4 } },
   ]);
-  expect(slimvitJson("eval", at("smaller"), "--data", at("pictures"), "--engine", "reference")).toMatchObject({ n: 6 });
+  expect(
+    slimvitJson("eval", at("smaller"), "--data", at("pictures"), "--split", "all", "--engine", "reference"),
+  ).toMatchObject({ n: 6 });
 });
 
 test.each([

@@ -1,8 +1,9 @@
 /**
  * Browser preprocessing against the offline one, on the same files and weights.
- *   npm run agreement -- MODEL --data D [--limit 200] [--enlarge 4000] [--json]
+ *   npm run agreement -- MODEL --data D [--limit 200] [--enlarge 4000] [--odd] [--json]
  * Prints on how many pictures a real browser (decode, resize, classify through the package) chooses the class that the
- * tools choose (sharp, the same resize, the same engine in Node).
+ * tools choose (sharp, the same resize, the same engine in Node). With --odd each picture comes in a form that decoders
+ * disagree about, in turn: with alpha, with a gamma of its own, turned, and so on (oddPictures.ts).
  */
 
 import { createRequire } from "node:module";
@@ -14,13 +15,14 @@ import { openEngine } from "../../src/engines/auto.ts";
 import { messageOf } from "../../src/errors.ts";
 import { preprocess } from "../../src/image/resample.ts";
 import { openPage } from "../bench/browser.ts";
-import { decode, openDataset } from "../data/data.ts";
+import { decode, openDataset, type Split } from "../data/data.ts";
 import { readModelFolder } from "../models/folders.ts";
 import { data } from "../options/shared.ts";
 import { addOptions } from "../options/spec.ts";
 import { count } from "../options/values.ts";
 import { startProgress } from "../shared/progress.ts";
 import { percent, printJson, say } from "../shared/terminal.ts";
+import { ODD_KINDS, oddPicture } from "./oddPictures.ts";
 
 export interface AgreementReport {
   n: number;
@@ -31,7 +33,7 @@ export interface AgreementReport {
 
 export async function agreement(
   source: string,
-  options: { data: string[]; split: "all"; limit: number; enlarge?: number },
+  options: { data: string[]; split: Split; limit: number; enlarge?: number; odd?: boolean },
 ): Promise<AgreementReport> {
   const model = readModelFolder(source);
   const { pictures } = await openDataset(options.data, options.split);
@@ -46,7 +48,8 @@ export async function agreement(
   try {
     await page.evaluate(loadInPage, model.dtype);
     for (const picture of chosen) {
-      const file = await enlarged(await picture.read(), options.enlarge);
+      const plain = await enlarged(await picture.read(), options.enlarge);
+      const file = options.odd ? await oddPicture(plain, ODD_KINDS[n % ODD_KINDS.length]) : plain;
       const { logits } = await engine.run(preprocess(await decode(file, picture.name), model.manifest.preprocess));
       const here = best(logits);
       const there = await page.evaluate(classifyInPage, file.toString("base64"));
@@ -102,6 +105,7 @@ async function classifyInPage(base64: string): Promise<{ index: number; score: n
 async function main(): Promise<void> {
   const program = addOptions(new Command("agreement").argument("<model>", "model folder"), data("all"))
     .option("--limit <n>", "pictures, spread over the data", count, 200)
+    .option("--odd", "each picture in a form that decoders disagree about")
     .option("--enlarge <pixels>", "enlarge each picture's longer side first", count)
     .option("--json", "one JSON value on stdout");
   program.parse();

@@ -1,7 +1,8 @@
 /** slimvit inspect MODEL... [--report FILE.html [--pictures IMAGE...]]: what a model is made of and what it costs. */
 import { countMacs, countParams, innerDim, type Manifest, patchGrid } from "../../src/format/model.ts";
-import { say, si } from "../shared/terminal.ts";
+import { percent, say, si } from "../shared/terminal.ts";
 import { readManifestFile, writeFileAtomic } from "./folders.ts";
+import type { Metrics } from "./metrics.ts";
 
 export interface Inspection {
   params: number;
@@ -45,18 +46,48 @@ function describe(manifest: Manifest, { params, macs }: Inspection): string {
   const rows = blocks.map((block, i) =>
     [i, block.headDims.join(" ") || "none", innerDim(block), block.mlpHidden, block.keepIdx.length].map(String),
   );
-  const table = [["block", "heads", "channels", "MLP units", "tokens"], ...rows];
-  const widths = table[0].map((_, column) => Math.max(...table.map((row) => row[column].length)));
-  const lines = table.map((row) => row.map((cell, column) => cell.padEnd(widths[column])).join("  "));
+  const table = aligned([["block", "heads", "channels", "MLP units", "tokens"], ...rows]);
   const pictures = keepLists(manifest);
   return [
     `${name}: ${si(params)} parameters, ${si(macs)} MACs, width ${embedDim}, ${labels.length} classes`,
     ...weights.map((file) => `${file.dtype}: ${(file.bytes / 1e6).toFixed(2)} MB`),
     "",
-    ...lines,
+    table,
     "",
     ...pictures,
   ].join("\n");
+}
+
+/** Several models, a line each. */
+export function inspectTable(sources: string[]): string {
+  const rows = sources.map((source) => {
+    const manifest = readManifestFile(source);
+    const { inspection } = inspect(source);
+    const { accuracy = [] } = manifest.metrics as Metrics;
+    const measured = accuracy.at(-1);
+    return [
+      source,
+      manifest.name,
+      `${manifest.imageSize[1]}×${manifest.imageSize[0]}`,
+      si(inspection.params),
+      si(inspection.macs),
+      manifest.weights.map((file) => `${file.dtype} ${(file.bytes / 1e6).toFixed(2)} MB`).join(", "),
+      measured ? `${percent(measured.top1)} (${measured.data}, ${measured.split})` : "not measured",
+    ];
+  });
+  return aligned([["folder", "name", "pixels", "parameters", "MACs", "weights", "top-1"], ...rows]);
+}
+
+function aligned(table: string[][]): string {
+  const widths = table[0].map((_, column) => Math.max(...table.map((row) => row[column].length)));
+  return table
+    .map((row) =>
+      row
+        .map((cell, column) => cell.padEnd(widths[column]))
+        .join("  ")
+        .trimEnd(),
+    )
+    .join("\n");
 }
 
 /** Patches as the picture's grid: █ kept, · dropped; one picture for each distinct keep-list. */

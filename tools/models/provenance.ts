@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { createReadStream, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
+import { isLitter } from "../data/entries.ts";
 import { listTree } from "../data/tree.ts";
 import type { Backend } from "../training/backend.ts";
 
@@ -33,7 +34,8 @@ async function digest(source: string): Promise<DataDigest> {
     const sha256 = await hashFile(source);
     return { name, sha256, bytes: stats.size, files: [`${sha256}  ${name}`] };
   }
-  const found = listTree(source).filter(({ stats }) => stats?.isFile());
+  // What a system leaves there is no part of the data, and comes and goes.
+  const found = listTree(source).filter(({ path, stats }) => stats?.isFile() && !isLitter(path));
   const files: string[] = [];
   let bytes = 0;
   for (const { path, stats } of found.sort((a, b) => (a.path < b.path ? -1 : 1))) {

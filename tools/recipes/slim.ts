@@ -15,7 +15,7 @@ import { compress } from "../masks/compress.ts";
 import { search } from "../masks/search.ts";
 import { macsOfOriginal } from "../models/card.ts";
 import { exportModel } from "../models/export.ts";
-import { readManifestFile, sha256, writeFileAtomic } from "../models/folders.ts";
+import { claimOutput, readManifestFile, sha256, writeFileAtomic } from "../models/folders.ts";
 import type { AccuracyRecord } from "../models/metrics.ts";
 import { digestData } from "../models/provenance.ts";
 import type { StageName } from "../options/stages.ts";
@@ -34,6 +34,7 @@ import {
   type StageSettings,
   stageSettings,
 } from "./recipeFile.ts";
+import { checkInputs, checkTarget } from "./target.ts";
 
 export interface SlimReport {
   out: string;
@@ -50,6 +51,7 @@ export const slim = (source: string, flags: SlimFlags): Promise<SlimReport> => r
 
 export async function runRecipe(recipe: RecipeFile): Promise<SlimReport> {
   const out = resolve(recipe.out);
+  await checkInputs(recipe);
   const folder = recipe.stages ?? `${out}.stages`;
   // An output that is in the way is said before hours of training, not after.
   if (existsSync(out) && !recipe.force) {
@@ -61,6 +63,9 @@ export async function runRecipe(recipe: RecipeFile): Promise<SlimReport> {
       );
     }
     await runStages(new Run(recipe, folder, true), recipe, out);
+  } else {
+    const { model, teacher, data } = recipe;
+    claimOutput(out, recipe.force, [model, teacher === "none" ? undefined : teacher, ...data, folder]);
   }
   const run = new Run(recipe, folder);
   const { dense, searched, retrained } = await runStages(run, recipe, out);
@@ -90,8 +95,10 @@ async function runStages(
   out: string,
 ): Promise<{ dense: string; searched: string; retrained: string }> {
   const model = await startModel(run, recipe);
+  const isFinetuned = await needsFinetune(recipe, model, run.dry);
+  if (!run.dry) await checkReach(recipe, model, isFinetuned);
   const section = typeof recipe.finetune === "object" ? recipe.finetune : {};
-  const dense = (await needsFinetune(recipe, model, run.dry))
+  const dense = isFinetuned
     ? await run.stage("finetune", section, {}, (folder, options) =>
         finetune(model, { ...options, ...run.training(folder) }),
       )
@@ -120,6 +127,15 @@ async function runStages(
     out,
   );
   return { dense, searched, retrained };
+}
+
+/** @throws SlimViTError `bad-option` for a target that no search can reach, before the first training */
+async function checkReach(recipe: RecipeFile, model: string, isFinetuned: boolean): Promise<void> {
+  const manifest = readManifestFile(model);
+  const { classNames } = await openDataset(recipe.data, recipe.split ?? "train", { unlabelled: !isFinetuned });
+  const classes = isFinetuned ? classNames.length : manifest.labels.length;
+  const search = stageSettings("search", recipe.search, recipe);
+  checkTarget(manifest, classes, search, stageSettings("compress", recipe.compress, recipe));
 }
 
 /** @returns the folder of the model that the recipe names, or that it imports */

@@ -1,0 +1,148 @@
+/** What --force replaces, and that what is written can be read. */
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { beforeAll, describe, expect, test } from "vitest";
+import { float32 } from "../../src/format/read.ts";
+import { claimOutput, readModelFolder, writeModel, writeModelFolder } from "../../tools/models/folders.ts";
+import { writeFolder } from "../../tools/models/outputs.ts";
+import {
+  CLASSES,
+  expectFailure,
+  makeDense,
+  randomTensors,
+  slimvitJson,
+  tinyArchitecture,
+  workplace,
+} from "./fixtures.ts";
+
+const at = workplace("outputs");
+beforeAll(() => makeDense(at, 2));
+
+const draftOf = (folder: string) => {
+  const { weights: _, variants: __, variant: ___, ...draft } = readModelFolder(folder).manifest;
+  return draft;
+};
+
+describe("--force", () => {
+  test("never replaces a folder of pictures", () => {
+    const before = readdirSync(at("pictures"));
+    expectFailure(
+      ["thin", at("dense"), "-o", at("pictures"), "--force"],
+      2,
+      /pictures: holds bananas, which SlimViT did not write/,
+    );
+    expect(readdirSync(at("pictures"))).toEqual(before);
+  });
+
+  test.each<[string, () => void, RegExp]>([
+    ["its own input", () => claimOutput(at("dense"), true, [at("dense")]), /dense: is the input itself/],
+    ["the input by another name", () => claimOutput(at("link"), true, [at("dense")]), /link: is the input itself/],
+    [
+      "a folder around an input",
+      () => claimOutput(at("around"), true, [at("around", "inner")]),
+      /around: holds the input/,
+    ],
+    ["a file", () => claimOutput(at("labels.tsv"), true), /labels\.tsv: is a file/],
+    [
+      "a model with a stranger's file in it",
+      () => claimOutput(at("mixed"), true),
+      /holds notes\.txt, which SlimViT did not write/,
+    ],
+    ["a folder whose name is empty", () => claimOutput("", true), /-o is empty/],
+    ["a folder in a file", () => claimOutput(at("labels.tsv", "model")), /cannot be written .*labels\.tsv is a file/],
+  ])("does not replace %s", (_, claim, message) => {
+    if (!existsSync(at("link"))) {
+      symlinkSync(at("dense"), at("link"));
+      for (const name of ["around/inner", "mixed"])
+        writeModelFolder(at(name), draftOf(at("dense")), readModelFolder(at("dense")).tensors, ["f32"]);
+      writeFileSync(at("around", "slimvit.json"), readFileSync(at("dense", "slimvit.json")));
+      writeFileSync(at("mixed", "notes.txt"), "mine");
+    }
+    expect(claim).toThrow(message);
+  });
+
+  test("replaces what SlimViT wrote, sets and search results included", () => {
+    writeFolder(at("set"), {
+      "set.json": "{}",
+      "a/slimvit.json": "{}",
+      "a/model.int8.safetensors.zz": "",
+      "a/card.md": "",
+    });
+    writeFolder(at("found"), { "slimvit.json": "{}", "zetas.safetensors": "", "search.json": "", "scalars.csv": "" });
+    for (const folder of ["set", "found"]) expect(() => claimOutput(at(folder), true, [at("dense")])).not.toThrow();
+  });
+
+  test("looks again when the work is done", () => {
+    mkdirSync(at("later"));
+    writeFileSync(at("later", "thesis.doc"), "mine");
+    expect(() => writeFolder(at("later"), { "slimvit.json": "{}" }, true)).toThrow(/holds thesis\.doc/);
+    expect(readFileSync(at("later", "thesis.doc"), "utf8")).toBe("mine");
+    expect(readdirSync(at()).filter((name) => name.startsWith(".later"))).toEqual([]);
+  });
+
+  test("an empty -o is refused", () => {
+    expectFailure(["thin", at("dense"), "-o", ""], 2, /'-o, --out <folder>' argument '' is invalid.*it is empty/);
+  });
+});
+
+describe("what is written can be read:", () => {
+  const broken = (change: (tensors: ReturnType<typeof randomTensors>) => void) => {
+    const tensors = randomTensors(tinyArchitecture(), CLASSES.length, 1);
+    change(tensors);
+    return tensors;
+  };
+
+  test("int8 of weights with channels of very different sizes is refused, f16 of them is not", async () => {
+    // Each norm's first channel 256 times as large, its column in the next linear as much smaller: the same function in f32.
+    const tensors = broken((all) => {
+      for (let i = 0; i < 3; i++) {
+        for (const [norm, linear] of [
+          ["norm1", "attn.qkv"],
+          ["norm2", "mlp.fc1"],
+        ]) {
+          for (const part of ["weight", "bias"])
+            (all.get(`blocks.${i}.${norm}.${part}`)!.data as Float32Array)[0] *= 256;
+          const weight = all.get(`blocks.${i}.${linear}.weight`)!.data as Float32Array;
+          for (let k = 0; k < weight.length; k += 16) weight[k] /= 256;
+        }
+      }
+    });
+    const content = { draft: draftOf(at("dense")), tensors };
+    await expect(writeModel(at("outlier"), { ...content, dtypes: ["f32", "int8"] })).rejects.toThrow(
+      /outlier: is not written, for its int8 weights fail\. Engine "simd" computes wrong results.* export f16 instead/,
+    );
+    expect(readdirSync(at()).filter((name) => name.includes("outlier"))).toEqual([]);
+    await writeModel(at("outlier"), { ...content, dtypes: ["f16"] });
+  });
+
+  test("weights that overflow f16 are refused", async () => {
+    const tensors = broken((all) => void ((all.get("norm.weight")!.data as Float32Array)[3] = 1e6));
+    const content = { draft: draftOf(at("dense")), tensors, dtypes: ["f16" as const] };
+    await expect(writeModel(at("overflow"), content)).rejects.toThrow(/overflow: is not written/);
+    expect(existsSync(at("overflow"))).toBe(false);
+  });
+
+  test("more labels than a runtime reads are refused", async () => {
+    const labels = Array.from({ length: 3 }, (_, k) => ({ id: `${k}`, label: "x".repeat(2 ** 20) }));
+    const tensors = broken(() => {});
+    await expect(
+      writeModel(at("wordy"), { draft: { ...draftOf(at("dense")), labels }, tensors, dtypes: ["f32"] }),
+    ).rejects.toThrow(/wordy: is not written, since no runtime would read it/);
+  });
+
+  test("a head that is hardly trained passes its self-test", async () => {
+    const tensors = broken((all) => {
+      for (const part of ["weight", "bias"])
+        all.get(`head.${part}`)!.data = float32(all, `head.${part}`).map((v) => v / 1e4);
+    });
+    await writeModel(at("untrained"), { draft: draftOf(at("dense")), tensors, dtypes: ["f32"] });
+    const { selfTest } = readModelFolder(at("untrained")).manifest.variants[0];
+    for (const v of selfTest!.f32!.logits!)
+      expect(String(Math.abs(v)).replace(/^0\.0*|e.*|\./g, "").length).toBeGreaterThan(3);
+  });
+});
+
+test("a variant is called as its folder is", () => {
+  slimvitJson("thin", at("dense"), "-o", at("dense-8"), "--keep", "1:8");
+  slimvitJson("thin", at("dense"), "-o", at("dense-4"), "--keep", "1:4");
+  expect(["dense-8", "dense-4"].map((name) => readModelFolder(at(name)).manifest.name)).toEqual(["dense-8", "dense-4"]);
+});
