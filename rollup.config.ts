@@ -5,7 +5,7 @@ import dts from "rollup-plugin-dts";
 import esbuild from "rollup-plugin-esbuild";
 
 // All into one folder, so that new URL("./worker.js", import.meta.url) holds. The worker is one file without a relative
-// import: it must also work from a blob and from a CDN. The GPU engines are a file of their own, and so is
+// import: it must also work from a blob and from a CDN. The optional engines are files of their own, and so is
 // what a set of models needs: few pages choose them.
 export const OPTIONAL = [/^onnxruntime-web/, /^@tensorflow\//];
 export const plugins = [
@@ -14,27 +14,32 @@ export const plugins = [
   terser({ module: true, compress: { passes: 3 }, format: { comments: /@license|@vite-ignore|webpackIgnore/ } }),
 ];
 
+/** The optional engines: src/engines/FOLDER/index.ts becomes dist/engine-NAME.js, beside worker.js. */
+export const ENGINE_CHUNKS: Record<string, string> = { onnx: "onnx", "tfjs-webgpu": "tfjs", webgpu: "webgpu" };
+
 const configs: RollupOptions[] = [
   {
     input: "src/worker/worker.ts",
     output: { file: "dist/worker.js", format: "es", inlineDynamicImports: true, sourcemap: true },
     external: OPTIONAL,
-    plugins: [...plugins, inlineCopy()],
+    plugins: [besideWorker(), ...plugins, inlineCopy()],
   },
-  {
-    input: "src/engines/gpuEngines.ts",
-    output: { file: "dist/webgpu.js", format: "es", sourcemap: true },
-    external: OPTIONAL,
-    plugins,
-  },
-  {
-    input: "src/engines/webgpu/entry.ts",
-    output: { file: "dist/engine-webgpu.js", format: "es", sourcemap: true },
-    plugins,
-  },
+  ...Object.entries(ENGINE_CHUNKS).map(
+    ([folder, name]): RollupOptions => ({
+      input: `src/engines/${folder}/index.ts`,
+      output: { file: `dist/engine-${name}.js`, format: "es", inlineDynamicImports: true, sourcemap: true },
+      external: OPTIONAL,
+      plugins,
+    }),
+  ),
   {
     input: "src/page/set.ts",
     output: { file: "dist/set.js", format: "es", sourcemap: true },
+    plugins,
+  },
+  {
+    input: "src/page/drawSvg.ts",
+    output: { file: "dist/draw-svg.js", format: "es", sourcemap: true },
     plugins,
   },
   {
@@ -56,7 +61,28 @@ const BESIDE: Record<string, string> = {
   "../worker/worker.ts": "./worker.js",
   "./worker-inline.js": "./worker-inline.js",
   "./set.ts": "./set.js",
+  "./drawSvg.ts": "./draw-svg.js",
 };
+
+/**
+ * The worker's `import("./onnx/index.ts")` of an optional engine becomes an import of dist/engine-onnx.js by its address,
+ * new URL("./engine-onnx.js", import.meta.url): bundlers copy that file, and do not look into it.
+ */
+export function besideWorker(): Plugin {
+  return {
+    name: "beside-worker",
+    resolveDynamicImport(specifier) {
+      const [, folder] = (typeof specifier === "string" && specifier.match(/^\.\/([\w-]+)\/index\.ts$/)) || [];
+      const name = folder && ENGINE_CHUNKS[folder];
+      return name ? { id: `./engine-${name}.js`, external: true } : null;
+    },
+    renderDynamicImport({ customResolution, targetModuleId }) {
+      if (customResolution || !targetModuleId?.includes("engine-")) return null;
+      const importing = "(url) => import(/* @vite-ignore */ /* webpackIgnore: true */ url)";
+      return { left: "Promise.resolve(new URL(", right: `, import.meta.url).href).then(${importing})` };
+    },
+  };
+}
 
 function besideIndex(): Plugin {
   return {

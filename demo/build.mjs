@@ -23,7 +23,7 @@ export function buildDemo(out) {
   rmSync(out, { recursive: true, force: true });
   mkdirSync(out, { recursive: true });
   for (const name of readdirSync(root("demo"))) if (!TOOLING.test(name)) copy(root(`demo/${name}`), join(out, name));
-  for (const name of ["index.js", "worker.js", "worker-inline.js", "webgpu.js", "set.js"])
+  for (const name of readdirSync(root("dist")).filter((file) => file.endsWith(".js")))
     copy(root(`dist/${name}`), join(out, "lib", name));
   const ort = dirname(require.resolve("onnxruntime-web"));
   for (const name of ORT) copy(join(ort, name), join(out, "ort", name));

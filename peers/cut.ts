@@ -30,10 +30,11 @@ export function cutModel(dense: Model, blocks: BlockShape[]): Model {
 export function uniformBlocks({ manifest }: Model, macs: number): BlockShape[] {
   const classes = manifest.labels.length;
   const at = (share: number) =>
-    manifest.blocks.map(({ headDims, mlpHidden, keepIdx }) => ({
+    manifest.blocks.map(({ headDims, mlpHidden, keepIdx, merge }) => ({
       headDims: headDims.map((width) => Math.max(1, Math.round(width * share))),
       mlpHidden: Math.max(1, Math.round(mlpHidden * share)),
       keepIdx,
+      merge,
     }));
   let share = 1;
   while (share > 0.05 && countMacs({ ...manifest, blocks: at(share) }, classes) > macs) share -= 0.005;

@@ -11,7 +11,7 @@ const common = { bundle: true, target: "es2022", legalComments: "none", logLevel
 rmSync(outdir, { recursive: true, force: true });
 await build({
   ...common,
-  entryPoints: { cli: root("tools/cli.ts"), webgpu: root("src/engines/gpuEngines.ts") },
+  entryPoints: { cli: root("tools/cli.ts") },
   outdir,
   platform: "node",
   format: "esm",

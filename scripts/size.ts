@@ -6,14 +6,18 @@ import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { type OutputChunk, rollup } from "rollup";
 import pkg from "../package.json" with { type: "json" };
-import { OPTIONAL, plugins } from "../rollup.config.ts";
+import { besideWorker, ENGINE_CHUNKS, OPTIONAL, plugins } from "../rollup.config.ts";
 
 const root = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url));
 const gzipBytes = (code: string) => gzipSync(code, { level: 9 }).length;
 
 /** Each chunk alone, so a little more than what it adds to worker.js. */
 async function workerParts(): Promise<Record<string, number>> {
-  const bundle = await rollup({ input: root("src/worker/worker.ts"), external: OPTIONAL, plugins });
+  const bundle = await rollup({
+    input: root("src/worker/worker.ts"),
+    external: OPTIONAL,
+    plugins: [besideWorker(), ...plugins],
+  });
   const { output } = await bundle.generate({ format: "es" });
   const chunks = output.filter((file): file is OutputChunk => file.type === "chunk");
   const parts: Record<string, number> = { "worker core": 0 };
@@ -32,16 +36,17 @@ async function main(): Promise<void> {
   }
   const index = gzipBytes(readFileSync(root("dist/index.js"), "utf8"));
   const worker = gzipBytes(readFileSync(root("dist/worker.js"), "utf8"));
-  const webgpu = gzipBytes(readFileSync(root("dist/webgpu.js"), "utf8"));
-  const ownWebgpu = gzipBytes(readFileSync(root("dist/engine-webgpu.js"), "utf8"));
+  const engines = Object.values(ENGINE_CHUNKS).map((name): [string, number] => {
+    const file = `engine-${name}.js`;
+    return [file, gzipBytes(readFileSync(root(`dist/${file}`), "utf8"))];
+  });
   const set = gzipBytes(readFileSync(root("dist/set.js"), "utf8"));
   const sizes: Record<string, number> = {
     index,
     ...(await workerParts()),
     worker,
     "index + worker": index + worker,
-    webgpu, // loaded when chosen
-    "engine-webgpu": ownWebgpu, // … and where there is a GPU
+    ...Object.fromEntries(engines), // loaded when chosen
     set, // … and with a set of models
   };
   let isOver = false;

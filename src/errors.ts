@@ -24,7 +24,7 @@ export class SlimViTError extends Error {
     super(message, options);
   }
 
-  /** Of any copy of this class: the GPU engines' file has one of its own. */
+  /** True for errors of every copy of this class: each chunk beside worker.js has one of its own. */
   static override [Symbol.hasInstance](value: unknown): value is SlimViTError {
     return value instanceof Object && (value as Error).name === "SlimViTError";
   }
@@ -35,6 +35,21 @@ export function throwIfAborted(signal?: AbortSignal): void {
   if (signal?.aborted) throw new SlimViTError("aborted", "The caller aborted the operation.", { cause: signal.reason });
 }
 
+/** An error's message, of whatever was thrown. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
+}
+
+/** An error of any kind → one of ours. What we did not foresee is `unsupported`, with the error as its cause. */
+export function asSlimViTError(error: unknown): SlimViTError {
+  if (error instanceof SlimViTError) return error;
+  if (error instanceof RangeError && /memory|allocation|length/i.test(error.message)) {
+    return new SlimViTError("out-of-memory", `There is not enough memory (${messageOf(error)}).`, { cause: error });
+  }
+  if (error instanceof Error && error.name === "DataCloneError") {
+    const fault = `A picture or an option cannot be sent to the worker (${error.message}); pass plain data.`;
+    return new SlimViTError("bad-option", fault, { cause: error });
+  }
+  const fault = `This failed in a way that the package does not know (${messageOf(error)}).`;
+  return new SlimViTError("unsupported", `${fault} Try another engine, and please report it.`, { cause: error });
 }

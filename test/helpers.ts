@@ -4,13 +4,15 @@ import fc from "fast-check";
 import {
   type Architecture,
   type BlockShape,
-  FORMAT,
   type Manifest,
   type Model,
+  type PlainArchitecture,
+  plainArchitecture,
   type Tensors,
   tensorShapes,
 } from "../src/format/model.ts";
 import { readSafetensors } from "../src/format/safetensors.ts";
+import { singleVariant } from "../src/format/variants.ts";
 
 export const CLASSES = 5;
 
@@ -31,27 +33,28 @@ export function randomPixels({ imageSize: [height, width] }: Architecture, seed:
 }
 
 /** Random weights of a size that keeps activations near 1, so that every part of the network moves the logits. */
-export function randomModel(arch: Architecture, seed: number, classes = CLASSES): Model {
+export function randomModel(sizes: PlainArchitecture, seed: number, classes = CLASSES): Model {
+  const arch = plainArchitecture(sizes);
   const tensors: Tensors = new Map();
   let next = seed;
   for (const [key, shape] of tensorShapes(arch, classes)) {
     const count = shape.reduce((a, b) => a * b, 1);
     const fanIn = shape.length > 1 ? count / shape[0] : 1;
-    const isGain = /norm\d?\.weight$/.test(key);
+    const isGain = /norm(\d|_pre)?\.weight$/.test(key);
     const size = isGain ? 0.5 : shape.length > 1 ? Math.sqrt(3 / Math.max(1, fanIn)) : 0.5;
     const data = randomValues(count, next++).map((v) => (isGain ? 1 : 0) + size * v);
     tensors.set(key, { dtype: "F32", shape, data });
   }
-  for (const key of ["cls_token", "dist_token", "pos_embed"]) {
+  for (const key of ["cls_token", "dist_token", "reg_token", "pos_embed"]) {
     const tensor = tensors.get(key);
     if (tensor) tensor.data = randomValues(tensor.data.length, next++);
   }
   return { manifest: manifestOf(arch, classes), dtype: "f32", tensors };
 }
 
-export function manifestOf(arch: Architecture, classes = CLASSES): Manifest {
-  return {
-    format: FORMAT,
+export function manifestOf(sizes: PlainArchitecture, classes = CLASSES): Manifest {
+  const arch = plainArchitecture(sizes);
+  return singleVariant({
     name: "random",
     license: "Apache-2.0",
     ...arch,
@@ -62,11 +65,11 @@ export function manifestOf(arch: Architecture, classes = CLASSES): Manifest {
       mean: [0.5, 0.5, 0.5],
       std: [0.5, 0.5, 0.5],
     },
-    labels: Array.from({ length: classes }, (_, i) => ({ id: `c${i}`, label: `class ${i}` })),
+    labels: Array.from({ length: arch.head ? classes : 0 }, (_, i) => ({ id: `c${i}`, label: `class ${i}` })),
     weights: [],
     provenance: {},
     metrics: {},
-  };
+  });
 }
 
 /** Small slim networks of every legal kind: blocks without heads or units, ragged heads, one token, two prefix tokens. */
@@ -92,15 +95,16 @@ export function slimArchitecture(): fc.Arbitrary<Architecture> {
       // A patch lives until the block that drops it, so that keep-lists nest.
       const lives = fc.array(fc.integer({ min: 0, max: depth }), { minLength: patches, maxLength: patches });
       return fc.record({ blocks: fc.array(block, { minLength: depth, maxLength: depth }), lives }).map(
-        ({ blocks, lives }): Architecture => ({
-          ...rest,
-          imageSize: [rows * rest.patchSize, columns * rest.patchSize],
-          layerNormEps: 1e-6,
-          blocks: blocks.map((shape, i): BlockShape => {
-            const kept = lives.flatMap((life, patch) => (life > i ? [patch + rest.prefixTokens] : []));
-            return { ...shape, keepIdx: [...Array(rest.prefixTokens).keys(), ...kept] };
+        ({ blocks, lives }): Architecture =>
+          plainArchitecture({
+            ...rest,
+            imageSize: [rows * rest.patchSize, columns * rest.patchSize],
+            layerNormEps: 1e-6,
+            blocks: blocks.map((shape, i) => {
+              const kept = lives.flatMap((life, patch) => (life > i ? [patch + rest.prefixTokens] : []));
+              return { ...shape, keepIdx: [...Array(rest.prefixTokens).keys(), ...kept] };
+            }),
           }),
-        }),
       );
     });
 }
@@ -141,26 +145,36 @@ export interface Cut {
   keepIdx: number[];
 }
 
-/** Removes what `cuts` do not keep from a dense model; nothing is folded. */
+/** Removes what `cuts` do not keep from a dense model; nothing is folded. With RoPE, channels are kept in pairs. */
 export function cut({ manifest, dtype, tensors }: Model, cuts: Cut[]): Model {
-  const { embedDim } = manifest;
   const slim = new Map(tensors);
   const rows = (key: string, keep: boolean[]) => {
     const { data } = tensors.get(key)!;
     const width = data.length / keep.length;
     const kept = (data as Float32Array).filter((_, i) => keep[Math.floor(i / width)]);
     const count = keep.filter(Boolean).length;
-    slim.set(key, { dtype: "F32", shape: key.endsWith("bias") ? [count] : [count, width], data: kept });
+    slim.set(key, { dtype: "F32", shape: tensors.get(key)!.shape.length === 1 ? [count] : [count, width], data: kept });
   };
   const columns = (key: string, keep: boolean[]) => {
-    const kept = (tensors.get(key)!.data as Float32Array).filter((_, i) => keep[i % keep.length]);
-    slim.set(key, { dtype: "F32", shape: [embedDim, kept.length / embedDim], data: kept });
+    const { data, shape } = tensors.get(key)!;
+    const kept = (data as Float32Array).filter((_, i) => keep[i % keep.length]);
+    slim.set(key, { dtype: "F32", shape: [shape[0], kept.length / shape[0]], data: kept });
   };
   const blocks = cuts.map(({ heads, units, keepIdx }, i): BlockShape => {
     const channels = heads.flat();
     for (const part of ["weight", "bias"]) {
       rows(`blocks.${i}.attn.qkv.${part}`, [...channels, ...channels, ...channels]);
-      rows(`blocks.${i}.mlp.fc1.${part}`, units);
+      rows(`blocks.${i}.mlp.fc1.${part}`, manifest.mlp === "swiglu" ? [...units, ...units] : units);
+      if (manifest.hiddenNorm) rows(`blocks.${i}.mlp.norm.${part}`, units);
+      if (manifest.qkNorm) for (const of of ["q", "k"]) rows(`blocks.${i}.attn.${of}_norm.${part}`, channels);
+    }
+    if (manifest.position === "rope") {
+      const pairs = channels.filter((_, channel) => channel % 2 === 0);
+      columns(`blocks.${i}.attn.rope_freqs`, pairs);
+    }
+    if (manifest.position === "relative") {
+      const survives = heads.map((head) => head.some(Boolean));
+      rows(`blocks.${i}.attn.rel_bias`, survives);
     }
     columns(`blocks.${i}.attn.proj.weight`, channels);
     columns(`blocks.${i}.mlp.fc2.weight`, units);
@@ -168,6 +182,7 @@ export function cut({ manifest, dtype, tensors }: Model, cuts: Cut[]): Model {
       headDims: heads.map((head) => head.filter(Boolean).length).filter((width) => width > 0),
       mlpHidden: units.filter(Boolean).length,
       keepIdx,
+      merge: manifest.blocks[i].merge,
     };
   });
   return { manifest: { ...manifest, blocks }, dtype, tensors: slim };
@@ -196,7 +211,7 @@ export interface GoldenCase {
 /** The dense network of fixtures/golden, its four pictures, and the logits of what is left of it after each compression. */
 export function readGolden(): Golden {
   const keepIdx = [...Array(17).keys()];
-  const arch: Architecture = {
+  const arch = plainArchitecture({
     imageSize: [32, 32],
     patchSize: 8,
     embedDim: 48,
@@ -204,7 +219,7 @@ export function readGolden(): Golden {
     layerNormEps: 1e-6,
     prefixTokens: 1,
     blocks: Array.from({ length: 4 }, () => ({ headDims: [16, 16, 16], mlpHidden: 192, keepIdx })),
-  };
+  });
   const images = goldenFile("inputs").get("images")!.data as Float32Array;
   const size = 3 * 32 * 32;
   return {

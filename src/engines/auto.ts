@@ -1,25 +1,34 @@
-/** Chooses the engine: the one asked for, or the fastest of those that are here. */
-import { messageOf } from "../errors.ts";
+/** Chooses the engine: the one asked for, or the fastest of those that can run here, measured with the loaded model. */
+import { messageOf, throwIfAborted } from "../errors.ts";
 import type { Model } from "../format/model.ts";
-import { hasGpu } from "./adapter.ts";
-import { openKept } from "./cachedChoice.ts";
-import type { EngineName } from "./engine.ts";
+import { selfTestPixels } from "../format/write.ts";
+import { isSoftwareAdapter } from "./adapter.ts";
+import { keepChosen, openChosenBefore } from "./cachedChoice.ts";
+import { deviceName } from "./devices.ts";
+import type { Engine, EngineName, EngineOptions } from "./engine.ts";
 import { findInstalled } from "./installedPackages.ts";
-import type { OpenOptions } from "./measure.ts";
-import {
-  checkEngineName,
-  GPU_ENGINES,
-  loadGpuEngines,
-  loadWebgpuEngine,
-  type OpenedEngine,
-  openNamed,
-  openWithoutGpu,
-} from "./registry.ts";
+import { type CheckedEngine, type OpenedEngine, openNamed, openWithoutDevice } from "./opening.ts";
+import { candidates, checkEngineName, type Device, deviceOf } from "./registry.ts";
+
+export interface OpenOptions extends EngineOptions {
+  signal?: AbortSignal;
+  /** Measurements of earlier visits may be used, and today's are kept. */
+  keeps?: boolean;
+  /** When false, "auto" gives up on weights with which the first engine computes wrong results; default true. */
+  mayUseOthers?: boolean;
+}
+
+/** Timed runs of each engine, and milliseconds after which no other is begun. */
+const RUNS = 5;
+const ENOUGH_MS = 1000;
+
+/** A rival that takes longer to load and to open is left out: the connection may be slow. */
+const OPEN_MS = 30_000;
 
 /**
- * @param name "auto" takes the fastest that agrees with the manifest's self-test, measured with this model: of `simd` (or
- * what opens in its place), of `webgpu` where there is a GPU, and those whose packages the app names in `engineUrls` or, in browsers, has installed
- * @throws SlimViTError `bad-option` for a name that is none; as `openNamed`, and `aborted`
+ * @param name "auto" takes the fastest that agrees with the model's self-test: of `simd` (or what opens in its place), our
+ *   other engines, and those whose packages the app names in `engineUrls` or, in browsers, has installed
+ * @throws SlimViTError `bad-option` for an unknown name; as `openNamed`, and `aborted`
  */
 export async function openEngine(
   name: EngineName | "auto",
@@ -28,23 +37,102 @@ export async function openEngine(
 ): Promise<OpenedEngine> {
   checkEngineName(name);
   if (name !== "auto") return { ...(await openNamed(name, model, options)), tried: [], reason: "it was asked for" };
-  const kept = options.keeps && (await openKept(model, options));
-  if (kept) return kept;
-  const others = [...new Set([...findNamed(options.engineUrls), ...(await findInstalled())])];
-  const hasOwn = await hasGpu();
-  const rivals: EngineName[] = hasOwn ? ["webgpu", ...others] : others;
-  const load = hasOwn ? loadWebgpuEngine : loadGpuEngines; // either file also measures
-  const gpu = rivals.length && (await load(options.engineUrls).catch(messageOf));
-  if (gpu && typeof gpu !== "string") return gpu.openFastest(model, options, rivals, { openNamed, openWithoutGpu });
-  const opened = await openWithoutGpu(model, options);
-  return gpu ? { ...opened, reason: gpu } : opened;
+  const chosen = options.keeps && (await openChosenBefore(model, options));
+  if (chosen) return chosen;
+  const rivals = [...new Set([...candidates(options.engineUrls), ...(await findInstalled())])];
+  return rivals.length ? openFastest(model, options, rivals) : openWithoutDevice(model, options, options.mayUseOthers);
 }
 
-function findNamed(urls: Record<string, string> = {}): EngineName[] {
-  const has = (...names: string[]) => names.some((name) => Object.hasOwn(urls, name));
-  const named: EngineName[] = [];
-  if (has("onnxruntime-web")) named.push("onnx-wasm");
-  if (has(GPU_ENGINES, "onnxruntime-web/webgpu")) named.push("onnx-webgpu");
-  if (has(GPU_ENGINES, "@tensorflow/tfjs-backend-webgpu")) named.push("tfjs-webgpu");
-  return named;
+/**
+ * The fastest of the rivals and the engine that opens without any device.
+ *
+ * @throws SlimViTError as `openWithoutDevice`, and `aborted`; a rival's fault is reported in `tried`
+ */
+async function openFastest(model: Model, options: OpenOptions, rivals: EngineName[]): Promise<OpenedEngine> {
+  const devices = await namesOfDevices(rivals);
+  const isOnCpu = isSoftwareAdapter(devices.gpu ?? ""); // `webgpu` would lose to `simd` there, after a long start
+  const canRun = (name: EngineName) => devices[deviceOf(name) ?? "none"] !== "" && !(name === "webgpu" && isOnCpu);
+  const opened = await openWithoutDevice(model, options, options.mayUseOthers);
+  const { best, ms } = await measureAll(opened, rivals.filter(canRun), model, options);
+  for (const engine of rivals)
+    if (!canRun(engine)) {
+      const reason =
+        engine === "webgpu" && isOnCpu ? "The WebGPU adapter is a CPU." : NO_DEVICE[deviceOf(engine) as Device];
+      best.tried.push({ engine, reason });
+    }
+  if (ms === undefined) return { ...best, reason: "no other opened" };
+  const reason = `the fastest, ${ms.toFixed(1)} ms a run, measured`;
+  if (options.keeps) await keepChosen(model, options, { engine: best.engine.name, tried: best.tried, reason, devices });
+  return { ...best, reason: `${reason} here` };
+}
+
+const NO_DEVICE: Record<Device, string> = {
+  gpu: "There is no WebGPU adapter.",
+  npu: "This browser has no WebNN.",
+};
+
+/** Names of the devices that the engines need, empty where there is none. */
+async function namesOfDevices(engines: EngineName[]): Promise<Record<string, string>> {
+  const devices = new Set(engines.map(deviceOf).filter((device) => device !== undefined));
+  return Object.fromEntries(await Promise.all([...devices].map(async (one) => [one, await deviceName(one)] as const)));
+}
+
+/** Two engines are open at a time: the best so far and its rival. `ms` is undefined when no rival opened. */
+async function measureAll(
+  best: OpenedEngine,
+  rivals: EngineName[],
+  model: Model,
+  options: OpenOptions,
+): Promise<{ best: OpenedEngine; ms?: number }> {
+  const { tried } = best;
+  const pixels = selfTestPixels(model.manifest, 1);
+  let bestMs: number | undefined;
+  try {
+    for (const name of rivals) {
+      throwIfAborted(options.signal);
+      if (name === best.engine.name || tried.some(({ engine }) => engine === name)) continue;
+      let rival: CheckedEngine | undefined;
+      try {
+        rival = await withinTime(openNamed(name, model, options));
+        const ms = await measure(rival.engine, pixels);
+        bestMs ??= await measure(best.engine, pixels);
+        const [slower, slowerMs] = ms < bestMs ? [best.engine, bestMs] : [rival.engine, ms];
+        if (ms < bestMs) [best, bestMs] = [{ ...best, ...rival }, ms];
+        tried.push({ engine: slower.name, ms: slowerMs, reason: `slower: ${slowerMs.toFixed(1)} ms a run` });
+        slower.dispose();
+      } catch (error) {
+        rival?.engine.dispose();
+        tried.push({ engine: name, reason: messageOf(error) });
+      }
+    }
+    throwIfAborted(options.signal);
+  } catch (error) {
+    best.engine.dispose();
+    throw error;
+  }
+  return { best, ms: bestMs };
+}
+
+/** @throws Error when opening takes too long; an engine that opens later is disposed of */
+async function withinTime(opening: Promise<CheckedEngine>): Promise<CheckedEngine> {
+  let timer: unknown; // a number in browsers, an object in Node
+  const late = new Promise<undefined>((resolve) => {
+    timer = setTimeout(resolve, OPEN_MS);
+  });
+  const opened = await Promise.race([opening, late]).finally(() => clearTimeout(timer as number));
+  if (opened) return opened;
+  void opening.then(({ engine }) => engine.dispose()).catch(() => {});
+  throw new Error(`It was not open after ${OPEN_MS / 1000} s.`);
+}
+
+/** Median milliseconds of a run. The self-test has warmed the engine up. */
+async function measure(engine: Engine, pixels: Float32Array): Promise<number> {
+  const times: number[] = [];
+  const start = performance.now();
+  while (times.length < RUNS && performance.now() - start < ENOUGH_MS) {
+    const runStart = performance.now();
+    await engine.run(pixels);
+    times.push(performance.now() - runStart);
+  }
+  return times.sort((a, b) => a - b)[times.length >> 1];
 }

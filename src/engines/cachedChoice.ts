@@ -1,46 +1,54 @@
-/** The choice that "auto" made on an earlier visit. Asked first: no other engine, nor what measures them, is then loaded. */
-
+/** The choice that "auto" made on an earlier visit. It is looked up first, so no other engine is then loaded. */
 import type { Model } from "../format/model.ts";
-import { readChoice } from "../loading/cache.ts";
+import { keepChoice, readChoice } from "../loading/cache.ts";
+import type { TriedEngine } from "../protocol.ts";
+import { deviceName } from "./devices.ts";
 import type { EngineName, EngineOptions } from "./engine.ts";
-import { type OpenedEngine, openNamed, type TriedEngine } from "./registry.ts";
+import { type OpenedEngine, openNamed } from "./opening.ts";
+import type { Device } from "./registry.ts";
 
 export interface Choice {
-  at: number;
   engine: EngineName;
   tried: TriedEngine[];
   reason: string;
-  /** the GPU that was there when engines that need one were tried */
-  gpu?: string;
+  /** Names of the devices that were there, empty for one that was not. */
+  devices: Record<string, string>;
 }
 
-/** Browsers, drivers and machines change. */
+/** Browsers, drivers and machines change, so a choice is good for 30 days. */
 const KEPT_MS = 30 * 24 * 3600 * 1000;
 
-/** @returns undefined where nothing is kept, or what is does not hold any more */
-export async function openKept(model: Model, options: EngineOptions): Promise<OpenedEngine | undefined> {
+/** @returns undefined where no choice is kept, and where the kept one does not hold any more */
+export async function openChosenBefore(model: Model, options: EngineOptions): Promise<OpenedEngine | undefined> {
   try {
-    const { at, engine, tried, reason, gpu }: Choice = JSON.parse((await readChoice(keyOf(model, options)))!);
-    const holds = Date.now() - at < KEPT_MS && (gpu === undefined || gpu === (await gpuName()));
-    if (holds) return { ...(await openNamed(engine, model, options)), tried, reason: `${reason} on an earlier visit` };
-  } catch {} // all are measured again, and their faults told
+    const kept = await readChoice(keyOf(model, options));
+    if (!kept) return undefined;
+    const { at, engine, tried, reason, devices }: Choice & { at: number } = JSON.parse(kept);
+    if (!(Date.now() - at < KEPT_MS)) return undefined;
+    for (const [device, name] of Object.entries(devices))
+      if (name !== (await deviceName(device as Device))) return undefined;
+    return { ...(await openNamed(engine, model, options)), tried, reason: `${reason} on an earlier visit` };
+  } catch {
+    return undefined; // all engines are measured again, and their faults reported
+  }
+}
+
+/** Where the browser keeps nothing, the engines are measured again on the next visit. */
+export async function keepChosen(model: Model, options: EngineOptions, choice: Choice): Promise<void> {
+  try {
+    await keepChoice(keyOf(model, options), JSON.stringify({ at: Date.now(), ...choice }));
+  } catch {}
 }
 
 /**
- * Of a browser, a model and what else the times depend on. The worker's address tells an app's builds apart, as bundlers
- * name files by what is in them, installed packages too.
+ * Identifies the browser, the model and what else the times depend on. The worker's address tells an app's builds apart,
+ * because bundlers name files by their content, installed packages included.
  *
- * @throws elsewhere, where nothing is kept
+ * @throws outside of browsers, where nothing is kept
  */
-export function keyOf({ manifest, dtype }: Model, { threads, engineUrls }: EngineOptions): string {
+function keyOf({ manifest, dtype }: Model, { threads, engineUrls, webnn }: EngineOptions): string {
   const { userAgent, hardwareConcurrency } = navigator;
   const weights = manifest.weights.find((entry) => entry.dtype === dtype)?.sha256;
   const build = location.href.replace(/^blob:.*/, "");
-  return JSON.stringify([weights, threads, engineUrls, userAgent, hardwareConcurrency, build]);
-}
-
-/** Empty where there is no adapter. */
-export async function gpuName(): Promise<string> {
-  const info = (await globalThis.navigator?.gpu?.requestAdapter())?.info;
-  return info ? [info.vendor, info.architecture, info.device, info.description].join() : "";
+  return JSON.stringify([weights, threads, engineUrls, webnn, userAgent, hardwareConcurrency, build]);
 }

@@ -1,36 +1,50 @@
+/** The one interface of all engines. */
 import type { Model } from "../format/model.ts";
+import type { EngineName, WebnnOptions } from "../protocol.ts";
 import type { RunOptions, RunOutput } from "../reference/forward.ts";
+import type { InstalledPackages } from "./installedPackages.ts";
 
-export type { RunOptions, RunOutput };
+export type { EngineName, RunOptions, RunOutput };
 
-export type EngineName = "simd" | "webgpu" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "reference";
-
-/** One loaded network on one device. Runs are one at a time; the caller waits for one before it starts the next. */
+/** One loaded network on one device. The caller waits for one run before it starts the next. */
 export interface Engine {
   readonly name: EngineName;
   readonly threads: number;
-  /** which kernels `simd` runs: with WebAssembly's relaxed SIMD or without */
+  /** Which kernels `simd` runs: with WebAssembly's relaxed SIMD or without. */
   readonly simd?: "relaxed" | "plain";
-  /** weights, activations and all; only an engine that takes its memory itself knows */
+  /** Bytes of weights and activations. Only an engine that allocates its own memory knows them. */
   readonly memoryBytes?: number;
+  /** GPU programs that one picture launches, where the engine counts them. */
+  readonly dispatches?: number;
+  /** With `runBatch`: how many pictures it takes at once. */
+  readonly batchSize?: number;
   /**
    * @param pixels [3, height, width], normalised
-   * @throws SlimViTError `aborted`; `unsupported` for an option the engine has no answer to
+   * @throws SlimViTError `aborted`; `unsupported` for an option that the engine does not answer
    */
   run(pixels: Float32Array, options?: RunOptions): Promise<RunOutput>;
-  /** Several pictures in fewer submissions, in their order, where an engine gains by it. Throws as `run`. */
-  runBatch?(pixels: Float32Array[], options?: RunOptions): Promise<RunOutput[]>;
-  /** GPU programs launched for one picture, where the engine counts them */
-  readonly dispatches?: number;
+  /**
+   * Several pictures in one submission, for engines where that is faster than one after the other. A picture's output
+   * does not depend on what else is in the batch.
+   *
+   * @param pictures 1 to `batchSize` of them, each as `run` takes it
+   * @returns one output for each picture, in their order
+   */
+  runBatch?(pictures: readonly Float32Array[], options?: RunOptions): Promise<RunOutput[]>;
   /** Frees everything. Idempotent. */
   dispose(): void;
 }
 
 export interface EngineOptions {
-  /** wanted; an engine takes what it can get and says so in `threads` */
+  /** How many are wanted. An engine takes what it can get and reports it in `threads`. */
   threads?: number;
-  /** where optional packages are served, by package name, for workers that cannot resolve bare names */
+  /** Where optional packages are served, by package name, for workers that cannot resolve bare names. */
   engineUrls?: Record<string, string>;
+  webnn?: WebnnOptions;
 }
 
-export type OpenEngine = (model: Model, options: EngineOptions) => Promise<Engine>;
+/** @param installed imports the app's optional packages by their bare names, which a chunk of its own cannot resolve */
+export type OpenEngine = (model: Model, options: EngineOptions, installed: InstalledPackages) => Promise<Engine>;
+
+/** What a chunk's file exports: its engines by name. */
+export type EngineChunk = { engines: Partial<Record<EngineName, OpenEngine>> };

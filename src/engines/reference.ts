@@ -1,7 +1,7 @@
 import type { Model } from "../format/model.ts";
 import { forwardSteps } from "../reference/forward.ts";
 import type { Engine } from "./engine.ts";
-import { nextTurn } from "./nextMacrotask.ts";
+import { nextMacrotask } from "./nextMacrotask.ts";
 
 /** The plain loops as an engine: seconds an image, for checking the others and for machines that run nothing else. */
 export async function openReference(model: Model): Promise<Engine> {
@@ -13,7 +13,7 @@ export async function openReference(model: Model): Promise<Engine> {
       for (;;) {
         const { done, value } = steps.next();
         if (done) return value;
-        await nextTurn(); // a block takes long, and an abort comes as a message
+        await nextMacrotask(); // a block takes long, and an abort comes as a message
       }
     },
     dispose() {},

@@ -1,48 +1,52 @@
-/** Engines by name. Each is imported when it is asked for: an application downloads none that it does not run. */
+/**
+ * Who there is. An engine is one line of `ENGINES` and its name in src/protocol.ts. The code of an engine is imported when it
+ * is first asked for; one with a `chunk` is a file of its own beside worker.js, which only pages that open it download.
+ */
 import { messageOf, SlimViTError } from "../errors.ts";
-import type { Model } from "../format/model.ts";
-import type { Engine, EngineName, EngineOptions, OpenEngine } from "./engine.ts";
-import { importTf } from "./installedPackages.ts";
-import { selfTest } from "./selfTest.ts";
+import type { EngineChunk, EngineName, EngineOptions, OpenEngine } from "./engine.ts";
 
-export interface CheckedEngine {
-  engine: Engine;
-  /** of the first run, which warms it up and checks it */
-  firstRunMs: number;
+/** Hardware that an engine cannot run without, and that it can lose while it runs. */
+export type Device = "gpu" | "npu";
+
+/** A file beside worker.js. An app may serve it elsewhere and say so by `name` in `engineUrls`. */
+interface Chunk {
+  name: `slimvit/engine-${string}.js`;
+  /** The build writes such an import as the address of dist/engine-*.js: see rollup.config.ts. */
+  load(): Promise<EngineChunk>;
 }
 
-/** An engine that "auto" tried and did not take. */
-export interface TriedEngine {
-  engine: EngineName;
-  /** why not */
-  reason: string;
-  /** median of a few runs, in milliseconds, where it came to be measured */
-  ms?: number;
+interface EngineEntry {
+  /** of an engine in worker.js itself */
+  open?(): Promise<OpenEngine>;
+  /** work that can begin while the model's files are on their way */
+  prepare?(options: EngineOptions): Promise<void>;
+  chunk?: Chunk;
+  device?: Device;
+  /** `auto` measures it on every machine that has its device; it needs no package. */
+  isOwn?: boolean;
+  /** `auto` measures it when one of these is named in `engineUrls`. */
+  namedBy?: readonly string[];
 }
 
-export interface OpenedEngine extends CheckedEngine {
-  tried: TriedEngine[];
-  /** why this one */
-  reason: string;
-}
+const ONNX: Chunk = { name: "slimvit/engine-onnx.js", load: () => import("./onnx/index.ts") };
+const TFJS: Chunk = { name: "slimvit/engine-tfjs.js", load: () => import("./tfjs-webgpu/index.ts") };
 
-const ENGINES: Record<EngineName, (urls?: Record<string, string>) => Promise<OpenEngine>> = {
-  reference: async () => (await import("./reference.ts")).openReference,
-  "onnx-wasm": async () => (await import("./onnx/engine.ts")).openOnnx,
-  simd: async () => (await import("./simd/engine.ts")).openSimd,
-  webgpu: async (urls) => (await loadWebgpuEngine(urls)).openWebgpu,
-  "onnx-webgpu": async (urls) => (await loadGpuEngines(urls)).openOnnxWebgpu,
-  "tfjs-webgpu": async (urls) => {
-    const { openTfjs } = await loadGpuEngines(urls);
-    return (model, options) => openTfjs(model, options, importTf);
+const WEBGPU: Chunk = { name: "slimvit/engine-webgpu.js", load: () => import("./webgpu/index.ts") };
+
+const ENGINES: Record<EngineName, EngineEntry> = {
+  simd: {
+    open: async () => (await import("./simd/engine.ts")).openSimd,
+    prepare: async (options) => (await import("./simd/engine.ts")).prepare(options),
   },
+  webgpu: { chunk: WEBGPU, device: "gpu", isOwn: true },
+  reference: { open: async () => (await import("./reference.ts")).openReference },
+  "onnx-wasm": { chunk: ONNX, namedBy: ["onnxruntime-web"] },
+  "onnx-webgpu": { chunk: ONNX, device: "gpu", namedBy: ["onnxruntime-web/webgpu"] },
+  "tfjs-webgpu": { chunk: TFJS, device: "gpu", namedBy: ["@tensorflow/tfjs-backend-webgpu"] },
 };
 
-/** The engines on WebGPU that other packages bring, and our own, where their files are named. */
-export const GPU_ENGINES = "slimvit/webgpu.js";
-export const WEBGPU_ENGINE = "slimvit/engine-webgpu.js";
-
-export const isOnGpu = (engine: EngineName): boolean => engine.endsWith("webgpu");
+/** Engines that run on any machine, fastest first: `auto` falls back on the first of them that opens. */
+export const EVERYWHERE: readonly EngineName[] = ["simd", "onnx-wasm", "reference"];
 
 /** @throws SlimViTError `bad-option` for a name that is none */
 export function checkEngineName(name: string): void {
@@ -51,70 +55,43 @@ export function checkEngineName(name: string): void {
   throw new SlimViTError("bad-option", `engine is ${JSON.stringify(name)}; expected "auto" or one of ${names}.`);
 }
 
-/**
- * Opens an engine and holds it against the manifest's self-test.
- *
- * @throws SlimViTError `unsupported` for an engine that cannot run here or computes
- * wrong results; and what the engine itself throws
- */
-export async function openNamed(name: EngineName, model: Model, options: EngineOptions): Promise<CheckedEngine> {
-  const engine = await (await ENGINES[name](options.engineUrls))(model, options);
-  const start = performance.now();
+export function deviceOf(name: EngineName): Device | undefined {
+  return ENGINES[name].device;
+}
+
+/** The engines that `auto` measures beside the first of `EVERYWHERE`: our own, and those that `engineUrls` names. */
+export function candidates(engineUrls: Record<string, string> = {}): EngineName[] {
+  const names = Object.keys(ENGINES) as EngineName[];
+  return names.filter((name) => {
+    const { isOwn, namedBy = [], device, chunk } = ENGINES[name];
+    const keys = device && chunk ? [...namedBy, chunk.name] : namedBy;
+    return isOwn || keys.some((key) => Object.hasOwn(engineUrls, key));
+  });
+}
+
+/** Begins what the engine can do without the model. A fault is reported when the engine is opened. */
+export function prepareEngine(name: EngineName | "auto", options: EngineOptions): void {
+  void ENGINES[name === "auto" ? EVERYWHERE[0] : name].prepare?.(options).catch(() => {});
+}
+
+/** @throws SlimViTError `unsupported` when the engine's file does not load */
+export async function loadEngine(name: EngineName, { engineUrls }: EngineOptions): Promise<OpenEngine> {
+  const { open, chunk } = ENGINES[name];
+  if (open) return open();
+  const { engines } = await loadChunk(chunk!, engineUrls);
+  return engines[name]!;
+}
+
+async function loadChunk({ name, load }: Chunk, engineUrls: Record<string, string> = {}): Promise<EngineChunk> {
   try {
-    await selfTest(engine, model);
+    const url = engineUrls[name];
+    return await (url === undefined ? load() : import(/* @vite-ignore */ /* webpackIgnore: true */ url));
   } catch (error) {
-    engine.dispose();
-    throw error;
-  }
-  return { engine, firstRunMs: performance.now() - start };
-}
-
-/** Best first, where nothing is measured. */
-const WITHOUT_GPU: readonly EngineName[] = ["simd", "onnx-wasm", "reference"];
-
-/** The first that opens of those that need no GPU. */
-export async function openWithoutGpu(model: Model, options: EngineOptions): Promise<OpenedEngine> {
-  const tried: TriedEngine[] = [];
-  for (const candidate of WITHOUT_GPU) {
-    try {
-      const opened = await openNamed(candidate, model, options);
-      return { ...opened, tried, reason: tried.length ? "the first that opened" : "no other is installed or named" };
-    } catch (error) {
-      if (isCallersFault(error)) throw error;
-      tried.push({ engine: candidate, reason: messageOf(error) });
-    }
-  }
-  throw new SlimViTError("unsupported", `No engine opens here. ${tried.map(({ reason }) => reason).join(" ")}`);
-}
-
-/** In a file beside this one, which only pages that choose these engines load. */
-export async function loadGpuEngines(urls?: Record<string, string>): Promise<typeof import("./gpuEngines.ts")> {
-  const url = urls?.[GPU_ENGINES] ?? new URL("./webgpu.js", import.meta.url).href; // the form that bundlers look for
-  return loadFile(GPU_ENGINES, url);
-}
-
-/** In a file of its own, which only pages with a GPU load. */
-export async function loadWebgpuEngine(urls?: Record<string, string>): Promise<typeof import("./webgpu/entry.ts")> {
-  const url = urls?.[WEBGPU_ENGINE] ?? new URL("./engine-webgpu.js", import.meta.url).href;
-  return loadFile(WEBGPU_ENGINE, url);
-}
-
-/** @param name as `engineUrls` has it */
-async function loadFile<T>(name: string, url: string): Promise<T> {
-  try {
-    return await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
-  } catch (error) {
-    const file = name.replace("slimvit/", "");
     throw new SlimViTError(
       "unsupported",
-      `The package's ${file} did not load (${messageOf(error)}). Serve it from your own origin and pass ` +
-        `engineUrls: { "${name}": "its URL" }.`,
+      `The package's ${name.replace("slimvit/", "")} did not load (${messageOf(error)}). Serve it from your own origin ` +
+        `and pass engineUrls: { "${name}": "its URL" }.`,
       { cause: error },
     );
   }
-}
-
-/** A fault that the next engine would find again. */
-function isCallersFault(error: unknown): boolean {
-  return error instanceof SlimViTError && ["bad-model", "bad-option", "aborted"].includes(error.code);
 }

@@ -1,7 +1,7 @@
 /** `set.json`: models with the same labels at several costs, of which a device takes the best that it can afford. */
 import { messageOf, SlimViTError } from "../errors.ts";
+import { Check } from "./check.ts";
 import type { WeightsDtype } from "./model.ts";
-import { Check } from "./read.ts";
 import { show } from "./show.ts";
 
 export const SET_FORMAT = "slimvit-set/1";

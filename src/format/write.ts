@@ -1,11 +1,46 @@
-/** A `Model` → the bytes of its weights file, and the known input that its self-test runs on. */
+/** A `Model` → its manifest's JSON, the bytes of its weights file, and the known input that its self-test runs on. */
 import { encodeFloat16, fromFloat16, MAX_FLOAT16, toFloat16 } from "./float16.ts";
-import type { Architecture, Tensors, WeightsDtype } from "./model.ts";
+import {
+  type Architecture,
+  FORMAT,
+  isOptional,
+  type Manifest,
+  PLAIN,
+  type Tensors,
+  type WeightsDtype,
+} from "./model.ts";
 import { fits, isQuantised, quantiseRows, stepOf } from "./quantise.ts";
 import { float32 } from "./read.ts";
 import { writeSafetensors } from "./safetensors.ts";
+import { currentVariants } from "./variants.ts";
 
 const scaleOf = (key: string) => key.replace(/weight$/, "scale");
+
+/**
+ * What `slimvit.json` holds: each variant's fields under `variants` alone, and nothing that equals `PLAIN`. The first
+ * variant's preprocessing and RoPE grid stand for all that have the same.
+ */
+export function manifestJson(manifest: Manifest): Record<string, unknown> {
+  const { format: _, name, license, variant: __, imageSize: ___, blocks: ____, metrics: _____, ...shared } = manifest;
+  const variants = currentVariants(manifest);
+  const common = { preprocess: variants[0].preprocess, rope: variants[0].rope };
+  const json: Record<string, unknown> = { format: FORMAT, name, license, ...shared, ...common };
+  for (const [key, value] of Object.entries(PLAIN)) if (key !== "head" && json[key] === value) delete json[key];
+  const isCommon = (key: string, value: unknown) =>
+    Object.hasOwn(common, key) && JSON.stringify(value) === JSON.stringify(common[key as keyof typeof common]);
+  json.variants = variants.map((entry) =>
+    Object.fromEntries(
+      Object.entries(entry)
+        .filter(([key, value]) => !isCommon(key, value))
+        .map(([key, value]) => [key, key === "blocks" ? entry.blocks.map(blockJson) : value]),
+    ),
+  );
+  return json;
+}
+
+function blockJson({ merge, ...block }: Manifest["blocks"][number]): Partial<Manifest["blocks"][number]> {
+  return merge ? { ...block, merge } : block;
+}
 
 /**
  * @param tensors in any dtype; they are widened to f32 first
@@ -28,6 +63,8 @@ export function encodeTensors(tensors: Tensors, dtype: WeightsDtype, weightStep?
       const { weight, scale } = quantiseRows(values, shape, { pairs: runs, step });
       out.set(key, weight);
       out.set(scaleOf(key), scale);
+    } else if (key.endsWith(".rope_freqs")) {
+      out.set(key, { dtype: "F32", shape, data: values }); // f16 would turn far patches by some thousandths of a radian
     } else if (dtype === "f16" || (dtype === "int8" && values.every((v) => Math.abs(v) < MAX_FLOAT16))) {
       out.set(key, { dtype: "F16", shape, data: encodeFloat16(values) });
     } else out.set(key, { dtype: "F32", shape, data: values });
@@ -35,10 +72,11 @@ export function encodeTensors(tensors: Tensors, dtype: WeightsDtype, weightStep?
   return out;
 }
 
-/** Scales that f16 holds exactly are written so. */
+/** Scales that f16 holds exactly are written so. Zeros that a reader fills in are left out. */
 export function writeWeights(tensors: Tensors): Uint8Array {
   const stored: Tensors = new Map(tensors);
   for (const [key, { dtype, shape, data }] of tensors) {
+    if (isOptional(key) && (dtype === "F32" || dtype === "F16") && data.every((v) => v === 0)) stored.delete(key);
     const isScale = dtype === "F32" && key.endsWith(".scale");
     if (!isScale || !data.every((v) => fromFloat16(toFloat16(v)) === v)) continue;
     stored.set(key, { dtype: "F16", shape, data: encodeFloat16(data as Float32Array) });

@@ -1,99 +1,133 @@
-/** Picture as the browser has it → RGBA pixels. */
-
+/** Picture as the page hands it over → RGBA pixels. */
 import { SlimViTError } from "../errors.ts";
 import type { Preprocess } from "../format/model.ts";
 import { download } from "../loading/download.ts";
-import { checkSize, imageSize, MAX_FILE_BYTES } from "./imageSize.ts";
-import { cutOut, type RawImage, type Region } from "./preprocess.ts";
+import type { RawImage, Region, TransferredImage } from "../protocol.ts";
+import { checkSize, imageSize, isHeic, isSvg, MAX_FILE_BYTES } from "./imageSize.ts";
+import { hideWebpOrientation, type Orientation, storedRegion, swapsSides, turnUpright } from "./orientation.ts";
+import { cutOut } from "./preprocess.ts";
 
-/** A picture as it crosses to the worker: URLs absolute, a bitmap the worker's own. */
-export type WireImage =
-  | { kind: "url"; url: string }
-  | { kind: "blob"; blob: Blob; name: string }
-  | { kind: "bitmap"; bitmap: ImageBitmap }
-  | { kind: "pixels"; image: RawImage };
-
-/** Of the shorter side; above it the browser draws the picture down first. Halves the time of a 12-megapixel photo … */
+/** Shorter side in pixels above which the browser draws the picture down first. It halves the time of a 12-megapixel photo. */
 const LARGE = 2048;
-/** … to this many times what the model resizes to, so that the antialiasing that counts is still our own. */
+/** It draws down to this many times what the model resizes to, so that the antialiasing that counts is still our own. */
 const DRAWN_DOWN = 4;
 
 /**
- * @param wire a bitmap is closed
+ * @param transferred a bitmap is closed
  * @param preprocess the model's own object: a bitmap's pixels last until the next call with it
- * @returns the picture, and what of it is left to be cut out
+ * @returns the picture, and the region that is still to be cut out
  * @throws SlimViTError `bad-input` naming the picture, `bad-option` for a region outside of it, `network`,
  * `out-of-memory` for one that no canvas holds
  */
 export async function readImage(
-  wire: WireImage,
+  transferred: TransferredImage,
   region: Region | undefined,
   preprocess: Preprocess,
   signal?: AbortSignal,
 ): Promise<{ image: RawImage; region?: Region }> {
-  if (wire.kind === "pixels") return { image: wire.image, region };
-  const bitmap = wire.kind === "bitmap" ? wire.bitmap : await decode(wire, signal);
+  if (transferred.kind === "pixels") return { image: transferred.image, region };
+  const isBitmap = transferred.kind === "bitmap";
+  const { bitmap, orientation } = isBitmap
+    ? { bitmap: transferred.bitmap, orientation: 1 as const }
+    : await decode(transferred, signal);
   try {
-    return { image: await readPixels(bitmap, region, preprocess) };
+    const pixels = await readPixels(bitmap, storedPart(bitmap, region, orientation), preprocess);
+    return { image: turnUpright(pixels, orientation) };
   } finally {
     bitmap.close();
   }
 }
 
-async function decode(
-  wire: { kind: "url"; url: string } | { kind: "blob"; blob: Blob; name: string },
-  signal?: AbortSignal,
-): Promise<ImageBitmap> {
-  const name = wire.kind === "blob" ? wire.name : wire.url.slice(0, 100); // data: URLs are long
+interface Decoded {
+  bitmap: ImageBitmap;
+  /** how the bitmap still has to be turned */
+  orientation: Orientation;
+}
+
+type File = Extract<TransferredImage, { kind: "url" | "blob" }>;
+
+async function decode(picture: File, signal?: AbortSignal): Promise<Decoded> {
+  const name = picture.kind === "blob" ? picture.name : picture.url.slice(0, 100); // data: URLs are long
   if (!canDraw()) {
     throw new SlimViTError(
       "bad-input",
       `${name}: no picture can be decoded here; pass { data, width, height } (RGBA).`,
     );
   }
-  const blob =
-    wire.kind === "blob"
-      ? wire.blob
-      : new Blob([await download(wire.url, { name, limit: MAX_FILE_BYTES, expected: "a picture" }, signal)]);
-  const what = `${blob.size} bytes`;
-  const file = new Uint8Array(blob.size <= MAX_FILE_BYTES ? await blob.arrayBuffer() : []);
-  const size = imageSize(file);
-  if (!size) {
-    const expected = "expected PNG, JPEG, WebP, GIF, BMP or AVIF of at most 256 MiB";
-    throw new SlimViTError("bad-input", `${name}: ${what} are no picture whose size can be read; ${expected}.`);
-  }
-  checkSize(name, ...size);
+  const { file, blob } = await readFile(picture, name, signal);
+  checkKind(name, file);
+  const upright = hideWebpOrientation(file);
   try {
     // A JPEG has no alpha; asked not to multiply by it, Chromium converts all the same, for a fifth of the decoding time.
     const premultiplyAlpha = file[0] === 0xff ? "default" : "none";
-    return await createImageBitmap(blob, { imageOrientation: "from-image", premultiplyAlpha });
+    const shown = upright.file === file ? blob : new Blob([upright.file], { type: blob.type });
+    const bitmap = await createImageBitmap(shown, { imageOrientation: "from-image", premultiplyAlpha });
+    return { bitmap, orientation: upright.orientation };
   } catch (error) {
-    throw new SlimViTError("bad-input", `${name}: ${what} are no picture that this browser can read.`, {
-      cause: error,
-    });
+    const fault = isHeic(file)
+      ? "is HEIC, which this browser cannot read (Safari can). Convert it to JPEG first."
+      : `${file.length} bytes are no picture that this browser can read.`;
+    throw new SlimViTError("bad-input", `${name}: ${fault}`, { cause: error });
   }
 }
 
-/** Node has none of it, Deno a canvas without a context. */
+async function readFile(
+  picture: File,
+  name: string,
+  signal?: AbortSignal,
+): Promise<{ file: Uint8Array<ArrayBuffer>; blob: Blob }> {
+  if (picture.kind === "url") {
+    const options = { name, limit: MAX_FILE_BYTES, expected: "a picture" };
+    const file = await download(picture.url, options, signal);
+    return { file, blob: new Blob([file]) };
+  }
+  const { blob } = picture;
+  if (blob.size <= MAX_FILE_BYTES) return { file: new Uint8Array(await blob.arrayBuffer()), blob };
+  throw new SlimViTError("bad-input", `${name}: has ${blob.size} bytes; expected a picture of at most 256 MiB.`);
+}
+
+/** @throws SlimViTError `bad-input` for what no browser could read, and for a picture that is too large to decode */
+function checkKind(name: string, file: Uint8Array): void {
+  const size = imageSize(file);
+  if (size) {
+    checkSize(name, ...size);
+    return;
+  }
+  const fault = isSvg(file)
+    ? "is an SVG drawing, which a worker cannot draw. Pass it as a File or Blob of type image/svg+xml, or as an <img>"
+    : `${file.length} bytes are no picture whose size can be read; expected PNG, JPEG, WebP, GIF, BMP or AVIF`;
+  throw new SlimViTError("bad-input", `${name}: ${fault}.`);
+}
+
+/** @throws SlimViTError `bad-option` for a region outside of the picture as it is shown */
+function storedPart(bitmap: ImageBitmap, region: Region | undefined, orientation: Orientation): Region {
+  checkSize("The image", bitmap.width, bitmap.height); // of whatever form
+  const [width, height] = swapsSides(orientation) ? [bitmap.height, bitmap.width] : [bitmap.width, bitmap.height];
+  return storedRegion(cutOut({ width, height }, region), orientation, width, height);
+}
+
+/** Node has neither function; Deno has a canvas without a context. */
 function canDraw(): boolean {
   const { createImageBitmap, OffscreenCanvas } = globalThis as Partial<typeof globalThis>;
   return !!(createImageBitmap && OffscreenCanvas && new OffscreenCanvas(1, 1).getContext("2d"));
 }
 
-async function readPixels(bitmap: ImageBitmap, region: Region | undefined, preprocess: Preprocess): Promise<RawImage> {
+async function readPixels(bitmap: ImageBitmap, part: Region, preprocess: Preprocess): Promise<RawImage> {
   const { resize } = preprocess;
-  checkSize("The image", bitmap.width, bitmap.height); // of whatever form
-  const { x, y, width, height } = cutOut(bitmap, region);
+  const { x, y, width, height } = part;
   const shorter = Math.min(width, height);
   const drawn = DRAWN_DOWN * Math.max(...[resize].flat());
   const scale = shorter > Math.max(LARGE, drawn) ? drawn / shorter : 1;
   const size = { width: Math.round(width * scale), height: Math.round(height * scale) };
-  const copied = scale === 1 && (await copyPixels(bitmap, { x, y, width, height }, preprocess));
+  const copied = scale === 1 && (await copyPixels(bitmap, part, preprocess));
   if (copied) return { data: copied, ...size };
   const context = new OffscreenCanvas(size.width, size.height).getContext("2d", { willReadFrequently: true });
-  context?.fillRect(0, 0, 1, 1); // a canvas too large for the browser takes all and shows nothing
+  context?.fillRect(0, 0, 1, 1); // a canvas that is too large for the browser takes every call and shows nothing
   if (!context?.getImageData(0, 0, 1, 1).data[3]) {
-    throw new SlimViTError("out-of-memory", `No canvas of ${size.width}×${size.height} can be had here.`);
+    throw new SlimViTError(
+      "out-of-memory",
+      `This browser gives no canvas of ${size.width}×${size.height} pixels. Make the picture smaller first.`,
+    );
   }
   context.globalCompositeOperation = "copy";
   context.imageSmoothingQuality = "high";
@@ -102,7 +136,7 @@ async function readPixels(bitmap: ImageBitmap, region: Region | undefined, prepr
   return { data, ...size };
 }
 
-/** RGBA of a part of a bitmap through a VideoFrame, several times faster than over a canvas. Undefined where that fails. */
+/** RGBA of a part of a bitmap through a VideoFrame, several times faster than through a canvas. Undefined where that fails. */
 async function copyPixels(bitmap: ImageBitmap, rect: Region, owner: object): Promise<Uint8ClampedArray | undefined> {
   framesConvert ??= convertsFrames().catch(() => false);
   if (!(await framesConvert)) return undefined;
@@ -120,7 +154,7 @@ async function copyPixels(bitmap: ImageBitmap, rect: Region, owner: object): Pro
   }
 }
 
-/** Memory that was written before is written in half the time. Larger pictures do not keep theirs. */
+/** Largest memory that is kept for the next picture: memory that was written before is written in half the time. */
 const WARM_BYTES = 2 ** 24;
 const warm = new WeakMap<object, Uint8ClampedArray<ArrayBuffer>>();
 

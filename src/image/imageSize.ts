@@ -45,6 +45,20 @@ function sizeOf(view: DataView): [number, number] | undefined {
   return undefined;
 }
 
+/** The brands that HEIC files give themselves. */
+const HEIC_BRANDS = ["heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "msf1"];
+
+/** Photos of phones, which only Safari reads. AVIF has the same container and other brands. */
+export function isHeic(file: Uint8Array): boolean {
+  const text = new TextDecoder("latin1").decode(file.subarray(4, 12));
+  return text.startsWith("ftyp") && HEIC_BRANDS.includes(text.slice(4));
+}
+
+export function isSvg(file: Uint8Array): boolean {
+  const text = new TextDecoder().decode(file.subarray(0, 1000));
+  return /^\s*(<\?xml[^>]*>\s*)?(<!--[\s\S]*?-->\s*)*(<!doctype svg[^>]*>\s*)?<svg[\s>]/i.test(text);
+}
+
 const [GIF8, RIFF, WEBP, FTYP, ISPE, BM] = [0x47494638, 0x52494646, 0x57454250, 0x66747970, 0x69737065, 0x424d];
 
 /**

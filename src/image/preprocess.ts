@@ -1,21 +1,9 @@
 /** Picture → network input: the one preprocessing, the same bytes in browsers, workers and Node as Pillow gives in training. */
 import { SlimViTError } from "../errors.ts";
 import type { Preprocess } from "../format/model.ts";
+import type { RawImage, Region } from "../protocol.ts";
 
-/** RGBA, row-major, straight alpha. Alpha is dropped, as Pillow's `convert("RGB")` does. */
-export interface RawImage {
-  data: Uint8ClampedArray | Uint8Array;
-  width: number;
-  height: number;
-}
-
-/** In pixels of the image. */
-export interface Region {
-  x: number;
-  y: number;
-  width: number;
-  height: number;
-}
+export type { RawImage, Region };
 
 export type Interpolation = Preprocess["interpolation"];
 

@@ -1,15 +1,18 @@
-/** The browser's cache that the package keeps things in, and what it has measured on earlier visits. */
+/** The browser's cache in which the package keeps manifests, weights and what it has measured on earlier visits. */
 
 export const CACHE = "slimvit";
 
-/** Both fail where the browser keeps nothing. */
+/** @throws where the browser keeps nothing */
 export async function readChoice(key: string): Promise<string | undefined> {
-  return (await (await caches.open(CACHE)).match(at(key)))?.text();
+  return (await (await caches.open(CACHE)).match(addressOf(key)))?.text();
 }
 
+/** @throws where the browser keeps nothing */
 export async function keepChoice(key: string, choice: string): Promise<void> {
-  await (await caches.open(CACHE)).put(at(key), new Response(choice));
+  await (await caches.open(CACHE)).put(addressOf(key), new Response(choice));
 }
 
-/** Beside the weights; never fetched. */
-const at = (key: string) => `https://slimvit.invalid/auto?${encodeURIComponent(key)}`;
+/** An address for what the cache holds beside weights; it is never fetched. */
+function addressOf(key: string): string {
+  return `https://slimvit.invalid/auto?${encodeURIComponent(key)}`;
+}

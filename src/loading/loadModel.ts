@@ -1,144 +1,149 @@
-/** Where models come from: a folder behind a URL, on Hugging Face, in a list of files, or on Node's disk. */
-
-import type { EngineName } from "../engines/engine.ts";
+/** A model's way in: folder → manifest → weights → checked tensors. */
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
-import type { Manifest, Model, WeightsDtype, WeightsFile } from "../format/model.ts";
+import type { Manifest, Model, WeightsFile } from "../format/model.ts";
 import { MAX_MANIFEST_BYTES, readManifest, readModel } from "../format/read.ts";
+import { withVariant } from "../format/variants.ts";
+import type { LoadLinks, LoadRequest } from "../protocol.ts";
 import { CACHE } from "./cache.ts";
-import { Collector, download, MANIFEST, type ReadOptions } from "./download.ts";
+import { chooseWeights, type WeightsChoice } from "./chooseWeights.ts";
+import { collect, MANIFEST } from "./collector.ts";
+import { digest } from "./digest.ts";
+import { type Folder, openFolder } from "./folders.ts";
 import { inflating } from "./inflate.ts";
-import { sha256 } from "./sha256.ts";
-
-/** A folder by its absolute URL (`file:` in Node), or its files. */
-export type Source = { url: string } | { files: { name: string; blob: Blob }[] };
-
-export interface Progress {
-  /** file being read */
-  file: string;
-  loadedBytes: number;
-  /** from slimvit.json, so it is known before the first byte */
-  totalBytes: number;
-  /** true when the bytes came from the cache */
-  cached: boolean;
-}
-
-/** Where weights are kept between visits, by the lower-case hex of their sha256; what it returns is checked like a download. */
-export interface WeightsStore {
-  get(sha256: string): Promise<Uint8Array | undefined>;
-  put(sha256: string, bytes: Uint8Array): Promise<void>;
-}
-
-export interface LoadRequest {
-  source: Source;
-  engine: EngineName | "auto";
-  dtype: WeightsDtype | "auto";
-  cache: boolean | WeightsStore;
-  onProgress?: (progress: Progress) => unknown;
-  signal?: AbortSignal;
-}
+import { inTurn } from "./inTurn.ts";
+import { keepManifest, readKeptManifest } from "./manifestCache.ts";
+import { readKept, storeIn, type Weights } from "./weightsStore.ts";
 
 export interface LoadedModel {
   model: Model;
-  /** what could not be done here, in people's words */
+  dtypeReason: string;
+  /** what could not be done here, for people */
+  notes: string[];
+  /**
+   * With dtype "auto": loads the next best weights.
+   *
+   * @param fault why these weights will not do
+   */
+  loadNext?: (fault: string) => Promise<LoadedModel>;
+}
+
+type Request = Pick<LoadRequest, "source" | "engine" | "dtype" | "variant" | "cache">;
+type Links = LoadLinks & { signal?: AbortSignal };
+
+/** What all steps of a load share. */
+interface Load extends Links {
+  request: Request;
+  folder: Folder;
+  /** the browser's, where manifests are kept; weights too, unless the app has a store of its own */
+  browserCache?: Cache;
   notes: string[];
 }
 
+/** A manifest, the weights chosen by it, and those of them that are kept from an earlier visit. */
+interface Plan {
+  text: string;
+  manifest: Manifest;
+  choices: WeightsChoice[];
+  keptWeights: Promise<Weights | undefined>;
+}
+
 /**
+ * Three waits overlap, because each can be the longest: the server's manifest, the browser's cache, and the weights in it.
+ *
  * @param meanwhile work for this thread, begun when the manifest is there and the weights are being read
  * @throws SlimViTError `network`, `integrity`, `bad-model`, `bad-option`, `aborted`, `out-of-memory`
  */
-export async function loadModel(request: LoadRequest, meanwhile?: () => void): Promise<LoadedModel> {
-  const { source, engine, dtype, signal } = request;
-  throwIfAborted(signal);
-  const folder = await openFolder(source, signal);
-  const name = folder.nameOf(MANIFEST);
-  const notes: string[] = [];
-  const wanted = folder.remote && request.cache;
-  const opening = wanted === true ? openCache(notes) : undefined; // first, as the kept weights take longest
-  const asked = folder.read(MANIFEST, { limit: MAX_MANIFEST_BYTES }).then((bytes) => new TextDecoder().decode(bytes));
-  asked.finally(meanwhile).catch(() => {}); // told below
-  const cache = await opening;
-  const store = wanted === true ? cache && storeIn(cache) : wanted || undefined;
-  const before = await cache
-    ?.match(name)
-    .then((found) => found?.text())
-    .catch(() => undefined);
-  const begin = (text: string) => {
-    const manifest = readManifest(text, name);
-    const weights = chooseWeights(manifest, dtype, engine, name);
-    return { text, manifest, weights, kept: fromStore(store, weights.sha256) };
-  };
-  let begun: ReturnType<typeof begin> | undefined;
+export async function loadModel(request: Request, links: Links = {}, meanwhile?: () => void): Promise<LoadedModel> {
+  throwIfAborted(links.signal);
+  const folder = await openFolder(request.source, links.signal);
+  const load: Load = { ...links, store: folder.isRemote ? links.store : undefined, request, folder, notes: [] };
+  const opening = folder.isRemote && request.cache ? openBrowserCache(load.notes) : undefined;
+  const fromServer = readManifestText(folder);
+  fromServer.finally(meanwhile).catch(() => {}); // its failure is reported by the await below; here it must not be unhandled
+  load.browserCache = await opening;
+  if (load.browserCache) load.store ??= storeIn(load.browserCache);
+
+  const keptText = await readKeptManifest(load.browserCache, folder.nameOf(MANIFEST));
+  const early = keptText === undefined ? undefined : planFromKept(keptText, load);
+  const text = await newest(fromServer, keptText);
+  const plan = early?.text === text ? early : makePlan(text, load);
+  const loaded = await loadWeights(plan, 0, load);
+  if (load.browserCache && keptText !== text)
+    // only a manifest that its weights bear out is kept
+    await keepManifest(load.browserCache, folder.nameOf(MANIFEST), text, keptText);
+  return loaded;
+}
+
+async function readManifestText(folder: Folder): Promise<string> {
+  return new TextDecoder().decode(await folder.read(MANIFEST, { limit: MAX_MANIFEST_BYTES }));
+}
+
+/** A server that answers is always believed; the kept manifest counts only without a network. */
+async function newest(fromServer: Promise<string>, kept: string | undefined): Promise<string> {
   try {
-    if (before) begun = begin(before); // while the server is asked
-  } catch {} // what is kept may be damaged or have no such dtype: what the server says is read below, and its faults are told
-  const text = await asked.catch((error) => {
+    return await fromServer;
+  } catch (error) {
     const isOffline = error instanceof SlimViTError && error.code === "network" && error.cause;
-    if (isOffline && before) return before;
+    if (isOffline && kept !== undefined) return kept;
     throw error;
-  }); // a server that answers is always believed
-  if (begun?.text !== text) begun = begin(text);
-  const { manifest, weights, kept } = begun;
-  const read = () => readWeights(folder, weights, request, store, notes);
-  const { bytes, cached } =
-    (await kept) ?? (await (store ? inTurn(`slimvit-${weights.sha256}`, read, signal) : read()));
-  throwIfAborted(signal);
-  const told = report(request, weights, weights.bytes, cached);
-  const model = readModel(manifest, weights.dtype, bytes, folder.nameOf(weights.file));
-  if (cache && before !== text) await keepManifest(cache, name, text, before).catch(() => {}); // only one that its weights bear out
-  await told;
-  return { model, notes };
-}
-
-/** For a visit without a network. The weights of the version before are not waited for any more, and go. */
-async function keepManifest(cache: Cache, name: string, text: string, before = ""): Promise<void> {
-  await cache.put(name, new Response(text));
-  for (const [sha256] of before.matchAll(/\b[0-9a-f]{64}\b/g)) {
-    if (!text.includes(sha256)) await cache.delete(keyOf(sha256));
   }
 }
 
-/** What "auto" prefers, best first: the one place that knows which weights suit an engine. */
-function dtypeOrder(engine: EngineName | "auto"): WeightsDtype[] {
-  return engine === "simd" ? ["int8", "f16", "f32"] : ["f16", "f32", "int8"];
+/** @throws SlimViTError `bad-model`, `bad-option` */
+function makePlan(text: string, { request, folder, store }: Load): Plan {
+  const name = folder.nameOf(MANIFEST);
+  const listed = readManifest(text, name);
+  const manifest = request.variant === undefined ? listed : withVariant(listed, request.variant);
+  const choices = chooseWeights(manifest, request.dtype, request.engine, name);
+  return { text, manifest, choices, keptWeights: readKept(store, choices[0].weights.sha256) };
 }
 
-function chooseWeights(
-  { weights }: Manifest,
-  dtype: WeightsDtype | "auto",
-  engine: EngineName | "auto",
-  name: string,
-): WeightsFile {
-  for (const want of dtype === "auto" ? dtypeOrder(engine) : [dtype]) {
-    const found = weights.find((entry) => entry.dtype === want);
-    if (found) return found;
+/** The kept weights are read while the server is asked whether its manifest is still the same. */
+function planFromKept(text: string, load: Load): Plan | undefined {
+  try {
+    return makePlan(text, load);
+  } catch {
+    return undefined; // the server's manifest is read anyway, and its faults are reported
   }
-  const there = weights.map((entry) => entry.dtype).join(", ");
-  if (!there) throw new SlimViTError("bad-model", `${name}: lists no weights; make some with "slimvit export".`);
-  throw new SlimViTError("bad-option", `${name}: has no ${String(dtype)} weights; dtype can be "auto" or ${there}.`);
 }
 
-interface Weights {
-  bytes: Uint8Array;
-  /** they were in the store */
-  cached: boolean;
+/** @param rank which of the plan's choices */
+async function loadWeights(plan: Plan, rank: number, load: Load): Promise<LoadedModel> {
+  const { manifest, choices } = plan;
+  const { weights, reason } = choices[rank];
+  const kept = rank === 0 ? await plan.keptWeights : undefined;
+  const { bytes, cached } = kept ?? (await readOrDownload(weights, load));
+  throwIfAborted(load.signal);
+  const reported = reportProgress(load, weights, weights.bytes, cached);
+  const model = readModel(manifest, weights.dtype, bytes, load.folder.nameOf(weights.file));
+  await reported;
+  const loaded: LoadedModel = { model, dtypeReason: reason, notes: load.notes };
+  if (rank + 1 < choices.length) {
+    loaded.loadNext = (fault) => {
+      load.notes.push(`The ${weights.dtype} weights are not used ${fault}`);
+      return loadWeights(plan, rank + 1, load);
+    };
+  }
+  return loaded;
 }
 
-async function readWeights(
-  folder: Folder,
-  weights: WeightsFile,
-  request: LoadRequest,
-  store: WeightsStore | undefined,
-  notes: string[],
-): Promise<Weights> {
+/** With a store, workers and tabs that want the same file download it once. */
+function readOrDownload(weights: WeightsFile, load: Load): Promise<Weights> {
+  const { store, signal } = load;
+  const read = async () => (await readKept(store, weights.sha256)) ?? downloadWeights(weights, load);
+  return store ? inTurn(`slimvit-${weights.sha256}`, read, signal) : read();
+}
+
+async function downloadWeights(weights: WeightsFile, load: Load): Promise<Weights> {
   const { file, bytes: exactly, unpackedBytes, sha256 } = weights;
-  const kept = await fromStore(store, sha256);
-  if (kept) return kept;
-  const onBytes = (count: number) => void (count < exactly && report(request, weights, count));
+  const { folder, store, notes, signal } = load;
+  const onBytes = (count: number) => {
+    if (count < exactly) void reportProgress(load, weights, count, false); // the last report comes when they are checked
+  };
   let bytes = await folder.read(file, { exactly, onBytes });
   if (file.endsWith(".zz")) bytes = await unpack(bytes, folder.nameOf(file), unpackedBytes);
   const found = await digest(bytes);
-  throwIfAborted(request.signal);
+  throwIfAborted(signal);
   if (found !== sha256) {
     throw new SlimViTError(
       "integrity",
@@ -152,40 +157,15 @@ async function readWeights(
   return { bytes, cached: false };
 }
 
-async function report(
-  { onProgress }: LoadRequest,
-  { file, bytes: totalBytes }: WeightsFile,
-  loadedBytes = totalBytes,
-  cached = false,
-): Promise<void> {
+/** What the caller's function throws is the caller's own affair. */
+async function reportProgress(load: Load, weights: WeightsFile, loadedBytes: number, cached: boolean): Promise<void> {
   try {
-    await onProgress?.({ file, loadedBytes, totalBytes, cached });
-  } catch {} // the caller's own affair
-}
-
-/** Workers and tabs that want the same file wait for the first, then find it in the store. Insecure origins have no locks. */
-export async function inTurn<T>(name: string, work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
-  let turn: Promise<T> | undefined;
-  try {
-    await globalThis.navigator?.locks?.request(name, { signal }, () => (turn = work()));
-  } catch {
-    throwIfAborted(signal);
-  }
-  return turn ?? work();
-}
-
-/** The kept bytes if they are whole; a store that fails or has the wrong bytes is as good as an empty one. */
-async function fromStore(store: WeightsStore | undefined, sha256: string): Promise<Weights | undefined> {
-  try {
-    const bytes = await store?.get(sha256);
-    return bytes instanceof Uint8Array && (await digest(bytes)) === sha256 ? { bytes, cached: true } : undefined;
-  } catch {
-    return undefined;
-  }
+    await load.onProgress?.({ file: weights.file, loadedBytes, totalBytes: weights.bytes, cached });
+  } catch {}
 }
 
 /** @returns undefined on insecure origins, and where the browser refuses */
-async function openCache(notes: string[]): Promise<Cache | undefined> {
+async function openBrowserCache(notes: string[]): Promise<Cache | undefined> {
   try {
     return await caches.open(CACHE);
   } catch (error) {
@@ -196,17 +176,7 @@ async function openCache(notes: string[]): Promise<Cache | undefined> {
   }
 }
 
-function storeIn(cache: Cache): WeightsStore {
-  return {
-    async get(sha256) {
-      const blob = await (await cache.match(keyOf(sha256)))?.blob(); // in two steps, which takes two thirds of the time
-      return blob && new Uint8Array(await blob.arrayBuffer());
-    },
-    put: (sha256, bytes) => cache.put(keyOf(sha256), new Response(bytes as Uint8Array<ArrayBuffer>)),
-  };
-}
-
-/** zlib → what is in it, of a size that was promised. */
+/** zlib → its content, of a size that was promised. */
 async function unpack(bytes: Uint8Array, name: string, exactly?: number): Promise<Uint8Array> {
   try {
     return await collect(inflating(bytes, "deflate"), name, { exactly });
@@ -214,88 +184,4 @@ async function unpack(bytes: Uint8Array, name: string, exactly?: number): Promis
     if (error instanceof SlimViTError) throw error;
     throw new SlimViTError("integrity", `${name}: cannot be unpacked (${messageOf(error)}).`, { cause: error });
   }
-}
-
-async function collect(stream: ReadableStream<Uint8Array>, name: string, how: ReadOptions, signal?: AbortSignal) {
-  const buffer = new Collector(name, how);
-  const reader = stream.getReader();
-  for (;;) {
-    throwIfAborted(signal);
-    const { done, value } = await reader.read();
-    if (done) return buffer.finish("integrity");
-    buffer.add(value);
-  }
-}
-
-/** Of weights in the cache; never fetched. */
-function keyOf(sha256: string): string {
-  return `https://slimvit.invalid/${sha256}`;
-}
-
-/** @returns lower-case hex; insecure origins have no crypto.subtle */
-export async function digest(bytes: Uint8Array): Promise<string> {
-  const subtle = globalThis.crypto?.subtle;
-  const hash = subtle
-    ? new Uint8Array(await subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>))
-    : sha256(bytes);
-  return Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-interface Folder {
-  /** worth caching */
-  remote: boolean;
-  /** how messages call a file */
-  nameOf(file: string): string;
-  read(file: string, how: ReadOptions): Promise<Uint8Array>;
-}
-
-async function openFolder(source: Source, signal?: AbortSignal): Promise<Folder> {
-  if ("files" in source) return folderOfFiles(source.files, signal);
-  return source.url.startsWith("file:") ? folderOnDisk(source.url, signal) : folderOfUrl(source.url, signal);
-}
-
-function folderOfUrl(base: string, signal?: AbortSignal): Folder {
-  const nameOf = (file: string) => new URL(file, base).href;
-  return { remote: true, nameOf, read: (file, how) => download(nameOf(file), how, signal) };
-}
-
-function folderOfFiles(files: { name: string; blob: Blob }[], signal?: AbortSignal): Folder {
-  const names = files.map((file) => file.name).join(", ") || "none";
-  return {
-    remote: false,
-    nameOf: (file) => file,
-    async read(name, how) {
-      const file = files.find((candidate) => candidate.name === name);
-      if (!file) throw new SlimViTError("bad-model", `${name}: is not among the files given (${names}).`);
-      return collect(file.blob.stream(), name, how, signal);
-    },
-  };
-}
-
-async function folderOnDisk(url: string, signal?: AbortSignal): Promise<Folder> {
-  const { readFile } = (await importNode("fs/promises")) as typeof import("node:fs/promises");
-  const { fileURLToPath } = (await importNode("url")) as typeof import("node:url");
-  const nameOf = (file: string) => fileURLToPath(new URL(file, url));
-  return {
-    remote: false,
-    nameOf,
-    async read(file, how) {
-      const path = nameOf(file);
-      let content: Uint8Array;
-      try {
-        content = await readFile(path, { signal });
-      } catch (error) {
-        throwIfAborted(signal);
-        throw new SlimViTError("bad-model", `${path}: cannot be read (${messageOf(error)}).`, { cause: error });
-      }
-      const buffer = new Collector(path, how);
-      buffer.add(content);
-      return buffer.finish("integrity");
-    },
-  };
-}
-
-/** Hidden from bundlers, which would look for Node's modules in a browser. */
-function importNode(name: string): Promise<unknown> {
-  return import(/* @vite-ignore */ /* webpackIgnore: true */ `node:${name}`);
 }

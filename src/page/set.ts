@@ -1,50 +1,31 @@
 /**
- * A model out of a set: measures a few members on this device and takes the most accurate one that meets the budget. In
- * set.js, which only pages that load a set load.
+ * A model out of a set: measures a few members on this device and takes the most accurate one that meets the budget. It is
+ * in dist/set.js, which only pages that load a set load.
  */
-
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
 import { MAX_SET_BYTES, readSet, type SetMember, worthHaving } from "../format/set.ts";
 import { CACHE, keepChoice, readChoice } from "../loading/cache.ts";
+import { digest } from "../loading/digest.ts";
 import { download } from "../loading/download.ts";
-import { digest, inTurn } from "../loading/loadModel.ts";
+import { readFromDisk } from "../loading/folders.ts";
+import { importNode } from "../loading/importNode.ts";
+import { inTurn } from "../loading/inTurn.ts";
+import type { LoadOptions, MeasuredMember, ModelSource, SetChoice } from "../protocol.ts";
+import { absoluteModelUrl } from "./addresses.ts";
 import { choose, type Measured } from "./setChoice.ts";
-import type { LoadOptions, ModelSource, SlimViT } from "./slimvit.ts";
 
-/** Which member of a set was taken, and why. */
-export interface SetChoice {
-  /** of set.json */
-  name: string;
-  /** the member's folder in the set */
-  member: string;
-  /** fraction of the `n` pictures of `data` that it labels rightly, as set.json has it */
-  accuracy: SetMember["accuracy"];
-  /** the budget asked for, milliseconds of inference */
-  latencyMs?: number;
-  /** whether the member was measured to meet it; undefined without a budget */
-  meets?: boolean;
-  /** members that were measured, the cheapest first */
-  measured: MeasuredMember[];
-  /** why this one, in people's words */
-  reason: string;
+/** A loaded member, as far as it has to be known to be measured. */
+export interface Member {
+  info: { macs: number; imageSize: [number, number] };
+  classify(
+    image: { data: Uint8ClampedArray; width: number; height: number },
+    options: { topK: number; signal?: AbortSignal },
+  ): Promise<{ latencyMs: { inference: number } }>;
+  dispose(): void;
 }
 
-export interface MeasuredMember {
-  member: string;
-  /** median inference of a few pictures; undefined where it did not run */
-  ms?: number;
-  /** now, or on an earlier visit, from which it was kept */
-  when: "now" | "earlier";
-  /** why it did not run */
-  fault?: string;
-}
-
-/** What the package's entry hands over. */
-export interface Package {
-  load(source: ModelSource, options: LoadOptions): Promise<SlimViT>;
-  /** relative addresses and paths → absolute ones */
-  baseUrl(text: string): Promise<URL>;
-}
+/** Loads one member from its folder. */
+export type LoadMember<M extends Member> = (folder: string, options: LoadOptions) => Promise<M>;
 
 /** Runs before the clock, for caches and compilers; timed runs, and milliseconds after which no other is begun. */
 const WARM_UP = 2;
@@ -61,47 +42,56 @@ const TOO_MUCH: readonly string[] = ["out-of-memory", "unsupported", "device-los
  * @param source address of a set.json or its folder, "hf:owner/name" or "hf:owner/name/…set.json"; in Node also a path
  * @throws SlimViTError as `SlimViT.load`
  */
-export async function loadFromSet(pkg: Package, source: ModelSource, options: LoadOptions): Promise<SlimViT> {
+export async function loadFromSet<M extends Member>(
+  source: ModelSource,
+  options: LoadOptions,
+  load: LoadMember<M>,
+): Promise<{ model: M; choice: SetChoice }> {
   const { latencyMs, onProgress, signal, ...rest } = options;
   if (latencyMs !== undefined && !(typeof latencyMs === "number" && latencyMs > 0)) {
     const fault = `latencyMs is ${String(latencyMs)}; expected milliseconds above 0.`;
     throw new SlimViTError("bad-option", fault);
   }
-  const url = await addressOf(source, pkg);
+  const url = await addressOf(source);
   const text = await readText(url, options);
   const base = new URL(".", url).href;
   const { name, members } = readSet(text, url, base);
   const usable = membersWith(members, options, url);
-  const open = (member: SetMember) =>
-    openMember(pkg, new URL(`${member.folder}/`, base).href, member, url, {
+  const open = async (member: SetMember): Promise<M> => {
+    const model = await load(new URL(`${member.folder}/`, base).href, {
       ...rest,
       signal,
       onProgress: onProgress && ((p) => onProgress({ ...p, file: `${member.folder}/${p.file}` })),
     });
+    checkMember(model, member, url);
+    return model;
+  };
   const found =
     latencyMs === undefined
       ? await mostAccurate(usable, open)
       : await inTurn("slimvit-set", () => meetBudget(usable, latencyMs, open, text, options), signal);
   await keepText(url, text, options);
-  return withChoice(found.vit, { name, latencyMs, ...found.choice });
+  return { model: found.model, choice: { name, latencyMs, ...found.choice } };
 }
 
-async function addressOf(source: ModelSource, { baseUrl }: Package): Promise<string> {
+async function addressOf(source: ModelSource): Promise<string> {
   const text = String(source);
   if (typeof source !== "string" && !(source instanceof URL))
     throw new SlimViTError("bad-option", "latencyMs needs the address of a model set; it was given files.");
   const [, repository, file] = text.match(/^hf:([\w.-]+\/[\w.-]+)(?:\/([\w./-]*))?$/) ?? [];
   const url = repository
     ? new URL(`https://huggingface.co/${repository}/resolve/main/${file ?? ""}`)
-    : await baseUrl(text);
+    : await absoluteModelUrl(text);
   if (!/\.json$/.test(url.pathname)) url.pathname = `${url.pathname.replace(/\/$/, "")}/set.json`;
   return url.href;
 }
 
 async function readText(url: string, { signal, cache }: LoadOptions): Promise<string> {
   try {
-    if (url.startsWith("file:")) return await readFromDisk(url);
-    return new TextDecoder().decode(await download(url, { limit: MAX_SET_BYTES }, signal));
+    const bytes = await (url.startsWith("file:")
+      ? readDisk(url, signal)
+      : download(url, { limit: MAX_SET_BYTES }, signal));
+    return new TextDecoder().decode(bytes);
   } catch (error) {
     throwIfAborted(signal);
     if (!(error instanceof SlimViTError) || error.code !== "network") throw error;
@@ -111,20 +101,9 @@ async function readText(url: string, { signal, cache }: LoadOptions): Promise<st
   }
 }
 
-async function readFromDisk(url: string): Promise<string> {
-  const [files, urls] = ["node:fs/promises", "node:url"]; // variables, so that bundlers for the browser leave them alone
-  const { readFile, stat } = (await import(
-    /* @vite-ignore */ /* webpackIgnore: true */ files
-  )) as typeof import("node:fs/promises");
-  const { fileURLToPath } = (await import(
-    /* @vite-ignore */ /* webpackIgnore: true */ urls
-  )) as typeof import("node:url");
-  try {
-    const path = fileURLToPath(url);
-    return (await stat(path)).size > MAX_SET_BYTES ? " ".repeat(MAX_SET_BYTES + 1) : await readFile(path, "utf8");
-  } catch (error) {
-    throw new SlimViTError("bad-model", `${url}: cannot be read (${messageOf(error)}).`, { cause: error });
-  }
+async function readDisk(url: string, signal?: AbortSignal): Promise<Uint8Array> {
+  const { fileURLToPath } = (await importNode("url")) as typeof import("node:url");
+  return readFromDisk(fileURLToPath(url), { limit: MAX_SET_BYTES }, signal);
 }
 
 const keeps = (cache: LoadOptions["cache"] = true) => cache === true && typeof caches !== "undefined";
@@ -148,62 +127,55 @@ function membersWith(members: SetMember[], { dtype = "auto" }: LoadOptions, name
 }
 
 /** @throws SlimViTError `bad-model` for a model that is not the one that set.json describes */
-async function openMember(
-  pkg: Package,
-  folder: string,
-  member: SetMember,
-  name: string,
-  options: LoadOptions,
-): Promise<SlimViT> {
-  const vit = await pkg.load(folder, options);
-  const { macs } = vit.info;
-  if (macs === member.macs) return vit;
-  vit.dispose();
+function checkMember(model: Member, member: SetMember, name: string): void {
+  const { macs } = model.info;
+  if (macs === member.macs) return;
+  model.dispose();
   const fault = `has ${macs} MACs, the set says ${member.macs}; make the set again with "slimvit set".`;
   throw new SlimViTError("bad-model", `${name}: member "${member.folder}" ${fault}`);
 }
 
-type Open = (member: SetMember) => Promise<SlimViT>;
+type Open<M> = (member: SetMember) => Promise<M>;
 
-interface Found {
-  vit: SlimViT;
+interface Found<M> {
+  model: M;
   choice: Omit<SetChoice, "name" | "latencyMs">;
 }
 
-async function mostAccurate(members: SetMember[], open: Open): Promise<Found> {
+async function mostAccurate<M>(members: SetMember[], open: Open<M>): Promise<Found<M>> {
   const member = members.at(-1)!;
   const reason = `the most accurate of ${members.length}; no latencyMs was asked for`;
   return {
-    vit: await open(member),
+    model: await open(member),
     choice: { member: member.folder, accuracy: member.accuracy, measured: [], reason },
   };
 }
 
 /** One load at a time, so that none disturbs another's measurement. Two models are in memory at most. */
-async function meetBudget(
+async function meetBudget<M extends Member>(
   members: SetMember[],
   budgetMs: number,
-  open: Open,
+  open: Open<M>,
   text: string,
   options: LoadOptions,
-): Promise<Found> {
+): Promise<Found<M>> {
   const key = keeps(options.cache) ? await keyOf(text, options) : undefined;
   const known = await readKept(key, members.length);
-  let held: { index: number; vit: SlimViT } | undefined;
-  const hold = (index: number, vit: SlimViT) => {
-    held?.vit.dispose();
-    held = { index, vit };
+  let held: { index: number; model: M } | undefined;
+  const hold = (index: number, model: M) => {
+    held?.model.dispose();
+    held = { index, model };
   };
   const measure = async (index: number): Promise<Measured> => {
     try {
-      const vit = await open(members[index]);
+      const model = await open(members[index]);
       try {
-        const ms = await timeOf(vit, options.signal);
-        if (!held || ms <= budgetMs) hold(index, vit);
-        else vit.dispose();
+        const ms = await timeOf(model, options.signal);
+        if (!held || ms <= budgetMs) hold(index, model);
+        else model.dispose();
         return { ms, when: "now" };
       } catch (error) {
-        vit.dispose();
+        model.dispose();
         throw error;
       }
     } catch (error) {
@@ -222,21 +194,21 @@ async function meetBudget(
       return [{ member: members[i].folder, ...(Number.isFinite(ms) && { ms }), ...rest }];
     });
     const { folder, accuracy } = members[index];
-    return { vit: held!.vit, choice: { member: folder, accuracy, meets, measured, reason } };
+    return { model: held!.model, choice: { member: folder, accuracy, meets, measured, reason } };
   } catch (error) {
-    held?.vit.dispose();
+    held?.model.dispose();
     throw error;
   }
 }
 
 /** Median milliseconds of inference. */
-async function timeOf(vit: SlimViT, signal?: AbortSignal): Promise<number> {
-  const [height, width] = vit.info.imageSize;
+async function timeOf(model: Member, signal?: AbortSignal): Promise<number> {
+  const [height, width] = model.info.imageSize;
   const data = new Uint8ClampedArray(4 * height * width).map((_, i) => (i * 37 + ((i * i) >> 5)) % 256);
   const times: number[] = [];
   const start = performance.now();
   for (let run = 0; run < WARM_UP + RUNS; run++) {
-    const { latencyMs } = await vit.classify({ data, width, height }, { topK: 1, signal });
+    const { latencyMs } = await model.classify({ data, width, height }, { topK: 1, signal });
     if (run >= WARM_UP) times.push(latencyMs.inference);
     if (times.length && performance.now() - start > ENOUGH_MS) break;
   }
@@ -271,18 +243,4 @@ async function readKept(key: string | undefined, count: number): Promise<(Measur
   } catch {
     return none;
   }
-}
-
-/** `info` may change later, with the GPU; the choice stays. */
-function withChoice(vit: SlimViT, set: SetChoice): SlimViT {
-  const { get } = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(vit), "info")!;
-  let plain: SlimViT["info"] | undefined;
-  let told: SlimViT["info"];
-  return Object.defineProperty(vit, "info", {
-    get() {
-      const info = get!.call(vit);
-      if (info !== plain) [plain, told] = [info, { ...info, set }];
-      return told;
-    },
-  });
 }

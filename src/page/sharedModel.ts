@@ -1,19 +1,19 @@
 /** A worker with its model, shared by all that loaded the same: one download, one copy of the weights. */
 import { proxy, type Remote } from "comlink";
 import { SlimViTError } from "../errors.ts";
-import type { Progress, WeightsStore } from "../loading/loadModel.ts";
-import type { CallId, Host } from "../worker/host.ts";
-import type { ModelInfo, SessionRequest } from "../worker/session.ts";
-import { spawnWorker } from "./startWorker.ts";
+import type { CallId, Host, LoadRequest, ModelInfo, Progress, WeightsStore } from "../protocol.ts";
+import { needsNoWorker, spawnWorker } from "./startWorker.ts";
 
 export type AnyHost = Host | Remote<Host>;
 
-export interface SharedRequest extends Omit<SessionRequest, "onProgress" | "signal" | "cache"> {
-  cache: boolean | WeightsStore;
+/** What loads must have in common to share a worker: the request, and what is no plain data. */
+export interface Shared {
+  request: LoadRequest;
+  store?: WeightsStore;
   workerUrl?: string | URL;
 }
 
-/** One that loaded it. */
+/** One that loaded the model. */
 export interface User {
   onProgress?: (progress: Progress) => unknown;
   onLost(error: SlimViTError): void;
@@ -25,17 +25,17 @@ const LOAD: CallId = 0;
 const alive = new Set<SharedModel>();
 
 /** @returns the model of an equal request that still has users, or a new one; `user` has to `leave` it */
-export function share(request: SharedRequest, user: User): SharedModel {
-  const key = keyOf(request);
-  const model = [...alive].find((other) => other.matches(key, request.cache)) ?? new SharedModel(request, key);
+export function share(shared: Shared, user: User): SharedModel {
+  const key = keyOf(shared);
+  const model = [...alive].find((other) => other.matches(key, shared.store)) ?? new SharedModel(shared, key);
   alive.add(model);
   model.users.add(user);
   return model;
 }
 
-/** Files have no name of their own: undefined is never equal. */
-function keyOf({ cache: _, ...request }: SharedRequest): string | undefined {
-  return "url" in request.source ? JSON.stringify(request) : undefined;
+/** Files have no name of their own, so their key is undefined, which equals no other. */
+function keyOf({ request, workerUrl }: Shared): string | undefined {
+  return "url" in request.source ? JSON.stringify([request, workerUrl]) : undefined;
 }
 
 export class SharedModel {
@@ -46,17 +46,17 @@ export class SharedModel {
   private progress: Progress | undefined;
 
   constructor(
-    private readonly request: SharedRequest,
+    private readonly shared: Shared,
     private readonly key: string | undefined,
   ) {}
 
-  matches(key: string | undefined, cache: SharedRequest["cache"]): boolean {
-    return key !== undefined && key === this.key && cache === this.request.cache;
+  matches(key: string | undefined, store: WeightsStore | undefined): boolean {
+    return key !== undefined && key === this.key && store === this.shared.store;
   }
 
   /** The worker with its model, started when it is not there or was lost. */
   connect(user: User): Promise<AnyHost> {
-    if (this.host && this.progress) tell(user, this.progress);
+    if (this.host && this.progress) reportProgress(user, this.progress);
     if (this.host) return this.host;
     const opening = this.open().catch((error) => {
       if (this.host === opening) this.disconnect();
@@ -66,7 +66,7 @@ export class SharedModel {
     return opening;
   }
 
-  /** The last one ends the worker, and a download under way with it. Idempotent. */
+  /** The last user ends the worker, and a download under way with it. Idempotent. */
   leave(user: User): void {
     this.users.delete(user);
     if (this.users.size) return;
@@ -82,34 +82,32 @@ export class SharedModel {
   }
 
   private async open(): Promise<AnyHost> {
-    const { cache, workerUrl, ...request } = this.request;
+    const { request, store, workerUrl } = this.shared;
     const report = (progress: Progress) => {
       this.progress = progress;
-      for (const user of this.users) tell(user, progress);
+      for (const user of this.users) reportProgress(user, progress);
     };
-    const pass: <T extends object>(own: T) => T = typeof Worker === "undefined" ? (own) => own : proxy;
-    const store = typeof cache === "object" ? pass(cache) : cache;
-    const { host, answer, close } = await startHost(
-      workerUrl,
-      () => {
-        this.disconnect();
-        const error = "The worker stopped unexpectedly. The next call starts a fresh one.";
-        for (const user of [...this.users]) user.onLost(new SlimViTError("worker-lost", error));
-      },
-      (host) => host.load(LOAD, request, store, pass(report)) as Promise<ModelInfo>,
-    );
+    const pass: <T extends object>(own: T) => T = needsNoWorker() ? (own) => own : proxy;
+    const load = (host: AnyHost) => host.load(LOAD, request, store && pass(store), pass(report)) as Promise<ModelInfo>;
+    const { host, answer, close } = await startHost(workerUrl, () => this.lose(), load);
     if (!this.users.size) {
       close();
-      throw new SlimViTError("disposed", "Nobody waits.");
+      throw new SlimViTError("disposed", "The model was disposed of while it was loaded.");
     }
     this.close = close;
     this.info = await answer;
     return host;
   }
+
+  private lose(): void {
+    this.disconnect();
+    const message = "The worker stopped unexpectedly. The next call starts a fresh one.";
+    for (const user of [...this.users]) user.onLost(new SlimViTError("worker-lost", message));
+  }
 }
 
-/** What it throws is the caller's own affair. */
-function tell({ onProgress }: User, progress: Progress): void {
+/** What the user's function throws is the user's own affair. */
+function reportProgress({ onProgress }: User, progress: Progress): void {
   void Promise.resolve(progress)
     .then(onProgress)
     .catch(() => {});
@@ -120,9 +118,8 @@ async function startHost<T>(
   onLost: () => void,
   call: (host: AnyHost) => Promise<T>,
 ): Promise<{ host: AnyHost; answer: Promise<T>; close(): void }> {
-  if (typeof Worker !== "undefined") return spawnWorker(workerUrl, onLost, call);
-  // Node: the same code in this process.
-  const host = (await import("../worker/worker.ts")).createHost();
+  if (!needsNoWorker()) return spawnWorker(workerUrl, onLost, call);
+  const host = (await import("../worker/worker.ts")).createHost(); // the same code in this process
   return {
     host,
     answer: call(host),

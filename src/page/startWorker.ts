@@ -2,7 +2,7 @@
 import { type Remote, releaseProxy, wrap } from "comlink";
 import { messageOf, SlimViTError } from "../errors.ts";
 import { carryErrors } from "../errorTransfer.ts";
-import type { Host } from "../worker/host.ts";
+import type { Host } from "../protocol.ts";
 
 export interface SpawnedWorker<T> {
   host: Remote<Host>;
@@ -10,6 +10,16 @@ export interface SpawnedWorker<T> {
   answer: Promise<T>;
   /** Stops it at once. Idempotent. */
   close(): void;
+}
+
+/**
+ * In Node the model runs in the process itself. A `Worker` there is no browser's: a library may have set it for its own
+ * ends. Deno, Bun and Electron have real ones.
+ */
+export function needsNoWorker(): boolean {
+  const versions: Record<string, string | undefined> = globalThis.process?.versions ?? {};
+  const isNode = versions.node && !versions.deno && !versions.bun && !versions.electron;
+  return typeof Worker === "undefined" || !!isNode;
 }
 
 /** For a script that neither answers nor fails. */

@@ -1,21 +1,34 @@
-/** Video as it comes: whoever asks gets the newest frame, and those in between are dropped instead of queued. */
+/**
+ * Pictures as they come. Of a video whoever asks gets the newest frame, and those in between are dropped instead of queued;
+ * of any other source every picture is given.
+ */
 import { SlimViTError, throwIfAborted } from "../errors.ts";
+import type { FrameSource } from "../protocol.ts";
+import { isVideo } from "./pictures.ts";
 
-/** A playing video, a camera's frames (MediaStreamTrackProcessor), or any source of pictures. */
-export type FrameSource<T> = HTMLVideoElement | ReadableStream<T> | AsyncIterable<T>;
+/** HTMLMediaElement.HAVE_CURRENT_DATA: there is a frame to show. */
+const HAS_FRAME = 2;
 
 /**
- * Ends with the source. Frames that have a `close()` are closed here: the dropped ones, and each when the next is asked for.
+ * Ends with the source. Frames that have a `close()` are closed here: dropped ones, and each when the next is asked for.
  *
- * @throws SlimViTError `aborted`, `bad-input` for a video that breaks off, and what the source throws
+ * @throws SlimViTError `aborted`, `bad-input` for what is no source and for a video that breaks off; what the source throws
  */
-export function newestFrames<T>(source: FrameSource<T>, signal?: AbortSignal): AsyncGenerator<T | HTMLVideoElement> {
+export function framesFrom<T>(source: FrameSource<T>, signal?: AbortSignal): AsyncGenerator<T | HTMLVideoElement> {
   if (typeof HTMLVideoElement !== "undefined" && source instanceof HTMLVideoElement) return framesOf(source, signal);
-  return newestOf(source as ReadableStream<T> | AsyncIterable<T>, signal);
+  if (source && typeof source === "object" && ("getReader" in source || Symbol.asyncIterator in source))
+    return picturesOf(source as ReadableStream<T> | AsyncIterable<T>, signal);
+  const isList = typeof source === "object" && source && Symbol.iterator in source;
+  const advice = isList ? " For a list of pictures use classifyAll(list)." : "";
+  throw new SlimViTError(
+    "bad-input",
+    `stream was given ${isList ? "a list" : String(source)}; expected a video element, a ReadableStream or an async ` +
+      `iterable of pictures.${advice}`,
+  );
 }
 
 async function* framesOf(video: HTMLVideoElement, signal?: AbortSignal): AsyncGenerator<HTMLVideoElement> {
-  if (video.readyState >= 2 && !video.ended) yield video; // what it shows now, also when it is paused
+  if (video.readyState >= HAS_FRAME && !video.ended) yield video; // what it shows now, also when it is paused
   for (;;) {
     await nextFrame(video, signal);
     throwIfAborted(signal);
@@ -41,56 +54,64 @@ function nextFrame(video: HTMLVideoElement, signal?: AbortSignal): Promise<void>
   });
 }
 
-async function* newestOf<T>(source: ReadableStream<T> | AsyncIterable<T>, signal?: AbortSignal): AsyncGenerator<T> {
+/** Reads ahead by one picture. A VideoFrame that waits gives way to a newer one; any other picture is waited for. */
+async function* picturesOf<T>(source: ReadableStream<T> | AsyncIterable<T>, signal?: AbortSignal): AsyncGenerator<T> {
   const { read, stop } = open(source);
-  let newest: { frame: T } | undefined;
+  let waiting: { picture: T } | undefined;
   let end: { error?: unknown } | undefined;
   let wake = () => {};
+  let wakeReader = () => {};
   const finish = (error?: unknown) => {
     end ??= { error };
     wake();
+    wakeReader();
   };
-  const pump = async () => {
+  const readAhead = async () => {
     for (;;) {
       const { done, value } = await read();
       if (done) return finish();
-      if (newest) close(newest.frame);
-      if (end) return close(value as T);
-      newest = { frame: value as T };
+      const picture = value as T;
+      if (waiting && isVideo(picture)) close(waiting.picture);
+      if (end) return close(picture);
+      waiting = { picture };
       wake();
+      while (waiting && !isVideo(picture) && !end) await new Promise<void>((resolve) => (wakeReader = resolve));
     }
   };
   const aborted = () => finish();
   signal?.addEventListener("abort", aborted);
-  pump().catch((error) => finish(error ?? new Error("The source failed.")));
+  readAhead().catch((error) => finish(error ?? new Error("The source failed.")));
   try {
     for (;;) {
-      if (!newest && !end) await new Promise<void>((resolve) => (wake = resolve));
+      if (!waiting && !end) await new Promise<void>((resolve) => (wake = resolve));
       throwIfAborted(signal);
-      if (!newest) {
+      if (!waiting) {
         if (end?.error) throw end.error;
         return;
       }
-      const { frame } = newest;
-      newest = undefined;
+      const { picture } = waiting;
+      waiting = undefined;
+      wakeReader();
       try {
-        yield frame;
+        yield picture;
       } finally {
-        close(frame);
+        close(picture);
       }
     }
   } finally {
     finish();
-    if (newest) close(newest.frame);
+    if (waiting) close(waiting.picture);
     signal?.removeEventListener("abort", aborted);
     stop();
   }
 }
 
-function open<T>(source: ReadableStream<T> | AsyncIterable<T>): {
+interface Reader<T> {
   read(): Promise<{ done?: boolean; value?: T }>;
   stop(): void;
-} {
+}
+
+function open<T>(source: ReadableStream<T> | AsyncIterable<T>): Reader<T> {
   if ("getReader" in source) {
     const reader = source.getReader();
     return { read: () => reader.read(), stop: () => void reader.cancel().catch(() => {}) };
@@ -99,6 +120,6 @@ function open<T>(source: ReadableStream<T> | AsyncIterable<T>): {
   return { read: () => iterator.next(), stop: () => void Promise.resolve(iterator.return?.()).catch(() => {}) };
 }
 
-function close(frame: unknown): void {
-  (frame as { close?: () => void } | undefined)?.close?.();
+function close(picture: unknown): void {
+  (picture as { close?: () => void } | undefined)?.close?.();
 }

@@ -1,4 +1,5 @@
 /** The network's operations in plain loops and double sums: slow, obvious, and the judge of every engine. */
+import type { Activation } from "../format/model.ts";
 
 /**
  * y = x Wᵀ + b
@@ -24,20 +25,58 @@ export function linear(x: Float32Array, weight: Float32Array, bias: Float32Array
 /**
  * Normalises each row to mean 0 and (biased) variance 1, then scales and shifts.
  * @param x [rows, dim], dim = weight.length
+ * @param denseDim how many channels mean and variance are of; those that were cut, so are not in `x`, are zeros
  * @see Ba, Kiros, Hinton 2016 — https://arxiv.org/abs/1607.06450
  */
-export function layerNorm(x: Float32Array, weight: Float32Array, bias: Float32Array, eps: number): Float32Array {
+export function layerNorm(
+  x: Float32Array,
+  weight: Float32Array,
+  bias: Float32Array,
+  eps: number,
+  denseDim = weight.length,
+): Float32Array {
   const dim = weight.length;
   const y = new Float32Array(x.length);
   for (let start = 0; start < x.length; start += dim) {
     let mean = 0;
     for (let i = 0; i < dim; i++) mean += x[start + i];
-    mean /= dim;
-    let variance = 0;
+    mean /= denseDim;
+    let variance = (denseDim - dim) * mean ** 2;
     for (let i = 0; i < dim; i++) variance += (x[start + i] - mean) ** 2;
-    variance /= dim;
+    variance /= denseDim;
     const inverse = 1 / Math.sqrt(variance + eps);
     for (let i = 0; i < dim; i++) y[start + i] = (x[start + i] - mean) * inverse * weight[i] + bias[i];
+  }
+  return y;
+}
+
+/** Each kind of hidden unit that the family has. */
+export function activate(x: Float32Array, kind: Activation): Float32Array {
+  if (kind === "gelu") return gelu(x);
+  const one = ACTIVATIONS[kind];
+  return x.map((v) => one(v));
+}
+
+const sigmoid = (v: number) => 1 / (1 + Math.exp(-v));
+
+const ACTIVATIONS: Record<Exclude<Activation, "gelu">, (v: number) => number> = {
+  gelu_tanh: (v) => 0.5 * v * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (v + 0.044715 * v ** 3))),
+  quick_gelu: (v) => v * sigmoid(1.702 * v),
+  relu: (v) => Math.max(0, v),
+  silu: (v) => v * sigmoid(v),
+};
+
+/**
+ * act(gate) × value
+ * @param x [rows, 2 × units]: in each row all gates, then all values
+ * @returns [rows, units]
+ * @see Shazeer 2020, "GLU variants improve transformer" — https://arxiv.org/abs/2002.05202
+ */
+export function gatedUnits(x: Float32Array, units: number, kind: Activation): Float32Array {
+  const y = new Float32Array(x.length / 2);
+  for (let row = 0; row * units < y.length; row++) {
+    const gate = activate(x.subarray(2 * row * units, (2 * row + 1) * units), kind);
+    for (let u = 0; u < units; u++) y[row * units + u] = gate[u] * x[(2 * row + 1) * units + u];
   }
   return y;
 }
@@ -71,7 +110,9 @@ export function erf(x: number): number {
  * @param qkv [tokens, 3 × inner]: all queries, then all keys, then all values
  * @param headDims width of each surviving head; `inner` is their sum
  * @param scale 1/√d of the dense head, not of the slimmed one: slimming removes channels, not temperature
- * @param classAttention if given, receives the first token's attention [tokens], averaged over heads
+ * @param options.bias added to the scaled score of a query on a key
+ * @param options.map if given, receives the attention of the first `options.mapRows` tokens [tokens], averaged over them
+ * and the heads
  * @returns [tokens, inner], to be mixed by `proj`
  * @see Vaswani et al. 2017, eq. 1 — https://arxiv.org/abs/1706.03762
  */
@@ -80,33 +121,42 @@ export function attention(
   headDims: number[],
   scale: number,
   tokens: number,
-  classAttention?: Float32Array,
+  { bias, map, mapRows = 1 }: AttentionOptions = {},
 ): Float32Array {
   const inner = headDims.reduce((a, b) => a + b, 0);
   const out = new Float32Array(tokens * inner);
-  const scores = new Float64Array(tokens);
   const mixed = new Float64Array(Math.max(0, ...headDims)); // one token's, of one head
   let first = 0; // of this head's channels
-  for (const width of headDims) {
+  headDims.forEach((width, head) => {
     for (let i = 0; i < tokens; i++) {
-      let max = -Infinity;
+      const scores = new Float64Array(tokens);
       for (let j = 0; j < tokens; j++) {
         let dot = 0;
         for (let c = first; c < first + width; c++) dot += qkv[i * 3 * inner + c] * qkv[j * 3 * inner + inner + c];
-        scores[j] = dot * scale;
-        max = Math.max(max, scores[j]);
+        scores[j] = dot * scale + (bias?.(head, i, j) ?? 0);
       }
-      let total = 0;
-      for (let j = 0; j < tokens; j++) total += scores[j] = Math.exp(scores[j] - max);
+      const p = softmax(scores);
       mixed.fill(0);
       for (let j = 0; j < tokens; j++) {
-        const p = scores[j] / total;
-        if (i === 0 && classAttention) classAttention[j] += p / headDims.length;
-        for (let c = 0; c < width; c++) mixed[c] += p * qkv[j * 3 * inner + 2 * inner + first + c];
+        if (map && i < mapRows) map[j] += p[j] / headDims.length / mapRows;
+        for (let c = 0; c < width; c++) mixed[c] += p[j] * qkv[j * 3 * inner + 2 * inner + first + c];
       }
       out.set(mixed.subarray(0, width), i * inner + first);
     }
     first += width;
-  }
+  });
   return out;
+}
+
+export interface AttentionOptions {
+  bias?: (head: number, query: number, key: number) => number;
+  map?: Float32Array;
+  mapRows?: number;
+}
+
+export function softmax(scores: Float64Array): Float64Array {
+  const max = scores.reduce((a, b) => Math.max(a, b), -Infinity);
+  const exponentials = scores.map((v) => Math.exp(v - max));
+  const total = exponentials.reduce((a, b) => a + b, 0);
+  return exponentials.map((v) => v / total);
 }

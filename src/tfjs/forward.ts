@@ -3,6 +3,7 @@
  * what is trained is what ships. The maths is that of src/reference/forward.ts.
  */
 import type * as tfjs from "@tensorflow/tfjs-core";
+import { refuseUnsupported } from "../format/features.ts";
 import { type Architecture, denseTokens, patchGrid } from "../format/model.ts";
 import { attend, erfGate, gatherTokens, layerNorm, linear, normalise, type Tensor, type TF } from "./ops.ts";
 
@@ -215,6 +216,7 @@ function positions(alive: number[], keep: number[]): number[] {
 
 /** The first block's patches only, as reshape and matMul: [batch, keepIdx.length, embedDim]. */
 export function embed(tf: TF, arch: Architecture, weights: Weights, pixels: Tensor): Tensor {
+  refuseUnsupported("The TensorFlow.js forward", arch);
   const { embedDim, patchSize: p, prefixTokens } = arch;
   const { keepIdx } = arch.blocks[0];
   const [rows, columns] = patchGrid(arch);

@@ -1,321 +1,219 @@
-/** One loaded model on one engine: image → pixels → logits → top classes. Lives in the worker; in Node, in the process. */
+/** One loaded model on one engine: picture → pixels → logits → classes. It lives in the worker; in Node, in the process. */
 
-import { openEngine } from "../engines/auto.ts";
-import type { Engine, EngineName, RunOptions, RunOutput } from "../engines/engine.ts";
-import { nextTurn } from "../engines/nextMacrotask.ts";
-import type { ReopenedEngine, Spare } from "../engines/recovery.ts";
-import {
-  checkEngineName,
-  isOnGpu,
-  loadGpuEngines,
-  loadWebgpuEngine,
-  type OpenedEngine,
-  openNamed,
-  openWithoutGpu,
-  type TriedEngine,
-} from "../engines/registry.ts";
-import { SlimViTError, throwIfAborted } from "../errors.ts";
-import {
-  type BlockShape,
-  countMacs,
-  countParams,
-  type Label,
-  type Model,
-  type Preprocess,
-  type WeightsDtype,
-} from "../format/model.ts";
-import { readImage, type WireImage } from "../image/decode.ts";
-import { preprocessWith, type Region, type Resample } from "../image/preprocess.ts";
-import { type LoadRequest, loadModel } from "../loading/loadModel.ts";
-import type { SetChoice } from "../page/set.ts";
+import { nextMacrotask } from "../engines/nextMacrotask.ts";
+import type { OpenedEngine } from "../engines/opening.ts";
+import { RecoveringEngine } from "../engines/recovery.ts";
+import { checkEngineName, prepareEngine } from "../engines/registry.ts";
+import { isWrongResults } from "../engines/selfTest.ts";
+import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
+import type { Manifest } from "../format/model.ts";
+import { readImage } from "../image/decode.ts";
+import { preprocessWith, type Resample } from "../image/preprocess.ts";
+import { type LoadedModel, loadModel } from "../loading/loadModel.ts";
+import type { LoadLinks, LoadRequest, ModelInfo, RunRequest, RunResult, TransferredImage } from "../protocol.ts";
+import type { RunOutput } from "../reference/forward.ts";
+import { checkFinite, classPicker } from "./classes.ts";
+import { describeEngine, describeModel } from "./info.ts";
+import { attentionOverPatches } from "./insight.ts";
+import { chooseThreads } from "./threads.ts";
 
-export interface SessionRequest extends LoadRequest {
-  threads: number | "auto";
-  /** where optional packages are served, by package name; absolute URLs */
-  engineUrls?: Record<string, string>;
+/** The resampler's kernels are a part of their own, like an engine. */
+async function openResampler(): Promise<Resample> {
+  return (await import("../image/resampleWasm.ts")).openResampler();
 }
 
-export interface ModelInfo {
-  name: string;
-  license: string;
-  embedDim: number;
-  /** [height, width] */
-  imageSize: [number, number];
-  labels: Label[];
-  params: number;
-  /** multiply-accumulates of one picture */
-  macs: number;
-  dtype: WeightsDtype;
-  /** those that the folder has */
-  dtypes: WeightsDtype[];
-  /** of the weights as downloaded */
-  sizeBytes: number;
-  engine: EngineName;
-  threads: number;
-  /** which kernels the simd engine runs: with WebAssembly's relaxed SIMD, or with what every browser has */
-  simd?: "relaxed" | "plain";
-  /** what the engine holds, weights and activations; undefined where it cannot be known */
-  memoryBytes?: number;
-  /** how long loading took, in milliseconds: files, from wherever they came; engine; its first run, which checks it */
-  loadMs: { files: number; engine: number; firstRun: number };
-  blocks: BlockShape[];
-  /** why this engine */
-  engineReason: string;
-  /** engines that `auto` tried and did not take: those that did not open, and those that were slower */
-  tried: TriedEngine[];
-  /** what could not be done here, in people's words */
-  notes: string[];
-  /** of a model out of a set: which member, and why */
-  set?: SetChoice;
+/** A call that waits for its turn. */
+interface Job {
+  image: TransferredImage;
+  request: RunRequest;
+  signal?: AbortSignal;
+  resolve(result: RunResult): void;
+  reject(error: unknown): void;
 }
 
-export interface ClassifyOptions {
-  /** how many classes to return; default 5 */
-  topK?: number;
-  /** leave out classes that score less */
-  scoreThreshold?: number;
-  /** only these labels or ids */
-  allow?: string[];
-  /** none of these labels or ids */
-  deny?: string[];
-  /** part of the picture, in its pixels as it is shown; taken as if the rest were not there */
-  region?: Region;
-  /** milliseconds a block */
-  profile?: boolean;
-  /** the class token's attention over the surviving patches, a block */
-  explain?: boolean;
-}
-
-export interface ScoredClass extends Label {
-  /** position in the model's output */
-  index: number;
-  /** softmax over all classes */
-  score: number;
-}
-
-export interface SessionResult extends Omit<RunOutput, "logits"> {
-  /** best first */
-  classes: ScoredClass[];
+/** A call whose picture is ready for the engine. */
+interface Prepared {
+  job: Job;
+  pixels: Float32Array;
+  pickClasses: (output: RunOutput) => RunResult["classes"];
   preprocessMs: number;
-  inferenceMs: number;
-  /** where it has changed since the last result */
-  info?: ModelInfo;
 }
 
 export class Session {
-  private last: Promise<unknown> = Promise.resolve();
-  private disposed = false;
-  private told: ModelInfo;
+  private readonly waiting: Job[] = [];
+  private isWorking = false;
+  private isDisposed = false;
+  private opened: OpenedEngine;
+  /** what the page knows already */
+  private sentInfo: ModelInfo;
 
   private constructor(
-    private knownInfo: ModelInfo,
-    private readonly how: Preprocess,
-    private engine: Engine,
+    private currentInfo: ModelInfo,
+    private readonly manifest: Manifest,
+    private readonly engine: RecoveringEngine,
     private readonly resample: Resample,
-    private spare: Spare | undefined,
   ) {
-    this.told = knownInfo;
+    this.sentInfo = currentInfo;
+    this.opened = engine.opened;
   }
 
   get info(): ModelInfo {
-    return this.knownInfo;
+    return this.currentInfo;
   }
 
   /** @throws SlimViTError as `loadModel` and `openEngine` */
-  static async open(request: SessionRequest): Promise<Session> {
-    const { signal, engineUrls } = request;
-    checkEngineName(request.engine); // like the threads', a slip of the pen costs no download
-    const options = { threads: chooseThreads(request.threads), engineUrls };
+  static async open(request: LoadRequest, links: LoadLinks = {}, signal?: AbortSignal): Promise<Session> {
+    checkEngineName(request.engine); // before anything is downloaded, as are the threads
+    const threads = chooseThreads(request.threads);
+    const options = { threads, engineUrls: request.engineUrls, webnn: request.webnn };
     const start = performance.now();
-    const openResampler = () => import("../image/resampleWasm.ts").then(({ openResampler }) => openResampler());
-    const { model, notes } = await loadModel(request, () => {
+    const first = await loadModel(request, { ...links, signal }, () => {
       void openResampler();
-      if (request.engine === "auto" || request.engine === "simd")
-        void import("../engines/simd/engine.ts").then(({ prepare }) => prepare(options)).catch(() => {}); // told when it is opened
+      prepareEngine(request.engine, options);
     });
-    const loaded = performance.now();
-    const opened = await openEngine(request.engine, model, { ...options, signal, keeps: request.cache === true }).catch(
-      (error) => reopen(request.engine as EngineName, { model, options }, error),
+    const filesMs = performance.now() - start;
+    const { loaded, engine } = await openFirstSound(request, first, (model, isLast) =>
+      RecoveringEngine.open(request.engine, model, { ...options, signal, keeps: request.cache, mayUseOthers: isLast }),
     );
-    if ("note" in opened) notes.push(opened.note);
-    const { engine, firstRunMs: firstRun } = opened;
     if (signal?.aborted) engine.dispose();
     throwIfAborted(signal);
-    const loadMs = { files: loaded - start, engine: performance.now() - loaded - firstRun, firstRun };
-    const info = describe(model, opened, notes, loadMs);
-    return new Session(
-      info,
-      model.manifest.preprocess,
-      engine,
-      await openResampler(),
-      spareOf(engine, { model, options }),
-    );
+    const { firstRunMs } = engine.opened;
+    const loadMs = { files: filesMs, engine: performance.now() - start - filesMs - firstRunMs, firstRun: firstRunMs };
+    const { model } = loaded;
+    const notes = [...loaded.notes, ...engine.notes];
+    const info = describeModel(model, engine.opened, { loadMs, notes, dtypeReason: loaded.dtypeReason });
+    return new Session(info, model.manifest, engine, await openResampler());
   }
 
-  /** One call at a time, in the order of arrival. */
-  run(image: WireImage, options: ClassifyOptions, signal?: AbortSignal): Promise<SessionResult> {
-    const turn = this.last.then(async () => {
-      await nextTurn(); // lets aborts in, which an engine that never waits would keep out
-      throwIfAborted(signal);
-      if (this.disposed) throw new SlimViTError("disposed", "The model was disposed of.");
-      return this.runNow(image, options, signal);
+  /** One call at a time, in the order of arrival; an engine that takes batches gets those that wait together. */
+  run(image: TransferredImage, request: RunRequest, signal?: AbortSignal): Promise<RunResult> {
+    return new Promise((resolve, reject) => {
+      this.waiting.push({ image, request, signal, resolve, reject });
+      void this.work();
     });
-    this.last = turn.catch(() => {});
-    return turn;
   }
 
-  /** Idempotent; a run that has begun ends first. */
+  /** Idempotent. A run that has begun ends first. */
   dispose(): void {
-    if (this.disposed) return;
-    this.disposed = true;
-    void this.last.finally(() => this.engine.dispose());
+    if (this.isDisposed) return;
+    this.isDisposed = true;
+    if (!this.isWorking) this.engine.dispose();
   }
 
-  private async runNow(wire: WireImage, options: ClassifyOptions, signal?: AbortSignal): Promise<SessionResult> {
-    const pick = chooser(this.info.labels, options);
-    const start = performance.now();
-    const { image, region } = await readImage(wire, options.region, this.how, signal);
-    const pixels = preprocessWith(this.resample, image, this.how, region);
-    const ready = performance.now();
-    throwIfAborted(signal);
-    const { profile, explain } = options;
-    const { logits, ...rest } = await this.infer(pixels, { profile, explain, signal });
-    throwIfAborted(signal);
-    const news = this.info !== this.told && { info: this.info };
-    this.told = this.info;
-    const inferenceMs = performance.now() - ready;
-    return { ...rest, classes: pick(logits), preprocessMs: ready - start, inferenceMs, ...news };
-  }
-
-  /** Also when the GPU is lost on the way. */
-  private async infer(pixels: Float32Array, options: RunOptions): Promise<RunOutput> {
-    for (let losses = 0; ; losses++) {
+  private async work(): Promise<void> {
+    if (this.isWorking) return;
+    this.isWorking = true;
+    while (this.waiting.length) {
+      await nextMacrotask(); // lets aborts in, which an engine that never waits would keep out
+      const jobs = this.takeJobs();
       try {
-        return await this.engine.run(pixels, options);
+        await this.answer(jobs);
       } catch (error) {
-        if (!this.spare) throw error;
-        const before = this.engine;
-        const { note, tried, reason, engine } = await reopen(before.name, this.spare, error, losses > 0);
-        this.engine = engine;
-        this.spare = spareOf(engine, this.spare);
-        before.dispose();
-        const notes = [...new Set([...this.info.notes, note])];
-        this.knownInfo = { ...this.info, ...facts(engine), tried, engineReason: reason, notes };
-        throwIfAborted(options.signal);
+        for (const { reject } of jobs) reject(error); // without effect on those that are answered
+      }
+    }
+    this.isWorking = false;
+    if (this.isDisposed) this.engine.dispose();
+  }
+
+  /** The next job, with those behind it that fit into the same batch. */
+  private takeJobs(): Job[] {
+    const isPlain = ({ request }: Job) => !request.profile && !request.explain;
+    const { batchSize } = this.info;
+    let count = 1;
+    if (isPlain(this.waiting[0]))
+      while (count < Math.min(batchSize, this.waiting.length) && isPlain(this.waiting[count])) count++;
+    return this.waiting.splice(0, count);
+  }
+
+  private async answer(jobs: Job[]): Promise<void> {
+    const batch: Prepared[] = [];
+    for (const job of jobs) {
+      try {
+        batch.push(await this.prepare(job));
+      } catch (error) {
+        job.reject(error);
+      }
+    }
+    if (!batch.length) return;
+    const start = performance.now();
+    const outputs = await this.infer(batch);
+    const inferenceMs = (performance.now() - start) / batch.length;
+    this.noteReplacement();
+    for (const [i, { job, pickClasses, preprocessMs }] of batch.entries()) {
+      try {
+        throwIfAborted(job.signal);
+        const { features, blockMs, attention, groups } = this.readable(outputs[i]);
+        const classes = pickClasses(outputs[i]);
+        const insight = { ...(blockMs && { blockMs }), ...(attention && { attention }), ...(groups && { groups }) };
+        job.resolve({ classes, features, preprocessMs, inferenceMs, ...insight, ...this.newInfo() });
+      } catch (error) {
+        job.reject(error);
       }
     }
   }
-}
 
-/** @throws whatever `error` is, if it is no `device-lost` */
-async function reopen(name: EngineName, spare: Spare, error: unknown, again = false): Promise<ReopenedEngine> {
-  if (!(error instanceof SlimViTError) || error.code !== "device-lost") throw error;
-  const gpu = await (name === "webgpu" ? loadWebgpuEngine : loadGpuEngines)(spare.options.engineUrls);
-  return gpu.reopen(name, spare, error, again, { openNamed, openWithoutGpu });
-}
-
-/** An engine that cannot be lost has packed the weights; those of the file would be in memory for nothing. */
-function spareOf(engine: Engine, spare: Spare): Spare | undefined {
-  return isOnGpu(engine.name) ? spare : undefined;
-}
-
-function facts({
-  name,
-  threads,
-  simd,
-  memoryBytes,
-}: Engine): Partial<ModelInfo> & Pick<ModelInfo, "engine" | "threads"> {
-  return { engine: name, threads, simd, memoryBytes };
-}
-
-function describe(
-  model: Model,
-  { engine, tried, reason }: OpenedEngine,
-  notes: string[],
-  loadMs: ModelInfo["loadMs"],
-): ModelInfo {
-  const { manifest, dtype } = model;
-  const { name, license, embedDim, imageSize, labels, blocks, weights } = manifest;
-  return {
-    name,
-    license,
-    embedDim,
-    imageSize,
-    labels,
-    params: countParams(manifest, labels.length),
-    macs: countMacs(manifest, labels.length),
-    dtype,
-    dtypes: weights.map((entry) => entry.dtype),
-    sizeBytes: weights.find((entry) => entry.dtype === dtype)!.bytes,
-    ...facts(engine),
-    loadMs,
-    blocks,
-    engineReason: reason,
-    tried,
-    notes,
-  };
-}
-
-/** Each is a worker with its own stack; no model here has work for more. */
-const MAX_THREADS = 64;
-
-/**
- * Half of the cores, as the other half are often the slow ones or no cores at all; no more than 4, which small networks
- * do not keep busy; and one on iOS, where threads cost memory that it lacks.
- */
-function chooseThreads(wanted: number | "auto"): number {
-  if (wanted !== "auto") {
-    if (Number.isSafeInteger(wanted) && wanted >= 1 && wanted <= MAX_THREADS) return wanted;
-    throw new SlimViTError(
-      "bad-option",
-      `threads is ${wanted}; expected "auto" or a whole number from 1 to ${MAX_THREADS}.`,
-    );
+  private async prepare(job: Job): Promise<Prepared> {
+    const { image: transferred, request, signal } = job;
+    throwIfAborted(signal);
+    if (this.isDisposed) throw new SlimViTError("disposed", "The model was disposed of.");
+    const { preprocess, name } = this.manifest;
+    const pickClasses =
+      request.want === "classes"
+        ? classPicker(this.manifest, request)
+        : ({ features }: RunOutput) => {
+            checkFinite(features, name);
+            return [];
+          };
+    const start = performance.now();
+    const { image, region } = await readImage(transferred, request.region, preprocess, signal);
+    const pixels = preprocessWith(this.resample, image, preprocess, region);
+    throwIfAborted(signal);
+    return { job, pixels, pickClasses, preprocessMs: performance.now() - start };
   }
-  const { userAgent = "", hardwareConcurrency = 1 } = globalThis.navigator ?? {};
-  if (/iPhone|iPad|iPod/.test(userAgent)) return 1;
-  return hardwareConcurrency <= 2 ? hardwareConcurrency : Math.min(4, Math.ceil(hardwareConcurrency / 2));
-}
 
-/** Checks the options once, then picks from any logits. */
-export function chooser(
-  labels: Label[],
-  { topK = 5, scoreThreshold = 0, allow, deny }: ClassifyOptions,
-): (logits: Float32Array) => ScoredClass[] {
-  if (!Number.isSafeInteger(topK) || topK < 1) {
-    throw new SlimViTError("bad-option", `topK is ${topK}; expected a whole number of at least 1.`);
+  private async infer(batch: Prepared[]): Promise<RunOutput[]> {
+    if (batch.length > 1) return this.engine.runBatch(batch.map(({ pixels }) => pixels));
+    const [{ job, pixels }] = batch;
+    const { profile, explain } = job.request;
+    return [await this.engine.run(pixels, { profile, explain, signal: job.signal })];
   }
-  if (!(scoreThreshold >= 0 && scoreThreshold <= 1)) {
-    throw new SlimViTError("bad-option", `scoreThreshold is ${scoreThreshold}; expected a number from 0 to 1.`);
+
+  private readable(output: RunOutput): RunOutput {
+    const { attention, groups } = output;
+    if (!attention || !groups) return output;
+    return { ...output, attention: attentionOverPatches(this.manifest, attention, groups) };
   }
-  const allowed = allow && indicesOf(labels, allow, "allow");
-  const denied = deny && indicesOf(labels, deny, "deny");
-  return (logits) => {
-    const scores = softmax(logits);
-    const order = [...labels.keys()].filter(
-      (i) => scores[i] >= scoreThreshold && (allowed?.has(i) ?? true) && !denied?.has(i),
-    );
-    order.sort((a, b) => scores[b] - scores[a]);
-    return order.slice(0, topK).map((index) => ({ ...labels[index], index, score: scores[index] }));
-  };
+
+  /** After a lost GPU, `info` is that of the engine that took over. */
+  private noteReplacement(): void {
+    const { opened, notes } = this.engine;
+    if (opened === this.opened) return;
+    this.opened = opened;
+    const allNotes = [...new Set([...this.info.notes, ...notes])];
+    this.currentInfo = { ...this.info, ...describeEngine(opened), notes: allNotes };
+  }
+
+  private newInfo(): { info?: ModelInfo } {
+    if (this.info === this.sentInfo) return {};
+    this.sentInfo = this.info;
+    return { info: this.info };
+  }
 }
 
-function indicesOf(labels: Label[], names: string[], option: string): Set<number> {
-  if (!Array.isArray(names))
-    throw new SlimViTError("bad-option", `${option} is ${JSON.stringify(names)}; expected a list of ids or labels.`);
-  const indices = names.map((name) => {
-    const found = labels.flatMap(({ id, label }, i) => (id === name || label === name ? [i] : []));
-    if (found.length) return found;
-    throw new SlimViTError(
-      "bad-option",
-      `${option} names ${JSON.stringify(name)}, which is no id or label of this model.`,
-    );
-  });
-  return new Set(indices.flat());
-}
-
-export function softmax(logits: Float32Array): Float64Array {
-  const max = logits.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
-  const scores = Float64Array.from(logits, (v) => Math.exp(v - max));
-  const total = scores.reduce((a, b) => a + b, 0);
-  return scores.map((v) => v / total);
+/** Opens the engine with the preferred weights; with the next ones if it computes wrong results with these. */
+async function openFirstSound(
+  { engine: wanted }: LoadRequest,
+  first: LoadedModel,
+  open: (model: LoadedModel["model"], isLast: boolean) => Promise<RecoveringEngine>,
+): Promise<{ loaded: LoadedModel; engine: RecoveringEngine }> {
+  for (let loaded = first; ; ) {
+    const { loadNext } = loaded;
+    try {
+      return { loaded, engine: await open(loaded.model, !loadNext) };
+    } catch (error) {
+      if (!loadNext || !isWrongResults(error)) throw error;
+      loaded = await loadNext(`with engine "${wanted}": ${messageOf(error)}`);
+    }
+  }
 }

@@ -1,12 +1,13 @@
-/** The worker's entry. Where there are no workers, as in Node, the caller imports it and takes a host of its own. */
+/** The worker's entry. In Node, where the model runs in the process itself, the page's part imports it and makes a host. */
 import { expose } from "comlink";
 import { findInstalled } from "../engines/installedPackages.ts";
 import { carryErrors } from "../errorTransfer.ts";
-import { createHost, type Host } from "./host.ts";
+import type { Host } from "../protocol.ts";
+import { createHost } from "./host.ts";
 
 export { createHost };
 
-/** comlink alone would let a message read, set and call anything that can be reached from the host, `constructor` too. */
+/** comlink alone would let a message read, set and call anything that can be reached from the host, even `constructor`. */
 const METHODS: readonly unknown[] = ["hello", "load", "run", "abort", "dispose"] satisfies (keyof Host)[];
 
 function isCall({ data }: MessageEvent): boolean {
@@ -16,7 +17,7 @@ function isCall({ data }: MessageEvent): boolean {
 }
 
 if (typeof WorkerGlobalScope !== "undefined" && globalThis instanceof WorkerGlobalScope) {
-  // Where a bundler has put onnxruntime-web into this file, as vite does, its threads are workers of this file too.
+  // Where a bundler has put onnxruntime-web into this file, as vite does, this file is also the script of its threads.
   if (self.name === "em-pthread") void findInstalled();
   else {
     carryErrors();

@@ -4,7 +4,8 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSyn
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import type { ModelInfo } from "../../src/worker/session.ts";
+import type { SelfTest } from "../../src/format/model.ts";
+import type { ModelInfo } from "../../src/protocol.ts";
 import { link } from "../packages/packed.ts";
 import { GPU_URLS, openGpuStage } from "./gpu.ts";
 import { DIST, type Stage } from "./page.ts";
@@ -58,7 +59,7 @@ test("without packages there is nothing to measure, and nothing else is download
   expect(engine).toBe("simd");
   expect(tried).toEqual([]);
   expect(engineReason).toMatch(/no other/);
-  expect(asked.filter((path) => /ort|tfjs|webgpu/.test(path))).toEqual([]);
+  expect(asked.filter((path) => /ort|tfjs|onnx|engine-/.test(path))).toEqual([]);
 });
 
 test("engines that are named are measured, the fastest is taken, and the choice is kept for the device and model", async () => {
@@ -81,7 +82,7 @@ test("engines that are named are measured, the fastest is taken, and the choice 
 
 test.each([
   ["31 days ago", { at: Date.now() - 31 * 24 * 3600 * 1000 }],
-  ["with another GPU", { gpu: "another" }],
+  ["with another GPU", { devices: { gpu: "another" } }],
 ])("a choice that was made %s is made again", async (_, changed) => {
   await infoOf(NAMED);
   expect((await infoOf(NAMED)).engineReason).toMatch(/on an earlier visit$/);
@@ -118,10 +119,13 @@ test("docs/guides.md names every optional engine, and the files that it says are
   expect(asked.filter((path) => /ort|tfjs|onnx/.test(path) && !path.startsWith("/engines/"))).toEqual([]);
 });
 
-test("without our own webgpu.js, named by a wrong address, nothing is measured, and that is the reason", async () => {
-  const { engine, engineReason } = await infoOf({ ...NAMED, "slimvit/webgpu.js": "/nowhere.js" }, { cache: false });
-  expect(engine).toBe("simd");
-  expect(engineReason).toMatch(/webgpu\.js did not load .*nowhere/);
+test("without our own engine-tfjs.js, named by a wrong address, the other engines are measured, and that is the reason", async () => {
+  const { tried } = await infoOf({ ...NAMED, "slimvit/engine-tfjs.js": "/nowhere.js" }, { cache: false });
+  expect(tried).toContainEqual({
+    engine: "tfjs-webgpu",
+    reason: expect.stringMatching(/engine-tfjs\.js did not load .*nowhere/),
+  });
+  expect(tried.find(({ engine }) => engine === "onnx-wasm" || engine === "simd")!.ms).toBeGreaterThan(0);
 });
 
 test("an engine that never opens does not keep the page waiting for good", async () => {
@@ -146,7 +150,8 @@ test("an engine that does not load or disagrees with the self-test is not taken,
     { engine: "onnx-wasm", reason: expect.stringMatching(/did not load from .*nowhere/) },
   ]);
   expect(nowhere.engineReason).toBe("no other opened");
-  for (const { selfTest } of manifest.weights) selfTest.logits = selfTest.logits.map((v: number) => v + 3);
+  for (const { logits } of Object.values<SelfTest>(manifest.variants[0].selfTest))
+    logits!.forEach((v, i) => void (logits![i] = v + 3));
   writeFileSync(folder, JSON.stringify(manifest));
   try {
     // Only the reference, which is not held against itself, is left.

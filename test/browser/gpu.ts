@@ -8,7 +8,7 @@ import { build } from "esbuild";
 import type { openEngine as OpenEngine } from "../../src/engines/auto.ts";
 import type { loadModel as LoadModel } from "../../src/loading/loadModel.ts";
 import { SWIFTSHADER } from "../../tools/bench/browser.ts";
-import { DIST, openStage, type Stage } from "./page.ts";
+import { openStage, type Stage } from "./page.ts";
 
 const SHIPPED = fileURLToPath(new URL("../../models", import.meta.url));
 
@@ -33,7 +33,6 @@ export async function openGpuStage(more: Record<string, string> = {}, flags: str
     external: ["onnxruntime-web", "@tensorflow"],
     logLevel: "error",
   });
-  for (const file of ["webgpu.js", "engine-webgpu.js"]) copyFileSync(join(DIST, file), join(bundle, file));
   for (const file of ["gpu-worker.js", "gpu-rounds.js", "devices.js"]) {
     copyFileSync(fileURLToPath(new URL(file, import.meta.url)), join(bundle, file));
   }

@@ -100,7 +100,7 @@ test("a flipped bit in the weights is an integrity error", async () => {
 
 test("an engine that gives other logits than the model's known input is refused", async () => {
   copyTiny("lying", (manifest) => {
-    for (const file of manifest.weights) file.selfTest!.logits[0] += 1;
+    for (const known of Object.values(manifest.variants[0].selfTest!)) known.logits![0] += 1;
   });
   const error = await stage.page.evaluate(() => failure(load({}, "/models/lying/")));
   expect(error).toMatchObject({ code: "unsupported", ours: true });

@@ -5,9 +5,9 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Page } from "playwright-core";
-import type { Manifest, Tensors, WeightsDtype } from "../../src/format/model.ts";
+import type { Tensors, WeightsDtype } from "../../src/format/model.ts";
 import { type BrowserPage, openPage } from "../../tools/bench/browser.ts";
-import { writeModelFolder } from "../../tools/models/folders.ts";
+import { type ManifestDraft, writeModelFolder } from "../../tools/models/folders.ts";
 import { CLASSES, randomTensors, tinyArchitecture } from "../tools/fixtures.ts";
 
 export const DIST = fileURLToPath(new URL("../../dist", import.meta.url));
@@ -31,13 +31,13 @@ const PAGE_SCRIPT = `
   Object.assign(globalThis, { SlimViT, SlimViTError, engineUrls, picture, failure, load });`;
 
 /** A slim model of 32×32 px: ragged heads, a block without a head, one without an MLP, tokens leaving. */
-export function tinySlimModel(): { draft: Omit<Manifest, "format" | "weights">; tensors: Tensors } {
+export function tinySlimModel(): { draft: ManifestDraft; tensors: Tensors } {
   const range = (n: number) => Array.from({ length: n }, (_, k) => k);
   const arch = tinyArchitecture({
     blocks: [
-      { headDims: [8, 3], mlpHidden: 24, keepIdx: range(15) },
-      { headDims: [], mlpHidden: 7, keepIdx: [0, 2, 3, 5, 8, 13] },
-      { headDims: [5, 8], mlpHidden: 0, keepIdx: [0, 3, 13] },
+      { headDims: [8, 3], mlpHidden: 24, keepIdx: range(15), merge: 0 },
+      { headDims: [], mlpHidden: 7, keepIdx: [0, 2, 3, 5, 8, 13], merge: 0 },
+      { headDims: [5, 8], mlpHidden: 0, keepIdx: [0, 3, 13], merge: 0 },
     ],
   });
   const draft = {

@@ -2,8 +2,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
-import type { SetChoice } from "../../src/page/set.ts";
-import type { ModelInfo } from "../../src/worker/session.ts";
+import type { ModelInfo, SetChoice } from "../../src/protocol.ts";
 import { writeModelFolder } from "../../tools/models/folders.ts";
 import { makeSet } from "../../tools/models/set.ts";
 import { randomModel } from "../helpers.ts";

@@ -138,11 +138,13 @@ test("an engine whose package is nowhere says what to install or to pass", async
   const errors = await stage.page.evaluate(async (engines) => {
     const errors = [];
     for (const engine of engines) errors.push(await failure(load({ engine, engineUrls: {} })));
-    errors.push(await failure(load({ engine: "tfjs-webgpu", engineUrls: { "slimvit/webgpu.js": "/nowhere.js" } })));
+    errors.push(
+      await failure(load({ engine: "tfjs-webgpu", engineUrls: { "slimvit/engine-tfjs.js": "/nowhere.js" } })),
+    );
     return errors;
   }, ENGINES);
   for (const error of errors) expect(error).toMatchObject({ code: "unsupported", ours: true });
   expect(errors[0].message).toMatch(/npm install @tensorflow\/tfjs-core .*engineUrls/);
   expect(errors[1].message).toMatch(/npm install onnxruntime-web.*onnxruntime-web\/webgpu/);
-  expect(errors[2].message).toMatch(/webgpu\.js did not load/);
+  expect(errors[2].message).toMatch(/engine-tfjs\.js did not load/);
 });

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, afterEach, beforeAll, expect, test, vi } from "vitest";
+import { installedPackages } from "../../src/engines/installedPackages.ts";
 import { writeOnnx } from "../../src/engines/onnx/graph.ts";
 import { openOnnxWebgpu } from "../../src/engines/onnx/webgpu.ts";
 import { encodeFloat16 } from "../../src/format/float16.ts";
@@ -50,7 +51,11 @@ function adapterWith(...features: string[]) {
 async function open(dtype: WeightsDtype, ...features: string[]) {
   vi.stubGlobal("navigator", { gpu: { requestAdapter: async () => adapterWith(...features) } });
   const model = { ...readGolden().model, dtype };
-  const engine = await openOnnxWebgpu(model, { engineUrls: { "onnxruntime-web/webgpu": runtimeUrl } });
+  const engine = await openOnnxWebgpu(
+    model,
+    { engineUrls: { "onnxruntime-web/webgpu": runtimeUrl } },
+    installedPackages,
+  );
   engine.dispose();
   const same = (expected: Uint8Array) => Buffer.compare(opened.graph, expected) === 0;
   return {

@@ -2,11 +2,12 @@ import fc from "fast-check";
 import { InferenceSession, Tensor } from "onnxruntime-web";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openEngine } from "../../src/engines/auto.ts";
+import { installedPackages } from "../../src/engines/installedPackages.ts";
 import { openOnnx } from "../../src/engines/onnx/engine.ts";
 import { writeOnnx } from "../../src/engines/onnx/graph.ts";
 import { Message } from "../../src/engines/onnx/proto.ts";
 import { encodeFloat16 } from "../../src/format/float16.ts";
-import type { Architecture, BlockShape, Model } from "../../src/format/model.ts";
+import { type Architecture, type BlockShape, type Model, plainArchitecture } from "../../src/format/model.ts";
 import { encodeTensors, selfTestPixels } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { readModelFolder } from "../../tools/models/folders.ts";
@@ -17,20 +18,20 @@ const golden = readGolden();
 /** 4×3 patches, two blocks of one shape each */
 function architecture(...blocks: Partial<BlockShape>[]): Architecture {
   const keepIdx = [...Array(13).keys()];
-  return {
+  return plainArchitecture({
     imageSize: [16, 12],
     patchSize: 4,
     embedDim: 16,
     headDim: 8,
     layerNormEps: 1e-6,
     prefixTokens: 1,
-    blocks: blocks.map((block) => ({ headDims: [8, 8], mlpHidden: 32, keepIdx, ...block })),
-  };
+    blocks: blocks.map((block) => ({ headDims: [8, 8], mlpHidden: 32, keepIdx, merge: 0, ...block })),
+  });
 }
 
 async function expectReferenceLogits(model: Model, seed = 1, tolerance = 1e-4): Promise<void> {
   const pixels = randomPixels(model.manifest, seed);
-  const engine = await openOnnx(model, {});
+  const engine = await openOnnx(model, {}, installedPackages);
   try {
     const { logits, features } = await engine.run(pixels);
     const expected = forward(model, pixels);
@@ -44,7 +45,7 @@ async function expectReferenceLogits(model: Model, seed = 1, tolerance = 1e-4): 
 describe("onnx-wasm gives the reference's logits", () => {
   test.each(golden.cases)("and PyTorch's for the golden network, cut by $name", async ({ cuts, logits: published }) => {
     const model = cut(golden.model, cuts);
-    const engine = await openOnnx(model, {});
+    const engine = await openOnnx(model, {}, installedPackages);
     for (const [i, pixels] of golden.images.entries()) {
       const { logits, features } = await engine.run(pixels);
       const expected = forward(model, pixels);
@@ -114,7 +115,7 @@ describe("onnx-wasm", () => {
   const pixels = randomPixels(model.manifest, 1);
   let engine: Awaited<ReturnType<typeof openOnnx>>;
   beforeAll(async () => {
-    engine = await openOnnx(model, { threads: 1 });
+    engine = await openOnnx(model, { threads: 1 }, installedPackages);
   });
   afterAll(() => engine.dispose());
 
@@ -124,7 +125,7 @@ describe("onnx-wasm", () => {
   });
 
   test("does not claim threads that it was too late to start", async () => {
-    const second = await openOnnx(model, { threads: 2 });
+    const second = await openOnnx(model, { threads: 2 }, installedPackages);
     expect(second.threads).toBe(1);
     second.dispose();
   });
@@ -155,7 +156,7 @@ describe("onnx-wasm", () => {
   });
 
   test("can be disposed of twice, and then says so", async () => {
-    const other = await openOnnx(model, {});
+    const other = await openOnnx(model, {}, installedPackages);
     other.dispose();
     other.dispose();
     await expect(other.run(pixels)).rejects.toMatchObject({ code: "disposed" });
@@ -163,7 +164,7 @@ describe("onnx-wasm", () => {
 
   test("names the package when it does not load", async () => {
     const engineUrls = { "onnxruntime-web": "file:///nowhere/ort.wasm.bundle.min.mjs" };
-    await expect(openOnnx(model, { engineUrls })).rejects.toMatchObject({
+    await expect(openOnnx(model, { engineUrls }, installedPackages)).rejects.toMatchObject({
       code: "unsupported",
       message: expect.stringMatching(/npm install onnxruntime-web/),
     });
@@ -171,7 +172,7 @@ describe("onnx-wasm", () => {
 
   test("refuses a module that is another", async () => {
     const engineUrls = { "onnxruntime-web": "data:text/javascript,export default 1" };
-    await expect(openOnnx(model, { engineUrls })).rejects.toMatchObject({
+    await expect(openOnnx(model, { engineUrls }, installedPackages)).rejects.toMatchObject({
       code: "unsupported",
       message: expect.stringMatching(/exports no InferenceSession/),
     });
@@ -179,7 +180,7 @@ describe("onnx-wasm", () => {
 
   test("loads from a URL", async () => {
     const url = new URL("../../node_modules/onnxruntime-web/dist/ort.node.min.mjs", import.meta.url).href;
-    const other = await openOnnx(model, { engineUrls: { "onnxruntime-web": url } });
+    const other = await openOnnx(model, { engineUrls: { "onnxruntime-web": url } }, installedPackages);
     expectClose((await other.run(pixels)).logits, (await engine.run(pixels)).logits, 0);
     other.dispose();
   });

@@ -1,6 +1,8 @@
 import { expect, test } from "vitest";
 import type { Engine } from "../../src/engines/engine.ts";
-import { selfTest } from "../../src/engines/selfTest.ts";
+import { isWrongResults, selfTest } from "../../src/engines/selfTest.ts";
+import type { Model, WeightsDtype } from "../../src/format/model.ts";
+import { singleVariant } from "../../src/format/variants.ts";
 import { readGolden } from "../helpers.ts";
 
 const { model } = readGolden();
@@ -20,6 +22,13 @@ function fakeEngine(name: Engine["name"], logit = 0) {
   return engine;
 }
 
+/** The golden model, whose manifest says that every logit of the known input is this. */
+function withLogits(logit: number, dtype: WeightsDtype = "f32"): Model {
+  const selfTest = { [dtype]: { seed: 3, logits: Array<number>(10).fill(logit) } };
+  const variants = [{ ...model.manifest.variants[0], selfTest }];
+  return { ...model, dtype, manifest: { ...model.manifest, variants } };
+}
+
 test("an engine is warmed up also by a manifest that knows no logits, the slow reference is not", async () => {
   const [gpu, reference] = [fakeEngine("onnx-webgpu"), fakeEngine("reference")];
   for (const engine of [gpu, reference]) await selfTest(engine, model);
@@ -31,21 +40,26 @@ test.each([
   ["f16", 1.02, 1.06],
   ["int8", 1.1, 1.3],
 ] as const)("in %s rounding is let through, more is not", async (dtype, rounded, wrong) => {
-  const selfTestOf = { seed: 3, logits: Array<number>(10).fill(1) };
-  const weights = [{ dtype, file: "model", bytes: 1, sha256: "0", selfTest: selfTestOf }];
-  const known = { ...model, dtype, manifest: { ...model.manifest, weights } };
+  const known = withLogits(1, dtype);
   await selfTest(fakeEngine("onnx-webgpu", rounded), known);
   await expect(selfTest(fakeEngine("onnx-webgpu", wrong), known)).rejects.toMatchObject({ code: "unsupported" });
 });
 
 test("known logits are held against those of the first run", async () => {
-  const withLogits = (logit: number) => {
-    const selfTest = { seed: 3, logits: Array<number>(10).fill(logit) };
-    const weights = [{ dtype: "f32" as const, file: "model", bytes: 1, sha256: "0", selfTest }];
-    return { ...model, manifest: { ...model.manifest, weights } };
-  };
   const engine = fakeEngine("simd");
   await selfTest(engine, withLogits(0));
-  await expect(selfTest(engine, withLogits(1))).rejects.toMatchObject({ code: "unsupported" });
+  const error = await selfTest(engine, withLogits(1)).catch((error: unknown) => error);
+  expect(error).toMatchObject({ code: "unsupported", message: expect.stringMatching(/expected at most 1 %/) });
+  expect(isWrongResults(error)).toBe(true);
   expect(engine.runs).toBe(2);
+});
+
+test("of an embedding model the features are held against the known ones", async () => {
+  const { head: _, ...embedding } = model.manifest;
+  const withFeatures = (feature: number) => {
+    const selfTest = { f32: { seed: 3, features: Array<number>(48).fill(feature) } };
+    return { ...model, manifest: singleVariant({ ...embedding, labels: [] }, selfTest) };
+  };
+  await selfTest(fakeEngine("simd"), withFeatures(0));
+  await expect(selfTest(fakeEngine("simd"), withFeatures(1))).rejects.toMatchObject({ code: "unsupported" });
 });

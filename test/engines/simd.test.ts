@@ -4,7 +4,14 @@ import { describe, expect, test } from "vitest";
 import type { RunOutput } from "../../src/engines/engine.ts";
 import { chooseFlavour, hasRelaxedDot } from "../../src/engines/simd/binary.ts";
 import { openFlavour, openSimd } from "../../src/engines/simd/engine.ts";
-import { type Architecture, type BlockShape, countMacs, denseTokens, type Model } from "../../src/format/model.ts";
+import {
+  type Architecture,
+  type BlockShape,
+  countMacs,
+  denseTokens,
+  type Model,
+  plainArchitecture,
+} from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { cut, expectClose, randomModel, randomPixels, readGolden, slimArchitecture } from "../helpers.ts";
@@ -22,15 +29,15 @@ const range = (count: number) => [...Array(count).keys()];
 
 /** 4×3 patches, blocks as given */
 function architecture(...blocks: Partial<BlockShape>[]): Architecture {
-  return {
+  return plainArchitecture({
     imageSize: [16, 12],
     patchSize: 4,
     embedDim: 20,
     headDim: 8,
     layerNormEps: 1e-6,
     prefixTokens: 1,
-    blocks: blocks.map((block) => ({ headDims: [8, 8], mlpHidden: 33, keepIdx: range(13), ...block })),
-  };
+    blocks: blocks.map((block) => ({ headDims: [8, 8], mlpHidden: 33, keepIdx: range(13), merge: 0, ...block })),
+  });
 }
 
 function encode(model: Model, dtype: (typeof dtypes)[number]): Model {
@@ -368,14 +375,14 @@ function largeArchitecture(): fc.Arbitrary<Architecture> {
           layerNormEps: 1e-6,
           imageSize: [height * patchSize, columns * patchSize] as [number, number],
         };
-        let keepIdx = range(denseTokens({ ...arch, blocks: [] }));
-        return {
+        let keepIdx = range(denseTokens(plainArchitecture({ ...arch, blocks: [] })));
+        return plainArchitecture({
           ...arch,
           blocks: blocks.map(({ kept, ...shape }) => {
             keepIdx = keepIdx.filter((token) => token < rest.prefixTokens || (token * 0.618034) % 1 < kept);
             return { ...shape, keepIdx };
           }),
-        };
+        });
       };
       let height = rows;
       while (height > 1 && countMacs(build(height), 5) > 4e7) height--;

@@ -1,5 +1,7 @@
 import { afterAll, describe, expect, test } from "vitest";
+import { PLAIN } from "../../src/format/model.ts";
 import { readManifest } from "../../src/format/read.ts";
+import { selfTestOf, singleVariant } from "../../src/format/variants.ts";
 import { manifestOf } from "../helpers.ts";
 import { Tally } from "../robustness/tally.ts";
 import { arch, refused } from "./fixtures.ts";
@@ -9,19 +11,29 @@ const weightsEntry = { dtype: "f32", file: "model.f32.safetensors", bytes: 4096,
 // biome-ignore lint/suspicious/noExplicitAny: a manifest to be spoilt in any way
 type Spoilt = any;
 
-/** A valid manifest's JSON, after `spoil` has had it. */
+/** A valid manifest's JSON in version 1, after `spoil` has had it. */
 function manifest(spoil: (m: Spoilt) => void = () => {}): string {
-  const m = structuredClone({ ...manifestOf(arch), weights: [weightsEntry] });
+  const { name, license, preprocess, labels, provenance, metrics } = manifestOf(arch);
+  const { imageSize, patchSize, embedDim, headDim, layerNormEps, prefixTokens } = arch;
+  const blocks = arch.blocks.map(({ merge: _, ...block }) => block);
+  const m = structuredClone({
+    ...{ format: "slimvit/1", name, license, imageSize, patchSize, embedDim, headDim, layerNormEps, prefixTokens },
+    ...{ preprocess, blocks, labels, weights: [weightsEntry], provenance, metrics },
+  });
   spoil(m);
   return JSON.stringify(m);
 }
 
-describe("a malformed manifest is refused with its name and the fault", () => {
+describe("a malformed manifest of version 1 is refused with its name and the fault", () => {
   const tally = new Tally("format", "named malformed manifests");
   afterAll(() => tally.close());
   const weights = (changes: object) => (m: Spoilt) => Object.assign(m.weights[0], changes);
   test.each<[string, (m: Spoilt) => void, RegExp]>([
-    ["another format", (m) => (m.format = "slimvit/2"), /format "slimvit\/2"/],
+    [
+      "another format",
+      (m) => (m.format = "slimvit/3"),
+      /format "slimvit\/3"; this version reads "slimvit\/2" and "slimvit\/1"/,
+    ],
     ["no format", (m) => delete m.format, /format undefined/],
     ["no name", (m) => delete m.name, /name is undefined/],
     ["a name that is an object", (m) => (m.name = {}), /name is \{…\}/],
@@ -122,14 +134,18 @@ describe("a malformed manifest is refused with its name and the fault", () => {
     [
       "a self-test of too few logits",
       weights({ selfTest: { seed: 1, logits: [1] } }),
-      /logits has 1 entries; expected 5/,
+      /selfTest\.f32\.logits has 1 entries; expected 5/,
     ],
     [
       "a self-test of no numbers",
       weights({ selfTest: { seed: 1, logits: [1, 2, 3, 4, null] } }),
       /logits holds what is no number/,
     ],
-    ["a self-test without seed", weights({ selfTest: { logits: [1, 2, 3, 4, 5] } }), /selfTest.seed is undefined/],
+    [
+      "a self-test without seed",
+      weights({ selfTest: { logits: [1, 2, 3, 4, 5] } }),
+      /selfTest\.f32\.seed is undefined/,
+    ],
     ["a provenance that is text", (m) => (m.provenance = "me"), /provenance is "me"/],
     ["metrics that are a list", (m) => (m.metrics = []), /metrics is \[\]/],
   ])("%s", (_, spoil, fault) => {
@@ -156,7 +172,7 @@ describe("a malformed manifest is refused with its name and the fault", () => {
   });
 });
 
-describe("a legal manifest is read", () => {
+describe("a legal manifest of version 1 is read", () => {
   test.each<[string, (m: Spoilt) => void]>([
     ["as it is", () => {}],
     ["a block without heads", (m) => (m.blocks[0].headDims = [])],
@@ -165,10 +181,39 @@ describe("a legal manifest is read", () => {
     ["the class token alone", (m) => (m.blocks[1].keepIdx = [0])],
     ["without weights yet", (m) => (m.weights = [])],
     ["with fields of a later version", (m) => (m.future = { deep: [1] })],
-    ["with a self-test", (m) => (m.weights[0].selfTest = { seed: 1, logits: [1, 2, 3, 4, 5] })],
+    [
+      "with fields that version 2 gives a meaning",
+      (m) => Object.assign(m, { pooling: "mean", blocks: m.blocks.map((block: object) => ({ ...block, merge: 1 })) }),
+    ],
   ])("%s", (_, change) => {
     const text = manifest(change);
-    expect(readManifest(text, "slimvit.json")).toEqual(JSON.parse(text));
+    const { blocks, format: __, ...rest } = JSON.parse(text);
+    const plain = {
+      ...rest,
+      ...PLAIN,
+      distilled: false,
+      blocks: blocks.map((block: object) => ({ ...block, merge: 0 })),
+    };
+    expect(readManifest(text, "slimvit.json")).toEqual(singleVariant(plain));
+  });
+
+  test("with a distillation token", () => {
+    const distilled = manifest((m) => {
+      m.prefixTokens = 2;
+      for (const block of m.blocks) block.keepIdx = [0, 1, 2];
+    });
+    expect(readManifest(distilled, "x")).toMatchObject({ prefixTokens: 2, classToken: true, distilled: true });
+  });
+
+  test("with a self-test, which belongs to its only variant", () => {
+    const selfTest = { seed: 1, logits: [1, 2, 3, 4, 5] };
+    const read = readManifest(
+      manifest((m) => (m.weights[0].selfTest = selfTest)),
+      "x",
+    );
+    expect(read.variants.map(({ name, selfTest }) => [name, selfTest])).toEqual([["default", { f32: selfTest }]]);
+    expect(selfTestOf(read, "f32")).toEqual(selfTest);
+    expect(selfTestOf(read, "f16")).toBeUndefined();
   });
 
   test("without provenance and metrics, which become empty", () => {

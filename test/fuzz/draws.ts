@@ -1,4 +1,4 @@
-import type { Architecture, Model, WeightsDtype } from "../../src/format/model.ts";
+import { type Model, plainArchitecture, type WeightsDtype } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { randomModel } from "../helpers.ts";
 
@@ -66,7 +66,7 @@ export class Draws {
     const prefixTokens = (1 + this.below(2)) as 1 | 2;
     const headDim = 1 + this.below(9);
     let alive = Array.from({ length: rows * columns + prefixTokens }, (_, k) => k);
-    const arch: Architecture = {
+    const arch = plainArchitecture({
       imageSize: [rows * patchSize, columns * patchSize],
       patchSize,
       embedDim: 1 + this.below(12),
@@ -78,7 +78,7 @@ export class Draws {
         const headDims = Array.from({ length: this.below(4) }, () => 1 + this.below(headDim));
         return { headDims, mlpHidden: this.below(10), keepIdx: alive };
       }),
-    };
+    });
     const drawn = randomModel(arch, this.below(256), 1 + this.below(3));
     const name = String.fromCharCode(...Array.from({ length: this.below(300) }, () => this.below(65_536)));
     return { manifest: { ...drawn.manifest, name }, dtype, tensors: encodeTensors(drawn.tensors, dtype) };

@@ -8,11 +8,11 @@ import { writeOnnx } from "../../src/engines/onnx/graph.ts";
 import { SlimViTError } from "../../src/errors.ts";
 import { encodeFloat16 } from "../../src/format/float16.ts";
 import {
-  type Architecture,
   countMacs,
   countParams,
   type Manifest,
   type Model,
+  plainArchitecture,
   tensorShapes,
   type WeightsDtype,
 } from "../../src/format/model.ts";
@@ -35,7 +35,7 @@ export interface Target {
 }
 
 const range = (n: number) => Array.from({ length: n }, (_, k) => k);
-const arch: Architecture = {
+const arch = plainArchitecture({
   imageSize: [4, 8],
   patchSize: 2,
   embedDim: 4,
@@ -46,7 +46,7 @@ const arch: Architecture = {
     { headDims: [8, 3], mlpHidden: 5, keepIdx: range(9) },
     { headDims: [], mlpHidden: 0, keepIdx: [0, 2, 5] },
   ],
-};
+});
 const dtypes: WeightsDtype[] = ["f32", "f16", "int8"];
 const small = randomModel(arch, 1, 2);
 const manifest: Manifest = {
@@ -56,9 +56,9 @@ const manifest: Manifest = {
     file: `model.${dtype}.safetensors`,
     bytes: 1000,
     sha256: "0".repeat(64),
-    selfTest: { seed: 1, logits: [0, 1] },
   })),
 };
+manifest.variants[0].selfTest = Object.fromEntries(dtypes.map((dtype) => [dtype, { seed: 1, logits: [0, 1] }]));
 const SET_BASE = "https://a.example/set/";
 const modelSet: ModelSet = {
   format: SET_FORMAT,

@@ -9,7 +9,8 @@ import { gzipSync } from "node:zlib";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import type { Preprocess } from "../../src/format/model.ts";
 import { readImage } from "../../src/image/decode.ts";
-import { type LoadRequest, loadModel, type Progress, type WeightsStore } from "../../src/loading/loadModel.ts";
+import { loadModel } from "../../src/loading/loadModel.ts";
+import type { LoadLinks, LoadRequest, Progress, WeightsStore } from "../../src/protocol.ts";
 import { writeModelFolder } from "../../tools/models/folders.ts";
 import { randomModel } from "../helpers.ts";
 
@@ -59,17 +60,10 @@ afterEach(() => {
 
 const url = () => `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
 
-async function load(options: Partial<LoadRequest> = {}) {
+async function load({ dtype = "f32", ...links }: Partial<LoadRequest> & LoadLinks & { signal?: AbortSignal } = {}) {
   const seen: Progress[] = [];
-  const request: LoadRequest = {
-    source: { url: url() },
-    engine: "reference",
-    dtype: "f32",
-    cache: false,
-    onProgress: (progress) => seen.push(progress),
-    ...options,
-  };
-  const { model } = await loadModel(request);
+  const request = { source: { url: url() }, engine: "reference", dtype, cache: false } as const;
+  const { model } = await loadModel(request, { onProgress: (progress) => seen.push(progress), ...links });
   return { model, seen };
 }
 
@@ -259,9 +253,9 @@ describe("a store", () => {
   test("is asked by sha256, filled once, and its hit is not fetched", async () => {
     answer = (_, from, response) => send(response, from, weights.length);
     const kept = new Map<string, Uint8Array>();
-    await load({ cache: storeOf(kept) });
+    await load({ store: storeOf(kept) });
     expect([...kept.keys()]).toEqual([sha256()]);
-    const { seen } = await load({ cache: storeOf(kept) });
+    const { seen } = await load({ store: storeOf(kept) });
     expect(ranges).toHaveLength(1);
     expect(seen).toEqual([{ file: FILE, loadedBytes: weights.length, totalBytes: weights.length, cached: true }]);
   });
@@ -271,7 +265,7 @@ describe("a store", () => {
     const flipped = new Uint8Array(weights);
     flipped[flipped.length - 3] ^= 64;
     const kept = new Map([[sha256(), flipped]]);
-    await load({ cache: storeOf(kept) });
+    await load({ store: storeOf(kept) });
     expect(ranges).toHaveLength(1);
     expect(createHash("sha256").update(kept.get(sha256())!).digest("hex")).toBe(sha256());
   });
@@ -279,7 +273,7 @@ describe("a store", () => {
   test("that returns something else than bytes is as good as an empty one", async () => {
     answer = (_, from, response) => send(response, from, weights.length);
     const buffer = new Uint8Array(weights).buffer as unknown as Uint8Array; // the right bytes, in the wrong wrapping
-    await load({ cache: { get: async () => buffer, put: async () => {} } });
+    await load({ store: { get: async () => buffer, put: async () => {} } });
     expect(ranges).toHaveLength(1);
   });
 });

@@ -32,7 +32,10 @@ test("simd holds the weights in its own memory alone: the file's bytes are let g
     async put() {},
   };
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
-  const session = await Session.open({ source: { url }, engine: "simd", dtype: "f32", threads: 1, cache });
+  const session = await Session.open(
+    { source: { url }, engine: "simd", dtype: "f32", threads: 1, cache: false },
+    { store: cache },
+  );
   for (let k = 0; k < 5 && file!.deref(); k++) {
     await new Promise((resolve) => setTimeout(resolve, 20)); // a WeakRef holds on until the turn ends
     collect();

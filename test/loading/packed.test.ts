@@ -3,7 +3,8 @@ import { pathToFileURL } from "node:url";
 import { deflateSync } from "node:zlib";
 import { beforeAll, describe, expect, test } from "vitest";
 import type { Manifest, WeightsFile } from "../../src/format/model.ts";
-import { loadModel, type Progress } from "../../src/loading/loadModel.ts";
+import { loadModel } from "../../src/loading/loadModel.ts";
+import type { Progress } from "../../src/protocol.ts";
 import { readModelFolder, writeFolder, writeModelFolder } from "../../tools/models/folders.ts";
 import { randomModel } from "../helpers.ts";
 import { expectFailure, tinyArchitecture, workplace } from "../tools/fixtures.ts";
@@ -26,11 +27,8 @@ const deflated = (bytes: Uint8Array): Uint8Array<ArrayBuffer> => Uint8Array.from
 function load(bytes: Uint8Array<ArrayBuffer>, claims: Partial<WeightsFile> = {}, onProgress?: (p: Progress) => void) {
   const text = JSON.stringify({ ...manifest, weights: [{ ...manifest.weights[1], ...claims }] });
   const files = Object.entries({ [FILE]: bytes, "slimvit.json": text });
-  return loadModel({
-    ...request,
-    source: { files: files.map(([name, content]) => ({ name, blob: new Blob([content]) })) },
-    onProgress,
-  });
+  const source = { files: files.map(([name, content]) => ({ name, blob: new Blob([content]) })) };
+  return loadModel({ ...request, source }, { onProgress });
 }
 
 describe("int8 weights are compressed in their own file", () => {

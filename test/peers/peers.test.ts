@@ -24,8 +24,8 @@ const dense = randomModel(
 );
 const pixels = randomPixels(dense.manifest, 6);
 const slim: BlockShape[] = [
-  { headDims: [3, 8], mlpHidden: 17, keepIdx: range(13) },
-  { headDims: [5, 1], mlpHidden: 40, keepIdx: range(13) },
+  { headDims: [3, 8], mlpHidden: 17, keepIdx: range(13), merge: 0 },
+  { headDims: [5, 1], mlpHidden: 40, keepIdx: range(13), merge: 0 },
 ];
 
 async function run(onnx: Uint8Array, input = "pixels"): Promise<Float32Array> {

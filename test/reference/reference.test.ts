@@ -1,11 +1,11 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { openReference } from "../../src/engines/reference.ts";
-import type { Architecture, Model } from "../../src/format/model.ts";
-import { float32 } from "../../src/format/read.ts";
+import type { Architecture } from "../../src/format/model.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { attention, erf, gelu, layerNorm, linear } from "../../src/reference/ops.ts";
 import { type Cut, cut, expectClose, randomModel, randomPixels, readGolden, slimArchitecture } from "../helpers.ts";
+import { plainForward } from "../plain.ts";
 
 const golden = readGolden();
 
@@ -20,7 +20,10 @@ describe("forward gives PyTorch's logits for the golden network", () => {
 
 describe("forward", () => {
   test("averages the logits of both heads of a distilled network", () => {
-    const model = randomModel({ ...golden.model.manifest, prefixTokens: 2, blocks: [block([0, 1, 5])] }, 1);
+    const model = randomModel(
+      { ...golden.model.manifest, prefixTokens: 2, distilled: true, blocks: [block([0, 1, 5])] },
+      1,
+    );
     const pixels = randomPixels(model.manifest, 1);
     const { logits } = forward(model, pixels);
     const half = (silent: string) => {
@@ -69,7 +72,7 @@ describe("forward", () => {
   });
 
   function block(keepIdx: number[]) {
-    return { headDims: [16, 3], mlpHidden: 7, keepIdx };
+    return { headDims: [16, 3], mlpHidden: 7, keepIdx, merge: 0 };
   }
 });
 
@@ -81,7 +84,7 @@ describe("cutting equals multiplying by zero", () => {
     const keepIdx = [
       ...Array((arch.imageSize[0] * arch.imageSize[1]) / arch.patchSize ** 2 + arch.prefixTokens).keys(),
     ];
-    const shape = { headDims, mlpHidden: 8, keepIdx };
+    const shape = { headDims, mlpHidden: 8, keepIdx, merge: 0 };
     const cuts = arch.blocks.map((kept) =>
       fc.record({ heads: fc.tuple(...headDims.map(flags)), units: flags(8), keepIdx: fc.constant(kept.keepIdx) }),
     );
@@ -111,77 +114,12 @@ describe("cutting equals multiplying by zero", () => {
         const model = randomModel(arch, seed);
         const pixels = randomPixels(arch, seed);
         const kept = everything(arch, cuts.map(part));
-        expectClose(forward(cut(model, kept), pixels).logits, maskedLogits(model, pixels, kept), 1e-5);
+        expectClose(forward(cut(model, kept), pixels).logits, plainForward(model, pixels, kept).logits, 1e-5);
       }),
       { numRuns: 60 },
     );
   });
 });
-
-/** The dense network with everything that is cut multiplied by zero: q, k and v, hidden units, attention to dropped tokens. */
-function maskedLogits(model: Model, pixels: Float32Array, cuts: Cut[]): number[] {
-  const { embedDim: d, patchSize: p, imageSize, headDim, layerNormEps, prefixTokens } = model.manifest;
-  const t = (key: string) => Array.from(float32(model.tensors, key));
-  const dense = (x: number[], key: string) => {
-    const [weight, bias] = [t(`${key}.weight`), t(`${key}.bias`)];
-    return bias.map((b, o) => x.reduce((sum, v, i) => sum + v * weight[o * x.length + i], b));
-  };
-  const norm = (x: number[], key: string) => {
-    const mean = x.reduce((a, b) => a + b) / d;
-    const variance = x.reduce((a, b) => a + (b - mean) ** 2, 0) / d;
-    const [weight, bias] = [t(`${key}.weight`), t(`${key}.bias`)];
-    return x.map((v, i) => ((v - mean) / Math.sqrt(variance + layerNormEps)) * weight[i] + bias[i]);
-  };
-  const plus = (a: number[], b: number[]) => a.map((v, i) => v + b[i]);
-
-  const position = t("pos_embed");
-  const [height, width] = imageSize;
-  const tokens = [t("cls_token"), ...(prefixTokens === 2 ? [t("dist_token")] : [])];
-  for (let top = 0; top < height; top += p) {
-    for (let left = 0; left < width; left += p) {
-      const patch: number[] = [];
-      for (let c = 0; c < 3; c++) {
-        for (let y = 0; y < p; y++) {
-          for (let x = 0; x < p; x++) patch.push(pixels[(c * height + top + y) * width + left + x]);
-        }
-      }
-      tokens.push(dense(patch, "patch_embed.proj"));
-    }
-  }
-  let x = tokens.map((token, i) => plus(token, position.slice(i * d, (i + 1) * d)));
-
-  cuts.forEach(({ heads, units, keepIdx }, i) => {
-    const mask = heads.flat();
-    const qkv = x.map((token) => {
-      const all = dense(norm(token, `blocks.${i}.norm1`), `blocks.${i}.attn.qkv`);
-      return all.map((v, c) => (mask[c % mask.length] ? v : 0));
-    });
-    x = x.map((token, row) => {
-      const mixed: number[] = [];
-      heads.forEach((_, head) => {
-        const [q, k, v] = [0, 1, 2].map((part) => (part * heads.length + head) * headDim);
-        const weights = qkv.map((other, column) => {
-          let score = 0;
-          for (let c = 0; c < headDim; c++) score += qkv[row][q + c] * other[k + c];
-          return keepIdx.includes(column) ? Math.exp(score / Math.sqrt(headDim)) : 0;
-        });
-        const total = weights.reduce((a, b) => a + b);
-        for (let c = 0; c < headDim; c++) {
-          mixed.push(qkv.reduce((sum, other, column) => sum + (weights[column] / total) * other[v + c], 0));
-        }
-      });
-      return plus(token, dense(mixed, `blocks.${i}.attn.proj`));
-    });
-    x = x.map((token) => {
-      const hidden = dense(norm(token, `blocks.${i}.norm2`), `blocks.${i}.mlp.fc1`);
-      const masked = hidden.map((v, unit) => (units[unit] ? (v * (1 + erf(v / Math.SQRT2))) / 2 : 0));
-      return plus(token, dense(masked, `blocks.${i}.mlp.fc2`));
-    });
-  });
-  const logits = dense(norm(x[0], "norm"), "head");
-  if (prefixTokens === 1) return logits;
-  return plus(logits, dense(norm(x[1], "norm"), "head_dist")).map((v) => v / 2);
-}
 
 describe("operations", () => {
   // by mpmath, 40 digits
@@ -244,7 +182,7 @@ describe("operations", () => {
       ...[0, 0, 0, /* k */ Math.log(3), 7, 8, /* v */ 8, 3, 6],
     );
     const map = new Float32Array(2);
-    const y = attention(qkv, [1, 2], 1, 2, map);
+    const y = attention(qkv, [1, 2], 1, 2, { map });
     expectClose(y, [7, 2, 4, 6, 2, 4], 1e-6); // 4/4 + 8·3/4; means elsewhere
     expectClose(map, [0.375, 0.625], 1e-7); // ([1/4 3/4] + [1/2 1/2]) / 2
   });

@@ -3,6 +3,7 @@ import v8 from "node:v8";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, test } from "vitest";
 import type { Engine } from "../../src/engines/engine.ts";
+import { installedPackages } from "../../src/engines/installedPackages.ts";
 import { openOnnx } from "../../src/engines/onnx/engine.ts";
 import { openFlavour } from "../../src/engines/simd/engine.ts";
 import type { Architecture, Model, WeightsDtype } from "../../src/format/model.ts";
@@ -22,7 +23,7 @@ const ENGINES: Record<string, (model: Model) => Promise<Engine>> = {
   "simd, relaxed binary": (model) => openFlavour(model, {}, "relaxed"),
   "simd, plain binary": (model) => openFlavour(model, {}, "plain"),
   "simd, 2 threads": (model) => openFlavour(model, { threads: 2 }, "relaxed"),
-  "onnx-wasm": (model) => openOnnx(model, {}),
+  "onnx-wasm": (model) => openOnnx(model, {}, installedPackages),
 };
 
 /** Largest difference of a logit; they are about 1. In int8 our kernels round activations to 7 bits, the reference does not. */

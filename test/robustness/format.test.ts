@@ -2,6 +2,7 @@ import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { test } from "vitest";
+import { installedPackages } from "../../src/engines/installedPackages.ts";
 import { openOnnx } from "../../src/engines/onnx/engine.ts";
 import { SlimViTError } from "../../src/errors.ts";
 import type { WeightsDtype } from "../../src/format/model.ts";
@@ -165,7 +166,7 @@ test("generated networks, written as ONNX, open and give the reference's logits"
         const manifest = { ...drawn.manifest, name };
         const model = { manifest, dtype, tensors: encodeTensors(drawn.tensors, dtype) };
         const pixels = randomPixels(manifest, 1);
-        const engine = await openOnnx(model, {});
+        const engine = await openOnnx(model, {}, installedPackages);
         try {
           expectClose((await engine.run(pixels)).logits, forward(model, pixels).logits, 1e-4);
           tally.add();

@@ -6,7 +6,14 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import sharp from "sharp";
 import { afterAll, expect } from "vitest";
-import { type Architecture, denseTokens, type Tensors, tensorShapes } from "../../src/format/model.ts";
+import {
+  type Architecture,
+  denseTokens,
+  type PlainArchitecture,
+  plainArchitecture,
+  type Tensors,
+  tensorShapes,
+} from "../../src/format/model.ts";
 import { writeSafetensors } from "../../src/format/safetensors.ts";
 import { type DeviceProfile, PROFILE_FORMAT } from "../../tools/bench/latency.ts";
 import { random } from "../../tools/shared/random.ts";
@@ -14,8 +21,8 @@ import { random } from "../../tools/shared/random.ts";
 export const CLASSES = ["bananas", "cherries", "plums"];
 
 /** 32×32 px, patches of 8, 2 heads of 8 channels. */
-export function tinyArchitecture(overrides: Partial<Architecture> = {}): Architecture {
-  const arch: Architecture = {
+export function tinyArchitecture(overrides: Partial<PlainArchitecture> = {}): Architecture {
+  const arch = plainArchitecture({
     imageSize: [32, 32],
     patchSize: 8,
     embedDim: 16,
@@ -24,10 +31,10 @@ export function tinyArchitecture(overrides: Partial<Architecture> = {}): Archite
     prefixTokens: 1,
     blocks: [],
     ...overrides,
-  };
+  });
   const keepIdx = Array.from({ length: denseTokens(arch) }, (_, token) => token);
   const heads = arch.embedDim / arch.headDim;
-  const block = { headDims: Array(heads).fill(arch.headDim), mlpHidden: 24, keepIdx };
+  const block = { headDims: Array(heads).fill(arch.headDim), mlpHidden: 24, keepIdx, merge: 0 };
   return arch.blocks.length ? arch : { ...arch, blocks: [block, block, block] };
 }
 

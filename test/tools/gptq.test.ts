@@ -87,7 +87,7 @@ describe("export --weight-step --data", () => {
     await makeDense(at, 20);
     // Heads of several widths, a block without heads, one without an MLP, and tokens that go.
     const { blocks, ...arch } = tinyArchitecture();
-    const some = { headDims: [5, 8], mlpHidden: 13, keepIdx: blocks[0].keepIdx };
+    const some = { headDims: [5, 8], mlpHidden: 13, keepIdx: blocks[0].keepIdx, merge: 0 };
     const fewer = { ...some, keepIdx: some.keepIdx.filter((token) => token % 3 !== 1) };
     const ragged = { ...arch, blocks: [some, { ...some, headDims: [] }, { ...fewer, mlpHidden: 0 }, fewer] };
     const { format: _, weights: __, ...draft } = readModelFolder(at("dense")).manifest;

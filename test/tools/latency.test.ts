@@ -14,9 +14,9 @@ const arch = tinyArchitecture(); // 17 tokens, 16 channels, 24 units, 3 blocks
 describe("predicted latency", () => {
   test("is read between the tables' points, heads and MLPs as wide as the kernels see them, the last block by its own", () => {
     const blocks = [
-      { headDims: [5], mlpHidden: 7, keepIdx: [0, 1, 2, 3, 4, 5, 6, 7, 8] },
-      { headDims: [3, 8], mlpHidden: 0, keepIdx: [0, 1, 2, 3, 4, 5, 6, 7, 8] },
-      { headDims: [2], mlpHidden: 20, keepIdx: [0, 1, 2] },
+      { headDims: [5], mlpHidden: 7, keepIdx: [0, 1, 2, 3, 4, 5, 6, 7, 8], merge: 0 },
+      { headDims: [3, 8], mlpHidden: 0, keepIdx: [0, 1, 2, 3, 4, 5, 6, 7, 8], merge: 0 },
+      { headDims: [2], mlpHidden: 20, keepIdx: [0, 1, 2], merge: 0 },
     ];
     const first = 9 * (0.001 + 0.002 * 8 + 0.005 + 0.003 * 8);
     const second = 9 * (0.001 + 0.002 * 16 + 2 * 0.005);
@@ -30,8 +30,8 @@ describe("predicted latency", () => {
     profile.attentionMs = profile.tokens.map((n) => [0, 0.001 * n * n + 0.01 * n, 0.002 * n * n + 0.02 * n]);
     const keepIdx = Array.from({ length: 11 }, (_, k) => k);
     const blocks = [
-      { headDims: [8, 8], mlpHidden: 0, keepIdx },
-      { headDims: [], mlpHidden: 0, keepIdx },
+      { headDims: [8, 8], mlpHidden: 0, keepIdx, merge: 0 },
+      { headDims: [], mlpHidden: 0, keepIdx, merge: 0 },
     ];
     const inBlocks = 11 * (0.001 + 0.002 * 11 + 0.02) + 11 * 0.0005;
     expect(predictMs(profile, { ...arch, blocks })).toBeCloseTo(0.1 + 10 * 0.01 + inBlocks, 10);

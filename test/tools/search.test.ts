@@ -3,7 +3,8 @@ import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
 import { float32 } from "../../src/format/read.ts";
 import { readSafetensors, writeSafetensors } from "../../src/format/safetensors.ts";
-import { stageCommand } from "../../tools/commands/options.ts";
+import { compressCommand } from "../../tools/commands/compress.ts";
+import { searchCommand } from "../../tools/commands/search.ts";
 import { type CompressOptions, type CompressReport, compress } from "../../tools/masks/compress.ts";
 import { isZeta, threshold } from "../../tools/masks/masks.ts";
 import { type SearchOptions, search } from "../../tools/masks/search.ts";
@@ -17,7 +18,7 @@ beforeAll(() => makeDense(at, 5)); // 9 training pictures
 /** Of one step, unless there are `--epochs`. @returns zetas and weights by name */
 async function searched(name: string, ...args: string[]): Promise<Map<string, Float32Array>> {
   const all = ["--batch", "9", "--epochs", "1", "--warmup", "0", "--val-pictures", "0", ...args];
-  const command = stageCommand("search");
+  const command = searchCommand().action(() => {});
   command.parse([at("dense"), "-o", at(name), "--data", at("pictures"), ...all], { from: "user" });
   await search(at("dense"), command.opts<SearchOptions>());
   return stored(name);
@@ -33,7 +34,7 @@ function stored(name: string): Map<string, Float32Array> {
 }
 
 function slim(name: string, out: string, ...args: string[]) {
-  const command = stageCommand("compress");
+  const command = compressCommand().action(() => {});
   command.parse([at(name), "-o", at(out), ...args], { from: "user" });
   const report = compress(at(name), command.opts<CompressOptions>()) as CompressReport;
   return { report, model: readModelFolder(at(out)) };

@@ -2,12 +2,12 @@ import { existsSync, mkdirSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
 import { forward } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
-import { type Batch, type TrainData, trainBatches } from "../../tools/data/data.ts";
 import { random } from "../../tools/shared/random.ts";
 import { AUGMENTATIONS, eraseRandom, type Rgb, randAugment } from "../../tools/training/augment.ts";
 import { type Backend, openBackend } from "../../tools/training/backend.ts";
+import { type Batch, type TrainData, trainBatches } from "../../tools/training/batches.ts";
 import { baseLoss, crossEntropy, hardDistillation, softDistillation } from "../../tools/training/losses.ts";
-import { RECIPE_DEFAULTS } from "../../tools/training/options.ts";
+import { RECIPE_DEFAULTS } from "../../tools/training/recipe.ts";
 import { type TrainTask, train, type Variables } from "../../tools/training/train.ts";
 import { expectClose } from "../helpers.ts";
 import {

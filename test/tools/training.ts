@@ -2,10 +2,11 @@
 import sharp from "sharp";
 import { forward } from "../../src/tfjs/forward.ts";
 import type { TF } from "../../src/tfjs/ops.ts";
-import type { Picture, TrainData } from "../../tools/data/data.ts";
+import type { Picture } from "../../tools/data/data.ts";
 import { random } from "../../tools/shared/random.ts";
-import { RECIPE_DEFAULTS } from "../../tools/training/options.ts";
-import { type Recipe, type TrainTask, type Variables, variablesFrom } from "../../tools/training/train.ts";
+import type { TrainData } from "../../tools/training/batches.ts";
+import { RECIPE_DEFAULTS, type Recipe } from "../../tools/training/recipe.ts";
+import { type TrainTask, type Variables, variablesFrom } from "../../tools/training/train.ts";
 import { CLASSES, randomTensors, tinyArchitecture } from "./fixtures.ts";
 
 export const arch = tinyArchitecture();

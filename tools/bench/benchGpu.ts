@@ -6,7 +6,7 @@
  */
 import { setFlagsFromString } from "node:v8";
 import type { Engine } from "../../src/engines/engine.ts";
-import { importTf } from "../../src/engines/installedPackages.ts";
+import { installedPackages } from "../../src/engines/installedPackages.ts";
 import { openOnnxWebgpu } from "../../src/engines/onnx/webgpu.ts";
 import { openTfjs } from "../../src/engines/tfjs-webgpu/engine.ts";
 import { SlimViTError } from "../../src/errors.ts";
@@ -22,11 +22,11 @@ import { logProbabilities, quantile, testImage, WARM_UP, withFolders } from "./b
 type GpuEngine = "tfjs-webgpu" | "onnx-webgpu";
 
 const OPENERS: Record<GpuEngine, (model: Model) => Promise<Engine>> = {
-  "tfjs-webgpu": (model) => openTfjs(model, {}, importTf),
+  "tfjs-webgpu": (model) => openTfjs(model, {}, installedPackages),
   "onnx-webgpu": (model) => {
     // Optimizing onnxruntime-web's largest functions keeps V8 busy for minutes, and the process from ending.
     setFlagsFromString("--liftoff-only");
-    return openOnnxWebgpu(model, {});
+    return openOnnxWebgpu(model, {}, installedPackages);
   },
 };
 

@@ -8,16 +8,16 @@ import os from "node:os";
 import type * as tfjs from "@tensorflow/tfjs-core";
 import { Command } from "commander";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
-import { type Architecture, denseTokens, tensorShapes } from "../../src/format/model.ts";
+import { type Architecture, denseTokens, plainArchitecture, tensorShapes } from "../../src/format/model.ts";
 import { forward, type Weights } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { environmentOf } from "../models/provenance.ts";
+import { count } from "../options/values.ts";
 import { random } from "../shared/random.ts";
 import { printJson, say } from "../shared/terminal.ts";
 import { AdamW } from "../training/adamw.ts";
 import { BACKENDS, type BackendName, openBackend, type Precision } from "../training/backend.ts";
 import { crossEntropy, smoothTargets } from "../training/losses.ts";
-import { count } from "../training/options.ts";
 import { type Variables, variablesFrom } from "../training/train.ts";
 
 /** Gradients may differ by so much of their tensor's largest value. */
@@ -40,10 +40,10 @@ export interface TrainBench {
 }
 
 export function vit(image: number, patchSize: number, embedDim: number, depth: number): Architecture {
-  const arch = { imageSize: [image, image], patchSize, embedDim, headDim: 64, layerNormEps: 1e-6, prefixTokens: 1 };
+  const sizes = { patchSize, embedDim, headDim: 64, layerNormEps: 1e-6, prefixTokens: 1 };
   const keepIdx = Array.from({ length: (image / patchSize) ** 2 + 1 }, (_, token) => token);
   const block = { headDims: Array(embedDim / 64).fill(64), mlpHidden: 4 * embedDim, keepIdx };
-  return { ...arch, blocks: Array(depth).fill(block) } as Architecture;
+  return plainArchitecture({ ...sizes, imageSize: [image, image], blocks: Array(depth).fill(block) });
 }
 
 export async function benchTrain(options: {
@@ -240,7 +240,7 @@ async function main(): Promise<void> {
   process.stdout.write(`${lines.join("\n")}\n`);
 }
 
-if (process.argv[1]?.endsWith("bench-train.ts")) {
+if (process.argv[1]?.endsWith("benchTrain.ts")) {
   main().catch((error) => {
     say(`bench-train: ${messageOf(error)}`);
     process.exitCode = 1;

@@ -3,7 +3,8 @@ import { chooseFlavour, compileKernels, type Flavour } from "../../src/engines/s
 import { type PackedLinear, planMemory } from "../../src/engines/simd/plan.ts";
 import { importsOf } from "../../src/engines/simd/threads.ts";
 import { loadConstants, type Packer, packWeights } from "../../src/engines/simd/weights.ts";
-import { type Architecture, FORMAT, type Model, type Tensors, tensorShapes } from "../../src/format/model.ts";
+import { type Model, plainArchitecture, type Tensors, tensorShapes } from "../../src/format/model.ts";
+import { singleVariant } from "../../src/format/variants.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import type { KernelRow } from "./benchKernels.ts";
 
@@ -105,7 +106,7 @@ function isLinear({ weight }: PackedLinear, dim: number, linear: number): boolea
 }
 
 function oneBlock(dim: number, dtype: KernelRow["dtype"]): Model {
-  const arch: Architecture = {
+  const arch = plainArchitecture({
     imageSize: [224, 224],
     patchSize: 16,
     embedDim: dim,
@@ -113,7 +114,7 @@ function oneBlock(dim: number, dtype: KernelRow["dtype"]): Model {
     layerNormEps: 1e-6,
     prefixTokens: 1,
     blocks: [{ headDims: Array<number>(dim / 64).fill(64), mlpHidden: 4 * dim, keepIdx: [...Array(ROWS).keys()] }],
-  };
+  });
   const tensors: Tensors = new Map();
   for (const [key, shape] of tensorShapes(arch, 8)) {
     const length = shape.reduce((a, b) => a * b, 1);
@@ -121,7 +122,6 @@ function oneBlock(dim: number, dtype: KernelRow["dtype"]): Model {
   }
   const preprocess = {} as Model["manifest"]["preprocess"];
   const rest = {
-    format: FORMAT,
     name: "",
     license: "",
     preprocess,
@@ -130,7 +130,7 @@ function oneBlock(dim: number, dtype: KernelRow["dtype"]): Model {
     provenance: {},
     metrics: {},
   };
-  return { manifest: { ...arch, ...rest } as Model["manifest"], dtype, tensors: encodeTensors(tensors, dtype) };
+  return { manifest: singleVariant({ ...arch, ...rest }), dtype, tensors: encodeTensors(tensors, dtype) };
 }
 
 /**

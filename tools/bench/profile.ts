@@ -14,11 +14,13 @@ import {
   type BlockShape,
   denseTokens,
   type Manifest,
+  PLAIN,
   type Tensors,
   tensorShapes,
   type WeightsDtype,
 } from "../../src/format/model.ts";
-import { encodeTensors, writeWeights } from "../../src/format/write.ts";
+import { singleVariant } from "../../src/format/variants.ts";
+import { encodeTensors, manifestJson, writeWeights } from "../../src/format/write.ts";
 import {
   architectureOf,
   manifestText,
@@ -58,6 +60,7 @@ export interface ProfileReport {
 }
 
 const DEIT_TINY: DenseShape = {
+  ...PLAIN,
   imageSize: [224, 224],
   patchSize: 16,
   embedDim: 192,
@@ -226,7 +229,12 @@ function lastTokens({ tokens }: Grid): number[] {
  * each width; one head; an MLP of each width.
  */
 function tableBlocks(shape: DenseShape, { tokens, widths, units }: Grid): BlockShape[] {
-  const block = (keepIdx: number[], headDims: number[] = [], mlpHidden = 0) => ({ headDims, mlpHidden, keepIdx });
+  const block = (keepIdx: number[], headDims: number[] = [], mlpHidden = 0) => ({
+    headDims,
+    mlpHidden,
+    keepIdx,
+    merge: 0,
+  });
   const points = [...tokens].reverse().flatMap((n) => {
     const keepIdx = firstTokens(n);
     return [
@@ -242,7 +250,7 @@ function tableBlocks(shape: DenseShape, { tokens, widths, units }: Grid): BlockS
 
 /** As deep as networks are, so that what is outside of the blocks is as much as theirs. */
 function deep({ heads, headDim, mlpHidden, depth }: DenseShape, tokens: number): BlockShape[] {
-  const block = { headDims: Array(heads).fill(headDim), mlpHidden, keepIdx: firstTokens(tokens) };
+  const block = { headDims: Array(heads).fill(headDim), mlpHidden, keepIdx: firstTokens(tokens), merge: 0 };
   return Array(depth).fill(block);
 }
 
@@ -250,8 +258,8 @@ function deep({ heads, headDim, mlpHidden, depth }: DenseShape, tokens: number):
 function lastBlock({ headDim }: DenseShape, tokens: number, heads: number): BlockShape[] {
   const keepIdx = firstTokens(tokens);
   return [
-    { headDims: [], mlpHidden: 0, keepIdx },
-    { headDims: Array(heads).fill(headDim), mlpHidden: 0, keepIdx },
+    { headDims: [], mlpHidden: 0, keepIdx, merge: 0 },
+    { headDims: Array(heads).fill(headDim), mlpHidden: 0, keepIdx, merge: 0 },
   ];
 }
 
@@ -273,8 +281,7 @@ function writeSynthetic(folder: string, shape: DenseShape, blocks: BlockShape[],
   }
   const bytes = writeWeights(encodeTensors(tensors, dtype));
   const file = `model.${dtype}.safetensors`;
-  const manifest: Manifest = {
-    format: "slimvit/1",
+  const manifest = singleVariant({
     name: "synthetic",
     license: "CC0-1.0",
     ...arch,
@@ -289,8 +296,8 @@ function writeSynthetic(folder: string, shape: DenseShape, blocks: BlockShape[],
     weights: [{ dtype, file, bytes: bytes.length, sha256: sha256(bytes) }],
     provenance: {},
     metrics: {},
-  };
-  writeFolder(folder, { [file]: bytes, "slimvit.json": manifestText(manifest) });
+  });
+  writeFolder(folder, { [file]: bytes, "slimvit.json": manifestText(manifestJson(manifest)) });
 }
 
 interface Timed {

@@ -14,6 +14,7 @@ import {
   denseTokens,
   type Label,
   type Preprocess,
+  plainArchitecture,
   type Tensors,
   tensorShapes,
 } from "../../src/format/model.ts";
@@ -211,7 +212,7 @@ function architecture(
   const layerNormEps = options.eps ?? (config.layer_norm_eps as number | undefined) ?? DEFAULTS.layerNormEps;
   if (options.eps === undefined && config.layer_norm_eps === undefined)
     assumed.push(`LayerNorm eps ${layerNormEps} (timm's; --eps)`);
-  const arch: Architecture = {
+  const arch = plainArchitecture({
     imageSize,
     patchSize,
     embedDim,
@@ -219,11 +220,11 @@ function architecture(
     layerNormEps,
     prefixTokens,
     blocks: [],
-  };
+  });
   const keepIdx = Array.from({ length: denseTokens(arch) }, (_, token) => token);
   for (let i = 0; i < depth; i++) {
     const mlpHidden = shape(`blocks.${i}.mlp.fc1.weight`, 2)[0];
-    arch.blocks.push({ headDims: Array(heads).fill(arch.headDim), mlpHidden, keepIdx });
+    arch.blocks.push({ headDims: Array(heads).fill(arch.headDim), mlpHidden, keepIdx, merge: 0 });
   }
   return arch;
 }

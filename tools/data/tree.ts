@@ -7,23 +7,44 @@ interface Leaf {
   path: string;
   /** undefined for a link that leads nowhere */
   stats?: Stats;
+  /** of a folder that may not be listed: the system's code, such as EACCES */
+  fault?: string;
 }
 
-/** Links are followed, save those to a folder that they lie in: with two of them, a listing would not end. */
-export function listTree(root: string): Leaf[] {
+/**
+ * Links are followed, save those to a folder that they lie in: with two of them, a listing would not end.
+ *
+ * @param namesIn what lists a folder
+ */
+export function listTree(
+  root: string,
+  namesIn: (folder: string) => string[] = (folder) => readdirSync(folder),
+): Leaf[] {
   const leaves: Leaf[] = [];
-  const visit = (folder: string, above: string[]) => {
-    for (const name of readdirSync(join(root, folder))) {
+  const visit = (folder: string, names: string[], above: string[]) => {
+    for (const name of names) {
       const path = folder ? `${folder}/${name}` : name;
       const stats = statOf(join(root, path));
       const real = stats?.isDirectory() ? realpathSync(join(root, path)) : undefined;
-      if (real && above.includes(real)) continue;
-      leaves.push({ path, stats });
-      if (real) visit(path, [...above, real]);
+      if (real === undefined) leaves.push({ path, stats });
+      else if (!above.includes(real)) {
+        const { names, fault } = tryList(() => namesIn(join(root, path)));
+        leaves.push({ path, stats, ...(fault !== undefined && { fault }) });
+        visit(path, names, [...above, real]);
+      }
     }
   };
-  visit("", [realpathSync(root)]);
+  visit("", namesIn(root), [realpathSync(root)]);
   return leaves;
+}
+
+/** A folder of another user's, such as lost+found on a drive, is no reason to read nothing. */
+function tryList(list: () => string[]): { names: string[]; fault?: string } {
+  try {
+    return { names: list() };
+  } catch (error) {
+    return { names: [], fault: (error as NodeJS.ErrnoException).code ?? String(error) };
+  }
 }
 
 function statOf(path: string): Stats | undefined {

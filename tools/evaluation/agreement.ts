@@ -16,9 +16,11 @@ import { preprocess } from "../../src/image/resample.ts";
 import { openPage } from "../bench/browser.ts";
 import { decode, openDataset } from "../data/data.ts";
 import { readModelFolder } from "../models/folders.ts";
+import { data } from "../options/shared.ts";
+import { addOptions } from "../options/spec.ts";
+import { count } from "../options/values.ts";
 import { startProgress } from "../shared/progress.ts";
 import { percent, printJson, say } from "../shared/terminal.ts";
-import { addDataOptions, count } from "../training/options.ts";
 
 export interface AgreementReport {
   n: number;
@@ -98,7 +100,7 @@ async function classifyInPage(base64: string): Promise<{ index: number; score: n
 }
 
 async function main(): Promise<void> {
-  const program = addDataOptions(new Command("agreement").argument("<model>", "model folder"), "all")
+  const program = addOptions(new Command("agreement").argument("<model>", "model folder"), data("all"))
     .option("--limit <n>", "pictures, spread over the data", count, 200)
     .option("--enlarge <pixels>", "enlarge each picture's longer side first", count)
     .option("--json", "one JSON value on stdout");

@@ -9,12 +9,13 @@ import type { Engine, EngineName } from "../../src/engines/engine.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { WeightsDtype } from "../../src/format/model.ts";
 import { preprocess } from "../../src/image/resample.ts";
-import { softmax } from "../../src/worker/session.ts";
+import { softmax } from "../../src/reference/scores.ts";
 import { decode, evalPixels, labelIndices, openDataset, type Picture, type Split, spread } from "../data/data.ts";
 import { readManifestFile, readModelFolder } from "../models/folders.ts";
 import { type AccuracyRecord, type Metrics, recordMetrics } from "../models/metrics.ts";
 import { startProgress } from "../shared/progress.ts";
 import { percent, say } from "../shared/terminal.ts";
+import { bestClass, rankOf } from "./ranks.ts";
 
 export interface EvalOptions {
   data: string[];
@@ -110,7 +111,8 @@ export async function agreeWith(source: string, options: EvalOptions): Promise<A
   let [same, divergence] = [0, 0];
   for (const [picture, logits] of seen.logits) {
     const wanted = other.logits.get(picture)!;
-    if (argmax(logits) === argmax(wanted)) same++;
+    const best = bestClass(logits);
+    if (best >= 0 && best === bestClass(wanted)) same++;
     const [p, q] = [softmax(logits), softmax(wanted)];
     for (let k = 0; k < q.length; k++)
       if (q[k] > 0) divergence += q[k] * Math.log(q[k] / Math.max(p[k], Number.MIN_VALUE));
@@ -125,8 +127,6 @@ export async function agreeWith(source: string, options: EvalOptions): Promise<A
   return report;
 }
 
-const argmax = (values: Float32Array) => values.indexOf(Math.max(...values));
-
 const points = (share: number) => `${share < 0 ? "" : "+"}${(100 * share).toFixed(2)}`;
 
 interface Seen {
@@ -135,7 +135,7 @@ interface Seen {
   dtype: WeightsDtype;
   /** by the picture's name; without those that cannot be read */
   logits: Map<string, Float32Array>;
-  /** how many classes score above the right one; empty for unlabelled data */
+  /** {@link rankOf} the right class; empty for unlabelled data */
   ranks: Map<string, number>;
 }
 
@@ -182,7 +182,7 @@ async function seeAll(what: string, source: string, options: EvalOptions): Promi
  * The interval is Wald's with half a picture added to each of the four cells, which keeps its 95 % on few pictures and when
  * the models hardly differ.
  *
- * @param a picture → how many classes score above the right one
+ * @param a picture → {@link rankOf} its right class
  * @see Bonett and Price 2012 — https://doi.org/10.3102/1076998611411915
  */
 export function paired(a: Map<string, number>, b: Map<string, number>): Omit<Paired, "name" | "dtype"> {
@@ -210,11 +210,6 @@ async function see(engine: Engine, pixels: Promise<Float32Array>): Promise<Float
     return undefined;
   }
   return (await engine.run(input)).logits.slice();
-}
-
-/** How many classes score above the right one. */
-function rankOf(logits: Float32Array, right: number): number {
-  return logits.reduce((above, v) => above + (v > logits[right] ? 1 : 0), 0);
 }
 
 /** The same data, split, engine and dtype measured again replace their old figures. */

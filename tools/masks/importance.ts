@@ -7,8 +7,8 @@ import type { Architecture } from "../../src/format/model.ts";
 import type { StoredTensor } from "../../src/format/safetensors.ts";
 import { type ForwardOptions, forward, type Weights } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
-import { type TrainData, trainBatches } from "../data/data.ts";
 import { startProgress } from "../shared/progress.ts";
+import { type TrainData, trainBatches } from "../training/batches.ts";
 import { foldZeta } from "./masks.ts";
 
 /** Small, so that the sign of a gradient seldom cancels within a batch. */

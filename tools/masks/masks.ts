@@ -200,7 +200,12 @@ export function slimArchitecture<A extends Architecture>(arch: A, masks: BlockMa
   const blocks = arch.blocks.map((block, i): BlockShape => {
     const { attn, mlp, tokens } = masks[i];
     const widths = block.headDims.map((_, h) => count(attn.slice(h * arch.headDim, (h + 1) * arch.headDim)));
-    return { headDims: widths.filter((width) => width > 0), mlpHidden: count(mlp), keepIdx: indices(tokens) };
+    return {
+      headDims: widths.filter((width) => width > 0),
+      mlpHidden: count(mlp),
+      keepIdx: indices(tokens),
+      merge: block.merge,
+    };
   });
   return { ...arch, blocks };
 }

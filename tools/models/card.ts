@@ -113,6 +113,7 @@ export function denseOf(manifest: Omit<Manifest, "format" | "weights">): Archite
     headDims: Array(heads).fill(manifest.headDim),
     mlpHidden: recorded.mlpHidden?.[i] ?? b.mlpHidden,
     keepIdx,
+    merge: 0,
   }));
   return { ...manifest, blocks };
 }

@@ -4,17 +4,18 @@ import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writ
 import { basename, dirname, join, resolve } from "node:path";
 import { constants, deflateSync, inflateSync } from "node:zlib";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
-import {
-  type Architecture,
-  FORMAT,
-  type Manifest,
-  type Model,
-  type Tensors,
-  type WeightsDtype,
-  type WeightsFile,
+import type {
+  Architecture,
+  Manifest,
+  Model,
+  SelfTest,
+  Tensors,
+  WeightsDtype,
+  WeightsFile,
 } from "../../src/format/model.ts";
 import { readManifest, readModel } from "../../src/format/read.ts";
-import { encodeTensors, selfTestPixels, writeWeights } from "../../src/format/write.ts";
+import { type SingleManifest, singleVariant } from "../../src/format/variants.ts";
+import { encodeTensors, manifestJson, selfTestPixels, writeWeights } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
 import toolsPackage from "../package.json" with { type: "json" };
 
@@ -81,7 +82,7 @@ export function readManifestFile(dir: string): Manifest {
 type Files = Record<string, string | Uint8Array>;
 
 /** What a new folder says of itself; the weights entries are made when it is written. */
-export type ManifestDraft = Omit<Manifest, "format" | "weights">;
+export type ManifestDraft = Omit<SingleManifest, "weights">;
 
 /**
  * @param tensors in any dtype, of which each of `dtypes` is made
@@ -98,7 +99,8 @@ export function writeModelFolder(
   replace = false,
 ): Manifest {
   const files: Files = {};
-  const manifest: Manifest = { format: FORMAT, ...draft, weights: [] };
+  const manifest = singleVariant({ ...draft, weights: [] });
+  const selfTests: Partial<Record<WeightsDtype, SelfTest>> = {};
   for (const dtype of dtypes) {
     const encoded = encodeTensors(typeof tensors === "function" ? tensors(dtype) : tensors, dtype);
     const bytes = writeWeights(encoded);
@@ -111,18 +113,21 @@ export function writeModelFolder(
       bytes: files[file].length,
       ...(packed && { unpackedBytes: bytes.length }),
       sha256: sha256(bytes),
-      selfTest: selfTest(manifest, dtype, encoded),
     });
+    selfTests[dtype] = selfTest(manifest, dtype, encoded);
   }
-  files[MANIFEST] = manifestText(manifest);
+  manifest.variants[0].selfTest = selfTests;
+  files[MANIFEST] = manifestText(manifestJson(manifest));
   Object.assign(files, typeof extra === "function" ? extra(manifest) : extra);
   writeFolder(out, files, replace);
   return manifest;
 }
 
-function selfTest(manifest: Manifest, dtype: WeightsDtype, tensors: Tensors): WeightsFile["selfTest"] {
-  const { logits } = forward({ manifest, dtype, tensors }, selfTestPixels(manifest, SELF_TEST_SEED));
-  return { seed: SELF_TEST_SEED, logits: Array.from(logits, (v) => Number(v.toFixed(5))) };
+function selfTest(manifest: Manifest, dtype: WeightsDtype, tensors: Tensors): SelfTest {
+  const { logits, features } = forward({ manifest, dtype, tensors }, selfTestPixels(manifest, SELF_TEST_SEED));
+  const rounded = (values: Float32Array) => Array.from(values, (v) => Number(v.toFixed(5)));
+  const known = manifest.head ? { logits: rounded(logits) } : { features: rounded(features) };
+  return { seed: SELF_TEST_SEED, ...known };
 }
 
 /** Readable JSON whose lists of numbers stay on one line. */
@@ -180,15 +185,15 @@ export function withStep(
   return { ...provenance, steps: [...steps, { command, tools: toolsPackage.version, ...options }] };
 }
 
+const ARCHITECTURE: Record<keyof Architecture, true> = {
+  ...{ imageSize: true, patchSize: true, embedDim: true, headDim: true, layerNormEps: true, normEps: true },
+  ...{ prefixTokens: true, classToken: true, distilled: true, pooling: true, finalNorm: true, activation: true },
+  ...{ mlp: true, hiddenNorm: true, preNorm: true, qkNorm: true, position: true, rope: true, poolHeads: true },
+  ...{ poolHidden: true, poolActivation: true, projection: true, head: true, blocks: true },
+};
+
 /** The architecture fields of a manifest, without the rest. */
-export function architectureOf({
-  imageSize,
-  patchSize,
-  embedDim,
-  headDim,
-  layerNormEps,
-  prefixTokens,
-  blocks,
-}: Architecture): Architecture {
-  return { imageSize, patchSize, embedDim, headDim, layerNormEps, prefixTokens, blocks };
+export function architectureOf(manifest: Architecture): Architecture {
+  const fields = Object.entries(manifest).filter(([key]) => Object.hasOwn(ARCHITECTURE, key));
+  return Object.fromEntries(fields) as unknown as Architecture;
 }

@@ -22,7 +22,7 @@ export function inspect(source: string): { inspection: Inspection; text: string 
     embedDim,
     numClasses: labels.length,
     sizeBytes: Math.min(...weights.map((file) => file.bytes)),
-    blocks: blocks.map(({ headDims, mlpHidden, keepIdx }) => ({ headDims, mlpHidden, keepIdx })),
+    blocks: blocks.map(({ headDims, mlpHidden, keepIdx, merge }) => ({ headDims, mlpHidden, keepIdx, merge })),
   };
   return { inspection, text: describe(manifest, inspection) };
 }

@@ -1,5 +1,6 @@
 /** What was measured of a model, in its manifest and its card. */
 import { join } from "node:path";
+import { manifestJson } from "../../src/format/write.ts";
 import type { BenchRow } from "../bench/bench.ts";
 import { cardText } from "./card.ts";
 import { manifestText, readManifestFile, writeFileAtomic } from "./folders.ts";
@@ -30,6 +31,6 @@ export interface Metrics {
 export function recordMetrics(folder: string, metrics: Metrics): void {
   const manifest = readManifestFile(folder);
   manifest.metrics = { ...manifest.metrics, ...metrics };
-  writeFileAtomic(join(folder, "slimvit.json"), manifestText(manifest));
+  writeFileAtomic(join(folder, "slimvit.json"), manifestText(manifestJson(manifest)));
   writeFileAtomic(join(folder, "card.md"), cardText(manifest));
 }

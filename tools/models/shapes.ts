@@ -1,5 +1,11 @@
 /** DeiT's published shapes with random weights: for speed alone, where no trained model of that size is shipped. */
-import { type Architecture, type BlockShape, type Tensors, tensorShapes } from "../../src/format/model.ts";
+import {
+  type Architecture,
+  type BlockShape,
+  plainArchitecture,
+  type Tensors,
+  tensorShapes,
+} from "../../src/format/model.ts";
 import { random } from "../shared/random.ts";
 import type { ManifestDraft } from "./folders.ts";
 
@@ -48,9 +54,11 @@ function architecture(embedDim: number, slim: boolean): Architecture {
       headDims: Array<number>(heads).fill(slim ? SLIM.headDim : 64),
       mlpHidden: Math.round(embedDim * 4 * (slim ? SLIM.mlp : 1)),
       keepIdx: [0, ...kept],
+      merge: 0,
     };
   });
-  return { imageSize: [224, 224], patchSize: 16, embedDim, headDim: 64, layerNormEps: 1e-6, prefixTokens: 1, blocks };
+  const sizes = { patchSize: 16, embedDim, headDim: 64, layerNormEps: 1e-6, prefixTokens: 1 };
+  return plainArchitecture({ ...sizes, imageSize: [224, 224], blocks });
 }
 
 /** Patches 1 to 196 in steps of a number that has no factor in common with 196. */

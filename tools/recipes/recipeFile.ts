@@ -1,60 +1,69 @@
 /** A recipe for `slimvit slim`: a YAML file, the command line's flags laid over it, and each stage's section as its options. */
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import { type Command, CommanderError, type Option } from "commander";
-import { parse } from "yaml";
+import { parse, YAMLParseError } from "yaml";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
-import { STAGES, type StageName, stageCommand } from "../commands/options.ts";
-import type { Split } from "../data/data.ts";
+import type { WeightsDtype } from "../../src/format/model.ts";
+import { SPLITS } from "../data/splits.ts";
+import { choice, findOption, flag, longName, type OptionsOf, optional, readOptions } from "../options/spec.ts";
+import { STAGE_OPTIONS, STAGES, type StageName, type StageOptions } from "../options/stages.ts";
+import { count, natural, path, paths, positive } from "../options/values.ts";
+import { BACKENDS } from "../training/backend.ts";
 
 export type Section = Record<string, unknown>;
 
 /** Said once for every stage that has such an option; a stage's own section comes first. */
-const SHARED = ["data", "split", "seed", "epochs", "batch", "backend", "precision"] as const;
+const SHARED = {
+  data: optional("--data <source>", "folders, zips, tars or tables", paths),
+  split: choice("--split <split>", "which part of the data trains", SPLITS),
+  seed: optional("--seed <n>", "of everything random", natural),
+  epochs: optional("--epochs <n>", "of each training stage", positive),
+  batch: optional("--batch <n>", "pictures a step", count),
+  backend: choice("--backend <name>", "TensorFlow.js backend", BACKENDS),
+  precision: choice("--precision <p>", "rounding of matrix products", ["f32", "bf16"]),
+};
 
-export interface RecipeFile extends Partial<Record<(typeof SHARED)[number], unknown>> {
+/** What a recipe says outside of its sections. */
+const TOP = {
+  model: optional("--model <folder>", "model folder to start from, where there is no import", path),
+  out: optional("--out <folder>", "output folder", path),
+  teacher: optional(
+    "--teacher <model>",
+    'model folder, or "none"; default the model that the search starts from',
+    path,
+  ),
+  stages: optional("--stages <folder>", "where stages are kept; default the output folder's name with .stages", path),
+  force: flag("--force", "replace the output folder"),
+  ...SHARED,
+};
+
+export type RecipeFile = OptionsOf<typeof TOP> & {
   /** how messages call it */
   name: string;
-  model: string;
   out: string;
   data: string[];
-  split?: Split;
-  /** model folder, or "none"; default the model that the search starts from */
-  teacher?: string;
-  stages?: string;
-  force?: boolean;
   import?: Section;
   finetune?: Section | boolean;
-  search: Section;
-  compress: Section;
-  retrain: Section;
-  export: Section;
-  eval: Section;
-}
+} & Record<Exclude<StageName, "import" | "finetune">, Section>;
 
-export interface SlimFlags {
-  data?: string[];
-  out?: string;
+export interface SlimFlags extends Omit<OptionsOf<typeof TOP>, "model" | "teacher"> {
+  teacher?: string | false;
   macs?: number;
   params?: number;
-  split?: Split;
-  teacher?: string | false;
   finetune?: boolean;
-  epochs?: number;
-  batch?: number;
-  seed?: number;
-  backend?: string;
-  precision?: string;
-  dtype?: string[];
+  dtype?: WeightsDtype[];
   onnx?: boolean;
-  stages?: string;
   set?: string[];
-  force?: boolean;
 }
 
-const TOP_KEYS = ["model", "out", "teacher", "stages", "force", ...SHARED, ...STAGES];
+const TOP_KEYS = [...Object.keys(TOP), ...STAGES];
+
 /** `slim` sees to these itself. */
-const WIRED = ["out", "json", "force", "resume", "record", "budgets"];
+const WIRED = ["out", "json", "force", "resume", "restart", "record", "budgets"] as const;
+const isWired = (name: string) => (WIRED as readonly string[]).includes(name);
+
+/** What a stage is called with, but for what `slim` adds to it. */
+export type StageSettings<S extends StageName> = Omit<StageOptions<S>, (typeof WIRED)[number]>;
 
 /** @throws SlimViTError `bad-option` naming the file, the key and the fault */
 export function readRecipe(source: string, flags: SlimFlags): RecipeFile {
@@ -64,37 +73,23 @@ export function readRecipe(source: string, flags: SlimFlags): RecipeFile {
 
 /** @param file from whose folder the paths in `raw` start; without one, those of the command line */
 export function recipeOf(raw: Section, file: string | undefined, flags: SlimFlags): RecipeFile {
-  const isFile = file !== undefined;
   const name = file ?? "slim";
   const unknown = Object.keys(raw).find((key) => !TOP_KEYS.includes(key));
   if (unknown !== undefined) fail(name, `knows no "${unknown}"; it may have ${TOP_KEYS.join(", ")}.`);
-  for (const stage of STAGES) {
-    const section = raw[stage] ?? undefined;
-    if (section === undefined || (stage === "finetune" && typeof section === "boolean")) continue;
-    if (typeof section !== "object" || Array.isArray(section)) fail(name, `"${stage}" must hold options by name.`);
-  }
+  const values = file === undefined ? raw : withPathsFrom(dirname(resolve(file)), raw);
+  const top = readOptions(TOP, values, name);
+  for (const key of Object.keys(TOP) as (keyof typeof TOP)[])
+    if (key !== "model" && key !== "teacher" && flags[key] !== undefined) Object.assign(top, { [key]: flags[key] });
+  if (flags.teacher !== undefined) top.teacher = flags.teacher === false ? "none" : flags.teacher;
 
-  const recipe = { ...(isFile ? withPathsFrom(dirname(resolve(file)), raw) : raw), name } as unknown as RecipeFile;
-  for (const key of [...SHARED, "out", "stages", "force"] as const)
-    if (flags[key] !== undefined) Object.assign(recipe, { [key]: flags[key] });
-  if (flags.finetune !== undefined)
-    recipe.finetune = flags.finetune && typeof recipe.finetune === "object" ? recipe.finetune : flags.finetune;
-  if (flags.teacher !== undefined) recipe.teacher = flags.teacher === false ? "none" : flags.teacher;
-  for (const stage of STAGES)
-    if (stage !== "import" && stage !== "finetune") recipe[stage] = { ...(recipe[stage] as Section) };
-  if (flags.macs !== undefined || flags.params !== undefined)
-    recipe.compress = { macs: flags.macs, params: flags.params };
-  recipe.export.dtype = flags.dtype ?? recipe.export.dtype ?? ["f32", "int8"];
-  if (flags.onnx) recipe.export.onnx = true;
-  for (const assignment of flags.set ?? []) assign(recipe, assignment);
-
-  if (recipe.model === undefined && !recipe.import)
+  const sections = sectionsOf(values, flags, name);
+  if (top.model === undefined && !sections.import)
     fail(name, 'names no "model" and no "import"; give the one to start from.');
-  if (recipe.model !== undefined && recipe.import) fail(name, 'has both "model" and "import"; give one of them.');
-  if (recipe.out === undefined)
-    fail(name, isFile ? 'names no "out"; add it, or give -o.' : "give -o, the output folder.");
-  if (typeof recipe.data === "string") recipe.data = [recipe.data];
-  if (!recipe.data?.length) fail(name, isFile ? 'names no "data"; add it, or give --data.' : "give --data.");
+  if (top.model !== undefined && sections.import) fail(name, 'has both "model" and "import"; give one of them.');
+  const { out, data } = top;
+  if (out === undefined) fail(name, file ? 'names no "out"; add it, or give -o.' : "give -o, the output folder.");
+  if (!data?.length) fail(name, file ? 'names no "data"; add it, or give --data.' : "give --data.");
+  const recipe: RecipeFile = { ...top, ...sections, name, out, data };
   if (Object.keys(recipe.compress).length === 0)
     fail(name, "has no target; give --macs R or --params R, a share of the dense model.");
   // Every stage's options are read before the first one runs: a typing error in the last must not cost a search.
@@ -102,9 +97,37 @@ export function recipeOf(raw: Section, file: string | undefined, flags: SlimFlag
     const section = recipe[stage];
     if (typeof section !== "object") continue;
     const { source: _, ...options } = section;
-    stageOptions(stage, stage === "import" ? options : section, recipe, "MODEL");
+    stageSettings(stage, stage === "import" ? options : section, recipe);
   }
   return recipe;
+}
+
+type Sections = Pick<RecipeFile, StageName>;
+
+/** Each stage's section with the flags laid over it. */
+function sectionsOf(raw: Section, flags: SlimFlags, name: string): Sections {
+  const sectionOf = (stage: StageName): Section | undefined => {
+    const section = raw[stage] ?? undefined;
+    if (section === undefined) return undefined;
+    if (typeof section !== "object" || Array.isArray(section)) fail(name, `"${stage}" must hold options by name.`);
+    return { ...(section as Section) };
+  };
+  const given = typeof raw.finetune === "boolean" ? raw.finetune : sectionOf("finetune");
+  const sections: Sections = {
+    ...(raw.import !== undefined && { import: sectionOf("import") }),
+    finetune: flags.finetune === undefined || (flags.finetune && given) ? given : flags.finetune,
+    search: sectionOf("search") ?? {},
+    compress: sectionOf("compress") ?? {},
+    retrain: sectionOf("retrain") ?? {},
+    export: sectionOf("export") ?? {},
+    eval: sectionOf("eval") ?? {},
+  };
+  if (flags.macs !== undefined || flags.params !== undefined)
+    sections.compress = { macs: flags.macs, params: flags.params };
+  sections.export.dtype = flags.dtype ?? sections.export.dtype ?? ["f32", "int8"];
+  if (flags.onnx) sections.export.onnx = true;
+  for (const assignment of flags.set ?? []) assign(sections, assignment);
+  return sections;
 }
 
 /**
@@ -113,45 +136,19 @@ export function recipeOf(raw: Section, file: string | undefined, flags: SlimFlag
  *
  * @throws SlimViTError `bad-option` naming the file, the stage, the key and the fault
  */
-export function stageOptions(stage: StageName, section: Section, recipe: RecipeFile, source: string): Section {
-  const command = stageCommand(stage);
+export function stageSettings<S extends StageName>(stage: S, section: Section, recipe: RecipeFile): StageSettings<S> {
+  const specs = Object.fromEntries(Object.entries(STAGE_OPTIONS[stage]).filter(([name]) => !isWired(name)));
   const where = `${recipe.name}: ${stage}`;
-  const shared = Object.fromEntries(
-    SHARED.filter((key) => recipe[key] !== undefined && optionOf(command, key)).map((key) => [key, recipe[key]]),
-  );
-  const own = new Map<Option, unknown>();
-  for (const [key, value] of [...Object.entries(shared), ...Object.entries(section)]) {
-    const option = optionOf(command, key);
-    if (!option || WIRED.includes(option.attributeName())) {
-      const known = command.options.filter((o) => !WIRED.includes(o.attributeName())).map((o) => o.long?.slice(2));
-      throw new SlimViTError("bad-option", `${where} knows no "${key}"; it may have ${known.join(", ")}.`);
-    }
-    own.set(option, value);
+  for (const key of Object.keys(section)) {
+    if (findOption(specs, key)) continue;
+    const known = Object.values(specs).map(longName);
+    throw new SlimViTError("bad-option", `${where} knows no "${key}"; it may have ${known.join(", ")}.`);
   }
-  const argv = [...own].flatMap(([option, value]) => argumentsOf(option, value, where));
-  if (command.options.some((option) => option.attributeName() === "out")) argv.push("--out=.");
-  try {
-    command.exitOverride().configureOutput({ writeErr: () => {} });
-    command.parse([source, ...argv], { from: "user" });
-  } catch (error) {
-    if (!(error instanceof CommanderError)) throw error;
-    throw new SlimViTError("bad-option", `${where}: ${error.message.replace(/^error: /, "")}`);
-  }
-  const { out: _, ...options } = command.opts();
-  return options;
-}
-
-function optionOf(command: Command, key: string): Option | undefined {
-  return command.options.find((option) => option.attributeName() === key || option.long === `--${key}`);
-}
-
-function argumentsOf(option: Option, value: unknown, where: string): string[] {
-  if (value === undefined || value === false) return [];
-  if (value === null) throw new SlimViTError("bad-option", `${where}: "${option.long?.slice(2)}" has no value.`);
-  if (value === true) return [option.long!];
-  if (option.attributeName() === "data") return [value].flat().map((item) => `${option.long}=${item}`);
-  const separator = option.attributeName() === "imageSize" ? "x" : ",";
-  return [`${option.long}=${Array.isArray(value) ? value.join(separator) : value}`];
+  const isShared = (name: string): name is keyof typeof SHARED => name in SHARED && name in specs;
+  const own = Object.keys(section).map((key) => findOption(specs, key));
+  const shared = Object.keys(SHARED).filter((key) => isShared(key) && !own.includes(key) && recipe[key] !== undefined);
+  const values = { ...Object.fromEntries(shared.map((key) => [key, recipe[key as keyof typeof SHARED]])), ...section };
+  return readOptions(specs, values, where) as StageSettings<S>;
 }
 
 export function readYaml(path: string): Section {
@@ -160,7 +157,9 @@ export function readYaml(path: string): Section {
   try {
     content = parse(readFileSync(path, "utf8"));
   } catch (error) {
-    throw new SlimViTError("bad-option", `${path}: is no YAML (${messageOf(error).split("\n")[0].replace(/:$/, "")}).`);
+    const fault =
+      error instanceof YAMLParseError ? `${error.code} at line ${error.linePos?.[0].line}` : messageOf(error);
+    throw new SlimViTError("bad-option", `${path}: is no YAML (${fault}).`);
   }
   if (typeof content !== "object" || content === null || Array.isArray(content))
     return fail(path, 'must hold keys and values, such as "model: deit-tiny".');
@@ -181,7 +180,7 @@ export function withPathsFrom(folder: string, raw: Section): Section {
 }
 
 /** search.epochs=2 */
-function assign(recipe: RecipeFile, assignment: string): void {
+function assign(sections: Sections, assignment: string): void {
   const [, stage, key, text] = assignment.match(/^(\w+)\.([\w-]+)=(.*)$/) ?? [];
   if (!(STAGES as readonly string[]).includes(stage)) {
     throw new SlimViTError(
@@ -189,8 +188,8 @@ function assign(recipe: RecipeFile, assignment: string): void {
       `--set ${assignment}: expected STAGE.OPTION=VALUE with a stage of ${STAGES.join(", ")}.`,
     );
   }
-  const section = recipe[stage as StageName];
-  recipe[stage as StageName] = { ...(typeof section === "object" && section), [key]: parse(text) };
+  const section = sections[stage as StageName];
+  sections[stage as StageName] = { ...(typeof section === "object" && section), [key]: parse(text) };
 }
 
 function fail(name: string, fault: string): never {

@@ -6,28 +6,35 @@
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { stringify } from "yaml";
-import { messageOf, SlimViTError } from "../../src/errors.ts";
+import { SlimViTError } from "../../src/errors.ts";
 import { countMacs, countParams } from "../../src/format/model.ts";
-import { type ImportOptions, importModel } from "../checkpoints/import.ts";
-import type { StageName } from "../commands/options.ts";
-import { labelIndices, openDataset, type Split } from "../data/data.ts";
-import { type EvalOptions, type EvalReport, evaluate } from "../evaluation/evaluate.ts";
-import { type CompressOptions, compress } from "../masks/compress.ts";
-import { type SearchOptions, search } from "../masks/search.ts";
+import { importModel } from "../checkpoints/import.ts";
+import { openDataset, type Split, unknownClass } from "../data/data.ts";
+import { type EvalReport, evaluate } from "../evaluation/evaluate.ts";
+import { compress } from "../masks/compress.ts";
+import { search } from "../masks/search.ts";
 import { macsOfOriginal } from "../models/card.ts";
-import { type ExportOptions, exportModel } from "../models/export.ts";
+import { exportModel } from "../models/export.ts";
 import { readManifestFile, sha256, writeFileAtomic } from "../models/folders.ts";
 import type { AccuracyRecord } from "../models/metrics.ts";
 import { digestData } from "../models/provenance.ts";
+import type { StageName } from "../options/stages.ts";
 import toolsPackage from "../package.json" with { type: "json" };
 import { readReportModel, reportHtml } from "../report/report.ts";
 import { withLock } from "../shared/lock.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { checkpointPath } from "../training/checkpoint.ts";
-import { type FinetuneOptions, finetune } from "../training/finetune.ts";
-import { OBSERVERS, type TrainOptions } from "../training/options.ts";
+import { finetune } from "../training/finetune.ts";
+import { OBSERVERS } from "../training/options.ts";
 import { retrain } from "../training/retrain.ts";
-import { type RecipeFile, readRecipe, type SlimFlags, stageOptions } from "./recipeFile.ts";
+import {
+  type RecipeFile,
+  readRecipe,
+  type Section,
+  type SlimFlags,
+  type StageSettings,
+  stageSettings,
+} from "./recipeFile.ts";
 
 export interface SlimReport {
   out: string;
@@ -83,50 +90,51 @@ async function runStages(
   recipe: RecipeFile,
   out: string,
 ): Promise<{ dense: string; searched: string; retrained: string }> {
-  let model = recipe.model;
-  if (recipe.import) {
-    const { source: checkpoint, ...section } = recipe.import;
-    if (typeof checkpoint !== "string")
-      throw new SlimViTError("bad-option", `${recipe.name}: "import" needs a "source", the checkpoint.`);
-    const parts = { files: await hashOf(checkpoint), labels: await hashOf(section.labels as string | undefined) };
-    model = await run.stage("import", checkpoint, section, parts, (folder, options) =>
-      importModel(checkpoint, { ...(options as unknown as ImportOptions), out: folder }),
-    );
-  } else {
-    run.startFrom(readManifestFile(model).weights.map((file) => file.sha256));
-  }
-
-  if (await needsFinetune(recipe, model, run.dry)) {
-    const section = recipe.finetune === true || recipe.finetune === undefined ? {} : (recipe.finetune as object);
-    model = await run.stage("finetune", model, section, {}, (folder, options) =>
-      finetune(model, { ...(options as unknown as FinetuneOptions), ...run.training(folder) }),
-    );
-  }
-  const dense = model;
+  const model = await startModel(run, recipe);
+  const section = typeof recipe.finetune === "object" ? recipe.finetune : {};
+  const dense = (await needsFinetune(recipe, model, run.dry))
+    ? await run.stage("finetune", section, {}, (folder, options) =>
+        finetune(model, { ...options, ...run.training(folder) }),
+      )
+    : model;
   const teacher = recipe.teacher === undefined ? dense : recipe.teacher === "none" ? undefined : recipe.teacher;
-  const taught = (section: object) => (teacher && !("teacher" in section) ? { ...section, teacher } : section);
+  const taught = (section: Section): Section =>
+    teacher && !("teacher" in section) ? { ...section, teacher } : section;
 
-  const searched = await run.stage("search", dense, taught(recipe.search), {}, (folder, options) =>
-    search(dense, { ...(options as unknown as SearchOptions), ...run.training(folder) }),
+  const searched = await run.stage("search", taught(recipe.search), {}, (folder, options) =>
+    search(dense, { ...options, ...run.training(folder) }),
   );
-  const compressed = await run.stage("compress", searched, recipe.compress, {}, (folder, options) =>
-    compress(searched, { ...(options as unknown as CompressOptions), out: folder }),
+  const compressed = await run.stage("compress", recipe.compress, {}, (folder, options) =>
+    compress(searched, { ...options, out: folder }),
   );
-  const retrained = await run.stage("retrain", compressed, taught(recipe.retrain), {}, (folder, options) =>
-    retrain(compressed, { ...(options as unknown as TrainOptions), ...run.training(folder) }),
+  const retrained = await run.stage("retrain", taught(recipe.retrain), {}, (folder, options) =>
+    retrain(compressed, { ...options, ...run.training(folder) }),
   );
   await run.stage(
     "export",
-    retrained,
     { name: basename(out), ...recipe.export },
     {},
     async (_, options) => {
       const origin = { slim: { key: run.key, tools: toolsPackage.version } };
-      await exportModel(retrained, { ...(options as unknown as ExportOptions), out, force: recipe.force }, origin);
+      await exportModel(retrained, { ...options, out, force: recipe.force }, origin);
     },
     out,
   );
   return { dense, searched, retrained };
+}
+
+/** @returns the folder of the model that the recipe names, or that it imports */
+async function startModel(run: Run, recipe: RecipeFile): Promise<string> {
+  if (!recipe.import) {
+    const model = recipe.model!; // readRecipe has seen to it
+    run.startFrom(readManifestFile(model).weights.map((file) => file.sha256));
+    return model;
+  }
+  const { source: checkpoint, ...section } = recipe.import;
+  if (typeof checkpoint !== "string")
+    throw new SlimViTError("bad-option", `${recipe.name}: "import" needs a "source", the checkpoint.`);
+  const parts = { files: await hashOf(checkpoint), labels: await hashOf(section.labels as string | undefined) };
+  return run.stage("import", section, parts, (folder, options) => importModel(checkpoint, { ...options, out: folder }));
 }
 
 /** Names each stage's folder after a hash of its options and of all that came before, and runs what is not there yet. */
@@ -153,15 +161,14 @@ class Run {
   }
 
   /** @returns the folder with the stage's result */
-  async stage(
-    name: StageName,
-    source: string,
-    section: object,
+  async stage<S extends StageName>(
+    name: S,
+    section: Section,
     parts: Record<string, unknown>,
-    perform: (folder: string, options: Record<string, unknown>) => unknown,
+    perform: (folder: string, options: StageSettings<S>) => unknown,
     out?: string,
   ): Promise<string> {
-    const options = stageOptions(name, section as Record<string, unknown>, this.recipe, source);
+    const options = stageSettings(name, section, this.recipe);
     this.key = sha256(Buffer.from(JSON.stringify([name, this.key, await identity(options), parts])));
     this.resolved[name] = options;
     const folder = out ?? join(this.folder, `${name}-${this.key.slice(0, 10)}`);
@@ -221,25 +228,17 @@ async function needsFinetune(recipe: RecipeFile, model: string, quiet: boolean):
   if (recipe.finetune !== undefined) return recipe.finetune !== false;
   if (recipe.search.unlabelled && recipe.retrain.unlabelled) return false;
   const { classNames } = await openDataset(recipe.data, recipe.split ?? "train");
-  try {
-    labelIndices(classNames, readManifestFile(model).labels);
-    return false;
-  } catch (error) {
-    if (!(error instanceof SlimViTError)) throw error;
-    if (quiet) return true;
-    say(
-      `slim: finetunes first, because the data's classes are not the model's (${messageOf(error).split(" Use ")[0]})`,
-    );
-    return true;
-  }
+  const unknown = unknownClass(classNames, readManifestFile(model).labels);
+  if (unknown && !quiet) say(`slim: finetunes first, because the data's classes are not the model's: ${unknown}`);
+  return unknown !== undefined;
 }
 
 /** Of the shipped model, on pictures that no stage was trained on where there are such. */
 async function measure(run: Run, recipe: RecipeFile, out: string): Promise<EvalReport> {
   const started = performance.now();
-  const section = { ...recipe.eval } as Record<string, unknown>;
+  const section = { ...recipe.eval };
   if (section.split === undefined) section.split = await heldOutSplit((section.data as string[]) ?? recipe.data);
-  const options = stageOptions("eval", section, { ...recipe, split: undefined }, out) as unknown as EvalOptions;
+  const options = stageSettings("eval", section, { ...recipe, split: undefined });
   const data = options.data.map((source) => basename(source)).join(" + ");
   const known = ((readManifestFile(out).metrics.accuracy ?? []) as AccuracyRecord[]).find(
     (entry) => entry.data === data && entry.split === options.split && options.limit === undefined,

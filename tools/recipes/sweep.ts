@@ -10,14 +10,14 @@ import { basename, join, relative } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 import { countMacs, countParams } from "../../src/format/model.ts";
 import { besides } from "../bench/runtime.ts";
-import { STAGES } from "../commands/options.ts";
 import { denseOf } from "../models/card.ts";
 import { readManifestFile, sha256, writeFileAtomic } from "../models/folders.ts";
 import type { AccuracyRecord } from "../models/metrics.ts";
+import { STAGES } from "../options/stages.ts";
 import { type PointResult, sweepHtml } from "../report/sweepReport.ts";
 import { startProgress } from "../shared/progress.ts";
 import { say } from "../shared/terminal.ts";
-import { type RecipeFile, type Section, stageOptions } from "./recipeFile.ts";
+import { type RecipeFile, stageSettings } from "./recipeFile.ts";
 import { hashOf, identity, runRecipe } from "./slim.ts";
 import { isActive, jobScript, submit, watch } from "./slurm.ts";
 import { readSweep, type Sweep, type SweepPoint } from "./sweepFile.ts";
@@ -84,7 +84,7 @@ async function runTask(plan: Sweep, points: KeyedPoint[], task: number): Promise
 const resultPath = ({ out }: Sweep, { key }: KeyedPoint) => join(out, "points", `${key}.json`);
 
 /** Everything that a point's result depends on, by content; not where it lies and what it is called. */
-async function keyOf(recipe: RecipeFile): Promise<string> {
+export async function keyOf(recipe: RecipeFile): Promise<string> {
   const weightsOf = (folder: string) => readManifestFile(folder).weights.map((file) => file.sha256);
   const sections: Record<string, unknown> = {};
   for (const stage of STAGES) {
@@ -94,8 +94,8 @@ async function keyOf(recipe: RecipeFile): Promise<string> {
       const { source, labels } = section;
       const { source: _, ...rest } = section;
       const files = [await hashOf(source as string), await hashOf(labels as string | undefined)];
-      sections.import = [files, await identity(stageOptions(stage, rest, recipe, "MODEL"))];
-    } else sections[stage] = await identity(stageOptions(stage, section as Section, recipe, "MODEL"));
+      sections.import = [files, await identity(stageSettings(stage, rest, recipe))];
+    } else sections[stage] = await identity(stageSettings(stage, section, recipe));
   }
   const teacher = recipe.teacher && recipe.teacher !== "none" ? weightsOf(recipe.teacher) : recipe.teacher;
   const model = recipe.model && weightsOf(recipe.model);

@@ -6,41 +6,40 @@
  * Prints a table; --json one value; FOLDER keeps the models and budgets.json.
  */
 import { join } from "node:path";
-import { Command, Option } from "commander";
-import type { EngineName } from "../../src/engines/engine.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import { type Architecture, countMacs } from "../../src/format/model.ts";
 import { predictMs, readProfile } from "../bench/latency.ts";
-import { withEngine } from "../commands/options.ts";
-import { SPLITS, type Split } from "../data/data.ts";
+import { newCommand } from "../commands/command.ts";
 import { evaluate } from "../evaluation/evaluate.ts";
 import { type CompressReport, compress } from "../masks/compress.ts";
 import { type BlockZeta, hardenMasks, type MaskMode, slimArchitecture, type TokenRule } from "../masks/masks.ts";
 import { readMasks, readSearchOptions, ZETA_FILE } from "../masks/searched.ts";
 import { interval } from "../models/card.ts";
 import { architectureOf, claimOutput, readManifestFile, writeFileAtomic } from "../models/folders.ts";
+import { TOKEN_RULES } from "../options/search.ts";
+import { data, ENGINE_OPTIONS, FORCE, OUT } from "../options/shared.ts";
+import { choice, flag, type OptionsOf, optional } from "../options/spec.ts";
+import { count, positives as milliseconds, path, shares } from "../options/values.ts";
 import { percent, printJson, say } from "../shared/terminal.ts";
-import { count, fraction, positive } from "../training/options.ts";
 
 /** Halvings of 0…1; no ranking has more than 2^40 units. */
 const HALVINGS = 40;
 
-interface Options {
-  data: string[];
-  split: Split;
-  macs?: number[];
-  latencyMs?: number[];
-  profile?: string;
-  out: string;
-  tokens?: TokenRule;
-  absolute?: boolean;
-  weights?: string;
-  limit?: number;
-  engine: EngineName | "auto";
-  threads: number;
-  force?: boolean;
-  json?: boolean;
-}
+const OPTIONS = {
+  ...ENGINE_OPTIONS,
+  ...data("val"),
+  macs: optional("--macs <list>", "shares of the dense MACs", shares),
+  latencyMs: optional("--latency-ms <list>", "milliseconds on the device of --profile", milliseconds),
+  profile: optional("--profile <file>", "device.json of slimvit profile", path),
+  out: OUT,
+  tokens: choice("--tokens <rule>", "of the equal budgets; default the search's", TOKEN_RULES),
+  absolute: flag("--absolute", "rank the equal budgets by |ζ|"),
+  weights: optional("--weights <model>", "dense model whose weights are cut in place of the search's", path),
+  limit: optional("--limit <n>", "measure on n pictures spread over the data", count),
+  force: FORCE,
+};
+
+type Options = OptionsOf<typeof OPTIONS>;
 
 interface Side {
   /** share of the dense MACs that is left */
@@ -62,27 +61,11 @@ interface Row {
   n: number;
 }
 
-const command = withEngine(
-  new Command("budgets")
-    .description("one target against equal budgets")
-    .argument("<search>", "output folder of slimvit search")
-    .requiredOption("--data <source>", "folder or zip; may be given more than once", (v, all: string[] = []) => [
-      ...all,
-      v,
-    ])
-    .addOption(new Option("--split <split>", "which part of the data").choices(SPLITS).default("val"))
-    .option("--macs <list>", "shares of the dense MACs", (text) => text.split(",").map(fraction))
-    .option("--latency-ms <list>", "milliseconds on the device of --profile", (text) => text.split(",").map(positive))
-    .option("--profile <file>", "device.json of slimvit profile")
-    .requiredOption("-o, --out <folder>", "where the models go")
-    .addOption(
-      new Option("--tokens <rule>", "of the equal budgets; default the search's").choices(["union", "intersect"]),
-    )
-    .option("--absolute", "rank the equal budgets by |ζ|")
-    .option("--weights <model>", "dense model whose weights are cut in place of the search's")
-    .option("--limit <n>", "measure on n pictures spread over the data", count)
-    .option("--force", "replace the output folder")
-    .option("--json", "one JSON value on stdout"),
+const command = newCommand(
+  "budgets",
+  "one target against equal budgets",
+  [["<search>", "output folder of slimvit search"]],
+  OPTIONS,
 );
 
 try {

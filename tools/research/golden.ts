@@ -7,7 +7,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
 import { messageOf } from "../../src/errors.ts";
-import { type Architecture, countMacs, countParams, denseTokens } from "../../src/format/model.ts";
+import { type Architecture, countMacs, countParams, denseTokens, plainArchitecture } from "../../src/format/model.ts";
 import { readSafetensors } from "../../src/format/safetensors.ts";
 import type { TF } from "../../src/tfjs/ops.ts";
 import { MASK_MODES, threshold } from "../masks/masks.ts";
@@ -80,7 +80,7 @@ export function checkGolden(tf: TF, dir: string): GoldenRow[] {
 }
 
 function architecture(config: Record<string, number & [number, number]>): Architecture {
-  const arch: Architecture = {
+  const arch = plainArchitecture({
     imageSize: config.img_size,
     patchSize: config.patch_size,
     embedDim: config.dim,
@@ -88,9 +88,14 @@ function architecture(config: Record<string, number & [number, number]>): Archit
     layerNormEps: config.ln_eps,
     prefixTokens: 1,
     blocks: [],
-  };
+  });
   const keepIdx = Array.from({ length: denseTokens(arch) }, (_, token) => token);
-  const block = { headDims: Array(config.heads).fill(config.head_dim), mlpHidden: config.mlp_hidden, keepIdx };
+  const block = {
+    headDims: Array(config.heads).fill(config.head_dim),
+    mlpHidden: config.mlp_hidden,
+    keepIdx,
+    merge: 0,
+  };
   return { ...arch, blocks: Array(config.depth).fill(block) };
 }
 

@@ -3,6 +3,14 @@ export function say(line: string): void {
   process.stderr.write(`${printable(line)}\n`);
 }
 
+const said = new Set<string>();
+
+/** For what a command meets again and again, such as the same data in each of its stages. */
+export function sayOnce(line: string): void {
+  if (!said.has(line)) say(line);
+  said.add(line);
+}
+
 /** Results for people, on stdout. */
 export function print(text: string): void {
   process.stdout.write(`${printable(text)}\n`);

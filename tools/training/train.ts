@@ -7,53 +7,16 @@ import type * as tfjs from "@tensorflow/tfjs-core";
 import { SlimViTError } from "../../src/errors.ts";
 import type { ForwardOptions, ForwardOutput } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
-import { type Batch, stepsPerEpoch, type TrainData, trainBatches } from "../data/data.ts";
 import { startProgress } from "../shared/progress.ts";
 import { beta, random } from "../shared/random.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { AdamW } from "./adamw.ts";
 import type { Backend } from "./backend.ts";
+import { type Batch, stepsPerEpoch, type TrainData, trainBatches } from "./batches.ts";
 import { restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 import { baseLoss, mixTargets, smoothTargets } from "./losses.ts";
+import type { Recipe } from "./recipe.ts";
 import { type Accuracy, accuracyMeter, accuracySummary, type Validation } from "./validation.ts";
-
-/** Options of every training command; the paper's values are in the README of the tools. */
-export interface Recipe {
-  epochs: number;
-  /** pictures computed at once */
-  batch: number;
-  /** batches a step */
-  accumulate: number;
-  lr: number;
-  /** epochs of linear warm-up */
-  warmup: number;
-  schedule: "cosine" | "constant";
-  weightDecay: number;
-  smoothing: number;
-  /** Beta parameters; 0 turns each off. With both on, each batch takes one at random. */
-  mixup: number;
-  cutmix: number;
-  dropPath: number;
-  minScale: number;
-  /** magnitude, 0 to 10; 0 is off */
-  randaugment: number;
-  /** probability of random erasing */
-  erase: number;
-  /** times a picture comes in a row, augmented anew */
-  repeats: number;
-  /** share of distillation in the base loss when there is a teacher */
-  alpha: number;
-  tau: number;
-  distillation: "soft" | "hard";
-  /** decay of the exponential moving average of the weights; 0 keeps none */
-  ema: number;
-  /** pictures of the val split that accuracy is measured on; 0 is off */
-  valPictures: number;
-  /** epochs between two measurements */
-  valEvery: number;
-  seed: number;
-  checkpointSeconds: number;
-}
 
 export type Variables = Map<string, tfjs.Variable>;
 

@@ -6,8 +6,10 @@
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { Preprocess } from "../../src/format/model.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
-import { evalPixels, openDataset, type Picture, type Split, spread, type TrainData, toBatch } from "../data/data.ts";
+import { evalPixels, openDataset, type Picture, type Split, spread } from "../data/data.ts";
+import { bestClass } from "../evaluation/ranks.ts";
 import { percent, say } from "../shared/terminal.ts";
+import { type TrainData, toBatch } from "./batches.ts";
 
 export interface Validation {
   /** spread over the val split */
@@ -79,10 +81,11 @@ export function accuracyMeter(
     );
   };
   const classesOf = async (logits: () => Tensor) => {
-    const best = tf.tidy(() => tf.argMax(logits(), -1));
-    const classes = await best.data();
-    best.dispose();
-    return classes;
+    const all = tf.tidy(logits);
+    const values = await all.data();
+    const [pictures, classes] = all.shape as [number, number];
+    all.dispose();
+    return Array.from({ length: pictures }, (_, k) => bestClass(values.subarray(k * classes, (k + 1) * classes)));
   };
   return async (logitsOf) => {
     let [n, right, agreed] = [0, 0, 0];
@@ -98,7 +101,7 @@ export function accuracyMeter(
       input.dispose();
       n += size;
       right += labels.filter((label, k) => label === classes[k]).length;
-      agreed += names.filter((name, k) => taught.get(name) === classes[k]).length;
+      agreed += names.filter((name, k) => classes[k] >= 0 && taught.get(name) === classes[k]).length;
     }
     await next;
     if (n === 0) return {};

@@ -22,15 +22,11 @@ export const WEBGPU_BUILD = `${PACKAGE}/webgpu`;
  * later engines run with what the first one got, and `threads` says so
  * @throws SlimViTError `unsupported` where onnxruntime-web is not installed or does not start, `out-of-memory`
  */
-export const openOnnx: OpenEngine = async (model, options) => {
+export const openOnnx: OpenEngine = async (model, options, { importOrt }) => {
   const url = options.engineUrls?.[PACKAGE];
   let runtime: Runtime;
   try {
-    // In a `try`, where bundlers forgive a package that is not installed.
-    if (url !== undefined) runtime = await runtimeFrom(url);
-    // In Node the main entry is the one whose threads start; a variable hides it, and its larger WASM, from bundlers.
-    else if (inNode) runtime = await import(/* @vite-ignore */ /* webpackIgnore: true */ PACKAGE);
-    else runtime = await import("onnxruntime-web/wasm");
+    runtime = await (url === undefined ? importOrt() : runtimeFrom(url));
   } catch (error) {
     throw notLoaded("onnx-wasm", url, error);
   }

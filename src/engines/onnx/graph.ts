@@ -4,6 +4,7 @@
  * are stored, and the arithmetic is that of src/reference/forward.ts.
  */
 import { SlimViTError } from "../../errors.ts";
+import { refuseUnsupported } from "../../format/features.ts";
 import { type BlockShape, innerDim, type Model, patchGrid } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
 import { Message } from "./proto.ts";
@@ -21,6 +22,7 @@ const MAX_WEIGHT_BYTES = 2 ** 31 - 2 ** 24;
  * @throws SlimViTError `unsupported` past 2 GB
  */
 export function writeOnnx(model: Model, half?: Half, graph = new Graph(model, half)): Uint8Array {
+  refuseUnsupported("The ONNX graph", model.manifest);
   const { name, imageSize, embedDim, prefixTokens, blocks, labels } = model.manifest;
   let bytes = 0;
   for (const { data } of model.tensors.values()) bytes += 4 * data.length;

@@ -2,7 +2,7 @@
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import type { Manifest, Model } from "../../format/model.ts";
 import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
-import { nextTurn } from "../nextMacrotask.ts";
+import { nextMacrotask } from "../nextMacrotask.ts";
 import { chooseFlavour, compileKernels, type Flavour } from "./binary.ts";
 import { SYNC_EPOCH, SYNC_QUIT } from "./layout.ts";
 import { type Plan, planMemory } from "./plan.ts";
@@ -102,7 +102,7 @@ class SimdEngine implements Engine {
       for (let stage = 0; stage < stages; stage++) {
         const start = performance.now();
         if (signal && start - turn > TURN_MS) {
-          await nextTurn();
+          await nextMacrotask();
           turn = performance.now();
         }
         throwIfAborted(signal);

@@ -1,4 +1,5 @@
 /** A model → where everything lies in the engine's memory, and the words that tell the kernels so (layout.ts). */
+import { refuseUnsupported } from "../../format/features.ts";
 import { type BlockShape, denseTokens, type Model, patchGrid, type Tensor } from "../../format/model.ts";
 import { isQuantised } from "../../format/quantise.ts";
 import { float32 } from "../../format/read.ts";
@@ -59,6 +60,7 @@ export function planMemory(
   maySleep: boolean,
 ): { plan: Plan; cargo: Cargo } {
   const { manifest } = model;
+  refuseUnsupported('Engine "simd"', manifest);
   const { blocks, embedDim, patchSize, prefixTokens, imageSize, headDim, layerNormEps } = manifest;
   const deep = flavour === "relaxed" ? 4 : 2;
   const quantisedBytes = (inputs: number) => pad8(inputs) * (flavour === "relaxed" ? 1 : 2);

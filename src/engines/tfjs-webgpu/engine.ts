@@ -5,10 +5,10 @@ import { type Manifest, type Model, tensorShapes } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
 import { type BlockWeights, blockWeights, classify, embed, runBlock, type Weights } from "../../tfjs/forward.ts";
 import type { Tensor, TF } from "../../tfjs/ops.ts";
-import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
+import type { Engine, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
 import { type DeviceRequest, DeviceWatch, queue, requestDevice } from "../gpuDevice.ts";
-import type { importTf, TfPackages } from "../installedPackages.ts";
-import { nextTurn } from "../nextMacrotask.ts";
+import type { InstalledPackages, TfPackages } from "../installedPackages.ts";
+import { nextMacrotask } from "../nextMacrotask.ts";
 
 const CORE = "@tensorflow/tfjs-core";
 const BACKEND = "@tensorflow/tfjs-backend-webgpu";
@@ -17,22 +17,17 @@ const NAME = "tfjs-webgpu";
 /**
  * Compiles every shader before it returns, without holding the thread.
  *
- * @param importInstalled where `engineUrls` does not name both packages
  * @throws SlimViTError `unsupported` where TensorFlow.js is not installed or there is no adapter, `device-lost`
  */
-export async function openTfjs(
-  model: Model,
-  { engineUrls }: EngineOptions,
-  importInstalled: typeof importTf,
-): Promise<Engine> {
-  const gpu = await acquire(engineUrls, importInstalled);
+export const openTfjs: OpenEngine = async (model, { engineUrls }, { importTf }) => {
+  const gpu = await acquire(engineUrls, importTf);
   try {
     return await TfjsEngine.open(gpu, model);
   } catch (error) {
     release(gpu);
     throw error;
   }
-}
+};
 
 /** TensorFlow.js has one WebGPU backend, so the engines of a page or worker share one device. */
 interface Gpu {
@@ -87,7 +82,7 @@ const DEVICE: DeviceRequest = {
 };
 
 /** From URLs where both are named, ES modules or the packages' own scripts; else what is installed. */
-async function loadTf(urls: Record<string, string> = {}, importInstalled: typeof importTf) {
+async function loadTf(urls: Record<string, string> = {}, importInstalled: InstalledPackages["importTf"]) {
   const fromUrl = async (url: string) => {
     const module = await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
     return Object.keys(module).length ? module : (globalThis as { tf?: object }).tf;
@@ -172,7 +167,7 @@ class TfjsEngine implements Engine {
       if (profile) await finish(tf, x);
       for (const i of manifest.blocks.keys()) {
         if (signal && performance.now() - turn > TURN_MS) {
-          await nextTurn();
+          await nextMacrotask();
           turn = performance.now();
         }
         throwIfAborted(signal);

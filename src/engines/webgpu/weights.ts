@@ -26,7 +26,7 @@ export function packLinear(tensors: Tensors, name: string, norm?: string): Packe
   const outDim = tensor.shape[0];
   const inDim = outDim ? tensor.data.length / outDim : 0;
   const form = FORMS[tensor.dtype];
-  const bias = float32(tensors, `${name}.bias`);
+  const bias = tensors.has(`${name}.bias`) ? float32(tensors, `${name}.bias`) : new Float32Array(outDim);
   const gain = norm === undefined ? undefined : float32(tensors, `${norm}.weight`);
   const parts = [norm === undefined ? bias : addShift(tensors, name, float32(tensors, `${norm}.bias`))];
   if (form === "int8") parts.push(tensors.get(`${name}.scale`)!.data as Float32Array);
@@ -63,12 +63,7 @@ function addShift(tensors: Tensors, name: string, shift: Float32Array): Float32A
 }
 
 /** [outDim, inDim] → words of consecutive inputs, [inDim / inputs a word, outDim]. */
-function transposed(
-  data: Tensor["data"],
-  outDim: number,
-  inDim: number,
-  form: WeightForm,
-): Float32Array | Uint32Array {
+function transposed(data: Tensor["data"], outDim: number, inDim: number, form: WeightForm): Float32Array | Uint32Array {
   const inputs = INPUTS_A_WORD[form];
   const count = (align4(inDim) / inputs) * outDim;
   const words = form === "f32" ? new Float32Array(count) : new Uint32Array(count);

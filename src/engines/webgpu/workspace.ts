@@ -89,7 +89,7 @@ export class Workspace {
   }
 
   /** Uploads pictures, each [3, height, width]. */
-  upload(pixels: Float32Array[]): void {
+  upload(pixels: readonly Float32Array[]): void {
     const { queue } = this.device;
     const bytes = this.plan.floats.pixels * 4;
     pixels.forEach((picture, i) => {

@@ -1,0 +1,63 @@
+/** Opens engines and holds each against the model's self-test before anything it computes is believed. */
+import { messageOf, SlimViTError } from "../errors.ts";
+import type { Model } from "../format/model.ts";
+import type { TriedEngine } from "../protocol.ts";
+import type { Engine, EngineName, EngineOptions } from "./engine.ts";
+import { installedPackages } from "./installedPackages.ts";
+import { EVERYWHERE, loadEngine } from "./registry.ts";
+import { isWrongResults, selfTest } from "./selfTest.ts";
+
+export interface CheckedEngine {
+  engine: Engine;
+  /** Milliseconds of the first run, which warms the engine up and checks it. */
+  firstRunMs: number;
+}
+
+export interface OpenedEngine extends CheckedEngine {
+  tried: TriedEngine[];
+  /** why this one */
+  reason: string;
+}
+
+/** @throws SlimViTError `unsupported` for an engine that cannot run here or computes wrong results; what the engine throws */
+export async function openNamed(name: EngineName, model: Model, options: EngineOptions): Promise<CheckedEngine> {
+  const open = await loadEngine(name, options);
+  const engine = await open(model, options, installedPackages);
+  const start = performance.now();
+  try {
+    await selfTest(engine, model);
+  } catch (error) {
+    engine.dispose();
+    throw error;
+  }
+  return { engine, firstRunMs: performance.now() - start };
+}
+
+/**
+ * The first that opens of the engines that run on any machine.
+ *
+ * @param mayUseOthers when false, an engine that computes wrong results is the caller's affair: other weights may do better
+ * @throws SlimViTError `unsupported` when none opens
+ */
+export async function openWithoutDevice(
+  model: Model,
+  options: EngineOptions,
+  mayUseOthers = true,
+): Promise<OpenedEngine> {
+  const tried: TriedEngine[] = [];
+  for (const candidate of EVERYWHERE) {
+    try {
+      const opened = await openNamed(candidate, model, options);
+      return { ...opened, tried, reason: tried.length ? "the first that opened" : "no other is installed or named" };
+    } catch (error) {
+      if (isCallersFault(error) || (!mayUseOthers && isWrongResults(error))) throw error;
+      tried.push({ engine: candidate, reason: messageOf(error) });
+    }
+  }
+  throw new SlimViTError("unsupported", `No engine opens here. ${tried.map(({ reason }) => reason).join(" ")}`);
+}
+
+/** The next engine would find the same fault again. */
+function isCallersFault(error: unknown): boolean {
+  return error instanceof SlimViTError && ["bad-model", "bad-option", "aborted"].includes(error.code);
+}

@@ -1,0 +1,16 @@
+/** Work that workers and tabs of one origin do one after the other. */
+import { throwIfAborted } from "../errors.ts";
+
+/**
+ * Whoever wants the same file waits for the first, then finds it in the store. Insecure origins have no locks, so there
+ * each does the work for itself.
+ */
+export async function inTurn<T>(name: string, work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+  let turn: Promise<T> | undefined;
+  try {
+    await globalThis.navigator?.locks?.request(name, { signal }, () => (turn = work()));
+  } catch {
+    throwIfAborted(signal);
+  }
+  return turn ?? work();
+}

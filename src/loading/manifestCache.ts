@@ -1,0 +1,20 @@
+/** Manifests that are kept for a visit without a network. */
+import { forget } from "./weightsStore.ts";
+
+/** @returns the text that was kept on an earlier visit */
+export async function readKeptManifest(cache: Cache | undefined, name: string): Promise<string | undefined> {
+  try {
+    return await (await cache?.match(name))?.text();
+  } catch {
+    return undefined;
+  }
+}
+
+/** Weights that only the version before names are not wanted any more, and go. */
+export async function keepManifest(cache: Cache, name: string, text: string, before = ""): Promise<void> {
+  try {
+    await cache.put(name, new Response(text));
+    for (const [sha256] of before.matchAll(/\b[0-9a-f]{64}\b/g))
+      if (!text.includes(sha256)) await forget(cache, sha256);
+  } catch {} // without quota the next visit needs the network
+}

@@ -1,0 +1,61 @@
+/** Relative addresses, paths and names of models → absolute URLs. */
+import { SlimViTError, type SlimViTErrorCode } from "../errors.ts";
+import { importNode } from "../loading/importNode.ts";
+import type { ModelSource, Source } from "../protocol.ts";
+
+/** @throws SlimViTError `bad-option` for what is no source of a model */
+export async function resolveSource(source: ModelSource): Promise<Source> {
+  if (typeof source === "object" && source && Symbol.iterator in source) return { files: namedFiles(source) };
+  const text = String(source);
+  if (typeof source !== "string" && !(source instanceof URL)) {
+    throw new SlimViTError(
+      "bad-option",
+      `The model's source is ${text}; expected its folder's URL, "hf:owner/name" or a list of its files.`,
+    );
+  }
+  const hub = text.match(/^hf:([\w.-]+\/[\w.-]+)$/);
+  if (hub) return { url: `https://huggingface.co/${hub[1]}/resolve/main/` };
+  if (text.startsWith("hf:"))
+    throw new SlimViTError("bad-option", `"${text}" is no Hugging Face name; expected "hf:owner/name".`);
+  return { url: asFolder((await absoluteModelUrl(text)).href) };
+}
+
+function namedFiles(files: Iterable<File>): { name: string; blob: Blob }[] {
+  return Array.from(files, (file) => {
+    if (file instanceof Blob && typeof file.name === "string") return { name: file.name, blob: file };
+    throw new SlimViTError("bad-option", `The model's source lists ${String(file)}; expected File objects alone.`);
+  });
+}
+
+/** @throws SlimViTError `bad-option` */
+export async function absoluteModelUrl(text: string): Promise<URL> {
+  try {
+    if (/^[a-z][a-z\d+.-]+:/i.test(text)) return new URL(text);
+    if (typeof location !== "undefined") return new URL(text, pageUrl());
+    const { pathToFileURL } = (await importNode("url")) as typeof import("node:url");
+    return pathToFileURL(text);
+  } catch {
+    throw new SlimViTError("bad-option", `"${text}" is no address of a model folder.`);
+  }
+}
+
+/** The folder, also when its manifest was named. */
+function asFolder(href: string): string {
+  const folder = href.replace(/[?#].*$/, "").replace(/slimvit\.json$/, "");
+  return folder.endsWith("/") ? folder : `${folder}/`;
+}
+
+/** What relative addresses are relative to. A worker of the app's own may have come from a blob. */
+function pageUrl(): string {
+  return globalThis.document?.baseURI ?? location.href;
+}
+
+/** @throws SlimViTError `code` for what is no address; Node has no page to which one could be relative */
+export function absoluteUrl(url: string | URL, code: SlimViTErrorCode): string {
+  if (typeof location === "undefined") return String(url);
+  try {
+    return new URL(url, pageUrl()).href;
+  } catch (error) {
+    throw new SlimViTError(code, `"${url}" is no address.`, { cause: error });
+  }
+}

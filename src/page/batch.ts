@@ -1,0 +1,119 @@
+/** Many pictures: each is on its way to the worker while others are in work, and answers come in their order. */
+import { messageOf, SlimViTError } from "../errors.ts";
+import type { BatchProgress, BatchResult, Classification, ImageInput } from "../protocol.ts";
+
+/** Pictures on their way at once when the engine takes one at a time: one in work, one being sent. */
+export const MIN_IN_FLIGHT = 2;
+
+/**
+ * One picture or an array of them.
+ *
+ * @param inFlight how many are on their way at once
+ * @throws SlimViTError the first picture's that fails, which it names
+ */
+export async function eachOf<R>(
+  image: ImageInput | readonly ImageInput[],
+  inFlight: number,
+  work: (one: ImageInput) => Promise<R>,
+): Promise<R | R[]> {
+  if (!Array.isArray(image)) return work(image as ImageInput);
+  const started: Promise<R>[] = [];
+  const results: R[] = [];
+  for (let i = 0; i < image.length; i++) {
+    while (started.length < Math.min(image.length, i + inFlight)) {
+      const one = work(image[started.length]);
+      one.catch(() => {}); // reported when its turn comes
+      started.push(one);
+    }
+    try {
+      results.push(await started[i]);
+    } catch (error) {
+      if (!(error instanceof SlimViTError)) throw error;
+      const message = `Picture ${i + 1} of ${image.length}: ${error.message}`;
+      throw new SlimViTError(error.code, message, { cause: error });
+    }
+  }
+  return results;
+}
+
+interface BatchOptions {
+  concurrency: number;
+  onProgress?: (progress: BatchProgress) => void;
+  /** Rejects at once when the caller aborts or the model is gone. */
+  settle: <T>(work: () => Promise<T>) => Promise<T>;
+}
+
+/** An input and what became of it. */
+type Answer<T> = { input: T } & ({ result: Classification } | { error: SlimViTError });
+
+/**
+ * Every input's result or error, in the inputs' order. The next input is asked for when it can be sent; a slow source of
+ * inputs does not hold back answers.
+ *
+ * @param work settles soon when its signal fires
+ * @throws SlimViTError `aborted` and `disposed`, which end the batch; what the source of inputs throws
+ */
+export async function* batchOf<T extends ImageInput>(
+  inputs: Iterable<T> | AsyncIterable<T>,
+  { concurrency, onProgress, settle }: BatchOptions,
+  work: (input: T, signal: AbortSignal) => Promise<Classification>,
+): AsyncGenerator<BatchResult<T>> {
+  const left = new AbortController();
+  const source = Symbol.asyncIterator in inputs ? inputs[Symbol.asyncIterator]() : inputs[Symbol.iterator]();
+  const inFlight: Promise<Answer<T>>[] = [];
+  const progress: BatchProgress = { done: 0, failed: 0, ...totalOf(inputs) };
+  let asked: Promise<IteratorResult<T>> | undefined;
+  let isAtEnd = false;
+  try {
+    for (let index = 0; ; ) {
+      if (!asked && !isAtEnd && inFlight.length < concurrency) asked = nextOf(source);
+      if (!asked && !inFlight.length) return;
+      const event = await settle(() => Promise.race(eventsOf(asked, inFlight[0])));
+      if ("next" in event) {
+        asked = undefined;
+        if (event.next.done) isAtEnd = true;
+        else inFlight.push(answerTo(event.next.value, work(event.next.value, left.signal)));
+        continue;
+      }
+      inFlight.shift();
+      const { answer } = event;
+      progress.done++;
+      if ("error" in answer) progress.failed++;
+      onProgress?.({ ...progress });
+      yield { index: index++, ...answer } as BatchResult<T>;
+    }
+  } finally {
+    left.abort(); // pictures on their way are of no use any more
+    asked?.catch(() => {});
+    if (!isAtEnd) void Promise.resolve(source.return?.()).catch(() => {}); // a source that waits may never answer
+  }
+}
+
+type Event<T> = { next: IteratorResult<T> } | { answer: Answer<T> };
+
+/** The next input first, so that the worker is kept busy. */
+function eventsOf<T>(asked?: Promise<IteratorResult<T>>, first?: Promise<Answer<T>>): Promise<Event<T>>[] {
+  const events: Promise<Event<T>>[] = [];
+  if (asked) events.push(asked.then((next) => ({ next })));
+  if (first) events.push(first.then((answer) => ({ answer })));
+  return events;
+}
+
+async function nextOf<T>(source: Iterator<T> | AsyncIterator<T>): Promise<IteratorResult<T>> {
+  return source.next();
+}
+
+async function answerTo<T>(input: T, work: Promise<Classification>): Promise<Answer<T>> {
+  try {
+    return { input, result: await work };
+  } catch (error) {
+    const isOurs = error instanceof SlimViTError;
+    return { input, error: isOurs ? error : new SlimViTError("bad-input", messageOf(error), { cause: error }) };
+  }
+}
+
+function totalOf(inputs: object): { total?: number } {
+  const { length, size } = inputs as { length?: unknown; size?: unknown };
+  const total = length ?? size;
+  return typeof total === "number" ? { total } : {};
+}

@@ -1,0 +1,328 @@
+/**
+ * All that passes between the page and its worker: what a caller may ask for, the calls, and what comes back. Types only;
+ * how errors travel is in errorTransfer.ts.
+ */
+import type { SlimViTError } from "./errors.ts";
+import type { BlockShape, Label, Pooling, WeightsDtype } from "./format/model.ts";
+import type { SetAccuracy } from "./format/set.ts";
+
+// ---- Loading a model ----
+
+export type EngineName = "simd" | "webgpu" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "reference";
+
+/** Which device the engine `webnn` asks the browser for. */
+export interface WebnnOptions {
+  deviceType?: "cpu" | "gpu" | "npu";
+  powerPreference?: "default" | "high-performance" | "low-power";
+}
+
+/** The folder's URL, "hf:owner/name", or its files; in Node also its path. */
+export type ModelSource = string | URL | Iterable<File>;
+
+export interface LoadOptions {
+  /** Default "auto": the fastest of `simd` and the optional engines that are installed or named, measured on the first visit. */
+  engine?: EngineName | "auto";
+  /**
+   * Default "auto": the fastest dtype that passes its self-test here and whose measured accuracy is within 0.5 points of the
+   * best in the folder. `info.dtypeReason` names the reason.
+   */
+  dtype?: WeightsDtype | "auto";
+  /** One of `info.variants`; default the folder's first. */
+  variant?: string;
+  /** Default "auto". More than one needs a cross-origin isolated page. */
+  threads?: number | "auto";
+  /** Keeps weights between visits, keyed by their sha256; default true. Or a store of the app's own. */
+  cache?: boolean | WeightsStore;
+  onProgress?: (progress: Progress) => void;
+  signal?: AbortSignal;
+  /** Where worker.js is served, when the bundler does not find it. */
+  workerUrl?: string | URL;
+  /** Where optional packages are served, by package name, when the bundler does not resolve them. */
+  engineUrls?: Record<string, string>;
+  webnn?: WebnnOptions;
+  /** Of a set: the most accurate member that takes at most this many milliseconds of inference here, measured; default the most accurate. */
+  latencyMs?: number;
+}
+
+export interface Progress {
+  /** file being read */
+  file: string;
+  loadedBytes: number;
+  /** from slimvit.json, so it is known before the first byte */
+  totalBytes: number;
+  /** true when the bytes came from the cache */
+  cached: boolean;
+}
+
+/** Where weights are kept between visits, by the lower-case hex of their sha256. What it returns is checked like a download. */
+export interface WeightsStore {
+  get(sha256: string): Promise<Uint8Array | undefined>;
+  put(sha256: string, bytes: Uint8Array): Promise<void>;
+}
+
+/** A folder by its absolute URL (`file:` in Node), or its files. */
+export type Source = { url: string } | { files: { name: string; blob: Blob }[] };
+
+/** One load, from `SlimViT.load` to the engine: plain data, so that equal requests can share a worker. */
+export interface LoadRequest {
+  source: Source;
+  engine: EngineName | "auto";
+  dtype: WeightsDtype | "auto";
+  variant?: string;
+  threads: number | "auto";
+  /** Keep weights and measurements in the browser's cache. */
+  cache: boolean;
+  /** absolute URLs */
+  engineUrls?: Record<string, string>;
+  webnn?: WebnnOptions;
+}
+
+/** The caller's own objects of a load. A worker gets them as proxies. */
+export interface LoadLinks {
+  /** instead of the browser's cache */
+  store?: WeightsStore;
+  onProgress?: (progress: Progress) => unknown;
+}
+
+/** What was loaded and how it runs. */
+export interface ModelInfo {
+  name: string;
+  license: string;
+  embedDim: number;
+  /** [height, width] */
+  imageSize: [number, number];
+  /** Empty for an embedding model. */
+  labels: Label[];
+  params: number;
+  /** multiply-accumulates of one picture */
+  macs: number;
+  dtype: WeightsDtype;
+  /** why this dtype */
+  dtypeReason: string;
+  /** those that the folder has */
+  dtypes: WeightsDtype[];
+  /** of the weights as downloaded */
+  sizeBytes: number;
+  engine: EngineName;
+  threads: number;
+  /** Pictures that the engine takes at once; 1 where that would not be faster than one after the other. */
+  batchSize: number;
+  /** Which kernels the simd engine runs: with WebAssembly's relaxed SIMD, or with what every browser has. */
+  simd?: "relaxed" | "plain";
+  /** Weights and activations of the engine; undefined where they cannot be known. */
+  memoryBytes?: number;
+  /** Milliseconds that loading took: the files, from wherever they came; the engine; its first run, which checks it. */
+  loadMs: { files: number; engine: number; firstRun: number };
+  blocks: BlockShape[];
+  /** Which tokens the features come from. */
+  pooling: Pooling;
+  /** The networks that this folder's weights make. */
+  variants: VariantInfo[];
+  /** name of the one that is loaded */
+  variant: string;
+  /** why this engine */
+  engineReason: string;
+  /** Engines that `auto` tried and did not take: those that did not open, and those that were slower. */
+  tried: TriedEngine[];
+  /** what could not be done here, for people */
+  notes: string[];
+  /** Of a model out of a set: which member, and why. */
+  set?: SetChoice;
+}
+
+export interface VariantInfo {
+  name: string;
+  macs: number;
+  /** [height, width] */
+  imageSize: [number, number];
+  /** measured figures, each with the data and n it was measured on */
+  metrics: Record<string, unknown>;
+}
+
+/** An engine that `auto` tried and did not take. */
+export interface TriedEngine {
+  engine: EngineName;
+  /** why not */
+  reason: string;
+  /** Median milliseconds of a few runs, if it was measured. */
+  ms?: number;
+}
+
+/** Which member of a set was taken, and why. */
+export interface SetChoice {
+  /** of set.json */
+  name: string;
+  /** the member's folder in the set */
+  member: string;
+  /** fraction of the `n` pictures of `data` that it classifies correctly, from set.json */
+  accuracy: SetAccuracy;
+  /** the budget asked for, milliseconds of inference */
+  latencyMs?: number;
+  /** Whether the member was measured to meet it; undefined without a budget. */
+  meets?: boolean;
+  /** members that were measured, the cheapest first */
+  measured: MeasuredMember[];
+  /** why this one, for people */
+  reason: string;
+}
+
+export interface MeasuredMember {
+  member: string;
+  /** Median inference of a few pictures; undefined where it did not run. */
+  ms?: number;
+  /** Now, or on an earlier visit whose measurement was kept. */
+  when: "now" | "earlier";
+  /** why it did not run */
+  fault?: string;
+}
+
+// ---- Classifying pictures ----
+
+/**
+ * Anything the browser can draw, a URL, a Response, a picture file's bytes, or RGBA pixels (the one form that also works
+ * in Node).
+ */
+export type ImageInput =
+  | ImageBitmapSource
+  | VideoFrame
+  | string
+  | URL
+  | Response
+  | ArrayBuffer
+  | Uint8Array<ArrayBuffer>
+  | RawImage;
+
+/** RGBA, row-major, straight alpha. Alpha is dropped, as Pillow's `convert("RGB")` does. */
+export interface RawImage {
+  data: Uint8ClampedArray | Uint8Array;
+  width: number;
+  height: number;
+}
+
+/** In pixels of the image. */
+export interface Region {
+  x: number;
+  y: number;
+  width: number;
+  height: number;
+}
+
+/** A playing video, a camera's frames (MediaStreamTrackProcessor), or any source of pictures. */
+export type FrameSource<T> = HTMLVideoElement | ReadableStream<T> | AsyncIterable<T>;
+
+export interface ClassifyOptions {
+  /** How many classes to return; default 5. */
+  topK?: number;
+  /** Leaves out classes that score less. */
+  scoreThreshold?: number;
+  /** only these labels or ids */
+  allow?: readonly string[];
+  /** none of these labels or ids */
+  deny?: readonly string[];
+  /** Part of the picture, in its pixels as it is shown; the rest counts as if it were not there. */
+  region?: Region;
+  /**
+   * Zero-shot: classes of the caller's own by name, each a vector in the space of `embed`, such as CLIP's embedding of a
+   * text. They take the place of the model's labels.
+   */
+  classes?: Readonly<Record<string, Float32Array | readonly number[]>>;
+  /** With `classes`: cosines are divided by it before the softmax; default 0.01, CLIP's. */
+  temperature?: number;
+  /** milliseconds of each block */
+  profile?: boolean;
+  /** the class token's attention over the surviving patches in each block */
+  explain?: boolean;
+  signal?: AbortSignal;
+}
+
+export type EmbedOptions = Pick<ClassifyOptions, "signal" | "region">;
+
+export interface ClassifyAllOptions extends ClassifyOptions {
+  /** Pictures on their way at once; default what the engine takes at once, at least 2. */
+  concurrency?: number;
+  onProgress?: (progress: BatchProgress) => void;
+}
+
+export interface BatchProgress {
+  /** pictures answered so far, failed ones included */
+  done: number;
+  failed: number;
+  /** undefined for inputs without a length */
+  total?: number;
+}
+
+/** One input of `classifyAll`: its result or its error. */
+export type BatchResult<T> = { index: number; input: T } & (
+  | { result: Classification; error?: undefined }
+  | { result?: undefined; error: SlimViTError }
+);
+
+export interface ScoredClass extends Label {
+  /** position in the model's output, or among `classes` */
+  index: number;
+  /** Softmax over all classes; of a multi-label model, each class's own probability. */
+  score: number;
+}
+
+/** With `profile` and `explain`. */
+export interface Insight {
+  /** milliseconds of each block */
+  blockMs?: number[];
+  /** For each block, the class token's attention over its `keepIdx`. Merged patches share their row's attention equally. */
+  attention?: Float32Array[];
+  /**
+   * Of a model that merges tokens, for each block and patch of the grid: the token after the block that stands for the
+   * patch, −1 where it was dropped.
+   */
+  groups?: Int32Array[];
+}
+
+export interface Classification extends Insight {
+  /** best first */
+  classes: ScoredClass[];
+  /** `preprocess` and `inference` in the worker; `total` as the caller waited */
+  latencyMs: { preprocess: number; inference: number; total: number };
+  engine: EngineName;
+}
+
+// ---- Calls to the worker ----
+
+/** A call's own number, by which it can be aborted: an AbortSignal does not cross to a worker. */
+export type CallId = number;
+
+/** A picture as it crosses to the worker: URLs absolute, a bitmap the worker's own. */
+export type TransferredImage =
+  | { kind: "url"; url: string }
+  | { kind: "blob"; blob: Blob; name: string }
+  | { kind: "bitmap"; bitmap: ImageBitmap }
+  | { kind: "pixels"; image: RawImage };
+
+export interface RunRequest extends Omit<ClassifyOptions, "signal"> {
+  /** "features": no classes are picked, so that embedding models answer. */
+  want: "classes" | "features";
+}
+
+export interface RunResult extends Insight {
+  /** best first */
+  classes: ScoredClass[];
+  features: Float32Array;
+  preprocessMs: number;
+  inferenceMs: number;
+  /** where it has changed since the last result */
+  info?: ModelInfo;
+}
+
+/** The fixed list of what a page may ask of its worker. In Node the same object is called directly. */
+export interface Host {
+  /** Answers when the worker holds the Web Lock of that name: whoever gets it next knows that the worker is gone. */
+  hello(lock: string): Promise<void>;
+  load(
+    call: CallId,
+    request: LoadRequest,
+    store?: WeightsStore,
+    onProgress?: (progress: Progress) => void,
+  ): Promise<ModelInfo>;
+  run(call: CallId, image: TransferredImage, request: RunRequest): Promise<RunResult>;
+  abort(call: CallId): void;
+  dispose(): void;
+}

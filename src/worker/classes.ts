@@ -1,0 +1,121 @@
+/** Outputs of a network → scored classes: softmax or sigmoid, the caller's own classes, filters, the best k. */
+import { SlimViTError } from "../errors.ts";
+import type { Label, Manifest } from "../format/model.ts";
+import type { ClassifyOptions, ScoredClass } from "../protocol.ts";
+import { sigmoid, softmax } from "../reference/scores.ts";
+
+/** What of a network's output classes are picked from. */
+interface Output {
+  logits: Float32Array;
+  features: Float32Array;
+}
+
+/** CLIP's logits are its cosines divided by this. */
+const CLIP_TEMPERATURE = 0.01;
+
+/**
+ * Checks the options once, then picks from any output.
+ *
+ * @throws SlimViTError `bad-option`; `unsupported` for an embedding model without `classes`
+ */
+export function classPicker(manifest: Manifest, options: ClassifyOptions): (output: Output) => ScoredClass[] {
+  const { topK = 5, scoreThreshold = 0, allow, deny, classes } = options;
+  if (!Number.isSafeInteger(topK) || topK < 1) {
+    throw new SlimViTError("bad-option", `topK is ${topK}; expected a whole number of at least 1.`);
+  }
+  if (!(scoreThreshold >= 0 && scoreThreshold <= 1)) {
+    throw new SlimViTError("bad-option", `scoreThreshold is ${scoreThreshold}; expected a number from 0 to 1.`);
+  }
+  if (!classes && !manifest.head) {
+    throw new SlimViTError(
+      "unsupported",
+      `${manifest.name} is an embedding model and has no classes. Pass classes: { name: vector } with vectors in its ` +
+        "embedding space, or call embed() and compare the vectors.",
+    );
+  }
+  const labels = classes ? Object.keys(classes).map((name) => ({ id: name, label: name })) : manifest.labels;
+  const scoresOf = classes ? zeroShot(classes, options.temperature) : ownScores(manifest);
+  const allowed = allow && indicesOf(labels, allow, "allow");
+  const denied = deny && indicesOf(labels, deny, "deny");
+  return (output) => {
+    const scores = scoresOf(output);
+    const order = [...labels.keys()].filter(
+      (i) => scores[i] >= scoreThreshold && (allowed?.has(i) ?? true) && !denied?.has(i),
+    );
+    order.sort((a, b) => scores[b] - scores[a]);
+    return order.slice(0, topK).map((index) => ({ ...labels[index], index, score: scores[index] }));
+  };
+}
+
+function ownScores({ head, name }: Manifest): (output: Output) => Float64Array {
+  const score = head?.scores === "sigmoid" ? sigmoid : softmax;
+  return ({ logits }) => {
+    checkFinite(logits, name);
+    return score(logits);
+  };
+}
+
+/** @throws SlimViTError `unsupported` for NaN and infinities, which are no answer */
+export function checkFinite(values: Float32Array, name: string): void {
+  const at = values.findIndex((v) => !Number.isFinite(v));
+  if (at < 0) return;
+  throw new SlimViTError(
+    "unsupported",
+    `${name} computed ${values[at]} for this picture (output ${at} of ${values.length}); expected finite numbers. Load ` +
+      'it with another dtype, such as "f32", or another engine.',
+  );
+}
+
+/** Softmax over the cosines between the picture's features and each class's vector. */
+function zeroShot(
+  classes: NonNullable<ClassifyOptions["classes"]>,
+  temperature = CLIP_TEMPERATURE,
+): (output: Output) => Float64Array {
+  if (!(temperature > 0 && Number.isFinite(temperature))) {
+    throw new SlimViTError("bad-option", `temperature is ${temperature}; expected a number above 0.`);
+  }
+  const entries = Object.entries(classes);
+  if (!entries.length)
+    throw new SlimViTError("bad-option", "classes is empty; expected at least one name with a vector.");
+  const directions = entries.map(([name, vector]) => direction(`classes[${JSON.stringify(name)}]`, vector));
+  return ({ features }) => {
+    const mine = direction("The picture's embedding", features);
+    const cosines = directions.map((theirs, i) => {
+      if (theirs.length === mine.length) return dot(theirs, mine);
+      const [name] = entries[i];
+      throw new SlimViTError(
+        "bad-option",
+        `classes[${JSON.stringify(name)}] has ${theirs.length} numbers; this model's embeddings have ${mine.length}.`,
+      );
+    });
+    return softmax(cosines.map((cosine) => cosine / temperature));
+  };
+}
+
+/** @returns the vector at length 1 */
+function direction(name: string, vector: Float32Array | readonly number[]): Float64Array {
+  const isList = Array.isArray(vector) || ArrayBuffer.isView(vector);
+  const values = isList ? Float64Array.from(vector) : new Float64Array();
+  const length = Math.sqrt(dot(values, values));
+  if (length > 0 && Number.isFinite(length)) return values.map((v) => v / length);
+  throw new SlimViTError("bad-option", `${name} is no vector; expected finite numbers that are not all 0.`);
+}
+
+function dot(a: Float64Array, b: Float64Array): number {
+  return a.reduce((sum, v, i) => sum + v * b[i], 0);
+}
+
+function indicesOf(labels: Label[], names: readonly string[], option: string): Set<number> {
+  if (!Array.isArray(names)) {
+    throw new SlimViTError("bad-option", `${option} is ${JSON.stringify(names)}; expected a list of ids or labels.`);
+  }
+  const indices = names.map((name) => {
+    const found = labels.flatMap(({ id, label }, i) => (id === name || label === name ? [i] : []));
+    if (found.length) return found;
+    throw new SlimViTError(
+      "bad-option",
+      `${option} names ${JSON.stringify(name)}, which is no id or label of this model.`,
+    );
+  });
+  return new Set(indices.flat());
+}

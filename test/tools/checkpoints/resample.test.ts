@@ -1,0 +1,60 @@
+/** Another image size: position embeddings, keep-lists and a teacher's pictures as timm and PyTorch resample them. */
+import { beforeAll, describe, expect, test } from "vitest";
+import type { Preprocess } from "../../../src/format/model.ts";
+import { float32 } from "../../../src/format/read.ts";
+import type { TF } from "../../../src/tfjs/ops.ts";
+import { resampleKeepIdx, resizeModel } from "../../../tools/checkpoints/resize.ts";
+import { openBackend } from "../../../tools/training/backend.ts";
+import { adapted } from "../../../tools/training/teacher.ts";
+import { positionNumbers } from "../../fixtures/oracle/numbers.ts";
+import { expectClose, manifestOf, randomModel } from "../../helpers.ts";
+
+const PATCH = 2;
+const { cases, pictures } = positionNumbers();
+let tf: TF;
+beforeAll(async () => {
+  ({ tf } = await openBackend("tfjs-node"));
+});
+
+describe.each(cases)("a grid of $from made $to, $prefixTokens prefix tokens", (c) => {
+  const { prefixTokens, from, to, dim } = c;
+  const keepIdx = [...Array(prefixTokens + from[0] * from[1]).keys()];
+  const blocks = [
+    { headDims: [1], mlpHidden: 1, keepIdx },
+    { headDims: [1], mlpHidden: 1, keepIdx: c.keepIdx },
+  ];
+  const imageSize: [number, number] = [PATCH * from[0], PATCH * from[1]];
+  const arch = { imageSize, patchSize: PATCH, embedDim: dim, headDim: 1, layerNormEps: 1e-6, prefixTokens, blocks };
+  const model = randomModel({ ...manifestOf(arch as never) }, 1);
+  model.tensors.set("pos_embed", {
+    dtype: "F32",
+    shape: [1, keepIdx.length, dim],
+    data: Float32Array.from(c.embedding),
+  });
+  const resized = resizeModel(model, [PATCH * to[0], PATCH * to[1]]);
+
+  test("has timm's position embeddings", () => {
+    expect(resized.tensors.get("pos_embed")!.shape).toEqual([1, prefixTokens + to[0] * to[1], dim]);
+    expectClose(float32(resized.tensors, "pos_embed"), c.resampled, 2e-6);
+  });
+
+  test("keeps a patch where the one under its centre was kept, as PyTorch's nearest neighbour has it", () => {
+    expect(resampleKeepIdx(c.keepIdx, from, to, prefixTokens)).toEqual(c.resampledKeepIdx);
+    expect(resized.manifest.blocks[1].keepIdx).toEqual(c.resampledKeepIdx);
+    expect(resized.manifest.blocks[0].keepIdx).toEqual([...Array(prefixTokens + to[0] * to[1]).keys()]);
+  });
+
+  test("leaves the model that it is made of as it was", () => {
+    expectClose(float32(model.tensors, "pos_embed"), c.embedding, 1e-6);
+    expect(model.manifest.blocks[1].keepIdx).toEqual(c.keepIdx);
+  });
+});
+
+test.each(pictures)("a teacher sees a student's picture of $from at $to as PyTorch resizes and normalises it", (c) => {
+  const how = (crop: [number, number], { mean, std }: typeof c.student): Preprocess => ({
+    ...{ resize: crop, crop, interpolation: "bicubic", mean, std },
+  });
+  const seen = adapted(tf, tf.tensor4d(c.pixels, [1, 3, ...c.from]), how(c.from, c.student), how(c.to, c.teacher));
+  expect(seen.shape).toEqual([1, 3, ...c.to]);
+  expectClose(seen.dataSync(), c.seen, 1e-5);
+});

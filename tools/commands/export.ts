@@ -1,0 +1,8 @@
+import { EXPORT } from "../options/export.ts";
+import { MODEL, simpleCommand } from "./command.ts";
+
+export const exportCommand = () =>
+  simpleCommand("export", "weights for shipping", MODEL, EXPORT, async (source, options) => {
+    const { exportModel } = await import("../models/export.ts");
+    return exportModel(source, options);
+  });

@@ -1,0 +1,31 @@
+import { SlimViTError } from "../../src/errors.ts";
+import { SEED } from "../options/shared.ts";
+import { type OptionsOf, optional } from "../options/spec.ts";
+import { path } from "../options/values.ts";
+import { print } from "../shared/terminal.ts";
+import { finish, MODELS, newCommand } from "./command.ts";
+
+const OPTIONS = {
+  report: optional(
+    "--report <file>",
+    "write an HTML page with charts, also of masks and losses where the folder has them",
+    path,
+  ),
+  seed: SEED,
+};
+
+type Options = OptionsOf<typeof OPTIONS> & { pictures?: string[] };
+
+export const inspectCommand = () =>
+  newCommand("inspect", "parameters, MACs, widths, tokens", [MODELS], OPTIONS)
+    .option("--pictures <images...>", "draw attention maps on these pictures into the report, model under model")
+    .action(async (sources: string[], options: Options) => {
+      const { inspect, writeReport } = await import("../models/inspect.ts");
+      if (options.pictures && !options.report)
+        throw new SlimViTError("bad-option", "inspect: --pictures are drawn into a report; give --report FILE.html.");
+      const inspected = sources.map(inspect);
+      if (options.report) await writeReport(sources, options.report, options.pictures);
+      if (!options.json) print(inspected.map(({ text }) => text).join("\n\n"));
+      const [first] = inspected;
+      finish(options, sources.length === 1 ? first.inspection : inspected.map(({ inspection }) => inspection));
+    });

@@ -1,0 +1,111 @@
+/** Class names against a model's labels, and one model's classes against another's. */
+import { SlimViTError } from "../../src/errors.ts";
+import type { Label } from "../../src/format/model.ts";
+
+/**
+ * How names are compared: accents composed or not, a finetuned model's spaces for the folders' underscores, and spaces around
+ * are all the same.
+ */
+export const comparable = (name: string): string => name.normalize("NFC").replaceAll("_", " ").trim();
+
+/** Ids that say nothing: the classes' own positions, which an import makes up where a checkpoint has none. */
+const areInvented = (labels: Label[]): boolean => labels.every(({ id }, index) => id === String(index));
+
+type Keys = Map<string, number[]>;
+
+function keysOf(labels: Label[], of: (label: Label) => string): Keys {
+  const keys: Keys = new Map();
+  labels.forEach((label, index) => {
+    const key = comparable(of(label));
+    keys.set(key, [...(keys.get(key) ?? []), index]);
+  });
+  return keys;
+}
+
+/** Labels that say nothing either: "class 0", "class 1", … */
+const areNameless = (labels: Label[]): boolean => labels.every(({ label }, index) => label === `class ${index}`);
+
+/**
+ * The model's output index of each class name. All names are looked up in one way: as ids where all of them are ids, else as
+ * labels where all of them are labels, else each as whichever it is. Ids that an import made up come last.
+ *
+ * @throws SlimViTError `bad-input` for a name that the model does not know, or has twice
+ */
+export function labelIndices(classNames: string[], labels: Label[]): Map<string, number> {
+  const unknown = unknownClass(classNames, labels);
+  if (unknown) {
+    const advice = "Use data of the model's own classes, finetune first, or --unlabelled for distillation alone.";
+    throw new SlimViTError("bad-input", `${unknown}. ${advice}`);
+  }
+  const ways = waysOf(labels);
+  const whole = ways.find((keys) => classNames.every((name) => keys.get(comparable(name))?.length === 1));
+  return new Map(
+    classNames.map((name) => {
+      const key = comparable(name);
+      const found = (whole ?? ways.find((keys) => keys.has(key))!).get(key)!;
+      if (found.length > 1) {
+        const ids = found.map((index) => `"${labels[index].id}"`).join(", ");
+        throw new SlimViTError(
+          "bad-input",
+          `Class folder "${name}" is the name of ${found.length} classes of the model, ${ids}. Name the folder by the id.`,
+        );
+      }
+      return [name, found[0]];
+    }),
+  );
+}
+
+/** What there is to say of the first class that the model does not know: `Class folder "kiwi" is none of …`. */
+export function unknownClass(classNames: string[], labels: Label[]): string | undefined {
+  const ways = waysOf(labels);
+  const name = classNames.find((name) => !ways.some((keys) => keys.has(comparable(name))));
+  if (name === undefined) return undefined;
+  return `Class folder "${name}" is none of the model's ${labels.length} labels (the first is "${labels[0].label}")`;
+}
+
+/** How a class can be named, the surest way first. */
+function waysOf(labels: Label[]): Keys[] {
+  const byId = keysOf(labels, ({ id }) => id);
+  const byLabel = keysOf(labels, ({ label }) => label);
+  return areInvented(labels) ? [byLabel, byId] : [byId, byLabel];
+}
+
+/**
+ * Where another model has each of a model's classes.
+ *
+ * @param name of the other model, for messages
+ * @returns `order[k]`: the index in `other` of class k of `labels`
+ * @throws SlimViTError `bad-option` where the classes are not the same
+ */
+export function classOrder(labels: Label[], other: Label[], name: string): number[] {
+  if (labels.length !== other.length)
+    throw new SlimViTError(
+      "bad-option",
+      `${name}: has ${other.length} classes, and ${labels.length} are needed; both models must know the same classes. ` +
+        "Finetune it on the same data first.",
+    );
+  // Nothing tells nameless classes apart but their places.
+  if ([labels, other].some((some) => areNameless(some) && areInvented(some))) return labels.map((_, index) => index);
+  const idOf = ({ id }: Label) => id;
+  const labelOf = ({ label }: Label) => label;
+  const haveIds = !areInvented(labels) && !areInvented(other);
+  for (const nameOf of haveIds ? [idOf, labelOf] : [labelOf]) {
+    const order = matched(labels.map(nameOf), other.map(nameOf));
+    if (order) return order;
+  }
+  const missing = labels.find(({ label }) => !other.some((one) => comparable(one.label) === comparable(label)));
+  const example = missing ? `"${missing.label}" is not among its labels` : "some names are of several classes";
+  throw new SlimViTError(
+    "bad-option",
+    `${name}: has other classes (${example}); both models must know the same classes. Finetune it on the same data first.`,
+  );
+}
+
+/** Where each name is among the others; undefined where they are not the same names, or the places of some are not sure. */
+function matched(names: string[], others: string[]): number[] | undefined {
+  const [own, all] = [names.map(comparable), others.map(comparable)];
+  if (own.every((name, index) => name === all[index])) return own.map((_, index) => index);
+  const places = new Map(all.map((name, index) => [name, index]));
+  const areUnique = places.size === all.length && new Set(own).size === own.length;
+  return areUnique && own.every((name) => places.has(name)) ? own.map((name) => places.get(name)!) : undefined;
+}

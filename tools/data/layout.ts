@@ -1,0 +1,180 @@
+/**
+ * What folders mean: which are classes, which are splits, which only lie around the data. From the root, folders that hold
+ * nothing but one other folder are passed; then come split folders ("train", "Validation"), if there are any; then class
+ * folders. What lies below a class folder is of that class, however deep.
+ */
+import { SlimViTError } from "../../src/errors.ts";
+import { type Entry, extensionOf, isLitter, isOtherPicture, isPicture, type Listing, nameOf } from "./entries.ts";
+import { type SplitPart, splitNamed } from "./splits.ts";
+import { isMetadata } from "./table.ts";
+
+export interface SourceFile {
+  path: string;
+  /** "" where it has none */
+  className: string;
+  split?: SplitPart;
+  read: () => Promise<Buffer>;
+}
+
+export interface Layout {
+  files: SourceFile[];
+  /** what was left out and why, each a clause for people */
+  leftOut: string[];
+  /** how folders were understood, where that may surprise */
+  notes: string[];
+}
+
+interface Folder {
+  path: string;
+  folders: Map<string, Folder>;
+  /** directly in it */
+  pictures: Entry[];
+  /** directly in it, of kinds that are not read */
+  others: Entry[];
+}
+
+/**
+ * @param unlabelled classes are not asked for: every picture counts
+ * @throws SlimViTError `bad-input` naming a class folder that has no picture
+ */
+export function layOut(source: string, { entries, annotations, annotatedBy }: Listing, unlabelled: boolean): Layout {
+  const leftOut = leftOutOf(entries, annotations !== undefined);
+  const data = entries.filter(({ path, fault }) => fault === undefined && !isLitter(path));
+  if (annotations) {
+    const isAnnotated = ({ path, read }: Entry) => read !== undefined && annotations.has(path);
+    const files = data.filter(isAnnotated).map(({ path, read }): SourceFile => {
+      const { className = "", split } = annotations.get(path)!;
+      return { path, className, read: read!, ...(split && { split }) };
+    });
+    return withClasses(files, leftOut, [`classes are those of ${annotatedBy}`], unlabelled);
+  }
+  const top = passWrappers(treeOf(data));
+  const splits = splitFolders(top);
+  const files: SourceFile[] = [];
+  const notes: string[] = [];
+  if (splits.size) {
+    for (const [name, folder] of top.folders) {
+      const split = splits.get(name);
+      if (split) files.push(...filesBelow(source, folder, notes, split));
+      else if (allIn(folder).length)
+        leftOut.push(`${allIn(folder).length} in ${folder.path}/, beside the split folders`);
+    }
+  } else {
+    files.push(...filesBelow(source, top, notes));
+  }
+  for (const { path, read } of splits.size ? top.pictures : []) files.push({ path, className: "", read: read! });
+  return withClasses(files, leftOut, notes, unlabelled);
+}
+
+function withClasses(files: SourceFile[], leftOut: string[], notes: string[], unlabelled: boolean): Layout {
+  const classless = files.filter(({ className }) => className === "").length;
+  if (unlabelled || !classless) return { files, leftOut, notes };
+  const why = `${classless} without a class`;
+  return { files: files.filter(({ className }) => className !== ""), leftOut: [...leftOut, why], notes };
+}
+
+function treeOf(entries: Entry[]): Folder {
+  const root: Folder = { path: "", folders: new Map(), pictures: [], others: [] };
+  const folderAt = (path: string): Folder => {
+    let folder = root;
+    for (const part of path.split("/").filter(Boolean)) {
+      const below = folder.path ? `${folder.path}/${part}` : part;
+      if (!folder.folders.has(part))
+        folder.folders.set(part, { path: below, folders: new Map(), pictures: [], others: [] });
+      folder = folder.folders.get(part)!;
+    }
+    return folder;
+  };
+  for (const entry of entries) {
+    const { path, read } = entry;
+    const name = nameOf(path);
+    const folder = folderAt(read ? path.slice(0, path.length - name.length) : path);
+    if (read) (isPicture(path) ? folder.pictures : folder.others).push(entry);
+  }
+  return root;
+}
+
+/** Pictures anywhere below. */
+const allIn = ({ pictures, folders }: Folder): Entry[] => [...pictures, ...[...folders.values()].flatMap(allIn)];
+
+const holding = ({ folders }: Folder) => [...folders.values()].filter((folder) => allIn(folder).length > 0);
+
+/** A zip's top folder, say: a folder without pictures, in which one folder alone holds any, and that in its subfolders. */
+function passWrappers(root: Folder): Folder {
+  const [only, ...others] = holding(root);
+  const isWrapper = only && !others.length && !root.pictures.length && !only.pictures.length;
+  return isWrapper && !splitNamed(nameOf(only.path)) ? passWrappers(only) : root;
+}
+
+/** By name; none where a folder of a split's name is a class, holding pictures itself, and no other has subfolders. */
+function splitFolders({ folders }: Folder): Map<string, SplitPart> {
+  const named = new Map<string, SplitPart>();
+  for (const [name, folder] of folders) {
+    const split = splitNamed(name);
+    if (split && allIn(folder).length) named.set(name, split);
+  }
+  const isSplit = [...named.keys()].some((name) => holding(folders.get(name)!).length > 0);
+  return isSplit ? named : new Map();
+}
+
+/** The pictures of the class folders in `top`, and those without one. */
+function filesBelow(source: string, top: Folder, notes: string[], split?: SplitPart): SourceFile[] {
+  const files: SourceFile[] = top.pictures.map(({ path, read }) => ({
+    ...{ path, className: "", read: read! },
+    ...(split && { split }),
+  }));
+  for (const [className, folder] of top.folders) {
+    const pictures = allIn(folder);
+    if (!pictures.length) refuseEmpty(source, folder, top);
+    const below = holding(folder).map(({ path }) => nameOf(path));
+    const own = split ? [] : below.filter((name) => splitNamed(name));
+    const areSplits = own.length > 0 && own.length === below.length && !folder.pictures.length;
+    if (below.length && !areSplits)
+      notes.push(`${folder.path}/ has subfolders (${shortList(below)}); their pictures are of class "${className}"`);
+    for (const { path, read } of pictures) {
+      const part = areSplits ? splitNamed(path.slice(folder.path.length + 1).split("/")[0]) : split;
+      files.push({ path, className, read: read!, ...(part && { split: part }) });
+    }
+  }
+  return files;
+}
+
+/** A class that would be missing from the data without a word. */
+function refuseEmpty(source: string, folder: Folder, top: Folder): void {
+  if (!holding(top).length) return; // no class folder has any: said as such, with the expected form
+  const inside = [...folder.others, ...[...folder.folders.values()].flatMap(({ others }) => others)];
+  const kinds = inside.length ? ` that can be read (it holds ${countKinds(inside)})` : "";
+  throw new SlimViTError(
+    "bad-input",
+    `${source}: class folder "${folder.path}" holds no picture${kinds}. Fill it or remove it.`,
+  );
+}
+
+const shortList = (names: string[]) => (names.length > 3 ? `${names.slice(0, 3).join(", ")}, …` : names.join(", "));
+
+function leftOutOf(entries: Entry[], annotated: boolean): string[] {
+  const leftOut: string[] = [];
+  const files = entries.filter(({ read }) => read);
+  const litter = files.filter(({ path }) => isLitter(path) && (isPicture(path) || isOtherPicture(path)));
+  const others = files.filter(({ path }) => !isLitter(path) && !isPicture(path) && !isMetadata(path));
+  // Beside a sample's picture lie its label and captions; only pictures of other kinds are worth a word.
+  const unread = annotated ? others.filter(({ path }) => isOtherPicture(path)) : others;
+  if (litter.length) leftOut.push(`${litter.length} hidden or of the system's own (${nameOf(litter[0].path)})`);
+  if (unread.length) leftOut.push(`files of kinds that are not read: ${countKinds(unread)}`);
+  const closed = entries.filter(({ fault }) => fault !== undefined);
+  for (const { path, fault } of closed) leftOut.push(`the folder ${path}/, which cannot be listed (${fault})`);
+  return leftOut;
+}
+
+/** "3 .heic, 1 .txt" */
+function countKinds(files: Entry[]): string {
+  const counts = new Map<string, number>();
+  for (const { path } of files) {
+    const kind = extensionOf(path) || "without an extension";
+    counts.set(kind, (counts.get(kind) ?? 0) + 1);
+  }
+  return [...counts]
+    .sort(([, a], [, b]) => b - a)
+    .map(([kind, count]) => `${count} ${kind}`)
+    .join(", ");
+}

@@ -1,0 +1,149 @@
+/**
+ * The files of a tar, read from it one by one. A WebDataset shard is one: a sample's files share a name, and "003.cls" or the
+ * `label` of "003.json" is the class of the picture "003.jpg".
+ */
+import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { SlimViTError } from "../../src/errors.ts";
+import { type Annotation, type Entry, extensionOf, isPicture, type Listing, MAX_PICTURE_BYTES } from "./entries.ts";
+
+const BLOCK = 512;
+/** Of a long name or of pax records. */
+const MAX_NAME_BYTES = 2 ** 16;
+/** Of a file beside a picture that says its class. */
+const MAX_LABEL_BYTES = 2 ** 20;
+
+/** @throws SlimViTError `bad-input` for a file that is no tar, or one that is cut off */
+export async function listTar(file: string): Promise<Listing> {
+  const entries = readHeaders(file);
+  const annotations = await sampleLabels(file, entries);
+  return annotations.size ? { entries, annotations, annotatedBy: ".cls or .json files" } : { entries };
+}
+
+function readHeaders(file: string): Entry[] {
+  const descriptor = openSync(file, "r");
+  const broken = (why: string) => new SlimViTError("bad-input", `${file}: is a broken tar (${why}).`);
+  const entries: Entry[] = [];
+  try {
+    const { size: fileSize } = fstatSync(descriptor);
+    const bytes = (at: number, length: number) => {
+      if (at + length > fileSize) throw broken("it is cut off");
+      const buffer = Buffer.alloc(length);
+      readSync(descriptor, buffer, 0, length, at);
+      return buffer;
+    };
+    let longName: string | undefined;
+    for (let at = 0; at + BLOCK <= fileSize; ) {
+      const header = bytes(at, BLOCK);
+      if (header.every((byte) => byte === 0)) break;
+      if (!hasValidChecksum(header)) throw broken(`no header at byte ${at}`);
+      const size = numberOf(header.subarray(124, 136));
+      if (!Number.isSafeInteger(size) || size < 0) throw broken(`a size of ${size} at byte ${at}`);
+      const start = at + BLOCK;
+      if (start + size > fileSize) throw broken("it is cut off");
+      at = start + Math.ceil(size / BLOCK) * BLOCK;
+      const kind = String.fromCharCode(header[156]);
+      if (kind === "L" || kind === "x") {
+        if (size > MAX_NAME_BYTES) throw broken(`a name of ${size} bytes`);
+        const text = bytes(start, size);
+        longName = (kind === "L" ? textOf(text) : paxPath(text)) ?? longName;
+        continue;
+      }
+      const path = cleanPath(longName ?? plainName(header));
+      longName = undefined;
+      if (path === "" || path.split("/").includes("..")) continue;
+      if (kind === "5") entries.push({ path });
+      else if (kind === "0" || kind === "\0" || kind === "7")
+        entries.push({ path, read: async () => readPart(file, start, size) });
+    }
+  } finally {
+    closeSync(descriptor);
+  }
+  return entries;
+}
+
+const textOf = (bytes: Uint8Array): string => {
+  const end = bytes.indexOf(0);
+  return Buffer.from(end < 0 ? bytes : bytes.subarray(0, end)).toString("utf8");
+};
+
+const cleanPath = (name: string) =>
+  name
+    .normalize("NFC")
+    .split("/")
+    .filter((part) => part !== "" && part !== ".")
+    .join("/");
+
+/** ustar's name with its prefix. */
+function plainName(header: Buffer): string {
+  const isUstar = header.toString("latin1", 257, 262) === "ustar";
+  const prefix = isUstar ? textOf(header.subarray(345, 500)) : "";
+  const name = textOf(header.subarray(0, 100));
+  return prefix ? `${prefix}/${name}` : name;
+}
+
+/** A record is "LENGTH key=value\n", LENGTH being that of all of it. */
+function paxPath(records: Buffer): string | undefined {
+  for (let at = 0; at < records.length; ) {
+    const length = Number.parseInt(records.toString("latin1", at, at + 10), 10);
+    if (!(length > 0)) return undefined;
+    const [, key, value] = records.toString("utf8", at, at + length).match(/^\d+ ([^=]+)=(.*)\n$/s) ?? [];
+    if (key === "path") return value;
+    at += length;
+  }
+  return undefined;
+}
+
+/** Octal digits, or, with the first bit set, a big-endian number. */
+function numberOf(field: Buffer): number {
+  if (field[0] & 0x80) return field.subarray(1).reduce((sum, byte) => sum * 256 + byte, field[0] & 0x7f);
+  return Number.parseInt(textOf(field).trim() || "0", 8);
+}
+
+/** The sum of the header's bytes, with spaces in the sum's own place. */
+function hasValidChecksum(header: Buffer): boolean {
+  const sum = header.reduce((total, byte, k) => total + (k >= 148 && k < 156 ? 32 : byte), 0);
+  return sum === numberOf(header.subarray(148, 156));
+}
+
+function readPart(file: string, start: number, size: number): Buffer {
+  if (size > MAX_PICTURE_BYTES) throw new Error(`it has ${size} bytes`);
+  const descriptor = openSync(file, "r");
+  try {
+    const buffer = Buffer.alloc(size);
+    readSync(descriptor, buffer, 0, size, start);
+    return buffer;
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+/** WebDataset's: up to the first dot of the file's name, folders included. */
+const sampleOf = (path: string) => path.match(/^((?:.*\/)?[^/.]+)/)?.[1] ?? path;
+
+async function sampleLabels(file: string, entries: Entry[]): Promise<Map<string, Annotation>> {
+  const classes = new Map<string, string>();
+  for (const { path, read } of entries) {
+    const extension = extensionOf(path);
+    if (!read || (extension !== ".cls" && extension !== ".json")) continue;
+    const bytes = await read();
+    if (bytes.length > MAX_LABEL_BYTES) continue;
+    const text = bytes.toString("utf8").trim();
+    const name = extension === ".cls" ? text : labelIn(text, `${file}:${path}`);
+    if (name) classes.set(sampleOf(path), name.normalize("NFC"));
+  }
+  const annotations = new Map<string, Annotation>();
+  if (classes.size)
+    for (const { path } of entries)
+      if (isPicture(path)) annotations.set(path, { className: classes.get(sampleOf(path)) });
+  return annotations;
+}
+
+function labelIn(text: string, name: string): string | undefined {
+  try {
+    const found = JSON.parse(text) as Record<string, unknown>;
+    const label = found.label ?? found.class ?? found.cls;
+    return typeof label === "string" || typeof label === "number" ? String(label) : undefined;
+  } catch {
+    throw new SlimViTError("bad-input", `${name}: is no JSON; expected an object with the picture's "label".`);
+  }
+}

@@ -1,0 +1,103 @@
+/** How values of options are read: from a command line's text, or as a recipe's YAML already has them. */
+import { InvalidArgumentError } from "commander";
+
+const fail = (expected: string): never => {
+  throw new InvalidArgumentError(`expected ${expected}.`);
+};
+
+export function text(value: unknown): string {
+  if (typeof value === "string" || typeof value === "number") return String(value);
+  return fail("text");
+}
+
+/** A path; of an output, an empty one would name the folder that the command runs in. */
+export const path = (value: unknown): string => text(value) || fail("a path, but it is empty");
+
+/** Every time that the option is given adds to the list. */
+export const paths = (value: unknown, before: string[] = []): string[] => [...before, ...[value].flat().map(path)];
+
+export function number(value: unknown): number {
+  const read = typeof value === "string" && value.trim() === "" ? Number.NaN : Number(value);
+  return ["string", "number"].includes(typeof value) && Number.isFinite(read) ? read : fail("a number");
+}
+
+export function positive(value: unknown): number {
+  const read = number(value);
+  return read > 0 ? read : fail("a number above 0");
+}
+
+export function nonNegative(value: unknown): number {
+  const read = number(value);
+  return read >= 0 ? read : fail("a number of at least 0");
+}
+
+export function fraction(value: unknown): number {
+  const read = number(value);
+  return read >= 0 && read <= 1 ? read : fail("a number from 0 to 1");
+}
+
+/** A share of what there is, of which something must be left. */
+export function share(value: unknown): number {
+  const read = number(value);
+  return read > 0 && read <= 1 ? read : fail("a number above 0 and at most 1");
+}
+
+export function natural(value: unknown): number {
+  const read = number(value);
+  return Number.isSafeInteger(read) && read >= 0 ? read : fail("a whole number ≥ 0");
+}
+
+export function count(value: unknown): number {
+  const read = natural(value);
+  return read > 0 ? read : fail("a whole number ≥ 1");
+}
+
+/** RandAugment's. */
+export function magnitude(value: unknown): number {
+  const read = number(value);
+  return read >= 0 && read <= 10 ? read : fail("a number from 0 to 10");
+}
+
+/** Separated by commas, or a list. */
+const items = (value: unknown): unknown[] => (typeof value === "string" ? value.split(",") : [value].flat());
+
+export const positives = (value: unknown): number[] => items(value).map(positive);
+
+export const shares = (value: unknown): number[] => items(value).map(share);
+
+/** @returns a reader of words out of `known`, separated by commas */
+export function list<T extends string>(known: readonly T[]): (value: unknown) => T[] {
+  return (value) => {
+    const words = items(value) as T[];
+    return words.every((word) => known.includes(word)) ? words : fail(`${known.join(", ")}, separated by commas`);
+  };
+}
+
+export const counts = (value: unknown): number[] => items(value).map(count);
+
+/** SIDE or HEIGHTxWIDTH → [height, width] */
+export function size(value: unknown): [number, number] {
+  const sides = Array.isArray(value) ? value.join("x") : String(value);
+  const match = sides.match(/^([1-9]\d*)(?:[x×]([1-9]\d*))?$/);
+  return match ? [Number(match[1]), Number(match[2] ?? match[1])] : fail("SIDE or HEIGHTxWIDTH");
+}
+
+/** Of red, green and blue. */
+export function triple(value: unknown): [number, number, number] {
+  const values = items(value).map(Number);
+  return values.length === 3 && values.every(Number.isFinite)
+    ? (values as [number, number, number])
+    : fail("three numbers separated by commas");
+}
+
+/** BLOCK:PATCHES,… → patches by block */
+export function keepList(value: unknown): Map<number, number> {
+  return new Map(
+    text(value)
+      .split(",")
+      .map((item) => {
+        const match = item.match(/^(\d+):(\d+)$/);
+        return match ? [Number(match[1]), Number(match[2])] : fail("BLOCK:PATCHES, separated by commas");
+      }),
+  );
+}
