@@ -181,7 +181,7 @@ describe("kernels, over random shapes", () => {
         fc.integer({ min: 0, max: 1e6 }),
         checkProduct,
       ),
-      { numRuns: 25, seed: 3 },
+      { numRuns: 16, seed: 3 },
     );
   });
 
@@ -266,7 +266,7 @@ describe("kernels, over random shapes", () => {
           expectClose(explained.y.subarray(0, tokens), maps[0], 1e-5, "map");
         },
       ),
-      { numRuns: 15, seed: 4 },
+      { numRuns: 8, seed: 4 },
     );
   });
 });
@@ -328,9 +328,13 @@ describe("whole networks", () => {
     ["a coarse layer norm", { ...architecture({}, {}), layerNormEps: 0.5 }],
     ["odd patches", { ...architecture({}, {}), imageSize: [28, 21], patchSize: 7 }],
   ];
-  test.each(cases)("%s, in f32, f16 and int8", async (_, arch) => {
-    const model = randomModel(arch, 7, 13);
-    for (const dtype of ["f32", "f16", "int8"] as const) await expectReference(encode(model, dtype), 1);
+  test.each(cases)("%s", async (_, arch) => void (await expectReference(randomModel(arch, 7, 13), 1)));
+
+  test.each(["f16", "int8"] as const)("%s weights", async (dtype) => {
+    for (const [name, arch] of cases) {
+      if (!/ragged|nothing but|distilled/.test(name)) continue;
+      await expectReference(encode(randomModel(arch, 7, 13), dtype), 1);
+    }
   });
 
   test("random slim networks", async () => {
@@ -339,7 +343,7 @@ describe("whole networks", () => {
         // Norms of a few channels can magnify a rounding a thousandfold.
         await expectReference(randomModel({ ...arch, embedDim: arch.embedDim + 8 }, seed), seed);
       }),
-      { numRuns: 10, seed: 1 },
+      { numRuns: 5, seed: 1 },
     );
   });
 
@@ -355,7 +359,7 @@ describe("whole networks", () => {
         const heads = arch.poolHeads ?? 1;
         await expectReference(randomModel({ ...arch, embedDim: arch.embedDim + 8 * heads }, seed), seed, 3e-4);
       }),
-      { numRuns: 12, seed: 6 },
+      { numRuns: 6, seed: 6 },
     );
   });
 
