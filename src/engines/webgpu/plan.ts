@@ -1,7 +1,7 @@
 /** A model → the dispatches that compute it, with the data and the activations that each of them binds. */
 
 import { type Feature, refuseUnsupported } from "../../format/features.ts";
-import { innerDim, lastRows, type Manifest, type Model, patchGrid, tokenCounts } from "../../format/model.ts";
+import { innerDim, lastRows, type Model, patchGrid, tokenCounts } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
 import {
   type AttentionKind,
@@ -12,20 +12,13 @@ import {
   queriesOfTile,
 } from "./attention.ts";
 import { type PoolKind, pooledRows, pooledWidth, poolShader, unitShader } from "./pool.ts";
-import {
-  type ProductKind,
-  type ProductShape,
-  productShader,
-  productUniform,
-  qkvLayout,
-  tileColumns,
-  tileRows,
-} from "./product.ts";
-import { type RowsKind, rowsShader, rowsUniform, turnShader } from "./rows.ts";
-import { align4, type Shader } from "./shader.ts";
+import { qkvLayout } from "./product.ts";
+import { type RowsKind, turnShader } from "./rows.ts";
+import { align4 } from "./shader.ts";
+import { type ActivationName, type Binding, type Plan, StepList } from "./steps.ts";
 import { lazily, patchCorners, patchesOf, patchOffsets, positionRows, rowsOf, turnsOf } from "./tables.ts";
-import { chooseTile, type Target } from "./tiles.ts";
-import { joined, type PackedLinear, packLinear } from "./weights.ts";
+import type { Target } from "./tiles.ts";
+import { joined, packLinear } from "./weights.ts";
 
 /** Of the family, what these kernels compute beside a plain DeiT. */
 export const SUPPORTED: readonly Feature[] = [
@@ -48,55 +41,6 @@ export const SUPPORTED: readonly Feature[] = [
   "cosine",
 ];
 
-const ACTIVATIONS = [
-  "pixels",
-  "even", // tokens that enter a block
-  "odd", // … and those between attention and MLP
-  "evenStatistics",
-  "oddStatistics",
-  "qkv",
-  "mixed", // heads' outputs
-  "units", // of the MLP, before a gate or a norm
-  "hidden",
-  "pooled", // before a projection
-  "features",
-  "unit", // features of length 1
-  "logits",
-  "maps", // the class token's attention in each block
-] as const;
-
-/** Buffers that a call writes, each of so many floats a picture. */
-export type ActivationName = (typeof ACTIVATIONS)[number];
-
-/** Data that stay on the GPU, made when they are uploaded: a model has them once however many plans it has. */
-export interface Constant {
-  name: string;
-  make(): Float32Array | Uint32Array;
-}
-
-export type Binding =
-  | { activation: ActivationName; offset?: number }
-  | { constant: Constant }
-  | { uniform: Uint32Array }
-  | "call";
-
-export interface Step {
-  /** of this block; -1 for the embedding, `blocks.length` for the head */
-  block: number;
-  label: string;
-  shader: Shader;
-  buffers: Record<string, Binding>;
-  workgroups(pictures: number): [number, number, number];
-}
-
-export interface Plan {
-  steps: Step[];
-  /** after the steps of a block, for `explain` */
-  explain: (Step | undefined)[];
-  /** floats a picture */
-  floats: Record<ActivationName, number>;
-}
-
 /**
  * @param pictures the most that one submission has: tiles are chosen for them
  * @throws SlimViTError `unsupported`, which names what of the network these kernels do not compute
@@ -106,40 +50,15 @@ export function makePlan(model: Model, pictures: number, target: Target): Plan {
   return new Planner(model, pictures, target).plan();
 }
 
-interface NewProduct
-  extends Omit<ProductKind, "form" | "tile" | "packed" | "normEps">,
-    Omit<ProductShape, "groupSize"> {
-  /** the rows are normalised with the statistics of these */
-  norm?: "even" | "odd";
-  buffers: Record<string, Binding>;
-}
-
 const of = (activation: ActivationName): Binding => ({ activation });
 
-class Planner {
-  private readonly manifest: Manifest;
-  private readonly steps: Step[] = [];
-  private readonly explain: (Step | undefined)[] = [];
-  private readonly floats = Object.fromEntries(ACTIVATIONS.map((name) => [name, 0])) as Plan["floats"];
-  /** columns in a group of the statistics of the rows in `even` and in `odd` */
-  private readonly groupSize = { even: 1, odd: 1 };
-  private mapsEnd = 0;
-
-  constructor(
-    private readonly model: Model,
-    private readonly pictures: number,
-    private readonly target: Target,
-  ) {
-    this.manifest = model.manifest;
-  }
-
+class Planner extends StepList {
   plan(): Plan {
     const { blocks } = this.manifest;
     this.embed();
     blocks.forEach((_, i) => void this.block(i));
     this.classify();
-    const { steps, explain, floats } = this;
-    return { steps, explain, floats };
+    return this.made;
   }
 
   private embed(): void {
@@ -390,86 +309,5 @@ class Planner {
         },
       );
     });
-  }
-
-  /** Adds a product, with the bindings that all of them have. */
-  private product(
-    block: number,
-    label: string,
-    packed: () => PackedLinear,
-    { norm, buffers, inDim, outDim, rows, sourceRows, sourceStart, prefixTokens, inner, queries, ...rest }: NewProduct,
-  ): void {
-    const { manifest, pictures, target, groupSize } = this;
-    const name = this.nameOf(block, label);
-    const { form } = packed();
-    const tile = chooseTile(pictures * rows, inDim, outDim, target);
-    const normEps = norm && manifest.layerNormEps;
-    const shape: ProductShape = { inDim, outDim, rows, sourceRows, sourceStart, prefixTokens, inner, queries };
-    const out = (buffers.y as { activation: ActivationName }).activation;
-    const all: Record<string, Binding> = {
-      ...buffers,
-      call: "call",
-      shape: { uniform: productUniform({ ...shape, groupSize: norm && groupSize[norm] }) },
-      weight: this.constant(`${name}.weight`, () => packed().words),
-      vectors: this.constant(`${name}.vectors`, () => packed().vectors),
-    };
-    if (norm) all.before = of(`${norm}Statistics`);
-    if (out === "even" || out === "odd") {
-      this.need(out, rows * align4(outDim));
-      groupSize[out] = tileColumns(tile);
-      this.need(`${out}Statistics`, 2 * rows * Math.ceil(outDim / groupSize[out]));
-      all.after = of(`${out}Statistics`);
-    }
-    this.steps.push({
-      block,
-      label: name,
-      shader: productShader({ ...rest, form, tile, normEps, packed: target.packed }),
-      buffers: all,
-      workgroups: (count) => [Math.ceil(outDim / tileColumns(tile)), Math.ceil((count * rows) / tileRows(tile)), 1],
-    });
-  }
-
-  /** Adds what is done to whole rows. */
-  private rows(
-    block: number,
-    label: string,
-    kind: RowsKind,
-    rows: number,
-    width: number,
-    buffers: Record<string, Binding>,
-  ): void {
-    this.steps.push({
-      block,
-      label: this.nameOf(block, label),
-      shader: rowsShader(kind),
-      buffers: { ...buffers, shape: { uniform: rowsUniform(rows, width) } },
-      workgroups: (pictures) => [pictures * rows, 1, 1],
-    });
-  }
-
-  private linear(block: number, name: string, norm?: string): () => PackedLinear {
-    const at = (key: string) => `blocks.${block}.${key}`;
-    return lazily(() => packLinear(this.model.tensors, at(name), norm && at(norm)));
-  }
-
-  /** Weight and bias of a norm, one after the other. */
-  private norm(name: string): Binding {
-    return this.constant(name, () => joined([this.f32(`${name}.weight`), this.f32(`${name}.bias`)]));
-  }
-
-  private nameOf(block: number, label: string): string {
-    return block < 0 || block === this.manifest.blocks.length ? label : `blocks.${block}.${label}`;
-  }
-
-  private f32(key: string): Float32Array {
-    return float32(this.model.tensors, key);
-  }
-
-  private constant(name: string, make: Constant["make"]): Binding {
-    return { constant: { name, make } };
-  }
-
-  private need(name: ActivationName, floats: number): void {
-    this.floats[name] = Math.max(this.floats[name], floats);
   }
 }
