@@ -1,5 +1,5 @@
 /** The devices that engines need beside the CPU: whether there is one, and which, so that a remembered choice is of this one. */
-import { isSoftwareAdapter } from "./adapter.ts";
+import { adapterName, isSoftwareAdapter } from "./adapter.ts";
 import type { Device } from "./registry.ts";
 
 /** @returns empty when the machine or the browser has none */
@@ -15,7 +15,7 @@ const DEVICES: Record<Device, () => Promise<string>> = {
   /** A CPU that plays the GPU is none: `simd` is faster there. */
   async "hardware-gpu"() {
     const info = await adapterInfo();
-    return info && !isSoftwareAdapter(info) ? DEVICES.gpu() : "";
+    return info && !isSoftwareAdapter(adapterName(info)) ? adapterName(info) : "";
   },
   async npu() {
     return "ml" in (globalThis.navigator ?? {}) ? "WebNN" : "";

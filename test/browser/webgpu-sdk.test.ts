@@ -4,7 +4,7 @@ import { openGpuStage, watchDevices } from "./gpu.ts";
 import type { Stage } from "./page.ts";
 import { LONG_MS, longestTask, watchTasks } from "./tasks.ts";
 
-const ENGINES = ["tfjs-webgpu", "onnx-webgpu"] as const;
+const ENGINES = ["webgpu", "tfjs-webgpu", "onnx-webgpu"] as const;
 
 let stage: Stage;
 beforeAll(async () => {
@@ -91,18 +91,18 @@ test("a task that freezes the page is seen, by the trace and by the observer", a
   expect(observed.length).toBeGreaterThan(0);
 });
 
-describe("tfjs-webgpu", () => {
+describe.each(["webgpu", "tfjs-webgpu"])("%s", (engine) => {
   test("profiles its blocks and explains them as the reference does", async () => {
-    const [expected, actual] = await stage.page.evaluate(async () => {
+    const [expected, actual] = await stage.page.evaluate(async (engine) => {
       const out = [];
-      for (const engine of ["reference", "tfjs-webgpu"]) {
-        const vit = await load({ engine, engineUrls: urls, dtype: "f32" });
+      for (const name of ["reference", engine]) {
+        const vit = await load({ engine: name, engineUrls: urls, dtype: "f32" });
         const { blockMs, attention } = await vit.classify(picture(), { profile: true, explain: true });
         out.push({ blockMs: [...blockMs] as number[], attention: attention.map((map: Float32Array) => [...map]) });
         vit.dispose();
       }
       return out;
-    });
+    }, engine);
     expect(actual.blockMs).toHaveLength(3);
     for (const ms of actual.blockMs) expect(ms).toBeGreaterThan(0);
     expect(actual.attention.map((map: number[]) => map.length)).toEqual([15, 0, 3]);
@@ -110,7 +110,9 @@ describe("tfjs-webgpu", () => {
       map.forEach((v: number, k: number) => void expect(actual.attention[i][k]).toBeCloseTo(v, 4));
     }
   });
+});
 
+describe("tfjs-webgpu", () => {
   test("an abort stops between blocks, and the next call works", async () => {
     const out = await stage.page.evaluate(async () => {
       const { model } = await loadModel("/models/tiny/");
@@ -142,7 +144,7 @@ test("an engine whose package is nowhere says what to install or to pass", async
       await failure(load({ engine: "tfjs-webgpu", engineUrls: { "slimvit/engine-tfjs.js": "/nowhere.js" } })),
     );
     return errors;
-  }, ENGINES);
+  }, ENGINES.slice(1));
   for (const error of errors) expect(error).toMatchObject({ code: "unsupported", ours: true });
   expect(errors[0].message).toMatch(/npm install @tensorflow\/tfjs-core .*engineUrls/);
   expect(errors[1].message).toMatch(/npm install onnxruntime-web.*onnxruntime-web\/webgpu/);

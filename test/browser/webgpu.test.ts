@@ -53,7 +53,7 @@ beforeAll(async () => {
 afterAll(() => stage?.close());
 
 /** The engine on the page itself: outputs for each of the pixels. */
-function runEngine(engine: "onnx-webgpu" | "tfjs-webgpu", folder: string, images: Float32Array[]) {
+function runEngine(engine: "webgpu" | "onnx-webgpu" | "tfjs-webgpu", folder: string, images: Float32Array[]) {
   return stage.page.evaluate(
     async ({ engine: name, folder, images, engineUrls }) => {
       const { model } = await loadModel(folder);
@@ -70,21 +70,22 @@ function runEngine(engine: "onnx-webgpu" | "tfjs-webgpu", folder: string, images
   );
 }
 
-describe.each(["tfjs-webgpu", "onnx-webgpu"] as const)("%s, on SwiftShader", (engine) => {
+describe.each(["webgpu", "tfjs-webgpu", "onnx-webgpu"] as const)("%s, on SwiftShader", (engine) => {
+  const tolerance = engine === "webgpu" ? 1e-4 : 1e-3;
   test.each(cases)("gives PyTorch's logits for the golden network, cut by $name", async ({ name, cuts, logits }) => {
     const outputs = await runEngine(engine, `/models/${name}/`, golden.images);
     const model = cut(golden.model, cuts);
     outputs.forEach((output, i) => {
       const expected = forward(model, golden.images[i]);
-      expectClose(output.logits, logits[i], 1e-3, "PyTorch's logits");
-      expectClose(output.logits, expected.logits, 1e-3, "the reference's logits");
-      expectClose(output.features, expected.features, 1e-3, "the reference's features");
+      expectClose(output.logits, logits[i], tolerance, "PyTorch's logits");
+      expectClose(output.logits, expected.logits, tolerance, "the reference's logits");
+      expectClose(output.features, expected.features, tolerance, "the reference's features");
     });
   });
 
   test("gives the reference's logits where a wide MLP meets few tokens", async () => {
     const outputs = await runEngine(engine, "/models/wide/", [randomPixels(wide.manifest, 1)]);
-    expectClose(outputs[0].logits, forward(wide, randomPixels(wide.manifest, 1)).logits, 1e-3);
+    expectClose(outputs[0].logits, forward(wide, randomPixels(wide.manifest, 1)).logits, tolerance);
   });
 
   test.each(shipped)("gives the reference's logits for the shipped $name", SLOW, async ({ name, judge }) => {

@@ -1,5 +1,5 @@
 /** What gpuProcess.ts starts: WebGPU on SwiftShader in a process of its own, which does what its messages ask. */
-import { openWebgpu, WebgpuEngine } from "../../src/engines/webgpu/engine.ts";
+import { openWebgpu } from "../../src/engines/webgpu/engine.ts";
 import { provideWebGpu } from "../../tools/training/backend.ts";
 import type { Answer, Job, Jobs } from "./gpuProcess.ts";
 
@@ -148,5 +148,4 @@ async function answer({ id, kind, job }: Job): Promise<void> {
   process.send!(reply);
 }
 
-void WebgpuEngine;
 void start().then(() => process.send!({ ready: true }));

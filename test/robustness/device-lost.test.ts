@@ -68,7 +68,7 @@ declare global {
 /** onnxruntime-web takes seconds to open, 40 times in full. */
 const MOST_MS = isFull ? 2_400_000 : 600_000;
 
-test.each(["tfjs-webgpu", "onnx-webgpu"])(
+test.each(["webgpu", "tfjs-webgpu", "onnx-webgpu"])(
   "%s: a call whose GPU is lost is answered all the same",
   async (name) => {
     const tally = new Tally("device-lost", `${name}, device.destroy()`);
@@ -94,22 +94,25 @@ test.each(["tfjs-webgpu", "onnx-webgpu"])(
   MOST_MS,
 );
 
-test.each(["tfjs-webgpu", "onnx-webgpu"])("%s: the browser's GPU process crashes in mid-classify", async (name) => {
-  const tally = new Tally("device-lost", `${name}, GPU process crashed`);
-  for (let round = 0; round < count(3, 1); round++) {
-    if (round > 0) {
-      await stage.close(); // Chromium keeps the GPU from pages that have crashed it more than once
-      stage = await openStage();
+test.each(["webgpu", "tfjs-webgpu", "onnx-webgpu"])(
+  "%s: the browser's GPU process crashes in mid-classify",
+  async (name) => {
+    const tally = new Tally("device-lost", `${name}, GPU process crashed`);
+    for (let round = 0; round < count(3, 1); round++) {
+      if (round > 0) {
+        await stage.close(); // Chromium keeps the GPU from pages that have crashed it more than once
+        stage = await openStage();
+      }
+      const browser = await stage.browser.newBrowserCDPSession();
+      const expected = await open(name);
+      const flying = stage.page.evaluate(() => classify());
+      await browser.send("Browser.crashGpuProcess" as "Browser.getVersion");
+      await flying; // may have been answered before
+      const answer = await stage.page.evaluate(() => classify());
+      tally.add(fault(answer, expected, answer.engine, /lost its GPU \(unknown.* took over/));
+      tally.add(fault(await stage.page.evaluate(() => classify()), expected, answer.engine, /took over/));
+      await dispose();
     }
-    const browser = await stage.browser.newBrowserCDPSession();
-    const expected = await open(name);
-    const flying = stage.page.evaluate(() => classify());
-    await browser.send("Browser.crashGpuProcess" as "Browser.getVersion");
-    await flying; // may have been answered before
-    const answer = await stage.page.evaluate(() => classify());
-    tally.add(fault(answer, expected, answer.engine, /lost its GPU \(unknown.* took over/));
-    tally.add(fault(await stage.page.evaluate(() => classify()), expected, answer.engine, /took over/));
-    await dispose();
-  }
-  tally.close();
-});
+    tally.close();
+  },
+);

@@ -26,7 +26,7 @@ const ROUNDS = count(200, 6);
 const MOST_MS = ROUNDS * 100_000;
 
 /** In one worker, whose end frees nothing: what the engines themselves let go of. */
-test.each(["tfjs-webgpu", "onnx-webgpu"])(
+test.each(["webgpu", "tfjs-webgpu", "onnx-webgpu"])(
   "%s: load, classify, dispose leaves no device, buffer or texture",
   async (engine) => {
     const tally = new Tally("soak", `${engine}, load, classify, dispose`);
@@ -92,7 +92,7 @@ function wideModel() {
 }
 
 /** As pages do it: a worker a load, which `dispose()` ends. */
-test.each(["tfjs-webgpu", "onnx-webgpu"])(
+test.each(["webgpu", "tfjs-webgpu", "onnx-webgpu"])(
   "%s: dispose gives the browser's memory back",
   async (engine) => {
     const rounds = count(20, 3);

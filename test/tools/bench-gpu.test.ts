@@ -24,6 +24,7 @@ function bench(engine: string, env: Record<string, string>, dtype = "f32,f16") {
 
 describe("slimvit bench of engines on WebGPU", () => {
   test.each([
+    ["webgpu", ["f32", "f16"]],
     ["tfjs-webgpu", ["f32", "f16"]],
     ["onnx-webgpu", ["f32"]], // a second would compile all shaders again, which is slow on a CPU
   ])("measures %s as it ships in Node, through Dawn and Vulkan, and calls a software adapter one", (engine, dtypes) => {
@@ -38,6 +39,8 @@ describe("slimvit bench of engines on WebGPU", () => {
       expect(row.msP90).toBeGreaterThanOrEqual(row.msP10);
       expect(row.maxAbsDiff).toBeLessThan(1e-3);
       expect(row.gmacs).toBeGreaterThan(0);
+      if (engine === "webgpu") expect(row.dispatches).toBeGreaterThan(0);
+      if (engine === "webgpu") expect(row.submitMs).toBeGreaterThan(0);
     }
     expect(gpuBenchTable(rows)).toMatch(/^.*swiftshader.*: a software adapter\..*\n\n.*ms in software, median/i);
   });

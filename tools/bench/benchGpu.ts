@@ -1,13 +1,15 @@
 /**
- * slimvit bench MODEL... --engine tfjs-webgpu,onnx-webgpu: milliseconds an image on this machine's GPU, without a browser:
+ * slimvit bench MODEL... --engine webgpu,tfjs-webgpu,onnx-webgpu: milliseconds an image on this machine's GPU, without a browser:
  * the engines as they ship, in Node on Dawn (npm's `webgpu`), which speaks Vulkan, Metal or Direct3D. Outputs are checked
  * against the reference engine first, then all models are timed in turn. A software adapter is called one: it shows that
  * the numbers come out right, and nothing about speed.
  */
 import { setFlagsFromString } from "node:v8";
+import { adapterName, isSoftwareAdapter } from "../../src/engines/adapter.ts";
 import type { Engine } from "../../src/engines/engine.ts";
 import { openOnnxWebgpu } from "../../src/engines/onnx/webgpu.ts";
 import { openTfjs } from "../../src/engines/tfjs-webgpu/engine.ts";
+import { openWebgpu, type WebgpuEngine } from "../../src/engines/webgpu/engine.ts";
 import { SlimViTError } from "../../src/errors.ts";
 import { countMacs, type Model, type WeightsDtype } from "../../src/format/model.ts";
 import { preprocess } from "../../src/image/resample.ts";
@@ -18,9 +20,10 @@ import { say } from "../shared/terminal.ts";
 import { provideWebGpu } from "../training/backend.ts";
 import { logProbabilities, quantile, testImage, WARM_UP, withFolders } from "./bench.ts";
 
-type GpuEngine = "tfjs-webgpu" | "onnx-webgpu";
+type GpuEngine = "webgpu" | "tfjs-webgpu" | "onnx-webgpu";
 
 const OPENERS: Record<GpuEngine, (model: Model) => Promise<Engine>> = {
+  webgpu: (model) => openWebgpu(model),
   "tfjs-webgpu": (model) => openTfjs(model, {}),
   "onnx-webgpu": (model) => {
     // Optimizing onnxruntime-web's largest functions keeps V8 busy for minutes, and the process from ending.
@@ -49,6 +52,10 @@ export interface GpuBenchRow {
   /** against the reference engine on the same weights: largest difference of a log-probability */
   maxAbsDiff: number;
   gmacs: number;
+  /** of `webgpu`: GPU programs that a call launches */
+  dispatches?: number;
+  /** of `webgpu`: median milliseconds that a call holds the thread until its work is submitted */
+  submitMs?: number;
   /** the adapter's own words */
   device: string;
   /** computed by the CPU: milliseconds mean nothing */
@@ -81,10 +88,8 @@ type Device = Pick<GpuBenchRow, "device" | "isSoftware">;
 
 /** @param info WebGPU's, or that of an older Dawn without `isFallbackAdapter` */
 export function deviceOf(info: Partial<GPUAdapterInfo>): Device {
-  const { vendor, architecture, device, description, isFallbackAdapter } = info;
-  const words = [vendor, architecture, device, description].filter(Boolean).join(", ");
-  const isSoftware = isFallbackAdapter === true || /swiftshader|llvmpipe|lavapipe|software|basic render/i.test(words);
-  return { device: words || "unnamed", isSoftware };
+  const device = adapterName(info);
+  return { device: device || "unnamed", isSoftware: isSoftwareAdapter(device) };
 }
 
 async function benchFolders(
@@ -110,16 +115,18 @@ async function benchFolders(
     const expected = logProbabilities(forward(model, pixels).logits);
     const maxAbsDiff = actual.reduce((worst, v, i) => Math.max(worst, Math.abs(v - expected[i])), 0);
     checkOutputs(maxAbsDiff, dtype, `${source}: ${name} on ${dtype} weights, ${device.device}`);
-    opened.push({ model, name, engine, loadMs, pixels, maxAbsDiff, times: [] as number[] });
+    opened.push({ model, name, engine, loadMs, pixels, maxAbsDiff, times: [] as number[], submits: [] as number[] });
   }
   for (let round = 0; round < WARM_UP + rounds; round++) {
-    for (const { engine, pixels, times } of shuffled(opened, random(1, round))) {
+    for (const { engine, pixels, times, submits } of shuffled(opened, random(1, round))) {
       const start = performance.now();
       await engine.run(pixels);
-      if (round >= WARM_UP) times.push(performance.now() - start);
+      if (round < WARM_UP) continue;
+      times.push(performance.now() - start);
+      if (engine.name === "webgpu") submits.push((engine as WebgpuEngine).submitMs);
     }
   }
-  return opened.map(({ model, name, engine, loadMs, maxAbsDiff, times }) => {
+  return opened.map(({ model, name, engine, loadMs, maxAbsDiff, times, submits }) => {
     engine.dispose();
     return {
       model: model.manifest.name,
@@ -132,6 +139,7 @@ async function benchFolders(
       loadMs,
       maxAbsDiff,
       gmacs: countMacs(model.manifest, model.manifest.labels.length) / 1e9,
+      ...(engine.dispatches && { dispatches: engine.dispatches, submitMs: quantile(submits, 0.5) }),
       ...device,
     };
   });
@@ -158,6 +166,8 @@ export function gpuBenchTable(rows: GpuBenchRow[]): string {
       (r.gmacs / denseGmacs).toFixed(2),
       r.loadMs.toFixed(0),
       r.maxAbsDiff.toExponential(1),
+      r.dispatches ?? "",
+      r.submitMs?.toFixed(2) ?? "",
     ].join(" | "),
   );
   return [
@@ -165,8 +175,8 @@ export function gpuBenchTable(rows: GpuBenchRow[]): string {
       ? `${device}: a software adapter. The outputs are checked; the milliseconds are those of a CPU and say nothing about a GPU.`
       : `${device}, through Dawn in Node ${process.versions.node}`,
     "",
-    `| model | engine | weights | ${isSoftware ? "ms in software" : "ms"}, median (p10–p90) | of the first | MACs, of the first | load ms | max log-probability error |`,
-    "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    `| model | engine | weights | ${isSoftware ? "ms in software" : "ms"}, median (p10–p90) | of the first | MACs, of the first | load ms | max log-probability error | dispatches | JavaScript ms |`,
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ...lines.map((line) => `| ${line} |`),
   ].join("\n");
 }

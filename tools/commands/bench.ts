@@ -5,7 +5,7 @@ import { count, counts, list } from "../options/values.ts";
 import { print } from "../shared/terminal.ts";
 import { finish, newCommand } from "./command.ts";
 
-const WEBGPU_ENGINES = ["tfjs-webgpu", "onnx-webgpu"] as const;
+const WEBGPU_ENGINES = ["webgpu", "tfjs-webgpu", "onnx-webgpu"] as const;
 const BENCH_ENGINES = [...ENGINES.filter((name) => name !== "auto"), "webnn" as const, ...WEBGPU_ENGINES];
 const WEBNN_DEVICES = ["cpu", "gpu", "npu"] as const;
 

@@ -1,5 +1,10 @@
-/** The activations in WGSL, the same as in src/reference/ops.ts. */
-export const activations: Record<string, string> = {
+/** The activations in WGSL: the same as in src/reference/ops.ts. */
+import type { Activation } from "../../format/model.ts";
+
+const gate = (inner: string) => `fn activate(x: f32) -> f32 { return ${inner}; }`;
+
+/** Each is a function `activate`. */
+export const activations: Record<Activation, string> = {
   // x Φ(x). Φ(x) = ½ + x P(x²) / Q(x²) on ±5.4, within 4e-8: the fit of src/engines/simd/assembly/math.ts.
   gelu: `fn activate(x: f32) -> f32 {
   let c = clamp(x, -5.4, 5.4);
@@ -10,4 +15,9 @@ export const activations: Record<string, string> = {
     + 0.2503170793020412) * u + 1;
   return x * (c * (p / q) + 0.5);
 }`,
+  // tanh overflows on some GPUs for large arguments; beyond ±10 it is ±1 in f32.
+  gelu_tanh: gate("0.5 * x * (1 + tanh(clamp(0.7978845608028654 * (x + 0.044715 * x * x * x), -10, 10)))"),
+  quick_gelu: gate("x / (1 + exp(-1.702 * x))"),
+  relu: gate("max(x, 0)"),
+  silu: gate("x / (1 + exp(-x))"),
 };

@@ -1,6 +1,6 @@
 /** Self-attention of a whole block in one kernel, and the class token's weights alone for `explain`. */
-
 import { qkvLayout } from "./product.ts";
+import { SHAPE } from "./rows.ts";
 import { align4, repeat, type Shader, shader } from "./shader.ts";
 
 /** What is part of the shader's text. */
@@ -11,6 +11,8 @@ export interface AttentionKind {
   width: number;
   /** workgroup: 8 × this many invocations, each with 4 queries */
   lanesY: number;
+  /** the patch grid, where a learned bias for the places of query and key is added: `relativeBias` in src/reference/positions.ts */
+  relative?: { rows: number; columns: number };
 }
 
 export interface AttentionShape {
@@ -19,6 +21,8 @@ export interface AttentionShape {
   tokens: number;
   /** the first so many tokens ask: all, or those that are read of the last block */
   queries: number;
+  /** tokens whose attention `explain` averages; default 1, the class token */
+  mapRows?: number;
 }
 
 const LANES_X = 8;
@@ -28,14 +32,11 @@ const ROUND = LANES_X * KEYS;
 
 export const queriesOfTile = ({ lanesY }: AttentionKind): number => 4 * lanesY;
 
-const SHAPE = `struct Shape {
-  tokens: u32, queries: u32, heads: u32, inner: u32, stride: u32, tokenStride: u32, valueStart: u32, pictureSize: u32,
-}`;
-
-export function attentionUniform({ headDims, tokens, queries }: AttentionShape): Uint32Array {
+export function attentionUniform({ headDims, tokens, queries, mapRows = 1 }: AttentionShape): Uint32Array {
   const inner = headDims.reduce((a, b) => a + b, 0);
   const { tokenStride, valueStart, size } = qkvLayout(inner, tokens);
-  return Uint32Array.from([tokens, queries, headDims.length, inner, align4(inner), tokenStride, valueStart, size]);
+  const layout = [inner, align4(inner), tokenStride, valueStart, size];
+  return Uint32Array.from([tokens, queries, headDims.length, ...layout, mapRows]);
 }
 
 /** First channel and width of each head. */
@@ -49,17 +50,23 @@ export function headTable(headDims: number[]): Uint32Array {
  * memory: 64 keys a round, with the greatest score and the sum so far (online softmax, Milakov & Gimelshein 2018,
  * https://arxiv.org/abs/1805.02867). A vec4f holds the values of an invocation's four queries.
  */
-export function attentionShader({ scale, width, lanesY }: AttentionKind): Shader {
+export function attentionShader({ scale, width, lanesY, relative }: AttentionKind): Shader {
   const columns = width / LANES_X;
+  const biased = (j: number) =>
+    relative
+      ? ` + vec4f(${repeat(4, (i) => `biasOf(tile.y, query + ${i}u, key + lane.x + ${j * LANES_X}u)`, ", ")})`
+      : "";
   return shader(
     {
       shape: ["uniform", "Shape"],
       heads: ["read", "array<vec2u>"], // first channel and width
       quads: ["read", "array<vec4f>"], // the same buffer as qkv
       qkv: ["read", "array<f32>"], // of each picture: queries and keys [2 × inner, tokens], values [tokens, inner]
+      ...relativeBindings(relative),
       y: ["write", "array<f32>"], // [pictures × queries, inner]
     },
     `${SHAPE}
+${relative ? biasOf(relative) : ""}
 var<workgroup> weights: array<vec4f, ${ROUND * lanesY}>; // of each key of the round
 var<workgroup> scratch: array<vec4f, ${LANES_X * lanesY}>;
 @compute @workgroup_size(${LANES_X}, ${lanesY})
@@ -79,7 +86,7 @@ ${repeat(KEYS, (j) => `    var s${j} = vec4f();`)}
       let k = picture + (shape.inner + c) * shape.tokenStride + key + lane.x;
 ${repeat(KEYS, (j) => `      s${j} = fma(q, vec4f(qkv[k + ${j * LANES_X}u]), s${j});`)}
     }
-${repeat(KEYS, (j) => `    s${j} = select(vec4f(-1e30), s${j} * ${scale}f, key + lane.x + ${j * LANES_X}u < shape.tokens);`)}
+${repeat(KEYS, (j) => `    s${j} = select(vec4f(-1e30), s${j} * ${scale}f${biased(j)}, key + lane.x + ${j * LANES_X}u < shape.tokens);`)}
     scratch[mine + lane.x] = ${repeat(KEYS - 1, () => "max(", "")}s0${repeat(KEYS - 1, (j) => `, s${j + 1})`, "")};
     workgroupBarrier();
     let before = greatest;
@@ -116,46 +123,72 @@ ${repeat(columns, (c) => `      out${c} = fma(p, vec4f(qkv[v + ${c * LANES_X}u])
 }
 
 /**
- * The class token's attention, the mean over heads, as `classAttention` of `attention` in src/reference/ops.ts. One
+ * The class token's attention, or that of the first `mapRows` tokens, the mean over heads: `map` of `attention` in
+ * src/reference/ops.ts. One
  * workgroup; each invocation has the keys lane, lane + 64, … and computes their scores anew in each of three passes.
  */
-export function explainShader({ scale }: AttentionKind): Shader {
+export function explainShader({ scale, relative }: AttentionKind): Shader {
   const every = (line: string) => `    for (var key = lane; key < shape.tokens; key += 64u) { ${line} }`;
   return shader(
     {
       shape: ["uniform", "Shape"],
       heads: ["read", "array<vec2u>"],
       qkv: ["read", "array<f32>"],
+      ...relativeBindings(relative),
       y: ["write", "array<f32>"], // [tokens]
     },
     `${SHAPE}
+${relative ? biasOf(relative) : ""}
 var<workgroup> scratch: array<f32, 64>;
-fn score(head: u32, key: u32) -> f32 {
+fn score(head: u32, query: u32, key: u32) -> f32 {
   var sum = 0f;
   for (var c = heads[head].x; c < heads[head].x + heads[head].y; c++) {
-    sum = fma(qkv[c * shape.tokenStride], qkv[(shape.inner + c) * shape.tokenStride + key], sum);
+    sum = fma(qkv[c * shape.tokenStride + query], qkv[(shape.inner + c) * shape.tokenStride + key], sum);
   }
-  return sum * ${scale}f;
+  return sum * ${scale}f${relative ? " + biasOf(head, query, key)" : ""};
 }
 @compute @workgroup_size(64)
 fn main(@builtin(local_invocation_index) lane: u32) {
 ${every("y[key] = 0f;")}
-  for (var head = 0u; head < shape.heads; head++) {
+  for (var i = 0u; i < shape.heads * shape.mapRows; i++) {
+    let head = i % shape.heads;
+    let query = i / shape.heads;
     var greatest = -1e30f;
-${every("greatest = max(greatest, score(head, key));")}
+${every("greatest = max(greatest, score(head, query, key));")}
     scratch[lane] = greatest;
     workgroupBarrier();
     for (var l = 0u; l < 64u; l++) { greatest = max(greatest, scratch[l]); }
     workgroupBarrier();
     var total = 0f;
-${every("total += exp(score(head, key) - greatest);")}
+${every("total += exp(score(head, query, key) - greatest);")}
     scratch[lane] = total;
     workgroupBarrier();
     total = 0f;
     for (var l = 0u; l < 64u; l++) { total += scratch[l]; }
     workgroupBarrier();
-${every("y[key] += exp(score(head, key) - greatest) / (total * f32(shape.heads));")}
+${every("y[key] += exp(score(head, query, key) - greatest) / (total * f32(shape.heads * shape.mapRows));")}
   }
 }`,
   );
+}
+
+function relativeBindings(relative: AttentionKind["relative"]): Parameters<typeof shader>[0] {
+  return {
+    places: relative ? ["read", "array<i32>"] : undefined, // of each token: its patch, or −1
+    table: relative ? ["read", "array<f32>"] : undefined, // [heads, (2 rows − 1)(2 columns − 1) + 3]
+  };
+}
+
+function biasOf({ rows, columns }: { rows: number; columns: number }): string {
+  const places = (2 * rows - 1) * (2 * columns - 1);
+  return `fn biasOf(head: u32, query: u32, key: u32) -> f32 {
+  let start = head * ${places + 3}u;
+  let a = places[min(query, shape.tokens - 1u)];
+  let b = places[min(key, shape.tokens - 1u)];
+  if (a < 0) { return table[start + ${places}u + select(0u, 2u, b < 0)]; }
+  if (b < 0) { return table[start + ${places + 1}u]; }
+  let down = a / ${columns} - b / ${columns} + ${rows - 1};
+  let across = a % ${columns} - b % ${columns} + ${columns - 1};
+  return table[start + u32(down * ${2 * columns - 1} + across)];
+}`;
 }

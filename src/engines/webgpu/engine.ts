@@ -1,8 +1,7 @@
 /** Our own engine on the GPU: at most five dispatches a block, all in one submission. */
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
-import { refuseUnsupported } from "../../format/features.ts";
-import type { Manifest, Model } from "../../format/model.ts";
-import { isSoftwareAdapter } from "../adapter.ts";
+import { featureDim, type Manifest, type Model, tokenCounts } from "../../format/model.ts";
+import { adapterName, isSoftwareAdapter } from "../adapter.ts";
 import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
 import { DeviceWatch, queue, requestDevice } from "../gpuDevice.ts";
 import { makePlan } from "./plan.ts";
@@ -22,7 +21,6 @@ export const MAX_BATCH = 32;
  * `device-lost`
  */
 export async function openWebgpu(model: Model, _options: EngineOptions = {}): Promise<WebgpuEngine> {
-  refuseUnsupported(`Engine "${NAME}"`, model.manifest);
   const device = await requestDevice(NAME, { features: ["timestamp-query"], limits: [] });
   const watch = new DeviceWatch(NAME, device);
   try {
@@ -36,6 +34,7 @@ export async function openWebgpu(model: Model, _options: EngineOptions = {}): Pr
 export class WebgpuEngine implements Engine {
   readonly name = NAME;
   readonly threads = 1;
+  readonly batchSize = MAX_BATCH;
   /** milliseconds that the last call held the thread until its work was submitted */
   submitMs = 0;
   private disposed = false;
@@ -55,7 +54,7 @@ export class WebgpuEngine implements Engine {
   static async open(device: GPUDevice, watch: DeviceWatch, model: Model): Promise<WebgpuEngine> {
     const target: Target = {
       packed: navigator.gpu.wgslLanguageFeatures?.has("packed_4x8_integer_dot_product") ?? false,
-      isSoftware: isSoftwareAdapter(device.adapterInfo ?? {}),
+      isSoftware: isSoftwareAdapter(adapterName(device.adapterInfo ?? {})),
     };
     const cache = new DeviceCache(device);
     return new WebgpuEngine(cache, watch, model, target, await openWorkspace(cache, model, 1, target));
@@ -82,7 +81,7 @@ export class WebgpuEngine implements Engine {
    * @param pixels each [3, height, width], normalised
    * @throws SlimViTError `bad-input`, `disposed`, `aborted`, `device-lost`; `unsupported` for `profile` or `explain` of several
    */
-  async runBatch(pixels: Float32Array[], options: RunOptions = {}): Promise<RunOutput[]> {
+  async runBatch(pixels: readonly Float32Array[], options: RunOptions = {}): Promise<RunOutput[]> {
     this.checkCall(pixels, options);
     return this.inTurn(() =>
       this.watch.guard(async () => {
@@ -103,7 +102,7 @@ export class WebgpuEngine implements Engine {
     this.watch.close();
   }
 
-  private checkCall(pixels: Float32Array[], { signal, profile, explain }: RunOptions): void {
+  private checkCall(pixels: readonly Float32Array[], { signal, profile, explain }: RunOptions): void {
     if (this.disposed) throw disposedError();
     throwIfAborted(signal);
     const [height, width] = this.model.manifest.imageSize;
@@ -143,7 +142,7 @@ export class WebgpuEngine implements Engine {
     return output;
   }
 
-  private async runMany(pixels: Float32Array[], signal?: AbortSignal): Promise<RunOutput[]> {
+  private async runMany(pixels: readonly Float32Array[], signal?: AbortSignal): Promise<RunOutput[]> {
     const outputs: RunOutput[] = [];
     if (pixels.length === 0) return outputs;
     const workspace = await this.batchWorkspace(Math.min(pixels.length, MAX_BATCH));
@@ -270,24 +269,27 @@ async function openWorkspace(cache: DeviceCache, model: Model, pictures: number,
 function split(
   data: Float32Array,
   { plan: { floats, explain: maps }, capacity }: Workspace,
-  { labels, embedDim, blocks }: Manifest,
+  manifest: Manifest,
   pictures: number,
   explain?: boolean,
 ): RunOutput[] {
+  const classes = manifest.labels.length;
+  const width = featureDim(manifest);
+  const tokens = tokenCounts(manifest);
   const featuresAt = Math.max(4, floats.logits * capacity);
   const mapsAt = featuresAt + Math.max(4, floats.features * capacity);
   return Array.from({ length: pictures }, (_, i) => {
-    const [logits, features] = [i * align4(labels.length), featuresAt + i * floats.features];
+    const [logits, features] = [i * align4(classes), featuresAt + i * floats.features];
     const output: RunOutput = {
-      logits: data.slice(logits, logits + labels.length),
-      features: data.slice(features, features + embedDim),
+      logits: data.slice(logits, logits + classes),
+      features: data.slice(features, features + width),
     };
     if (!explain) return output;
-    output.attention = blocks.map(({ keepIdx }, block) => {
-      const map = maps[block]?.buffers.y;
+    output.attention = maps.map((step, block) => {
+      const map = step?.buffers.y;
       if (typeof map !== "object" || !("activation" in map)) return new Float32Array();
       const at = mapsAt + (map.offset ?? 0);
-      return data.slice(at, at + keepIdx.length);
+      return data.slice(at, at + tokens[block].entering);
     });
     return output;
   });

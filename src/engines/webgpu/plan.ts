@@ -1,5 +1,7 @@
 /** A model → the dispatches that compute it, with the data and the activations that each of them binds. */
-import { type BlockShape, type Manifest, type Model, patchGrid } from "../../format/model.ts";
+
+import { type Feature, refuseUnsupported } from "../../format/features.ts";
+import { innerDim, lastRows, type Model, patchGrid, tokenCounts } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
 import {
   type AttentionKind,
@@ -9,226 +11,224 @@ import {
   headTable,
   queriesOfTile,
 } from "./attention.ts";
-import { poolShader } from "./pool.ts";
-import {
-  type ProductKind,
-  type ProductShape,
-  productShader,
-  productUniform,
-  qkvLayout,
-  tileColumns,
-  tileRows,
-} from "./product.ts";
-import { align4, type Shader } from "./shader.ts";
-import { chooseTile, type Target } from "./tiles.ts";
-import { joined, type PackedLinear, packLinear } from "./weights.ts";
+import { type PoolKind, pooledRows, pooledWidth, poolShader, unitShader } from "./pool.ts";
+import { qkvLayout } from "./product.ts";
+import { type RowsKind, turnShader } from "./rows.ts";
+import { align4 } from "./shader.ts";
+import { type ActivationName, type Binding, type Plan, StepList } from "./steps.ts";
+import { lazily, patchCorners, patchesOf, patchOffsets, positionRows, rowsOf, turnsOf } from "./tables.ts";
+import type { Target } from "./tiles.ts";
+import { joined, packLinear } from "./weights.ts";
 
-/** Buffers that a call writes, each of so many floats a picture. */
-export type ActivationName =
-  | "pixels"
-  | "even" // tokens that enter a block
-  | "odd" // … and those between attention and MLP
-  | "evenStatistics"
-  | "oddStatistics"
-  | "qkv"
-  | "mixed" // heads' outputs
-  | "hidden"
-  | "features"
-  | "logits"
-  | "maps"; // the class token's attention in each block
+/** Of the family, what these kernels compute beside a plain DeiT. */
+export const SUPPORTED: readonly Feature[] = [
+  "registers",
+  "noClassToken",
+  "meanPooling",
+  "classMeanPooling",
+  "pooledNorm",
+  "noTokenNorm",
+  "activation",
+  "swiglu",
+  "hiddenNorm",
+  "preNorm",
+  "qkNorm",
+  "normEps",
+  "rope",
+  "relative",
+  "projection",
+  "noHead",
+  "cosine",
+];
 
-/** Data that stay on the GPU, made when they are uploaded: a model has them once however many plans it has. */
-export interface Constant {
-  name: string;
-  make(): Float32Array | Uint32Array;
-}
-
-export type Binding =
-  | { activation: ActivationName; offset?: number }
-  | { constant: Constant }
-  | { uniform: Uint32Array }
-  | "call";
-
-export interface Step {
-  /** of this block; -1 for the embedding, `blocks.length` for the head */
-  block: number;
-  label: string;
-  shader: Shader;
-  buffers: Record<string, Binding>;
-  workgroups(pictures: number): [number, number, number];
-}
-
-export interface Plan {
-  steps: Step[];
-  /** after the steps of a block, for `explain` */
-  explain: (Step | undefined)[];
-  /** floats a picture */
-  floats: Record<ActivationName, number>;
-}
-
-/** @param pictures the most that one submission has: tiles are chosen for them */
+/**
+ * @param pictures the most that one submission has: tiles are chosen for them
+ * @throws SlimViTError `unsupported`, which names what of the network these kernels do not compute
+ */
 export function makePlan(model: Model, pictures: number, target: Target): Plan {
+  refuseUnsupported('Engine "webgpu"', model.manifest, SUPPORTED);
   return new Planner(model, pictures, target).plan();
 }
 
-class Planner {
-  private readonly manifest: Manifest;
-  private readonly steps: Step[] = [];
-  private readonly explain: (Step | undefined)[] = [];
-  private readonly floats: Record<ActivationName, number> = {
-    pixels: 0,
-    even: 0,
-    odd: 0,
-    evenStatistics: 0,
-    oddStatistics: 0,
-    qkv: 0,
-    mixed: 0,
-    hidden: 0,
-    features: 0,
-    logits: 0,
-    maps: 0,
-  };
-  /** columns in a group of the statistics of the rows in `even` and in `odd` */
-  private readonly groupSize = { even: 1, odd: 1 };
-  private mapsEnd = 0;
+const of = (activation: ActivationName): Binding => ({ activation });
 
-  constructor(
-    private readonly model: Model,
-    private readonly pictures: number,
-    private readonly target: Target,
-  ) {
-    this.manifest = model.manifest;
-  }
-
+class Planner extends StepList {
   plan(): Plan {
-    const { blocks, prefixTokens } = this.manifest;
+    const { blocks } = this.manifest;
     this.embed();
-    let alive = blocks[0].keepIdx;
-    blocks.forEach((block, i) => {
-      const isLast = i === blocks.length - 1;
-      this.block(i, block, alive, isLast ? prefixTokens : block.keepIdx.length);
-      alive = isLast ? alive.slice(0, prefixTokens) : block.keepIdx;
-    });
-    this.head();
-    const { steps, explain, floats } = this;
-    return { steps, explain, floats };
+    blocks.forEach((_, i) => void this.block(i));
+    this.classify();
+    return this.made;
   }
 
   private embed(): void {
     const { manifest, model } = this;
-    const { embedDim, patchSize: p, prefixTokens, imageSize, blocks } = manifest;
+    const { embedDim, patchSize: p, prefixTokens, imageSize, blocks, preNorm, normEps, layerNormEps } = manifest;
     const [height, width] = imageSize;
     const { keepIdx } = blocks[0];
-    const packed = lazily(() => packLinear(model.tensors, "patch_embed.proj"));
     this.need("pixels", 3 * height * width);
-    this.product(-1, "embed", packed, {
-      inDim: 3 * p * p,
-      outDim: embedDim,
-      rows: keepIdx.length,
-      sourceRows: 3 * height * width,
-      pixels: true,
-      gathers: true,
-      add: "positions",
-      prefixTokens,
-      statistics: true,
-      buffers: {
-        x: { activation: "pixels" },
-        offsets: { constant: { name: "offsets", make: () => patchOffsets(manifest) } },
-        kept: { constant: { name: "corners", make: () => patchCorners(manifest, keepIdx) } },
-        added: { constant: { name: "positions", make: () => positionRows(model, keepIdx) } },
-        y: { activation: "even" },
+    this.product(
+      -1,
+      "embed",
+      lazily(() => packLinear(model.tensors, "patch_embed.proj")),
+      {
+        inDim: 3 * p * p,
+        outDim: embedDim,
+        rows: keepIdx.length,
+        sourceRows: 3 * height * width,
+        pixels: true,
+        gathers: true,
+        add: "positions",
+        prefixTokens,
+        statistics: !preNorm,
+        buffers: {
+          x: of("pixels"),
+          offsets: this.constant("offsets", () => patchOffsets(manifest)),
+          kept: this.constant("corners", () => patchCorners(manifest, keepIdx)),
+          added: this.constant("positions", () => positionRows(model, keepIdx)),
+          y: of(preNorm ? "odd" : "even"),
+        },
       },
+    );
+    if (!preNorm) return;
+    const norm = { eps: normEps?.pre ?? layerNormEps, denseDim: embedDim };
+    this.groupSize.even = embedDim;
+    this.need("even", keepIdx.length * align4(embedDim));
+    this.need("evenStatistics", 2 * keepIdx.length);
+    this.rows(-1, "norm_pre", { norm, skip: prefixTokens, statistics: true }, keepIdx.length, embedDim, {
+      x: of("odd"),
+      vectors: this.norm("norm_pre"),
+      y: of("even"),
+      after: of("evenStatistics"),
     });
   }
 
-  /**
-   * @param alive tokens that lie in `even`
-   * @param queries the first so many are what the next block, or the head, needs
-   */
-  private block(i: number, { headDims, mlpHidden, keepIdx }: BlockShape, alive: number[], queries: number): void {
-    const { embedDim } = this.manifest;
-    const { tensors } = this.model;
-    const tokens = keepIdx.length;
-    const inner = headDims.reduce((sum, width) => sum + width, 0);
-    const linear = (name: string, norm?: string) =>
-      lazily(() => packLinear(tensors, `blocks.${i}.${name}`, norm && `blocks.${i}.${norm}`));
-    const gathers = tokens !== alive.length;
-    const kept: Binding = { constant: { name: `blocks.${i}.kept`, make: () => rowsOf(keepIdx, alive) } };
+  private block(i: number): void {
+    const { manifest } = this;
+    const { embedDim, blocks } = manifest;
+    const block = blocks[i];
+    const { headDims, keepIdx } = block;
+    const counts = tokenCounts(manifest);
+    const tokens = counts[i].entering;
+    const sourceRows = i > 0 ? counts[i - 1].mlp : tokens;
+    const isLast = i === blocks.length - 1;
+    const queries = isLast ? lastRows(manifest) : tokens;
+    const inner = innerDim(block);
+    const gathers = tokens !== sourceRows;
+    const kept = this.constant(`blocks.${i}.kept`, () => rowsOf(keepIdx, blocks[i - 1].keepIdx));
     this.explain.push(undefined);
     if (inner > 0) {
-      const { size } = qkvLayout(inner, tokens);
-      this.need("qkv", size);
-      this.product(i, "qkv", linear("attn.qkv", "norm1"), {
+      this.need("qkv", qkvLayout(inner, tokens).size);
+      this.product(i, "qkv", this.linear(i, "attn.qkv", "norm1"), {
         inDim: embedDim,
         outDim: 3 * inner,
         rows: tokens,
-        sourceRows: alive.length,
+        sourceRows,
         gathers,
         norm: "even",
         qkv: true,
         inner,
         queries,
-        statistics: false,
-        buffers: { x: { activation: "even" }, kept, y: { activation: "qkv" } },
+        buffers: { x: of("even"), kept, y: of("qkv") },
       });
       this.attention(i, headDims, tokens, queries);
     }
-    this.product(i, "proj", linear("attn.proj"), {
+    this.product(i, "proj", this.linear(i, "attn.proj"), {
       inDim: inner,
       outDim: embedDim,
       rows: queries,
-      sourceRows: alive.length,
+      sourceRows,
       gathers,
-      // The heads' outputs are one after the other, so only the residual is gathered.
-      isDense: true,
+      isDense: true, // the heads' outputs are one after the other, so only the residual is gathered
       add: "residual",
-      statistics: mlpHidden > 0,
-      buffers: { x: { activation: "mixed" }, kept, added: { activation: "even" }, y: { activation: "odd" } },
+      statistics: block.mlpHidden > 0,
+      buffers: { x: of("mixed"), kept, added: of("even"), y: of("odd") },
     });
-    const rows = { rows: queries, sourceRows: queries };
-    if (mlpHidden > 0) {
-      this.need("hidden", queries * align4(mlpHidden));
-      this.product(i, "fc1", linear("mlp.fc1", "norm2"), {
-        ...rows,
+    this.mlp(i, queries, isLast);
+  }
+
+  private mlp(i: number, rows: number, isLast: boolean): void {
+    const { embedDim, blocks, mlp, activation, hiddenNorm, normEps, layerNormEps } = this.manifest;
+    const width = blocks[i].mlpHidden;
+    if (width > 0) {
+      const gated = mlp === "swiglu";
+      const isTwoSteps = gated || hiddenNorm !== undefined;
+      const outDim = gated ? 2 * width : width;
+      this.need(isTwoSteps ? "units" : "hidden", rows * align4(outDim));
+      this.product(i, "fc1", this.linear(i, "mlp.fc1", "norm2"), {
         inDim: embedDim,
-        outDim: mlpHidden,
+        outDim,
+        rows,
+        sourceRows: rows,
         norm: "odd",
-        activation: "gelu",
-        statistics: false,
-        buffers: { x: { activation: "odd" }, y: { activation: "hidden" } },
+        activation: gated ? undefined : activation,
+        buffers: { x: of("odd"), y: of(isTwoSteps ? "units" : "hidden") },
       });
+      if (isTwoSteps) {
+        this.need("hidden", rows * align4(width));
+        const norm = hiddenNorm ? { eps: normEps?.hidden ?? layerNormEps, denseDim: hiddenNorm } : undefined;
+        const kind: RowsKind = { gate: gated ? activation : undefined, norm, skip: 0, statistics: false };
+        const vectors = this.norm(`blocks.${i}.mlp.norm`);
+        this.rows(i, "mlp.norm", kind, rows, width, { x: of("units"), vectors, y: of("hidden") });
+      }
     }
-    this.product(i, "fc2", linear("mlp.fc2"), {
-      ...rows,
-      inDim: mlpHidden,
+    this.product(i, "fc2", this.linear(i, "mlp.fc2"), {
+      inDim: width,
       outDim: embedDim,
+      rows,
+      sourceRows: rows,
       add: "residual",
-      statistics: i < this.manifest.blocks.length - 1,
-      buffers: { x: { activation: "hidden" }, added: { activation: "odd" }, y: { activation: "even" } },
+      statistics: !isLast,
+      buffers: { x: of("hidden"), added: of("odd"), y: of("even") },
     });
   }
 
   private attention(i: number, headDims: number[], tokens: number, queries: number): void {
     const { manifest, target } = this;
-    const stride = align4(headDims.reduce((a, b) => a + b, 0));
+    const { tensors } = this.model;
+    const { blocks, classToken, qkNorm, position, headDim, normEps, layerNormEps } = manifest;
+    const inner = headDims.reduce((a, b) => a + b, 0);
+    const { keepIdx } = blocks[i];
+    const t = (key: string) => float32(tensors, `blocks.${i}.attn.${key}`);
     // All blocks have room for the widest head, so that one shader serves them.
-    const widest = Math.max(...manifest.blocks.flatMap((block) => block.headDims));
+    const widest = Math.max(...blocks.flatMap((block) => block.headDims));
+    const [rows, columns] = patchGrid(manifest);
     const kind: AttentionKind = {
-      scale: 1 / Math.sqrt(manifest.headDim),
+      scale: 1 / Math.sqrt(headDim),
       width: 8 * Math.ceil(widest / 8),
       lanesY: target.isSoftware ? 4 : 8,
+      relative: position === "relative" ? { rows, columns } : undefined,
     };
-    this.need("mixed", queries * stride);
-    const shared = {
-      shape: { uniform: attentionUniform({ headDims, tokens, queries }) },
-      heads: { constant: { name: `blocks.${i}.heads`, make: () => headTable(headDims) } },
-      qkv: { activation: "qkv" as const },
+    const shape = { headDims, tokens, queries, mapRows: classToken ? 1 : tokens };
+    const isRope = position === "rope";
+    const shared: Record<string, Binding> = {
+      shape: { uniform: attentionUniform(shape) },
+      heads: this.constant(`blocks.${i}.heads`, () => headTable(headDims)),
+      qkv: of("qkv"),
+      quads: of("qkv"),
+      places: this.constant(`blocks.${i}.places`, () => patchesOf(manifest, keepIdx)),
+      table: this.constant(`blocks.${i}.rel_bias`, () => t("rel_bias")),
     };
+    if (qkNorm || isRope) {
+      const parts = ["q_norm.weight", "q_norm.bias", "k_norm.weight", "k_norm.bias"];
+      this.steps.push({
+        block: i,
+        label: `blocks.${i}.turn`,
+        shader: turnShader({ norm: qkNorm ? { eps: normEps?.qk ?? layerNormEps, headDim } : undefined, rope: isRope }),
+        buffers: {
+          ...shared,
+          vectors: this.constant(`blocks.${i}.qk_norm`, () => joined(parts.map(t))),
+          turns: this.constant(`blocks.${i}.turns`, () => turnsOf(manifest, keepIdx, t("rope_freqs"))),
+        },
+        workgroups: (pictures) => [Math.ceil(tokens / 64), 2 * headDims.length, pictures],
+      });
+    }
+    this.need("mixed", queries * align4(inner));
     this.steps.push({
       block: i,
       label: `blocks.${i}.attn`,
       shader: attentionShader(kind),
-      buffers: { ...shared, quads: { activation: "qkv" }, y: { activation: "mixed" } },
+      buffers: { ...shared, y: of("mixed") },
       workgroups: (pictures) => [Math.ceil(queries / queriesOfTile(kind)), headDims.length, pictures],
     });
     const offset = this.mapsEnd;
@@ -243,134 +243,71 @@ class Planner {
     };
   }
 
-  private head(): void {
-    const { embedDim: dim, prefixTokens, layerNormEps: eps, blocks, labels } = this.manifest;
-    const { tensors } = this.model;
-    this.need("features", prefixTokens * align4(dim));
-    this.need("logits", align4(labels.length));
-    const vectors = () => joined([float32(tensors, "norm.weight"), float32(tensors, "norm.bias")]);
+  private classify(): void {
+    const { manifest } = this;
+    const { embedDim: dim, prefixTokens, layerNormEps, normEps, finalNorm, distilled, projection, head } = manifest;
+    const hasTokenNorm = finalNorm === "tokens" || finalNorm === "both";
+    const hasPooledNorm = finalNorm === "pooled" || finalNorm === "both";
+    const kind: PoolKind = {
+      dim,
+      tokens: lastRows(manifest),
+      prefixTokens,
+      pooling: distilled && manifest.pooling === "class" ? "two" : (manifest.pooling as PoolKind["pooling"]),
+      tokenEps: hasTokenNorm ? (normEps?.final ?? layerNormEps) : undefined,
+      pooledEps: hasPooledNorm ? (normEps?.pooled ?? layerNormEps) : undefined,
+    };
+    const [rows, width] = [pooledRows(kind), pooledWidth(kind)];
+    const names = [hasTokenNorm ? "norm" : "", hasPooledNorm ? "fc_norm" : ""].filter(Boolean);
+    const vectors = () =>
+      joined(names.flatMap((name) => [`${name}.weight`, `${name}.bias`].map((key) => this.f32(key))));
+    const block = manifest.blocks.length;
+    this.need("pooled", rows * align4(width));
+    this.need("features", rows * align4(projection ?? width));
     this.steps.push({
-      block: blocks.length,
-      label: "norm",
-      shader: poolShader({ dim, eps }),
+      block,
+      label: "pool",
+      shader: poolShader(kind),
       buffers: {
-        x: { activation: "even" },
-        vectors: { constant: { name: "norm", make: vectors } },
-        y: { activation: "features" },
+        x: of("even"),
+        vectors: this.constant("pool", vectors),
+        y: of(projection ? "pooled" : "features"),
       },
-      workgroups: (pictures) => [pictures * prefixTokens, 1, 1],
+      workgroups: (pictures) => [pictures, 1, 1],
     });
-    ["head", "head_dist"].slice(0, prefixTokens).forEach((name, token) => {
+    const perRow = { rows, sourceRows: rows };
+    if (projection) {
+      const packed = lazily(() => packLinear(this.model.tensors, "projection"));
+      const buffers = { x: of("pooled"), y: of("features") };
+      this.product(block, "projection", packed, { inDim: width, outDim: projection, ...perRow, buffers });
+    }
+    this.need("logits", align4(manifest.labels.length));
+    if (!head) return;
+    const featureWidth = projection ?? width;
+    if (head.cosine) {
+      this.need("unit", rows * align4(featureWidth));
+      this.steps.push({
+        block,
+        label: "unit",
+        shader: unitShader(featureWidth),
+        buffers: { x: of("features"), y: of("unit") },
+        workgroups: (pictures) => [pictures * rows, 1, 1],
+      });
+    }
+    ["head", "head_dist"].slice(0, rows).forEach((name, row) => {
       this.product(
-        blocks.length,
+        block,
         name,
-        lazily(() => packLinear(tensors, name)),
+        lazily(() => packLinear(this.model.tensors, name)),
         {
-          inDim: dim,
-          outDim: labels.length,
+          inDim: featureWidth,
+          outDim: manifest.labels.length,
           rows: 1,
-          sourceRows: prefixTokens,
-          sourceStart: token,
-          add: token ? "average" : undefined,
-          statistics: false,
-          buffers: { x: { activation: "features" }, y: { activation: "logits" } },
+          sourceRows: rows,
+          sourceStart: row,
+          add: row ? "average" : undefined,
+          buffers: { x: of(head.cosine ? "unit" : "features"), y: of("logits") },
         },
       );
     });
   }
-
-  /** Adds a product, with the bindings that all of them have. */
-  private product(
-    block: number,
-    label: string,
-    packed: () => PackedLinear,
-    { norm, buffers, inDim, outDim, rows, sourceRows, sourceStart, prefixTokens, inner, queries, ...rest }: NewProduct,
-  ): void {
-    const { manifest, pictures, target, groupSize } = this;
-    const name = block < 0 || block === manifest.blocks.length ? label : `blocks.${block}.${label}`;
-    const { form } = packed();
-    const tile = chooseTile(pictures * rows, inDim, outDim, target);
-    const normEps = norm && manifest.layerNormEps;
-    const shape: ProductShape = { inDim, outDim, rows, sourceRows, sourceStart, prefixTokens, inner, queries };
-    const out = (buffers.y as { activation: ActivationName }).activation;
-    const all: Record<string, Binding> = {
-      ...buffers,
-      call: "call",
-      shape: { uniform: productUniform({ ...shape, groupSize: norm && groupSize[norm] }) },
-      weight: { constant: { name: `${name}.weight`, make: () => packed().words } },
-      vectors: { constant: { name: `${name}.vectors`, make: () => packed().vectors } },
-    };
-    if (norm) all.before = { activation: `${norm}Statistics` };
-    if (out === "even" || out === "odd") {
-      this.need(out, rows * align4(outDim));
-      groupSize[out] = tileColumns(tile);
-      this.need(`${out}Statistics`, 2 * rows * Math.ceil(outDim / groupSize[out]));
-      all.after = { activation: `${out}Statistics` };
-    }
-    this.steps.push({
-      block,
-      label: name,
-      shader: productShader({ ...rest, form, tile, normEps, packed: target.packed }),
-      buffers: all,
-      workgroups: (count) => [Math.ceil(outDim / tileColumns(tile)), Math.ceil((count * rows) / tileRows(tile)), 1],
-    });
-  }
-
-  private need(name: ActivationName, floats: number): void {
-    this.floats[name] = Math.max(this.floats[name], floats);
-  }
-}
-
-interface NewProduct
-  extends Omit<ProductKind, "form" | "tile" | "packed" | "normEps">,
-    Omit<ProductShape, "groupSize"> {
-  /** the rows are normalised with the statistics of these */
-  norm?: "even" | "odd";
-  buffers: Record<string, Binding>;
-}
-
-/** Made when it is first asked for, and once. */
-function lazily<T>(make: () => T): () => T {
-  let made: T | undefined;
-  return () => (made ??= make());
-}
-
-/** Where each input of a patch lies from the patch's corner on, four by four. */
-function patchOffsets({ patchSize: p, imageSize: [height, width] }: Manifest): Uint32Array {
-  const offsets = new Uint32Array(align4(3 * p * p));
-  for (let k = 0; k < 3 * p * p; k++) {
-    offsets[k] = Math.floor(k / (p * p)) * height * width + (Math.floor(k / p) % p) * width + (k % p);
-  }
-  return offsets;
-}
-
-/** The first pixel of each kept patch; 0 for prefix tokens. */
-function patchCorners(manifest: Manifest, keepIdx: number[]): Uint32Array {
-  const { patchSize: p, prefixTokens, imageSize } = manifest;
-  const columns = patchGrid(manifest)[1];
-  return Uint32Array.from(keepIdx, (token) => {
-    if (token < prefixTokens) return 0;
-    const patch = token - prefixTokens;
-    return Math.floor(patch / columns) * p * imageSize[1] + (patch % columns) * p;
-  });
-}
-
-/** What is added to each embedded token: its position and the embedding's bias, or the whole of a prefix token. */
-function positionRows({ manifest, tensors }: Model, keepIdx: number[]): Float32Array {
-  const { embedDim, prefixTokens } = manifest;
-  const stride = align4(embedDim);
-  const position = float32(tensors, "pos_embed");
-  const bias = float32(tensors, "patch_embed.proj.bias");
-  const rows = new Float32Array(keepIdx.length * stride);
-  keepIdx.forEach((token, k) => {
-    const content = token >= prefixTokens ? bias : float32(tensors, token === 0 ? "cls_token" : "dist_token");
-    for (let d = 0; d < embedDim; d++) rows[k * stride + d] = content[d] + position[token * embedDim + d];
-  });
-  return rows;
-}
-
-/** Positions of `keep` in `alive`. */
-function rowsOf(keep: number[], alive: number[]): Uint32Array {
-  const row = new Map(alive.map((token, k) => [token, k]));
-  return Uint32Array.from(keep, (token) => row.get(token)!);
 }

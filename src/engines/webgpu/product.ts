@@ -1,4 +1,5 @@
 /** The linear layers, with what comes before and after them: one kernel for the embedding, qkv, proj, fc1, fc2 and the head. */
+import type { Activation } from "../../format/model.ts";
 import { activations } from "./activation.ts";
 import { align4, repeat, type Shader, shader } from "./shader.ts";
 
@@ -36,7 +37,7 @@ export interface ProductKind {
   isDense?: boolean;
   /** the epsilon of the layer norm that the rows go through as they are loaded; f32 weights have its weight folded in */
   normEps?: number;
-  activation?: string;
+  activation?: Activation;
   /**
    * What is added: `residual` has a row for each source row; `positions` a row a token, with the patch embedding's bias or
    * all of a prefix token; `average` is for the second of two heads.

@@ -26,7 +26,7 @@ export function packLinear(tensors: Tensors, name: string, norm?: string): Packe
   const outDim = tensor.shape[0];
   const inDim = outDim ? tensor.data.length / outDim : 0;
   const form = FORMS[tensor.dtype];
-  const bias = float32(tensors, `${name}.bias`);
+  const bias = tensors.has(`${name}.bias`) ? float32(tensors, `${name}.bias`) : new Float32Array(outDim);
   const gain = norm === undefined ? undefined : float32(tensors, `${norm}.weight`);
   const parts = [norm === undefined ? bias : addShift(tensors, name, float32(tensors, `${norm}.bias`))];
   if (form === "int8") parts.push(tensors.get(`${name}.scale`)!.data as Float32Array);

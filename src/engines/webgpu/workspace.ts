@@ -1,5 +1,5 @@
 /** The buffers, pipelines and bind groups of one plan: all that a call uses, made once. */
-import type { ActivationName, Binding, Constant, Plan, Step } from "./plan.ts";
+import type { ActivationName, Binding, Constant, Plan, Step } from "./steps.ts";
 
 /** What engines' plans share on a device: the weights, and each pipeline once however many layers run it. */
 export class DeviceCache {
@@ -89,7 +89,7 @@ export class Workspace {
   }
 
   /** Uploads pictures, each [3, height, width]. */
-  upload(pixels: Float32Array[]): void {
+  upload(pixels: readonly Float32Array[]): void {
     const { queue } = this.device;
     const bytes = this.plan.floats.pixels * 4;
     pixels.forEach((picture, i) => {

@@ -1,0 +1,138 @@
+/** What some of the family do to whole rows between two products: norms in the way, and gates. */
+import type { Activation } from "../../format/model.ts";
+import { activations } from "./activation.ts";
+import { align4, type Shader, shader } from "./shader.ts";
+
+export interface RowsKind {
+  /** x has gates, then values, side by side; y is act(gate) × value, as `gatedUnits` in src/reference/ops.ts */
+  gate?: Activation;
+  /** a layer norm whose statistics count so many channels; those that were cut are zeros */
+  norm?: { eps: number; denseDim: number };
+  /** the first rows of each picture, which are only copied */
+  skip: number;
+  /** the rows' statistics are written, as one group of columns */
+  statistics: boolean;
+}
+
+/**
+ * A workgroup a row.
+ *
+ * shape: x: rows of a picture, y: width of the result. x: [rows, width, or 2 × width with a gate]; y: [rows, width]
+ */
+export function rowsShader({ gate, norm, skip, statistics }: RowsKind): Shader {
+  const every = (line: string) => `  for (var d = lane; d < width; d += 64u) { ${line} }`;
+  const sumUp = (name: string) => `  scratch[lane] = ${name};
+  workgroupBarrier();
+  ${name} = 0f;
+  for (var l = 0u; l < 64u; l++) { ${name} += scratch[l]; }
+  workgroupBarrier();`;
+  const moments = (denseDim: string) => `  mean = 0f;
+${every("mean += y[out + d];")}
+${sumUp("mean")}
+  mean /= ${denseDim};
+  squares = 0f;
+${every("squares += (y[out + d] - mean) * (y[out + d] - mean);")}
+${sumUp("squares")}`;
+  return shader(
+    {
+      shape: ["uniform", "vec4u"],
+      x: ["read", "array<f32>"],
+      vectors: norm ? ["read", "array<f32>"] : undefined, // the norm's weight, then its bias
+      y: ["write", "array<f32>"],
+      after: statistics ? ["write", "array<vec2f>"] : undefined,
+    },
+    `${gate ? activations[gate] : ""}
+var<workgroup> scratch: array<f32, 64>;
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) row: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let width = shape.y;
+  let stride = (width + 3u) / 4u * 4u;
+  let start = row.x * ${gate ? "((2u * width + 3u) / 4u * 4u)" : "stride"};
+  let out = row.x * stride;
+  var mean = 0f;
+  var squares = 0f;
+${every(`y[out + d] = ${gate ? "activate(x[start + d]) * x[start + width + d]" : "x[start + d]"};`)}
+  if (lane < stride - width) { y[out + width + lane] = 0f; }
+${
+  norm
+    ? `${moments(`${norm.denseDim}f`)}
+  squares += f32(${norm.denseDim}u - width) * mean * mean;
+  let inverse = 1f / sqrt(squares / ${norm.denseDim}f + ${norm.eps}f);
+  let isKept = row.x % shape.x < ${skip}u;
+${every("y[out + d] = select((y[out + d] - mean) * inverse * vectors[d] + vectors[width + d], y[out + d], isKept);")}`
+    : ""
+}
+${statistics ? `${moments("f32(width)")}\n  if (lane == 0u) { after[row.x] = vec2f(mean, squares); }` : ""}
+}`,
+  );
+}
+
+export const rowsUniform = (rows: number, width: number): Uint32Array =>
+  Uint32Array.from([rows, width, 0, align4(width)]);
+
+export interface TurnKind {
+  /** norms of queries and keys by head: their epsilon, and the dense head's width, which their statistics count */
+  norm?: { eps: number; headDim: number };
+  /** pairs of channels are turned by the token's place */
+  rope: boolean;
+}
+
+/**
+ * Queries and keys between the product that makes them and attention, in place: `normHeads` in src/reference/forward.ts and
+ * `rotate` in src/reference/positions.ts. An invocation a token; y: heads, queries first, then keys; z: pictures.
+ */
+export function turnShader({ norm, rope }: TurnKind): Shader {
+  const loop = (line: string, step = 1) => `  for (var c = 0u; c < width; c += ${step}u) { ${line} }`;
+  const value = "qkv[at + c * shape.tokenStride]";
+  return shader(
+    {
+      shape: ["uniform", "Shape"],
+      heads: ["read", "array<vec2u>"],
+      vectors: norm ? ["read", "array<f32>"] : undefined, // weight and bias of q_norm, then of k_norm
+      turns: rope ? ["read", "array<vec2f>"] : undefined, // [inner / 2, tokens]: cosine and sine of the angle
+      qkv: ["write", "array<f32>"],
+    },
+    `${SHAPE}
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  let token = id.x;
+  if (token >= shape.tokens) { return; }
+  let part = id.y / shape.heads; // 0: queries, 1: keys
+  let first = heads[id.y % shape.heads].x;
+  let width = heads[id.y % shape.heads].y;
+  let at = id.z * shape.pictureSize + (part * shape.inner + first) * shape.tokenStride + token;
+${
+  norm
+    ? `  var mean = 0f;
+${loop(`mean += ${value};`)}
+  mean /= ${norm.headDim}f;
+  var squares = f32(${norm.headDim}u - width) * mean * mean;
+${loop(`squares += (${value} - mean) * (${value} - mean);`)}
+  let inverse = 1f / sqrt(squares / ${norm.headDim}f + ${norm.eps}f);
+  let gain = part * 2u * shape.inner + first;
+${loop(`${value} = (${value} - mean) * inverse * vectors[gain + c] + vectors[gain + shape.inner + c];`)}`
+    : ""
+}
+${
+  rope
+    ? loop(
+        `
+    let turn = turns[(first + c) / 2u * shape.tokens + token];
+    let a = ${value};
+    let b = qkv[at + (c + 1u) * shape.tokenStride];
+    ${value} = a * turn.x - b * turn.y;
+    qkv[at + (c + 1u) * shape.tokenStride] = a * turn.y + b * turn.x;
+  `,
+        2,
+      )
+    : ""
+}
+}`,
+  );
+}
+
+/** As in attention.ts, whose uniform both kernels have. */
+export const SHAPE = `struct Shape {
+  tokens: u32, queries: u32, heads: u32, inner: u32, stride: u32, tokenStride: u32, valueStart: u32, pictureSize: u32,
+  mapRows: u32,
+}`;
