@@ -179,7 +179,7 @@ if (typeof WorkerGlobalScope !== "undefined" && globalThis instanceof WorkerGlob
       // rollup's form of an import of what is in the same file; Parcel takes it for a require of its own.
       const code = text.replace(/Promise\.resolve\(\)\.then\(function\(\)\{return ([\w$]+)\}\)/g, "(async()=>$1)()");
       const [exported, name] = code.match(/export\s*\{\s*([\w$]+) as createHost\s*\};?\s*$/) ?? [];
-      if (!exported || /\bimport\.meta\b|\bimport\s*["'{*]/.test(code))
+      if (!exported || /\bimport\.meta\b|\bimport\s*\(?\s*["'`{*]/.test(code))
         throw new Error("dist/worker.js: expected createHost as the only export, no import and no import.meta.");
       worker.code = `${before}\n${code.slice(0, -exported.length)}return { createHost: ${name} };\n${after}${comment}`;
       worker.map.mappings = `;${worker.map.mappings}`;

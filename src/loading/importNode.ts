@@ -1,4 +1,8 @@
-/** Hidden from bundlers, which would look for Node's modules in a browser. */
+/**
+ * One of Node's modules, by a variable: bundlers would look for it in a browser. In a template vite takes it for a chunk of
+ * the app's, and makes the worker's script import the app's own.
+ */
 export function importNode(name: string): Promise<unknown> {
-  return import(/* @vite-ignore */ /* webpackIgnore: true */ `node:${name}`);
+  const specifier = `node:${name}`;
+  return import(/* @vite-ignore */ /* webpackIgnore: true */ specifier);
 }
