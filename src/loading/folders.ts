@@ -27,7 +27,10 @@ function folderOfUrls(urls: Record<string, string>, signal?: AbortSignal): Folde
     nameOf,
     async read(file, options) {
       if (Object.hasOwn(urls, file)) return download(urls[file], options, signal);
-      throw new SlimViTError("bad-model", `${file}: is not among the package's files (${Object.keys(urls).join(", ")}).`);
+      throw new SlimViTError(
+        "bad-model",
+        `${file}: is not among the package's files (${Object.keys(urls).join(", ")}).`,
+      );
     },
   };
 }

@@ -32,13 +32,17 @@ function npmFolder(text: string, npmUrl = NPM_URL): string {
 
 function isPackage(source: unknown): source is ModelPackage {
   const { files, name } = (source ?? {}) as ModelPackage;
-  return typeof name === "string" && typeof files === "object" && files !== null && !(Symbol.iterator in (source as object));
+  return (
+    typeof name === "string" && typeof files === "object" && files !== null && !(Symbol.iterator in (source as object))
+  );
 }
 
 /** A folder where its files kept their names side by side, as in Node and without a bundler. */
 function ofPackage({ files }: ModelPackage): Source {
   const urls = Object.fromEntries(Object.entries(files).map(([name, url]) => [name, absoluteUrl(url, "bad-option")]));
-  const folders = new Set(Object.entries(urls).map(([name, url]) => (url.endsWith(`/${name}`) ? url.slice(0, -name.length) : "")));
+  const folders = new Set(
+    Object.entries(urls).map(([name, url]) => (url.endsWith(`/${name}`) ? url.slice(0, -name.length) : "")),
+  );
   const [folder] = folders;
   return folders.size === 1 && folder ? { url: folder } : { urls };
 }
