@@ -142,7 +142,10 @@ function unseenByVite(): Plugin {
   return {
     name: "unseen-by-vite",
     renderChunk: (code) => ({
-      code: code.replace(/(new URL\("\.\/[\w-]+\.js",\s*import\.meta)\.url/g, "$1 .url"),
+      code: code
+        // The minifier drops the comments of imports that it rewrites.
+        .replace(/\bimport\((?=[^"'`/\s])/g, "import(/* @vite-ignore */ /* webpackIgnore: true */ ")
+        .replace(/(new URL\("\.\/[\w-]+\.js",\s*import\.meta)\.url/g, "$1 .url"),
       map: null,
     }),
   };
