@@ -150,7 +150,10 @@ function unseenByVite(): Plugin {
   return {
     name: "unseen-by-vite",
     renderChunk: (code) => ({
-      code: code.replace(/(new URL\("\.\/[\w-]+\.js",\s*import\.meta)\.url/g, "$1 .url"),
+      code: code
+        // The minifier drops the comments of imports that it rewrites.
+        .replace(/\bimport\((?=[^"'`/\s])/g, "import(/* @vite-ignore */ /* webpackIgnore: true */ ")
+        .replace(/(new URL\("\.\/[\w-]+\.js",\s*import\.meta)\.url/g, "$1 .url"),
       map: null,
     }),
   };
@@ -187,7 +190,7 @@ if (typeof WorkerGlobalScope !== "undefined" && globalThis instanceof WorkerGlob
       // rollup's form of an import of what is in the same file; Parcel takes it for a require of its own.
       const code = text.replace(/Promise\.resolve\(\)\.then\(function\(\)\{return ([\w$]+)\}\)/g, "(async()=>$1)()");
       const [exported, name] = code.match(/export\s*\{\s*([\w$]+) as createHost\s*\};?\s*$/) ?? [];
-      if (!exported || /\bimport\.meta\b|\bimport\s*["'{*]/.test(code))
+      if (!exported || /\bimport\.meta\b|\bimport\s*\(?\s*["'`{*]/.test(code))
         throw new Error("dist/worker.js: expected createHost as the only export, no import and no import.meta.");
       worker.code = `${before}\n${code.slice(0, -exported.length)}return { createHost: ${name} };\n${after}${comment}`;
       worker.map.mappings = `;${worker.map.mappings}`;

@@ -54,6 +54,18 @@ interface SetAccuracy {
 }
 
 /**
+ * Browsers' types in the package's public ones. A project's compiler may know them not at all, as in Node, or in part, as in
+ * a worker; a name that is missing is `never` there instead of an error in the package's types.
+ */
+type Instance<Name extends string> = typeof globalThis extends {
+    [K in Name]: {
+        prototype: infer T;
+    };
+} ? T : never;
+/** What createImageBitmap takes. */
+type Drawable = Instance<"HTMLImageElement"> | Instance<"SVGImageElement"> | Instance<"HTMLVideoElement"> | Instance<"HTMLCanvasElement"> | Instance<"ImageBitmap"> | Instance<"OffscreenCanvas"> | Instance<"VideoFrame"> | Instance<"Blob"> | Instance<"ImageData">;
+
+/**
  * All that passes between the page and its worker: what a caller may ask for, the calls, and what comes back. How errors
  * travel is in errorTransfer.ts.
  */
@@ -65,9 +77,14 @@ interface WebnnOptions {
     powerPreference?: "default" | "high-performance" | "low-power";
 }
 /** The folder's URL, "hf:owner/name", or its files; in Node also its path. */
-type ModelSource = string | URL | Iterable<File>;
+type ModelSource = string | Instance<"URL"> | ModelPackage | Iterable<Instance<"File">>;
+/** The default export of a model's npm package: where the app's bundler serves each file of the folder. */
+interface ModelPackage {
+    name: string;
+    files: Readonly<Record<string, string>>;
+}
 interface LoadOptions {
-    /** Default "auto": the fastest of our own engines and those that `engines` and `engineUrls` bring, measured on the first visit. */
+    /** Default "auto": the fastest of `simd` and what `engines` and `engineUrls` bring, measured on the first visit. */
     engine?: EngineName | "auto";
     /**
      * Default "auto": the fastest dtype that passes its self-test here and whose measured accuracy is within 0.5 points of the
@@ -81,16 +98,27 @@ interface LoadOptions {
     /** Keeps weights between visits, keyed by their sha256; default true. Or a store of the app's own. */
     cache?: boolean | WeightsStore;
     onProgress?: (progress: Progress) => void;
-    signal?: AbortSignal;
-    /** Where worker.js is served, when the bundler does not find it. */
-    workerUrl?: string | URL;
-    /** Packages of optional engines, which the app has installed: exports of slimvit/engines/onnx and its neighbours. */
+    signal?: Instance<"AbortSignal">;
+    /** Where "npm:name@version" is served; default "https://cdn.jsdelivr.net/npm/". */
+    npmUrl?: string;
+    /** Where worker.js is served, when the bundler does not find it; or a TrustedScriptURL of it. */
+    workerUrl?: string | object;
+    /** Packages of optional engines, which the app has installed: the exports of slimvit/engines/onnx and its neighbours. */
     engines?: readonly EnginePackage[];
     /** Where optional packages are served, by package name, when there is no bundler to resolve them. */
     engineUrls?: Record<string, string>;
+    /**
+     * Runs the model in this thread, without a worker: `createHost` of slimvit/worker.js. For service workers and the
+     * backgrounds of extensions, which can start none.
+     */
+    host?: () => ModelHost;
     webnn?: WebnnOptions;
     /** Of a set: the most accurate member that takes at most this many milliseconds of inference here, measured; default the most accurate. */
     latencyMs?: number;
+}
+/** A model in the thread that made it. Only `load` knows what to do with it. */
+interface ModelHost {
+    dispose(): void;
 }
 interface Progress {
     /** file being read */
@@ -100,6 +128,11 @@ interface Progress {
     totalBytes: number;
     /** true when the bytes came from the cache */
     cached: boolean;
+}
+/** An optional engine's packages, as the app's bundler serves them: what slimvit/engines/* exports. */
+interface EnginePackage {
+    /** By package, what gives the address of a script that brings it. */
+    readonly packages: Readonly<Record<string, () => Promise<string>>>;
 }
 /** An optional engine's packages, as the app's bundler serves them: what slimvit/engines/* exports. */
 interface EnginePackage {
@@ -136,6 +169,8 @@ interface ModelInfo {
     batchSize: number;
     /** Which kernels the simd engine runs: with WebAssembly's relaxed SIMD, or with what every browser has. */
     simd?: "relaxed" | "plain";
+    /** Which device the webnn engine asked for; undefined where the browser chose. */
+    deviceType?: WebnnOptions["deviceType"];
     /** Weights and activations of the engine; undefined where they cannot be known. */
     memoryBytes?: number;
     /** Milliseconds that loading took: the files, from wherever they came; the engine; its first run, which checks it. */
@@ -208,7 +243,7 @@ interface MeasuredMember {
  * Anything the browser can draw, a URL, a Response, a picture file's bytes, or RGBA pixels (the one form that also works
  * in Node).
  */
-type ImageInput = ImageBitmapSource | VideoFrame | string | URL | Response | ArrayBuffer | Uint8Array<ArrayBuffer> | RawImage;
+type ImageInput = Drawable | string | Instance<"URL"> | Instance<"Response"> | ArrayBuffer | Uint8Array<ArrayBuffer> | RawImage;
 /** RGBA, row-major, straight alpha. Alpha is dropped, as Pillow's `convert("RGB")` does. */
 interface RawImage {
     data: Uint8ClampedArray | Uint8Array;
@@ -223,7 +258,7 @@ interface Region {
     height: number;
 }
 /** A playing video, a camera's frames (MediaStreamTrackProcessor), or any source of pictures. */
-type FrameSource<T> = HTMLVideoElement | ReadableStream<T> | AsyncIterable<T>;
+type FrameSource<T> = Instance<"HTMLVideoElement"> | Instance<"ReadableStream"> | AsyncIterable<T>;
 interface ClassifyOptions {
     /** How many classes to return; default 5. */
     topK?: number;
@@ -246,7 +281,7 @@ interface ClassifyOptions {
     profile?: boolean;
     /** the class token's attention over the surviving patches in each block */
     explain?: boolean;
-    signal?: AbortSignal;
+    signal?: Instance<"AbortSignal">;
 }
 type EmbedOptions = Pick<ClassifyOptions, "signal" | "region">;
 interface ClassifyAllOptions extends ClassifyOptions {
@@ -362,4 +397,4 @@ declare class SlimViT {
 }
 
 export { SlimViT, SlimViTError };
-export type { BatchProgress, BatchResult, BlockShape, Classification, ClassifyAllOptions, ClassifyOptions, EmbedOptions, EngineName, EnginePackage, FrameSource, ImageInput, Label, LoadOptions, MeasuredMember, ModelInfo, ModelSource, Pooling, Progress, RawImage, Region, ScoredClass, SetChoice, SlimViTErrorCode, TriedEngine, VariantInfo, WebnnOptions, WeightsDtype, WeightsStore };
+export type { BatchProgress, BatchResult, BlockShape, Classification, ClassifyAllOptions, ClassifyOptions, EmbedOptions, EngineName, EnginePackage, FrameSource, ImageInput, Label, LoadOptions, MeasuredMember, ModelHost, ModelInfo, ModelPackage, ModelSource, Pooling, Progress, RawImage, Region, ScoredClass, SetChoice, SlimViTErrorCode, TriedEngine, VariantInfo, WebnnOptions, WeightsDtype, WeightsStore };

@@ -17,6 +17,7 @@ export type {
   MeasuredMember,
   ModelHost,
   ModelInfo,
+  ModelPackage,
   ModelSource,
   Progress,
   RawImage,

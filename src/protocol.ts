@@ -19,7 +19,13 @@ export interface WebnnOptions {
 }
 
 /** The folder's URL, "hf:owner/name", or its files; in Node also its path. */
-export type ModelSource = string | Instance<"URL"> | Iterable<Instance<"File">>;
+export type ModelSource = string | Instance<"URL"> | ModelPackage | Iterable<Instance<"File">>;
+
+/** The default export of a model's npm package: where the app's bundler serves each file of the folder. */
+export interface ModelPackage {
+  name: string;
+  files: Readonly<Record<string, string>>;
+}
 
 export interface LoadOptions {
   /** Default "auto": the fastest of `simd` and what `engines` and `engineUrls` bring, measured on the first visit. */
@@ -37,6 +43,8 @@ export interface LoadOptions {
   cache?: boolean | WeightsStore;
   onProgress?: (progress: Progress) => void;
   signal?: Instance<"AbortSignal">;
+  /** Where "npm:name@version" is served; default "https://cdn.jsdelivr.net/npm/". */
+  npmUrl?: string;
   /** Where worker.js is served, when the bundler does not find it; or a TrustedScriptURL of it. */
   workerUrl?: string | object;
   /** Packages of optional engines, which the app has installed: the exports of slimvit/engines/onnx and its neighbours. */
@@ -86,8 +94,8 @@ export interface WeightsStore {
   put(sha256: string, bytes: Uint8Array): Promise<void>;
 }
 
-/** A folder by its absolute URL (`file:` in Node), or its files. */
-export type Source = { url: string } | { files: { name: string; blob: Blob }[] };
+/** A folder by its absolute URL (`file:` in Node), by its files' addresses, or its files. */
+export type Source = { url: string } | { urls: Record<string, string> } | { files: { name: string; blob: Blob }[] };
 
 /** One load, from `SlimViT.load` to the engine: plain data, so that equal requests can share a worker. */
 export interface LoadRequest {

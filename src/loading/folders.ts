@@ -15,7 +15,24 @@ export interface Folder {
 
 export async function openFolder(source: Source, signal?: AbortSignal): Promise<Folder> {
   if ("files" in source) return folderOfFiles(source.files, signal);
+  if ("urls" in source) return folderOfUrls(source.urls, signal);
   return source.url.startsWith("file:") ? folderOnDisk(source.url, signal) : folderOfUrl(source.url, signal);
+}
+
+/** Of files that a bundler has renamed. */
+function folderOfUrls(urls: Record<string, string>, signal?: AbortSignal): Folder {
+  const nameOf = (file: string) => urls[file] ?? file;
+  return {
+    isRemote: true,
+    nameOf,
+    async read(file, options) {
+      if (Object.hasOwn(urls, file)) return download(urls[file], options, signal);
+      throw new SlimViTError(
+        "bad-model",
+        `${file}: is not among the package's files (${Object.keys(urls).join(", ")}).`,
+      );
+    },
+  };
 }
 
 function folderOfUrl(base: string, signal?: AbortSignal): Folder {

@@ -1,23 +1,50 @@
 /** Relative addresses, paths and names of models → absolute URLs. */
 import { SlimViTError, type SlimViTErrorCode } from "../errors.ts";
 import { importNode } from "../loading/importNode.ts";
-import type { ModelSource, Source } from "../protocol.ts";
+import type { ModelPackage, ModelSource, Source } from "../protocol.ts";
 
 /** @throws SlimViTError `bad-option` for what is no source of a model */
-export async function resolveSource(source: ModelSource): Promise<Source> {
+export async function resolveSource(source: ModelSource, npmUrl?: string): Promise<Source> {
+  if (isPackage(source)) return ofPackage(source);
   if (typeof source === "object" && source && Symbol.iterator in source) return { files: namedFiles(source) };
   const text = String(source);
   if (typeof source !== "string" && !(source instanceof URL)) {
     throw new SlimViTError(
       "bad-option",
-      `The model's source is ${text}; expected its folder's URL, "hf:owner/name" or a list of its files.`,
+      `The model's source is ${text}; expected its folder's URL, "hf:owner/name", "npm:name@version", a model package or a list of its files.`,
     );
   }
   const hub = text.match(/^hf:([\w.-]+\/[\w.-]+)$/);
   if (hub) return { url: `https://huggingface.co/${hub[1]}/resolve/main/` };
+  if (text.startsWith("npm:")) return { url: npmFolder(text, npmUrl) };
   if (text.startsWith("hf:"))
     throw new SlimViTError("bad-option", `"${text}" is no Hugging Face name; expected "hf:owner/name".`);
   return { url: asFolder((await absoluteModelUrl(text)).href) };
+}
+
+const NPM_URL = "https://cdn.jsdelivr.net/npm/";
+
+function npmFolder(text: string, npmUrl = NPM_URL): string {
+  const [, name] = text.match(/^npm:((?:@[a-z\d][\w.-]*\/)?[a-z\d][\w.-]*@\d[\w.+-]*)$/) ?? [];
+  if (name) return absoluteUrl(`${npmUrl.replace(/\/$/, "")}/${name}/`, "bad-option");
+  throw new SlimViTError("bad-option", `"${text}" names no version of a package; expected "npm:name@1.2.3".`);
+}
+
+function isPackage(source: unknown): source is ModelPackage {
+  const { files, name } = (source ?? {}) as ModelPackage;
+  return (
+    typeof name === "string" && typeof files === "object" && files !== null && !(Symbol.iterator in (source as object))
+  );
+}
+
+/** A folder where its files kept their names side by side, as in Node and without a bundler. */
+function ofPackage({ files }: ModelPackage): Source {
+  const urls = Object.fromEntries(Object.entries(files).map(([name, url]) => [name, absoluteUrl(url, "bad-option")]));
+  const folders = new Set(
+    Object.entries(urls).map(([name, url]) => (url.endsWith(`/${name}`) ? url.slice(0, -name.length) : "")),
+  );
+  const [folder] = folders;
+  return folders.size === 1 && folder ? { url: folder } : { urls };
 }
 
 function namedFiles(files: Iterable<File>): { name: string; blob: Blob }[] {

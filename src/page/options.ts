@@ -14,6 +14,7 @@ const LOAD: Names<LoadOptions> = {
   onProgress: true,
   signal: true,
   workerUrl: true,
+  npmUrl: true,
   engines: true,
   host: true,
   engineUrls: true,

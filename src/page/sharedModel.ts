@@ -33,7 +33,7 @@ export function share(shared: Shared, user: User): SharedModel {
 
 /** Files have no name of their own, so their key is undefined, which equals no other. */
 function keyOf({ request, workerUrl }: Shared): string | undefined {
-  return "url" in request.source ? JSON.stringify([request, workerUrl]) : undefined;
+  return !("files" in request.source) ? JSON.stringify([request, workerUrl]) : undefined;
 }
 
 export class SharedModel {

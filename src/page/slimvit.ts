@@ -236,7 +236,7 @@ async function requestOf(source: ModelSource, options: LoadOptions): Promise<Loa
   } = options;
   const urls = engineUrls && Object.entries(engineUrls).map(([name, url]) => [name, absoluteUrl(url, "bad-option")]);
   return {
-    source: await resolveSource(source),
+    source: await resolveSource(source, options.npmUrl),
     engine,
     dtype,
     threads,

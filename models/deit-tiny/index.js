@@ -1,0 +1,8 @@
+// Where this package's files are served: bundlers look for this form, and copy them.
+export default {
+  name: "deit-tiny",
+  files: {
+    "slimvit.json": new URL("./slimvit.json", import.meta.url).href,
+    "model.f16.safetensors": new URL("./model.f16.safetensors", import.meta.url).href,
+  },
+};
