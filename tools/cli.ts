@@ -8,6 +8,7 @@ import { exportCommand } from "./commands/export.ts";
 import { finetuneCommand } from "./commands/finetune.ts";
 import { importCommand } from "./commands/import.ts";
 import { inspectCommand } from "./commands/inspect.ts";
+import { mergeCommand } from "./commands/merge.ts";
 import { profileCommand } from "./commands/profile.ts";
 import { retrainCommand } from "./commands/retrain.ts";
 import { runCommand } from "./commands/run.ts";
@@ -28,6 +29,7 @@ const COMMANDS = [
   searchCommand,
   compressCommand,
   thinCommand,
+  mergeCommand,
   retrainCommand,
   exportCommand,
   setCommand,

@@ -1,5 +1,6 @@
 /** slimvit inspect MODEL... [--report FILE.html [--pictures IMAGE...]]: what a model is made of and what it costs. */
-import { countMacs, countParams, innerDim, type Manifest, patchGrid } from "../../src/format/model.ts";
+import { countMacs, countParams, innerDim, type Manifest, patchGrid, tokenCounts } from "../../src/format/model.ts";
+import { withVariant } from "../../src/format/variants.ts";
 import { percent, say, si } from "../shared/terminal.ts";
 import { readManifestFile, writeFileAtomic } from "./folders.ts";
 import type { Metrics } from "./metrics.ts";
@@ -11,7 +12,9 @@ export interface Inspection {
   numClasses: number;
   /** of the smallest weights file */
   sizeBytes: number;
+  /** of the first variant */
   blocks: Manifest["blocks"];
+  variants: { name: string; macs: number; params: number; imageSize: [number, number] }[];
 }
 
 export function inspect(source: string): { inspection: Inspection; text: string } {
@@ -24,6 +27,10 @@ export function inspect(source: string): { inspection: Inspection; text: string 
     numClasses: labels.length,
     sizeBytes: Math.min(...weights.map((file) => file.bytes)),
     blocks: blocks.map(({ headDims, mlpHidden, keepIdx, merge }) => ({ headDims, mlpHidden, keepIdx, merge })),
+    variants: manifest.variants.map(({ name, macs, imageSize }) => ({
+      ...{ name, macs, imageSize },
+      params: countParams(withVariant(manifest, name), labels.length),
+    })),
   };
   return { inspection, text: describe(manifest, inspection) };
 }
@@ -43,10 +50,16 @@ export async function writeReport(sources: string[], file: string, pictures: str
 
 function describe(manifest: Manifest, { params, macs }: Inspection): string {
   const { name, embedDim, labels, blocks, weights } = manifest;
+  const counts = tokenCounts(manifest);
+  const merges = blocks.some(({ merge }) => merge > 0);
   const rows = blocks.map((block, i) =>
-    [i, block.headDims.join(" ") || "none", innerDim(block), block.mlpHidden, block.keepIdx.length].map(String),
+    [
+      ...[i, block.headDims.join(" ") || "none", innerDim(block), block.mlpHidden, counts[i].entering],
+      ...(merges ? [block.merge] : []),
+    ].map(String),
   );
-  const table = aligned([["block", "heads", "channels", "MLP units", "tokens"], ...rows]);
+  const head = ["block", "heads", "channels", "MLP units", "tokens", ...(merges ? ["pairs merged"] : [])];
+  const table = aligned([head, ...rows]);
   const pictures = keepLists(manifest);
   return [
     `${name}: ${si(params)} parameters, ${si(macs)} MACs, width ${embedDim}, ${labels.length} classes`,

@@ -91,13 +91,18 @@ export function triple(value: unknown): [number, number, number] {
 }
 
 /** BLOCK:PATCHES,… → patches by block */
-export function keepList(value: unknown): Map<number, number> {
+export const keepList = (value: unknown): Map<number, number> => numbersByBlock(value, "PATCHES");
+
+/** BLOCK:PAIRS,… → pairs by block */
+export const pairList = (value: unknown): Map<number, number> => numbersByBlock(value, "PAIRS");
+
+function numbersByBlock(value: unknown, what: string): Map<number, number> {
   return new Map(
     text(value)
       .split(",")
       .map((item) => {
         const match = item.match(/^(\d+):(\d+)$/);
-        return match ? [Number(match[1]), Number(match[2])] : fail("BLOCK:PATCHES, separated by commas");
+        return match ? [Number(match[1]), Number(match[2])] : fail(`BLOCK:${what}, separated by commas`);
       }),
   );
 }

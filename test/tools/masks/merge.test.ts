@@ -1,0 +1,80 @@
+/** `slimvit merge`: which blocks merge how much, what is refused, and that what is written runs as the reference says. */
+import { beforeAll, describe, expect, test } from "vitest";
+import { openSimd } from "../../../src/engines/simd/engine.ts";
+import { countMacs, plainArchitecture, tokenCounts } from "../../../src/format/model.ts";
+import { selfTestPixels } from "../../../src/format/write.ts";
+import { forward } from "../../../src/reference/forward.ts";
+import { mergeModel } from "../../../tools/masks/merge.ts";
+import { listedMerges, risingMerges, withMerges } from "../../../tools/masks/mergeSchedule.ts";
+import { readModelFolder } from "../../../tools/models/folders.ts";
+import { expectClose } from "../../helpers.ts";
+import { makeDense, workplace } from "../fixtures.ts";
+
+const range = (n: number) => Array.from({ length: n }, (_, i) => i);
+const deitTiny = plainArchitecture({
+  ...{ imageSize: [224, 224], patchSize: 16, embedDim: 192, headDim: 64, layerNormEps: 1e-6, prefixTokens: 1 },
+  blocks: range(12).map(() => ({ headDims: [64, 64, 64], mlpHidden: 768, keepIdx: range(197) })),
+});
+const share = (merges: number[]) => countMacs(withMerges(deitTiny, merges), 1000) / countMacs(deitTiny, 1000);
+const toShare = (ratio: number) =>
+  risingMerges(deitTiny, (merged) => countMacs(merged, 1000) <= ratio * countMacs(deitTiny, 1000), `--ratio ${ratio}`);
+
+describe("a schedule for a share of the MACs", () => {
+  test.each([0.9, 0.8, 0.7, 0.6, 0.55])("%f is reached, and one pair a block less would miss it", (ratio) => {
+    const merges = toShare(ratio);
+    expect(share(merges)).toBeLessThanOrEqual(ratio);
+    expect(share(merges)).toBeGreaterThan(ratio - 0.02);
+    expect(share(merges.map((pairs) => Math.max(0, pairs - 1)))).toBeGreaterThan(ratio);
+  });
+
+  test("the first blocks and the last, after which only the class token is read, merge nothing; merges never fall", () => {
+    const merges = toShare(0.7);
+    expect([merges[0], merges[1], merges[11]]).toEqual([0, 0, 0]);
+    const middle = merges.slice(2, 11);
+    expect(middle).toEqual([...middle].sort((a, b) => a - b));
+    expect(Math.max(...merges)).toBeLessThanOrEqual(24); // an eighth of 196 patches
+  });
+
+  test("no block merges before the keep-lists have stopped shrinking", () => {
+    const blocks = deitTiny.blocks.map((block, i) => (i < 5 ? block : { ...block, keepIdx: range(150) }));
+    const listed = { ...deitTiny, blocks };
+    const merges = risingMerges(listed, (merged) => countMacs(merged, 1000) <= 0.9 * countMacs(listed, 1000), "");
+    expect(merges.slice(0, 5)).toEqual([0, 0, 0, 0, 0]);
+    expect(merges.slice(5).some((pairs) => pairs > 0)).toBe(true);
+  });
+
+  test("a share that merging cannot reach is refused", () => {
+    expect(() => toShare(0.2)).toThrow(/--ratio 0.2 cannot be reached by merging/);
+  });
+
+  test("a list is refused for a block that does not exist, and for more pairs than half of the patches", () => {
+    expect(() => listedMerges(deitTiny, new Map([[12, 1]]))).toThrow(/names block 12; the last block is 11/);
+    expect(() => listedMerges(deitTiny, new Map([[3, 99]]))).toThrow(/block 3 can merge 98 pairs at most/);
+    expect(() => listedMerges(deitTiny, new Map([[11, 1]]))).toThrow(/block 11 can merge 0 pairs at most/);
+  });
+});
+
+describe("slimvit merge", () => {
+  const at = workplace("merge");
+  beforeAll(() => makeDense(at, 1));
+
+  test("writes the same weights with merges, which the engine that ships runs as the reference does", async () => {
+    const report = await mergeModel(at("dense"), { out: at("merged"), merge: new Map([[0, 3]]) });
+    const [dense, merged] = [readModelFolder(at("dense")), readModelFolder(at("merged"))];
+    expect(merged.manifest.blocks[0].merge).toBe(3);
+    expect(tokenCounts(merged.manifest)[1].entering).toBe(dense.manifest.blocks[1].keepIdx.length - 3);
+    expect(report.macsShare).toBeLessThan(1);
+    expect([...merged.tensors.keys()]).toEqual([...dense.tensors.keys()]);
+    const pixels = selfTestPixels(merged.manifest, 5);
+    const engine = await openSimd(merged, { threads: 1 });
+    expectClose((await engine.run(pixels)).logits, forward(merged, pixels).logits, 1e-4);
+    engine.dispose();
+  });
+
+  test("one target is wanted, and an input is never replaced", async () => {
+    await expect(mergeModel(at("dense"), { out: at("none") })).rejects.toThrow(/give one of --ratio/);
+    await expect(mergeModel(at("dense"), { out: at("dense"), ratio: 0.9, force: true })).rejects.toMatchObject({
+      code: "bad-option",
+    });
+  });
+});
