@@ -29,9 +29,10 @@ const workerPlugins = [
   ...plugins.slice(2),
 ];
 
-/** The optional engines: src/engines/FOLDER/index.ts becomes dist/engine-NAME.js, beside worker.js. */
+/** Engines that few pages open: src/engines/FOLDER/index.ts becomes dist/engine-NAME.js, beside worker.js. */
 export const ENGINE_CHUNKS: Record<string, string> = {
   onnx: "onnx",
+  reference: "reference",
   "tfjs-webgpu": "tfjs",
   webnn: "webnn",
   webgpu: "webgpu",
@@ -45,6 +46,7 @@ const BESIDE: Record<string, string> = {
   "./videoFrames.ts": "./video-frames.js",
   "./batchOf.ts": "./batch-of.js",
   "./engine-onnx.js": "./engine-onnx.js",
+  "./engine-reference.js": "./engine-reference.js",
   "./engine-tfjs.js": "./engine-tfjs.js",
   "./engine-webgpu.js": "./engine-webgpu.js",
   "./engine-webnn.js": "./engine-webnn.js",

@@ -30,8 +30,8 @@ interface EngineEntry {
 }
 
 const ONNX: Chunk = { name: "slimvit/engine-onnx.js", load: () => import("./onnx/index.ts") };
+const REFERENCE: Chunk = { name: "slimvit/engine-reference.js", load: () => import("./reference/index.ts") };
 const TFJS: Chunk = { name: "slimvit/engine-tfjs.js", load: () => import("./tfjs-webgpu/index.ts") };
-
 const WEBGPU: Chunk = { name: "slimvit/engine-webgpu.js", load: () => import("./webgpu/index.ts") };
 const WEBNN: Chunk = { name: "slimvit/engine-webnn.js", load: () => import("./webnn/index.ts") };
 
@@ -40,7 +40,7 @@ const ENGINES: Record<EngineName, EngineEntry> = {
     open: async () => (await import("./simd/engine.ts")).openSimd,
     prepare: async (options) => (await import("./simd/engine.ts")).prepare(options),
   },
-  reference: { open: async () => (await import("./reference.ts")).openReference },
+  reference: { chunk: REFERENCE },
   "onnx-wasm": { chunk: ONNX, namedBy: ["onnxruntime-web"] },
   webgpu: { chunk: WEBGPU, device: "hardware-gpu", isOwn: true },
   "onnx-webgpu": { chunk: ONNX, device: "gpu", namedBy: ["onnxruntime-web/webgpu"] },

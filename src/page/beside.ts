@@ -1,4 +1,4 @@
-/** Where the worker finds what it may need later: the optional engines' files, and packages that the app hands over. */
+/** Where the worker finds what it may need later: the files of engines that are not in worker.js, and packages that the app hands over. */
 import { SlimViTError } from "../errors.ts";
 import type { EnginePackage } from "../protocol.ts";
 import { isAddress } from "./scripts.ts";
@@ -14,6 +14,10 @@ const FILES: Record<string, File> = {
   "slimvit/engine-onnx.js": {
     chunk: () => import(/* webpackIgnore: true */ "./engine-onnx.js"),
     copy: () => new URL("./engine-onnx.js", import.meta.url),
+  },
+  "slimvit/engine-reference.js": {
+    chunk: () => import(/* webpackIgnore: true */ "./engine-reference.js"),
+    copy: () => new URL("./engine-reference.js", import.meta.url),
   },
   "slimvit/engine-tfjs.js": {
     chunk: () => import(/* webpackIgnore: true */ "./engine-tfjs.js"),

@@ -2,6 +2,9 @@
 declare module "*/engine-onnx.js" {
   export const url: string | undefined;
 }
+declare module "*/engine-reference.js" {
+  export const url: string | undefined;
+}
 declare module "*/engine-tfjs.js" {
   export const url: string | undefined;
 }

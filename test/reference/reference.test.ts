@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { openReference } from "../../src/engines/reference.ts";
+import { openReference } from "../../src/engines/reference/engine.ts";
 import type { Architecture } from "../../src/format/model.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { attention, erf, gelu, layerNorm, linear } from "../../src/reference/ops.ts";

@@ -1,7 +1,7 @@
-import type { Model } from "../format/model.ts";
-import { forwardSteps } from "../reference/forward.ts";
-import type { Engine } from "./engine.ts";
-import { nextMacrotask } from "./nextMacrotask.ts";
+import type { Model } from "../../format/model.ts";
+import { forwardSteps } from "../../reference/forward.ts";
+import type { Engine } from "../engine.ts";
+import { nextMacrotask } from "../nextMacrotask.ts";
 
 /** The plain loops as an engine: seconds an image, for checking the others and for machines that run nothing else. */
 export async function openReference(model: Model): Promise<Engine> {
