@@ -57,7 +57,7 @@ export function resampleKeepIdx(keepIdx: number[], from: Grid, to: Grid, prefixT
 }
 
 /** Antialiased bicubic (a = −0.5) over the grid; prefix tokens' embeddings are passed through. */
-function resamplePositions(
+export function resamplePositions(
   position: Float32Array,
   from: Grid,
   to: Grid,
