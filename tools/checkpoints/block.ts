@@ -53,7 +53,12 @@ export function addBlock(draft: Draft, i: number, depth: number, everywhere: Eve
 }
 
 /** [3 × inner, dim] and [3 × inner], whether they are stored as one or as three; a bias that is not there is zero. */
-function queriesKeysValues(weights: Weights, at: string, inner: number, dim: number): { weight: Float32Array; bias: Float32Array } {
+function queriesKeysValues(
+  weights: Weights,
+  at: string,
+  inner: number,
+  dim: number,
+): { weight: Float32Array; bias: Float32Array } {
   const parts = ["q", "k", "v"];
   const weight = weights.has(`${at}.qkv.weight`)
     ? weights.take(`${at}.qkv.weight`, [3 * inner, dim]).data
@@ -93,7 +98,10 @@ function addMlp(draft: Draft, at: string): number {
   }
   if (weights.has(`${at}.mlp.norm.weight`)) {
     if (arch.mlp !== "swiglu")
-      throw new SlimViTError("unsupported", `${weights.source}: has a norm inside an MLP that is not SwiGLU ("${at}.mlp.norm").`);
+      throw new SlimViTError(
+        "unsupported",
+        `${weights.source}: has a norm inside an MLP that is not SwiGLU ("${at}.mlp.norm").`,
+      );
     arch.hiddenNorm = hidden;
     set("norm.weight", [hidden], weights.take(`${at}.mlp.norm.weight`, [hidden]).data);
     set("norm.bias", [hidden], weights.takeOrZeros(`${at}.mlp.norm.bias`, [hidden]));
@@ -103,23 +111,36 @@ function addMlp(draft: Draft, at: string): number {
 }
 
 /** The block's rotary frequencies or its table of relative positions. */
-function addPositions(draft: Draft, i: number, depth: number, heads: number, { grid, freqs, shared }: Everywhere): void {
+function addPositions(
+  draft: Draft,
+  i: number,
+  depth: number,
+  heads: number,
+  { grid, freqs, shared }: Everywhere,
+): void {
   const { weights, arch, tensors, described, stored } = draft;
   const at = `blocks.${i}.attn`;
-  const set = (name: string, shape: number[], data: Float32Array) => tensors.set(`${at}.${name}`, { dtype: "F32", shape, data });
+  const set = (name: string, shape: number[], data: Float32Array) =>
+    tensors.set(`${at}.${name}`, { dtype: "F32", shape, data });
   const inner = heads * arch.headDim;
   if (arch.position === "rope") {
     const rule = described.rope!;
     const one = freqs ? undefined : ropeFrequencies(rule, arch.headDim);
-    const axis = (a: number) => concat(Array.from({ length: heads }, () => one!.subarray((a * arch.headDim) / 2, ((a + 1) * arch.headDim) / 2)));
+    const axis = (a: number) =>
+      concat(Array.from({ length: heads }, () => one!.subarray((a * arch.headDim) / 2, ((a + 1) * arch.headDim) / 2)));
     const all = freqs ? mixedFrequencies(freqs, depth, i, rule.columnsFirst) : concat([axis(0), axis(1)]);
     set("rope_freqs", [2, inner / 2], all);
   }
   if (arch.position !== "relative") return;
   const shape = [heads, (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3];
   const own = [...shared];
-  if (weights.has(`${at}.rel_table`)) own.push(relativeTable(weights.take(`${at}.rel_table`).data, heads, stored.grid, grid));
+  if (weights.has(`${at}.rel_table`))
+    own.push(relativeTable(weights.take(`${at}.rel_table`).data, heads, stored.grid, grid));
   if (weights.has(`${at}.rel_mlp.fc1.weight`)) own.push(relativeTableOfMlp(weights, `${at}.rel_mlp`, heads, grid));
   if (!own.length) own.push(new Float32Array(shape[0] * shape[1]));
-  set("rel_bias", shape, own.reduce((a, b) => a.map((v, k) => v + b[k])));
+  set(
+    "rel_bias",
+    shape,
+    own.reduce((a, b) => a.map((v, k) => v + b[k])),
+  );
 }

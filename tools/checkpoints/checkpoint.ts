@@ -62,7 +62,12 @@ function configFile(dir: string): Json {
   return {
     open_clip: model,
     ...(vision.timm_model_name ? { architecture: vision.timm_model_name, global_pool: vision.timm_pool } : {}),
-    pretrained_cfg: { mean: preprocess.mean, std: preprocess.std, interpolation: preprocess.interpolation, crop_pct: 1 },
+    pretrained_cfg: {
+      mean: preprocess.mean,
+      std: preprocess.std,
+      interpolation: preprocess.interpolation,
+      crop_pct: 1,
+    },
   };
 }
 
@@ -89,7 +94,13 @@ function weightFiles(dir: string): string[] {
       "unsupported",
       `${adapter}: is an adapter (LoRA) without its model; merge it first (peft: model.merge_and_unload()) and save that.`,
     );
-  for (const name of ["pytorch_model.bin", "open_clip_pytorch_model.bin", "flax_model.msgpack", "tf_model.h5", "model.onnx"]) {
+  for (const name of [
+    "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+    "flax_model.msgpack",
+    "tf_model.h5",
+    "model.onnx",
+  ]) {
     if (existsSync(join(dir, name))) refuseOtherKinds(readFileSync(join(dir, name)), join(dir, name));
   }
   throw new SlimViTError("bad-model", `${dir}: has neither model.safetensors nor model.safetensors.index.json.`);

@@ -14,16 +14,25 @@ export function refuseOtherKinds(bytes: Uint8Array, file: string): void {
   const refuse = (what: string): never => {
     throw new SlimViTError("unsupported", `${file}: ${what}`);
   };
-  if (text.startsWith("GGUF")) refuse("is a GGUF file, which holds quantised weights for llama.cpp; give the safetensors it was made from.");
-  if (text.startsWith("version https://git-lfs")) refuse('is a pointer of Git LFS, not the file itself; fetch it with "git lfs pull".');
-  if (text.startsWith("\x89HDF")) refuse("is an HDF5 file of Keras; convert its weights to safetensors by timm's or transformers' names.");
+  if (text.startsWith("GGUF"))
+    refuse("is a GGUF file, which holds quantised weights for llama.cpp; give the safetensors it was made from.");
+  if (text.startsWith("version https://git-lfs"))
+    refuse('is a pointer of Git LFS, not the file itself; fetch it with "git lfs pull".');
+  if (text.startsWith("\x89HDF"))
+    refuse("is an HDF5 file of Keras; convert its weights to safetensors by timm's or transformers' names.");
   if (text.startsWith("\x93NUMPY")) refuse("is one array of NumPy; expected a safetensors file of named tensors.");
-  if (text.startsWith("<!DOCTYPE") || text.startsWith("<html")) refuse("is a web page, not a checkpoint; download the file itself.");
-  if (file.endsWith(".onnx") || isOnnx(bytes)) refuse("is an ONNX graph, whose tensors no longer have names; give the safetensors it was exported from.");
+  if (text.startsWith("<!DOCTYPE") || text.startsWith("<html"))
+    refuse("is a web page, not a checkpoint; download the file itself.");
+  if (file.endsWith(".onnx") || isOnnx(bytes))
+    refuse("is an ONNX graph, whose tensors no longer have names; give the safetensors it was exported from.");
   if (file.endsWith(".npz") || (starts(0x50, 0x4b, 3, 4) && /\.npy/.test(text)))
-    refuse("is a .npz of NumPy, as JAX's ViTs are published in; load it with timm and save it with safetensors.torch.save_file.");
-  if (file.endsWith(".msgpack")) refuse("is a checkpoint of Flax; load it with transformers (from_flax=True) and save it as safetensors.");
-  if (file.endsWith(".tflite") || text.slice(4, 8) === "TFL3") refuse("is a TensorFlow Lite model; give the safetensors it was made from.");
+    refuse(
+      "is a .npz of NumPy, as JAX's ViTs are published in; load it with timm and save it with safetensors.torch.save_file.",
+    );
+  if (file.endsWith(".msgpack"))
+    refuse("is a checkpoint of Flax; load it with transformers (from_flax=True) and save it as safetensors.");
+  if (file.endsWith(".tflite") || text.slice(4, 8) === "TFL3")
+    refuse("is a TensorFlow Lite model; give the safetensors it was made from.");
   if (starts(0x50, 0x4b, 3, 4) || starts(0x80, 2) || PICKLES.test(file)) refusePickle(file);
 }
 
@@ -53,7 +62,9 @@ export function refuseAdapters(names: string[], source: string): void {
       "unsupported",
       `${source}: is a LoRA adapter or has one ("${lora}"); merge it into its model first (peft: model.merge_and_unload()) and save that.`,
     );
-  const quantised = names.find((name) => /\.(qweight|qzeros|SCB|absmax|quant_state.*|weight_scale|weight_packed)$/.test(name));
+  const quantised = names.find((name) =>
+    /\.(qweight|qzeros|SCB|absmax|quant_state.*|weight_scale|weight_packed)$/.test(name),
+  );
   if (quantised)
     throw new SlimViTError(
       "unsupported",

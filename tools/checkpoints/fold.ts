@@ -19,7 +19,8 @@ export function concat(parts: Float32Array[]): Float32Array {
 
 /** Matrices of the same number of rows, side by side. */
 export function concatColumns(parts: Float32Array[], rows: number): Float32Array {
-  const row = (part: Float32Array, r: number) => part.subarray((r * part.length) / rows, ((r + 1) * part.length) / rows);
+  const row = (part: Float32Array, r: number) =>
+    part.subarray((r * part.length) / rows, ((r + 1) * part.length) / rows);
   return concat(Array.from({ length: rows }, (_, r) => parts.map((part) => row(part, r))).flat());
 }
 

@@ -19,9 +19,18 @@ const RULES: Rule[] = [
   [/^embeddings\.patch_embeddings?\.(?:projection\.)?/, "patch_embed.proj."],
   [/^embeddings\.(?:mask_token|position_ids)$/, ""],
   [/^(?:pre_layrnorm|pre_layernorm)\./, "norm_pre."],
-  [layer(String.raw`(?:attention\.attention|attention|self_attn)\.(query|key|value|q_proj|k_proj|v_proj)\.`), "blocks.$1.attn.$2."],
-  [layer(String.raw`(?:attention\.output\.dense|attention\.o_proj|attention\.out_proj|self_attn\.out_proj)\.`), "blocks.$1.attn.proj."],
-  [layer(String.raw`(?:attention\.)?attention\.relative_position_bias\.relative_position_bias_table$`), "blocks.$1.attn.rel_table"],
+  [
+    layer(String.raw`(?:attention\.attention|attention|self_attn)\.(query|key|value|q_proj|k_proj|v_proj)\.`),
+    "blocks.$1.attn.$2.",
+  ],
+  [
+    layer(String.raw`(?:attention\.output\.dense|attention\.o_proj|attention\.out_proj|self_attn\.out_proj)\.`),
+    "blocks.$1.attn.proj.",
+  ],
+  [
+    layer(String.raw`(?:attention\.)?attention\.relative_position_bias\.relative_position_bias_table$`),
+    "blocks.$1.attn.rel_table",
+  ],
   [layer(String.raw`(?:attention\.)?attention\.relative_position_bias\.relative_position_index$`), ""],
   [layer(String.raw`(?:intermediate\.dense|mlp\.weights_in|mlp\.fc1)\.`), "blocks.$1.mlp.fc1."],
   [layer(String.raw`(?:output\.dense|mlp\.weights_out|mlp\.fc2|mlp\.down_proj)\.`), "blocks.$1.mlp.fc2."],
@@ -46,7 +55,8 @@ const RULES: Rule[] = [
   [/^(?:pooler|fc_norm_unused)\.dense\..*/, ""],
 ];
 
-const TOWERS = /^(?:vit|deit|dinov2|dinov2_with_registers|dinov3_vit|dinov3|beit|data2vec_vision|ijepa|vit_mae|vit_msn|clip|siglip|vision_model)\./;
+const TOWERS =
+  /^(?:vit|deit|dinov2|dinov2_with_registers|dinov3_vit|dinov3|beit|data2vec_vision|ijepa|vit_mae|vit_msn|clip|siglip|vision_model)\./;
 
 export function fromHuggingFace(stored: Stored): Stored {
   const short: Stored = new Map();
@@ -59,7 +69,10 @@ export function fromHuggingFace(stored: Stored): Stored {
   for (const [name, tensor] of rename(short, RULES)) {
     const renamed = name
       .replace(/\.attn\.(q|k|v)(?:uery|ey|alue|_proj)\./, ".attn.$1.")
-      .replace(/\.mlp\.up\./, [...short.keys()].some((key) => key.includes("mlp.gate_proj")) ? ".mlp.up." : ".mlp.fc1.");
+      .replace(
+        /\.mlp\.up\./,
+        [...short.keys()].some((key) => key.includes("mlp.gate_proj")) ? ".mlp.up." : ".mlp.fc1.",
+      );
     out.set(renamed, tensor);
   }
   return out;
@@ -104,7 +117,10 @@ function guessType(weights: Weights, source: string): string {
   const [registers, scaled] = [weights.has("reg_token"), weights.has("blocks.0.ls1.gamma")];
   if (scaled && weights.has("pos_embed")) return registers ? "dinov2_with_registers" : "dinov2";
   if (scaled)
-    throw new SlimViTError("bad-model", `${source}: the model type is not in the tensors; put config.json beside them.`);
+    throw new SlimViTError(
+      "bad-model",
+      `${source}: the model type is not in the tensors; put config.json beside them.`,
+    );
   return weights.has("dist_token") ? "deit" : "vit";
 }
 

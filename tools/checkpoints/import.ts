@@ -43,7 +43,8 @@ export function importModel(source: string, options: ImportOptions): { params: n
   const { arch, tensors, classes } = buildNetwork(weights, described, options.imageSize);
   const labels = classes ? readLabels(options.labels, configs.config, classes, assumed) : [];
   const preprocess = preprocessing(arch, configs, options, source, assumed);
-  if (!classes) assumed.push('an embedding model, as there is no classifier; "slimvit classes" or "slimvit finetune" gives it one');
+  if (!classes)
+    assumed.push('an embedding model, as there is no classifier; "slimvit classes" or "slimvit finetune" gives it one');
   for (const line of assumed) say(`import: assumed ${line}`);
 
   const name = options.name ?? basename(source.replace(/\/$/, "")).replace(/\.safetensors$/, "");
@@ -77,7 +78,12 @@ const SOURCES: Record<Naming, Source> = {
 };
 
 /** @param assumed the list that the description's own lines are added to, and that goes on with it */
-function describe(stored: Stored, config: Json, source: string, assumed: string[]): { weights: Weights; described: Description } {
+function describe(
+  stored: Stored,
+  config: Json,
+  source: string,
+  assumed: string[],
+): { weights: Weights; described: Description } {
   const names = [...stored.keys()];
   const kinds = [config.model_type, config.architecture, ...((config.architectures as unknown[]) ?? [])];
   refuseOtherFamilies(
@@ -108,6 +114,10 @@ function applyFlags(described: Description, { heads, eps }: ImportOptions, sourc
   }
   if (eps !== undefined) {
     described.layerNormEps = eps;
-    described.assumed.splice(0, described.assumed.length, ...described.assumed.filter((line) => !line.includes("--eps")));
+    described.assumed.splice(
+      0,
+      described.assumed.length,
+      ...described.assumed.filter((line) => !line.includes("--eps")),
+    );
   }
 }

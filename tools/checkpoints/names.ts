@@ -13,7 +13,9 @@ export function unwrap(stored: Stored, assumed: string[]): Stored {
   const averaged = chosen.filter(([name]) => AVERAGED.test(bare(name)));
   if (averaged.length) {
     if (averaged.length < chosen.length)
-      assumed.push(`the averaged weights ("${averaged[0][0]}" and on), not the ${chosen.length - averaged.length} other tensors`);
+      assumed.push(
+        `the averaged weights ("${averaged[0][0]}" and on), not the ${chosen.length - averaged.length} other tensors`,
+      );
     chosen = averaged.map(([name, tensor]) => [bare(name).replace(AVERAGED, ""), tensor]);
   }
   const out: Stored = new Map();
@@ -82,6 +84,9 @@ export const OPEN_CLIP: Rule[] = [
   [/^visual\.transformer\.resblocks\.(\d+)\.attn\.out_proj\./, "blocks.$1.attn.proj."],
   [/^visual\.transformer\.resblocks\.(\d+)\.mlp\.c_fc\./, "blocks.$1.mlp.fc1."],
   [/^visual\.transformer\.resblocks\.(\d+)\.mlp\.c_proj\./, "blocks.$1.mlp.fc2."],
-  [/^(?:text\.)?(?:transformer\.|token_embedding\.|ln_final\.|positional_embedding$|text_projection$|attn_mask$).*/, ""],
+  [
+    /^(?:text\.)?(?:transformer\.|token_embedding\.|ln_final\.|positional_embedding$|text_projection$|attn_mask$).*/,
+    "",
+  ],
   [/^(?:input_resolution|context_length|vocab_size)$/, ""],
 ];

@@ -46,7 +46,10 @@ const KNOWN = new RegExp(
 );
 
 export function refuseUnknownTensors(weights: Weights): void {
-  refuseLeft(weights, weights.names().filter((name) => !KNOWN.test(name)));
+  refuseLeft(
+    weights,
+    weights.names().filter((name) => !KNOWN.test(name)),
+  );
 }
 
 function refuseLeft({ source }: Weights, names: string[]): void {
@@ -60,7 +63,10 @@ export function buildNetwork(weights: Weights, described: Description, given?: [
   const depth = countBlocks(weights);
   const { embedDim, patchSize } = patchEmbedding(weights);
   const branches = joinBranches(weights, embedDim, depth);
-  const arch: Architecture = { ...baseArchitecture(weights, described, embedDim, patchSize), ...headsOf(weights, described, branches) };
+  const arch: Architecture = {
+    ...baseArchitecture(weights, described, embedDim, patchSize),
+    ...headsOf(weights, described, branches),
+  };
   const stored = storedGrid(weights, described, patchSize, arch.prefixTokens, given);
   arch.imageSize = given ?? stored.imageSize;
   checkSize(arch.imageSize, patchSize, weights.source);
@@ -82,7 +88,9 @@ function countBlocks(weights: Weights): number {
   const has = (i: number) => weights.has(`blocks.${i}.norm1.weight`) || weights.has(`blocks.${i}.attns.0.norm.weight`);
   while (has(depth)) depth++;
   if (depth) return depth;
-  throw weights.fault(`tensor "blocks.0.norm1.weight" is missing; expected timm, Hugging Face, torchvision or CLIP names.`);
+  throw weights.fault(
+    `tensor "blocks.0.norm1.weight" is missing; expected timm, Hugging Face, torchvision or CLIP names.`,
+  );
 }
 
 /** Also of a linear over flattened patches [out, height × width × channels], as NaFlexViT has it. */
@@ -97,7 +105,9 @@ function patchEmbedding(weights: Weights): { embedDim: number; patchSize: number
     weights.put("patch_embed.proj.weight", [out, 3, side, side], moved);
   }
   if (!weights.has("patch_embed.proj.weight"))
-    throw weights.fault('tensor "patch_embed.proj.weight" is missing; expected timm, Hugging Face, torchvision or CLIP names.');
+    throw weights.fault(
+      'tensor "patch_embed.proj.weight" is missing; expected timm, Hugging Face, torchvision or CLIP names.',
+    );
   const [embedDim, channels, patchSize, patchWidth] = weights.shape("patch_embed.proj.weight", 4);
   if (channels === 3 && patchSize === patchWidth) return { embedDim, patchSize };
   throw new SlimViTError(
@@ -110,7 +120,8 @@ function baseArchitecture(weights: Weights, d: Description, embedDim: number, pa
   const classToken = weights.has("cls_token");
   const distilled = weights.has("dist_token") && weights.has("head_dist.weight");
   // A distillation token without a head of its own is one more register: Hugging Face's DeiTForImageClassification.
-  const registers = (weights.has("reg_token") ? weights.shape("reg_token", 3)[1] : 0) + Number(weights.has("dist_token") && !distilled);
+  const registers =
+    (weights.has("reg_token") ? weights.shape("reg_token", 3)[1] : 0) + Number(weights.has("dist_token") && !distilled);
   if (d.skipsFinalNorm) for (const part of ["weight", "bias"]) weights.drop(`norm.${part}`);
   if (d.pooling !== "map") for (const name of weights.names()) if (name.startsWith("attn_pool.")) weights.drop(name);
   const [onTokens, onPooled] = [weights.has("norm.weight"), weights.has("fc_norm.weight")];
@@ -177,16 +188,20 @@ function addTokens({ weights, described, arch, tensors, stored }: Draft, grid: [
   const set = (name: string, shape: number[], data: Float32Array) => tensors.set(name, { dtype: "F32", shape, data });
   set("patch_embed.proj.weight", [d, 3, p, p], weights.take("patch_embed.proj.weight").data);
   set("patch_embed.proj.bias", [d], weights.takeOrZeros("patch_embed.proj.bias", [d]));
-  const taken = ["cls_token", "dist_token", "reg_token"].map((name) => (weights.has(name) ? weights.take(name).data : new Float32Array(0)));
+  const taken = ["cls_token", "dist_token", "reg_token"].map((name) =>
+    weights.has(name) ? weights.take(name).data : new Float32Array(0),
+  );
   let prefix = concat(taken);
-  if (prefix.length !== prefixTokens * d) throw weights.fault(`its prefix tokens have ${prefix.length} numbers, expected ${prefixTokens * d}.`);
+  if (prefix.length !== prefixTokens * d)
+    throw weights.fault(`its prefix tokens have ${prefix.length} numbers, expected ${prefixTokens * d}.`);
 
   const position = new Float32Array((prefixTokens + grid[0] * grid[1]) * d);
   if (weights.has("pos_embed")) {
     const learned = weights.take("pos_embed");
     const from: [number, number] = learned.shape.length === 4 ? [learned.shape[1], learned.shape[2]] : stored.grid;
     const own = stored.positioned * d;
-    const patches = from.join() === grid.join() ? learned.data : resamplePositions(learned.data, from, grid, stored.positioned, d);
+    const patches =
+      from.join() === grid.join() ? learned.data : resamplePositions(learned.data, from, grid, stored.positioned, d);
     position.set(patches.subarray(0, own));
     position.set(patches.subarray(own), prefixTokens * d);
   }
@@ -241,7 +256,11 @@ function addHead({ weights, described, arch, tensors }: Draft): number {
   }
   if (weights.has("projection.weight")) {
     arch.projection = weights.shape("projection.weight", 2)[0];
-    set("projection.weight", [arch.projection, width], weights.take("projection.weight", [arch.projection, width]).data);
+    set(
+      "projection.weight",
+      [arch.projection, width],
+      weights.take("projection.weight", [arch.projection, width]).data,
+    );
   }
   for (const name of ["logit_scale", "logit_bias"]) weights.drop(name);
   if (!weights.has("head.weight")) {

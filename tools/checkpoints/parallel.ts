@@ -19,8 +19,11 @@ export function joinBranches(weights: Weights, embedDim: number, depth: number):
 }
 
 function joinAttention(weights: Weights, block: string, branches: number, dim: number): void {
-  const parts = Array.from({ length: branches }, (_, k) => branch(weights, `${block}.attns.${k}`, "attn.qkv", "attn.proj", dim));
-  const thirds = (values: Float32Array) => [0, 1, 2].map((t) => values.subarray((t * values.length) / 3, ((t + 1) * values.length) / 3));
+  const parts = Array.from({ length: branches }, (_, k) =>
+    branch(weights, `${block}.attns.${k}`, "attn.qkv", "attn.proj", dim),
+  );
+  const thirds = (values: Float32Array) =>
+    [0, 1, 2].map((t) => values.subarray((t * values.length) / 3, ((t + 1) * values.length) / 3));
   const joined = (of: "weight" | "bias") => {
     const split = parts.map((part) => thirds(part.first[of]));
     return concat([0, 1, 2].flatMap((t) => split.map((part) => part[t])));
@@ -32,7 +35,9 @@ function joinAttention(weights: Weights, block: string, branches: number, dim: n
 }
 
 function joinMlp(weights: Weights, block: string, branches: number, dim: number): void {
-  const parts = Array.from({ length: branches }, (_, k) => branch(weights, `${block}.ffns.${k}`, "mlp.fc1", "mlp.fc2", dim));
+  const parts = Array.from({ length: branches }, (_, k) =>
+    branch(weights, `${block}.ffns.${k}`, "mlp.fc1", "mlp.fc2", dim),
+  );
   const bias = concat(parts.map(({ first }) => first.bias));
   weights.put(`${block}.mlp.fc1.weight`, [bias.length, dim], concat(parts.map(({ first }) => first.weight)));
   weights.put(`${block}.mlp.fc1.bias`, [bias.length], bias);
@@ -59,12 +64,21 @@ function putSecond(weights: Weights, name: string, parts: { second: Linear }[], 
 }
 
 /** One branch's two linears, its norm folded into the first and its LayerScale into the second. */
-function branch(weights: Weights, at: string, first: string, second: string, dim: number): { first: Linear; second: Linear } {
+function branch(
+  weights: Weights,
+  at: string,
+  first: string,
+  second: string,
+  dim: number,
+): { first: Linear; second: Linear } {
   const linear = (name: string): Linear => {
     const weight = weights.take(`${name}.weight`);
     return { weight: weight.data, bias: weights.takeOrZeros(`${name}.bias`, [weight.shape[0]]) };
   };
-  const norm = { weight: weights.take(`${at}.norm.weight`, [dim]).data, bias: weights.takeOrZeros(`${at}.norm.bias`, [dim]) };
+  const norm = {
+    weight: weights.take(`${at}.norm.weight`, [dim]).data,
+    bias: weights.takeOrZeros(`${at}.norm.bias`, [dim]),
+  };
   const one = linear(`${at}.${first}`);
   const two = linear(`${at}.${second}`);
   const scale = `${at}.ls.gamma`;

@@ -36,7 +36,12 @@ export function ropeFrequencies(rule: RopeRule, headDim: number): Float32Array {
  * @param freqs [2, depth, heads, headDim / 2]
  * @returns [2, heads × headDim / 2], rows first
  */
-export function mixedFrequencies(freqs: Float32Array, depth: number, block: number, columnsFirst: boolean): Float32Array {
+export function mixedFrequencies(
+  freqs: Float32Array,
+  depth: number,
+  block: number,
+  columnsFirst: boolean,
+): Float32Array {
   const width = freqs.length / 2 / depth;
   const of = (axis: number) => freqs.subarray((axis * depth + block) * width, (axis * depth + block + 1) * width);
   const out = new Float32Array(2 * width);

@@ -12,7 +12,10 @@ export interface PreprocessOptions {
 }
 
 const IMAGENET = { mean: [0.485, 0.456, 0.406] as Triple, std: [0.229, 0.224, 0.225] as Triple };
-const CLIP = { mean: [0.48145466, 0.4578275, 0.40821073] as Triple, std: [0.26862954, 0.26130258, 0.27577711] as Triple };
+const CLIP = {
+  mean: [0.48145466, 0.4578275, 0.40821073] as Triple,
+  std: [0.26862954, 0.26130258, 0.27577711] as Triple,
+};
 const HALVES = { mean: [0.5, 0.5, 0.5] as Triple, std: [0.5, 0.5, 0.5] as Triple };
 const TIMM_CROP = 0.875;
 
@@ -63,7 +66,13 @@ export function preprocessing(
 }
 
 /** timm.data.transforms_factory.transforms_imagenet_eval */
-function ofTimm(arch: Architecture, config: Json, options: PreprocessOptions, source: string, assumed: string[]): Preprocess {
+function ofTimm(
+  arch: Architecture,
+  config: Json,
+  options: PreprocessOptions,
+  source: string,
+  assumed: string[],
+): Preprocess {
   const cfg = (config.pretrained_cfg ?? config) as Json;
   const { imageSize } = arch;
   const take = <T>(key: string, flag: string, given: unknown, usual: T): T => {
@@ -74,13 +83,19 @@ function ofTimm(arch: Architecture, config: Json, options: PreprocessOptions, so
   const share = take("crop_pct", "config.json", undefined, TIMM_CROP);
   const mode = (cfg.crop_mode ?? "center") as string;
   if (!["center", "squash", "border"].includes(mode))
-    throw new SlimViTError("unsupported", `${source}: crop_mode is ${JSON.stringify(mode)}; known are "center", "squash" and "border".`);
+    throw new SlimViTError(
+      "unsupported",
+      `${source}: crop_mode is ${JSON.stringify(mode)}; known are "center", "squash" and "border".`,
+    );
   const scaled = imageSize.map((side) => Math.max(Math.floor(side / share), side)) as [number, number];
   const isSquare = scaled[0] === scaled[1];
   const fit = mode === "border" ? "contain" : mode === "center" && !isSquare ? "cover" : undefined;
   const interpolation = String(cfg.interpolation ?? "bicubic");
   if (!RESAMPLES.includes(interpolation as Interpolation))
-    throw new SlimViTError("unsupported", `${source}: interpolation is "${interpolation}"; known are ${RESAMPLES.join(", ")}.`);
+    throw new SlimViTError(
+      "unsupported",
+      `${source}: interpolation is "${interpolation}"; known are ${RESAMPLES.join(", ")}.`,
+    );
   return {
     resize: mode === "center" && isSquare ? scaled[0] : scaled,
     crop: imageSize,
@@ -100,17 +115,24 @@ function ofProcessor(
   assumed: string[],
 ): Preprocess {
   refuseSteps(p, source);
-  const kind = String(p.image_processor_type ?? p.feature_extractor_type ?? "").match(/^(\w+?)(ImageProcessor|FeatureExtractor)/)?.[1];
+  const kind = String(p.image_processor_type ?? p.feature_extractor_type ?? "").match(
+    /^(\w+?)(ImageProcessor|FeatureExtractor)/,
+  )?.[1];
   const usual = PROCESSORS[kind ?? ""] ?? PROCESSORS[USUAL[config.model_type as string] ?? "ViT"];
   const isThere = Object.keys(p).length > 0;
   if (!isThere) assumed.push(`pictures squashed to ${imageSize[0]}×${imageSize[1]} px (preprocessor_config.json)`);
   const resample = p.resample as number | undefined;
-  if (isThere && resample === undefined) assumed.push(`interpolation "${usual.resample}" (transformers'; preprocessor_config.json)`);
+  if (isThere && resample === undefined)
+    assumed.push(`interpolation "${usual.resample}" (transformers'; preprocessor_config.json)`);
   if (resample !== undefined && !RESAMPLES[resample])
-    throw new SlimViTError("unsupported", `${source}: resample is ${JSON.stringify(resample)}; known are Pillow's 0 to 5.`);
+    throw new SlimViTError(
+      "unsupported",
+      `${source}: resample is ${JSON.stringify(resample)}; known are Pillow's 0 to 5.`,
+    );
   const stated = (key: "mean" | "std"): Triple => {
     const value = p[`image_${key}`];
-    if (value !== undefined && value !== null) return triple(typeof value === "number" ? [value, value, value] : value, `image_${key}`, source);
+    if (value !== undefined && value !== null)
+      return triple(typeof value === "number" ? [value, value, value] : value, `image_${key}`, source);
     if (p.do_normalize !== false && options[key] === undefined)
       assumed.push(`${key} ${JSON.stringify(usual[key])} (transformers'; --${key})`);
     return usual[key];
@@ -127,10 +149,14 @@ function ofProcessor(
 /** Steps that nothing here can do. */
 function refuseSteps(p: Json, source: string): void {
   const refuse = (key: string, what: string): never => {
-    throw new SlimViTError("unsupported", `${source}: preprocessor_config.json has ${key} ${JSON.stringify(p[key])}, which ${what}.`);
+    throw new SlimViTError(
+      "unsupported",
+      `${source}: preprocessor_config.json has ${key} ${JSON.stringify(p[key])}, which ${what}.`,
+    );
   };
   if (p.do_flip_channel_order === true) refuse("do_flip_channel_order", "swaps red and blue; SlimViT's pixels are RGB");
-  if (p.rescale_offset === true) refuse("rescale_offset", "shifts pixels by one after scaling them; SlimViT scales by mean and std alone");
+  if (p.rescale_offset === true)
+    refuse("rescale_offset", "shifts pixels by one after scaling them; SlimViT scales by mean and std alone");
   if (p.do_pad === true) refuse("do_pad", "pads pictures; SlimViT crops them");
   if (p.do_grayscale === true) refuse("do_grayscale", "makes pictures grey");
 }
@@ -143,8 +169,14 @@ function resizing(
   assumed: string[],
 ): Pick<Preprocess, "resize"> {
   const given = p.size as number | Record<string, number> | undefined;
-  const shorterIsUsual = kind === "CLIP" || kind === "Bit" || kind === "ConvNext" || kind === "Levit" || kind === "PoolFormer";
-  const size = typeof given === "number" ? (shorterIsUsual ? { shortest_edge: given } : { height: given, width: given }) : (given ?? {});
+  const shorterIsUsual =
+    kind === "CLIP" || kind === "Bit" || kind === "ConvNext" || kind === "Levit" || kind === "PoolFormer";
+  const size =
+    typeof given === "number"
+      ? shorterIsUsual
+        ? { shortest_edge: given }
+        : { height: given, width: given }
+      : (given ?? {});
   if (p.do_resize === false) {
     assumed.push(`that pictures are resized to ${imageSize[0]}×${imageSize[1]} px, although do_resize is false`);
     return { resize: imageSize };
@@ -153,7 +185,8 @@ function resizing(
   if (size.shortest_edge) {
     const share = typeof p.crop_pct === "number" ? p.crop_pct : kind === "ConvNext" ? 224 / 256 : 1;
     if (kind === "ConvNext" && size.shortest_edge >= 384) return { resize: imageSize };
-    const edge = kind === "Levit" ? Math.trunc((256 / 224) * size.shortest_edge) : Math.trunc(size.shortest_edge / share);
+    const edge =
+      kind === "Levit" ? Math.trunc((256 / 224) * size.shortest_edge) : Math.trunc(size.shortest_edge / share);
     if (!crops) assumed.push("that a crop is cut from the centre, although do_center_crop is not true");
     const wanted = Math.max(...imageSize);
     if (edge < wanted) assumed.push(`a shorter side of ${wanted} px, not ${edge}: the crop is larger`);
@@ -163,7 +196,9 @@ function resizing(
     const sides: [number, number] = [size.height, size.width];
     if (crops) return { resize: sides.map((side, k) => Math.max(side, imageSize[k])) as [number, number] };
     if (sides.join() !== imageSize.join())
-      assumed.push(`pictures of ${imageSize[0]}×${imageSize[1]} px, the network's, not preprocessor_config.json's ${sides[0]}×${sides[1]}`);
+      assumed.push(
+        `pictures of ${imageSize[0]}×${imageSize[1]} px, the network's, not preprocessor_config.json's ${sides[0]}×${sides[1]}`,
+      );
   }
   return { resize: imageSize };
 }
@@ -176,7 +211,10 @@ function scaling(p: Json, mean: Triple, std: Triple, assumed: string[]): Pick<Pr
   const factor = p.do_rescale === false ? 1 : typeof p.rescale_factor === "number" ? p.rescale_factor : 1 / 255;
   const normalises = p.do_normalize !== false;
   const unit = Math.abs(255 * factor - 1) < 1e-9 ? 1 : 1 / (255 * factor);
-  if (unit !== 1) assumed.push(`pixels of 0 to ${Number((255 * factor).toPrecision(6))} before they are normalised, as preprocessor_config.json says`);
+  if (unit !== 1)
+    assumed.push(
+      `pixels of 0 to ${Number((255 * factor).toPrecision(6))} before they are normalised, as preprocessor_config.json says`,
+    );
   if (!normalises) assumed.push("pixels that are not normalised, as do_normalize is false");
   return {
     mean: (normalises ? mean : ([0, 0, 0] as Triple)).map((v) => v * unit) as Triple,

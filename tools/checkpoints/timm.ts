@@ -12,7 +12,10 @@ const RULES: Rule[] = [
   [/^mask_token$/, ""],
   [/^(blocks\.\d+)\.attn\.([qkv])_proj\./, "$1.attn.$2."],
   [/^(blocks\.\d+)\.attn\.([qkv])_bias$/, "$1.attn.$2.bias"],
-  [/^(blocks\.\d+)\.attn\.(?:relative_position_bias_table|rel_pos\.relative_position_bias_table)$/, "$1.attn.rel_table"],
+  [
+    /^(blocks\.\d+)\.attn\.(?:relative_position_bias_table|rel_pos\.relative_position_bias_table)$/,
+    "$1.attn.rel_table",
+  ],
   [/^(blocks\.\d+)\.attn\.rel_pos\.mlp\./, "$1.attn.rel_mlp."],
   [/^(?:blocks\.\d+\.attn\.)?(?:rel_pos\.)?relative_position_index$/, ""],
   [/^rel_pos_bias\.relative_position_bias_table$/, "rel_table"],
@@ -50,7 +53,14 @@ interface Said {
   poolHeads?: number;
 }
 
-const EVA_ROPE: RopeRule = { grid: "index", temperature: 10000, offset: 0, reference: [16, 16], columnsFirst: false, half: false };
+const EVA_ROPE: RopeRule = {
+  grid: "index",
+  temperature: 10000,
+  offset: 0,
+  reference: [16, 16],
+  columnsFirst: false,
+  half: false,
+};
 const PE_ROPE: RopeRule = { ...EVA_ROPE, offset: 1, columnsFirst: true };
 const DINOV3_ROPE: RopeRule = { grid: "centred", temperature: 100, offset: 0, columnsFirst: false, half: true };
 
@@ -70,7 +80,10 @@ const ARCHITECTURES: [RegExp, Said][] = [
   [/_clip_/, { eps: 1e-5 }],
   [/^eva_giant_patch14_clip/, { eps: 1e-6 }],
   [/quickgelu/, { activation: "quick_gelu" }],
-  [/(giantopt_patch16|so400m_patch16|base_patch32)_siglip|large_patch16_siglip_(gap_)?512|^naflexvit_\w+_siglip/, { activation: "gelu_tanh" }],
+  [
+    /(giantopt_patch16|so400m_patch16|base_patch32)_siglip|large_patch16_siglip_(gap_)?512|^naflexvit_\w+_siglip/,
+    { activation: "gelu_tanh" },
+  ],
   [/dinov3/, { eps: 1e-5, rope: DINOV3_ROPE, pooling: "mean" }],
   [/lingbot/, { eps: 1e-5, rope: DINOV3_ROPE }],
   [/^eva02_/, { rope: EVA_ROPE }],
@@ -111,7 +124,10 @@ export function describeTimm(config: Json, weights: Weights, source: string): De
   const name = ((config.architecture as string | undefined) ?? "").split(".")[0];
   const args = (config.model_args ?? {}) as Json;
   refuseArguments(args, source);
-  const said: Said = Object.assign({}, ...ARCHITECTURES.filter(([pattern]) => pattern.test(name)).map(([, fact]) => fact));
+  const said: Said = Object.assign(
+    {},
+    ...ARCHITECTURES.filter(([pattern]) => pattern.test(name)).map(([, fact]) => fact),
+  );
   const embedDim = weights.shape("blocks.0.norm1.weight", 1)[0];
   const preNorm = weights.has("norm_pre.weight");
   if (!name) {
@@ -125,7 +141,8 @@ export function describeTimm(config: Json, weights: Weights, source: string): De
   const isFused = !isGated && isFusedGate(weights);
   const act = args.act_layer as string | null | undefined;
   const ownActivation = act ? readActivation(act, "model_args.act_layer", source) : (said.activation ?? "gelu");
-  const heads = (args.num_heads as number | undefined) ?? said.heads ?? (name ? embedDim / (said.headDim ?? 64) : undefined);
+  const heads =
+    (args.num_heads as number | undefined) ?? said.heads ?? (name ? embedDim / (said.headDim ?? 64) : undefined);
   const cfg = (config.pretrained_cfg ?? config) as Json;
   const input = cfg.input_size as number[] | undefined;
   return {
@@ -171,7 +188,10 @@ function refuseHiddenRope(weights: Weights, source: string): void {
 function epsOf(normLayer: unknown, source: string): number | undefined {
   if (normLayer === undefined || normLayer === null) return undefined;
   if (normLayer === "layernorm") return 1e-6;
-  throw new SlimViTError("unsupported", `${source}: model_args.norm_layer is ${JSON.stringify(normLayer)}; known is "layernorm".`);
+  throw new SlimViTError(
+    "unsupported",
+    `${source}: model_args.norm_layer is ${JSON.stringify(normLayer)}; known is "layernorm".`,
+  );
 }
 
 function poolingOf(config: Json, args: Json, said: Said, weights: Weights, source: string): Pooling {
@@ -196,9 +216,13 @@ function ropeOf(args: Json, said: Said, weights: Weights, source: string): RopeR
   if (!rule) return undefined;
   if (type === "dinov3") rule = { ...DINOV3_ROPE };
   else if (type !== undefined && type !== "cat")
-    throw new SlimViTError("unsupported", `${source}: model_args.rope_type is ${JSON.stringify(type)}; known are "cat", "dinov3" and "mixed".`);
+    throw new SlimViTError(
+      "unsupported",
+      `${source}: model_args.rope_type is ${JSON.stringify(type)}; known are "cat", "dinov3" and "mixed".`,
+    );
   rule = { ...rule };
-  if (args.rope_temperature !== undefined) rule.temperature = readNumber(args.rope_temperature, "rope_temperature", source);
+  if (args.rope_temperature !== undefined)
+    rule.temperature = readNumber(args.rope_temperature, "rope_temperature", source);
   if (args.rope_grid_offset !== undefined) rule.offset = readNumber(args.rope_grid_offset, "rope_grid_offset", source);
   if (args.rope_grid_indexing !== undefined) rule.columnsFirst = args.rope_grid_indexing === "xy";
   if (args.rope_rotate_half !== undefined) rule.half = args.rope_rotate_half === true;
