@@ -5,16 +5,16 @@
  */
 import { basename } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
-import { countMacs, countParams } from "../../src/format/model.ts";
+import { countMacs, countParams, type Label, type Preprocess } from "../../src/format/model.ts";
 import { claimOutput, withStep, writeModelFolder } from "../models/folders.ts";
 import { say, si } from "../shared/terminal.ts";
 import { type Json, readCheckpoint } from "./checkpoint.ts";
-import type { Description } from "./description.ts";
+import type { Description, ZeroShot } from "./description.ts";
 import { refuseOtherFamilies } from "./families.ts";
 import { describeHuggingFace, fromHuggingFace } from "./huggingFace.ts";
 import { readLabels } from "./labels.ts";
 import { type Naming, namingOf, OPEN_CLIP, rename, TORCHVISION, unwrap } from "./names.ts";
-import { buildNetwork, refuseUnknownTensors } from "./network.ts";
+import { buildNetwork, type Network, refuseUnknownTensors } from "./network.ts";
 import { describeClip, describeTorchvision } from "./otherSources.ts";
 import { preprocessing } from "./preprocessing.ts";
 import { describeTimm, fromTimm } from "./timm.ts";
@@ -35,18 +35,9 @@ export interface ImportOptions {
 
 export function importModel(source: string, options: ImportOptions): { params: number; macs: number } {
   claimOutput(options.out, options.force);
-  const { tensors: stored, configs, hashes, license } = readCheckpoint(source);
-  const assumed: string[] = [];
-  const { weights, described } = describe(stored, configs.config, source, assumed);
-  applyFlags(described, options, source);
-  const { zeroShot } = described;
-  const { arch, tensors, classes } = buildNetwork(weights, described, options.imageSize);
-  const labels = classes ? readLabels(options.labels, configs.config, classes, assumed) : [];
-  const preprocess = preprocessing(arch, configs, options, source, assumed);
-  if (!classes)
-    assumed.push('an embedding model, as there is no classifier; "slimvit classes" or "slimvit finetune" gives it one');
+  const { network, labels, preprocess, hashes, license, zeroShot, assumed } = convertCheckpoint(source, options);
+  const { arch, tensors, classes } = network;
   for (const line of assumed) say(`import: assumed ${line}`);
-
   const name = options.name ?? basename(source.replace(/\/$/, "")).replace(/\.safetensors$/, "");
   const draft = {
     name,
@@ -63,6 +54,35 @@ export function importModel(source: string, options: ImportOptions): { params: n
     `import: ${name}, ${arch.blocks.length} blocks of ${arch.embedDim}, ${si(params)} parameters, ${si(macs)} MACs → ${options.out}`,
   );
   return { params, macs };
+}
+
+export interface Converted {
+  network: Network;
+  labels: Label[];
+  preprocess: Preprocess;
+  /** sha256 of each weights file */
+  hashes: Record<string, string>;
+  license?: string;
+  zeroShot?: ZeroShot;
+  /** what was taken for granted, a line each */
+  assumed: string[];
+}
+
+/** All of an import but the writing. */
+export function convertCheckpoint(source: string, options: Omit<ImportOptions, "out">): Converted {
+  const { tensors: stored, configs, hashes, license } = readCheckpoint(source);
+  const assumed: string[] = [];
+  const { weights, described } = describe(stored, configs.config, source, assumed);
+  applyFlags(described, options, source);
+  const network = buildNetwork(weights, described, options.imageSize);
+  const { arch, classes } = network;
+  const labels = classes ? readLabels(options.labels, configs.config, classes, assumed) : [];
+  const preprocess = preprocessing(arch, configs, options, source, assumed);
+  if (!classes)
+    assumed.push(
+      'an embedding model, as there is no classifier; "slimvit classes" or "slimvit finetune" gives it one',
+    );
+  return { network, labels, preprocess, hashes, license, zeroShot: described.zeroShot, assumed };
 }
 
 interface Source {
@@ -103,7 +123,7 @@ function describe(
 }
 
 /** Flags fill in what the config leaves out, and may not contradict it. */
-function applyFlags(described: Description, { heads, eps }: ImportOptions, source: string): void {
+function applyFlags(described: Description, { heads, eps }: Pick<ImportOptions, "heads" | "eps">, source: string): void {
   if (heads !== undefined) {
     if (described.heads !== undefined && described.heads !== heads)
       throw new SlimViTError(

@@ -1,5 +1,5 @@
 /** Whose names a checkpoint has, and what training scripts have put before them. */
-import type { Stored } from "./weights.ts";
+import type { Stored, Weights } from "./weights.ts";
 
 export type Rule = [pattern: RegExp, replacement: string];
 
@@ -90,3 +90,10 @@ export const OPEN_CLIP: Rule[] = [
   ],
   [/^(?:input_resolution|context_length|vocab_size)$/, ""],
 ];
+
+/** An MLP whose fc1 makes twice what fc2 takes: a SwiGLU whose gates and values are one linear, gates first. */
+export function hasFusedGate(weights: Weights): boolean {
+  const [first, second] = ["blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight"];
+  if (!weights.has(first) || !weights.has(second)) return false;
+  return weights.shape(first, 2)[0] === 2 * weights.shape(second, 2)[1];
+}

@@ -13,6 +13,7 @@ import { addBlock } from "./block.ts";
 import type { Description } from "./description.ts";
 import { concat, foldProbe, project, transpose } from "./fold.ts";
 import { checkSize, type StoredGrid, storedGrid } from "./grid.ts";
+import { hasFusedGate } from "./names.ts";
 import { joinBranches } from "./parallel.ts";
 import { relativeTable, relativeTableOfMlp, ropeGrid } from "./positions.ts";
 import { resamplePositions } from "./resize.ts";
@@ -127,7 +128,7 @@ function baseArchitecture(weights: Weights, d: Description, embedDim: number, pa
   const [onTokens, onPooled] = [weights.has("norm.weight"), weights.has("fc_norm.weight")];
   const finalNorm: FinalNorm = onTokens ? (onPooled ? "both" : "tokens") : onPooled ? "pooled" : "none";
   const isRelative = weights.names().some((name) => /(^|\.)rel_(table|mlp\.fc1\.weight)$/.test(name));
-  const isGated = weights.has("blocks.0.mlp.gate.weight") || isFusedGate(weights);
+  const isGated = weights.has("blocks.0.mlp.gate.weight") || hasFusedGate(weights);
   return {
     ...PLAIN,
     imageSize: [0, 0],
@@ -150,11 +151,6 @@ function baseArchitecture(weights: Weights, d: Description, embedDim: number, pa
     blocks: [],
   };
 }
-
-const isFusedGate = (weights: Weights): boolean =>
-  weights.has("blocks.0.mlp.fc1.weight") &&
-  weights.has("blocks.0.mlp.fc2.weight") &&
-  weights.shape("blocks.0.mlp.fc1.weight", 2)[0] === 2 * weights.shape("blocks.0.mlp.fc2.weight", 2)[1];
 
 /** Width of the heads, from their number: the config's, or 64 channels each as in nearly every ViT. */
 function headsOf(weights: Weights, d: Description, branches: number): { headDim: number } {

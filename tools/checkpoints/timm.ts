@@ -2,7 +2,7 @@
 import { SlimViTError } from "../../src/errors.ts";
 import type { Activation, Pooling } from "../../src/format/model.ts";
 import { type Description, type RopeRule, readActivation, readNumber, readScores, readSize } from "./description.ts";
-import { type Rule, rename } from "./names.ts";
+import { hasFusedGate, type Rule, rename } from "./names.ts";
 import type { Stored, Weights } from "./weights.ts";
 
 type Json = Record<string, unknown>;
@@ -135,10 +135,10 @@ export function describeTimm(config: Json, weights: Weights, source: string): De
     if (preNorm) assumed.push("exact GELU; OpenAI's CLIP has quick_gelu (config.json)");
     refuseHiddenRope(weights, source);
   }
-  const eps = epsOf(args.norm_layer, source) ?? said.eps ?? (!name && preNorm ? 1e-5 : 1e-6);
-  if (!name) assumed.push(`LayerNorm eps ${eps} (timm's; --eps)`);
+  const eps = epsOf(args.norm_layer, config.layer_norm_eps, source) ?? said.eps ?? (!name && preNorm ? 1e-5 : 1e-6);
+  if (!name && config.layer_norm_eps === undefined) assumed.push(`LayerNorm eps ${eps} (timm's; --eps)`);
   const isGated = weights.has("blocks.0.mlp.gate.weight");
-  const isFused = !isGated && isFusedGate(weights);
+  const isFused = !isGated && hasFusedGate(weights);
   const act = args.act_layer as string | null | undefined;
   const ownActivation = act ? readActivation(act, "model_args.act_layer", source) : (said.activation ?? "gelu");
   const heads =
@@ -151,19 +151,13 @@ export function describeTimm(config: Json, weights: Weights, source: string): De
     heads,
     activation: isGated || isFused ? "silu" : ownActivation,
     pooling: poolingOf(config, args, said, weights, source),
-    imageSize: readSize(args.img_size) ?? (input?.length === 3 ? [input[1], input[2]] : undefined),
+    imageSize: readSize(args.img_size ?? config.image_size) ?? (input?.length === 3 ? [input[1], input[2]] : undefined),
     rope: ropeOf(args, said, weights, source),
     poolHeads: (args.attn_pool_num_heads as number | undefined) ?? said.poolHeads ?? heads,
     poolActivation: ownActivation,
     scores: readScores(config, source),
     assumed,
   };
-}
-
-/** An MLP whose fc1 makes twice what fc2 takes: timm's packed SwiGLU, gates first. */
-function isFusedGate(weights: Weights): boolean {
-  if (!weights.has("blocks.0.mlp.fc1.weight") || !weights.has("blocks.0.mlp.fc2.weight")) return false;
-  return weights.shape("blocks.0.mlp.fc1.weight", 2)[0] === 2 * weights.shape("blocks.0.mlp.fc2.weight", 2)[1];
 }
 
 function refuseArguments(args: Json, source: string): void {
@@ -185,7 +179,9 @@ function refuseHiddenRope(weights: Weights, source: string): void {
   );
 }
 
-function epsOf(normLayer: unknown, source: string): number | undefined {
+/** A config of transformers may lie beside timm's names. */
+function epsOf(normLayer: unknown, stated: unknown, source: string): number | undefined {
+  if (stated !== undefined) return readNumber(stated, "layer_norm_eps", source);
   if (normLayer === undefined || normLayer === null) return undefined;
   if (normLayer === "layernorm") return 1e-6;
   throw new SlimViTError(
