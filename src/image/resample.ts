@@ -151,10 +151,11 @@ const FILTERS = {
   /** the triangle */
   bilinear: { radius: 1, filter: (x: number) => Math.max(1 - Math.abs(x), 0) },
   box: { radius: 0.5, filter: (x: number) => (x > -0.5 && x <= 0.5 ? 1 : 0) },
-  /** a sinc in a Hamming window */
+  /** a sinc in a Hamming window; Pillow's coefficients are floats */
   hamming: {
     radius: 1,
-    filter: (x: number) => (Math.abs(x) < 1 ? sinc(x) * (0.54 + 0.46 * Math.cos(Math.PI * x)) : 0),
+    filter: (x: number) =>
+      Math.abs(x) < 1 ? sinc(x) * (Math.fround(0.54) + Math.fround(0.46) * Math.cos(Math.PI * x)) : 0,
   },
   /** a sinc in the middle of another of three times its width */
   lanczos: { radius: 3, filter: (x: number) => (Math.abs(x) < 3 ? sinc(x) * sinc(x / 3) : 0) },

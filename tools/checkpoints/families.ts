@@ -87,14 +87,13 @@ const OTHER_FAMILIES: Family[] = [
  * @throws SlimViTError `unsupported`, naming the family
  */
 export function refuseOtherFamilies(kinds: string[], names: string[], source: string): void {
-  const found = OTHER_FAMILIES.find(
-    ({ config, tensors }) =>
-      (config && kinds.some((kind) => config.test(kind))) || (tensors && names.some((name) => tensors.test(name))),
-  );
+  const found =
+    OTHER_FAMILIES.find(({ config }) => config && kinds.some((kind) => config.test(kind))) ??
+    OTHER_FAMILIES.find(({ tensors }) => tensors && names.some((name) => tensors.test(name)));
   if (!found) return;
   const called = kinds.length ? ` (${kinds.join(", ")})` : "";
   throw new SlimViTError(
     "unsupported",
-    `${source}: ${found.has}${called}; SlimViT imports plain vision transformers, whose tokens all meet in every block.`,
+    `${source}: ${found.has.replace("This network", kinds[0] ?? "This network")}${called}; SlimViT imports plain vision transformers, whose tokens all meet in every block.`,
   );
 }

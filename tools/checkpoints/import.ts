@@ -79,9 +79,7 @@ export function convertCheckpoint(source: string, options: Omit<ImportOptions, "
   const labels = classes ? readLabels(options.labels, configs.config, classes, assumed) : [];
   const preprocess = preprocessing(arch, configs, options, source, assumed);
   if (!classes)
-    assumed.push(
-      'an embedding model, as there is no classifier; "slimvit classes" or "slimvit finetune" gives it one',
-    );
+    assumed.push('an embedding model, as there is no classifier; "slimvit classes" or "slimvit finetune" gives it one');
   return { network, labels, preprocess, hashes, license, zeroShot: described.zeroShot, assumed };
 }
 
@@ -123,7 +121,11 @@ function describe(
 }
 
 /** Flags fill in what the config leaves out, and may not contradict it. */
-function applyFlags(described: Description, { heads, eps }: Pick<ImportOptions, "heads" | "eps">, source: string): void {
+function applyFlags(
+  described: Description,
+  { heads, eps }: Pick<ImportOptions, "heads" | "eps">,
+  source: string,
+): void {
   if (heads !== undefined) {
     if (described.heads !== undefined && described.heads !== heads)
       throw new SlimViTError(

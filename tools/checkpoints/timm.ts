@@ -112,7 +112,7 @@ const SEEN = new Set(
 const FOLLOWED = new Set(
   (
     "num_heads act_layer norm_layer global_pool rope_temperature rope_grid_offset rope_grid_indexing rope_rotate_half rope_type " +
-    "use_rot_pos_emb ref_feat_shape attn_pool_num_heads pool_type mlp_layer patch_norm"
+    "use_rot_pos_emb ref_feat_shape attn_pool_num_heads pool_type mlp_layer pool_include_prefix"
   ).split(" "),
 );
 
@@ -121,6 +121,7 @@ const GLOBAL_POOL: Record<string, Pooling> = { token: "class", avg: "mean", map:
 /** @param config timm's config.json; {} where there is none */
 export function describeTimm(config: Json, weights: Weights, source: string): Description {
   const assumed: string[] = [];
+  refusePrefixPooling(config, weights, source);
   const name = ((config.architecture as string | undefined) ?? "").split(".")[0];
   const args = (config.model_args ?? {}) as Json;
   refuseArguments(args, source);
@@ -128,7 +129,10 @@ export function describeTimm(config: Json, weights: Weights, source: string): De
     {},
     ...ARCHITECTURES.filter(([pattern]) => pattern.test(name)).map(([, fact]) => fact),
   );
-  const embedDim = weights.shape("blocks.0.norm1.weight", 1)[0];
+  const embedDim = weights.shape(
+    weights.has("blocks.0.norm1.weight") ? "blocks.0.norm1.weight" : "blocks.0.attns.0.norm.weight",
+    1,
+  )[0];
   const preNorm = weights.has("norm_pre.weight");
   if (!name) {
     assumed.push("timm's usual ViT, where the tensors do not tell (config.json)");
@@ -149,7 +153,7 @@ export function describeTimm(config: Json, weights: Weights, source: string): De
     family: name || "timm's ViT",
     layerNormEps: eps,
     heads,
-    activation: isGated || isFused ? "silu" : ownActivation,
+    activation: gateActivation(isGated, isFused, name, args, ownActivation, source),
     pooling: poolingOf(config, args, said, weights, source),
     imageSize: readSize(args.img_size ?? config.image_size) ?? (input?.length === 3 ? [input[1], input[2]] : undefined),
     rope: ropeOf(args, said, weights, source),
@@ -160,12 +164,43 @@ export function describeTimm(config: Json, weights: Weights, source: string): De
   };
 }
 
+/** EVA's gates are SiLU, whatever act_layer says. ViT's packed gates follow it; where they are first is not in the tensors. */
+function gateActivation(
+  isGated: boolean,
+  isFused: boolean,
+  name: string,
+  args: Json,
+  own: Activation,
+  source: string,
+): Activation {
+  if (!isGated && !isFused) return own;
+  if (isFused && "mlp_layer" in args)
+    throw new SlimViTError(
+      "unsupported",
+      `${source}: model_args.mlp_layer is ${JSON.stringify(args.mlp_layer)}; a gated MLP of a layer that the config does not name cannot be followed.`,
+    );
+  return isGated || !name || /^eva02|giant_patch14_(reg\d_)?(dinov2|tipsv2)/.test(name) ? "silu" : own;
+}
+
 function refuseArguments(args: Json, source: string): void {
   const unknown = Object.keys(args).find((key) => !SEEN.has(key) && !FOLLOWED.has(key));
   if (unknown === undefined) return;
   throw new SlimViTError(
     "unsupported",
     `${source}: config.json's model_args has ${unknown} ${JSON.stringify(args[unknown])}, which import does not follow; it may change what the network computes.`,
+  );
+}
+
+/** Perception Encoder, and pool_include_prefix: attention pooling that also reads the class token or registers. */
+function refusePrefixPooling(config: Json, weights: Weights, source: string): void {
+  const name = String(config.architecture ?? "");
+  const named =
+    /_pe_core_|^test_vit3/.test(name) || (config.model_args as Json | undefined)?.pool_include_prefix === true;
+  const seen = !name && weights.has("attn_pool.latent") && weights.has("cls_token");
+  if (!named && !seen) return;
+  throw new SlimViTError(
+    "unsupported",
+    `${source}: ${name || "this ViT"} pools its class token and registers together with its patches; SlimViT's attention pooling reads patches alone.`,
   );
 }
 
