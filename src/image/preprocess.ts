@@ -36,8 +36,7 @@ export function preprocessWith(resample: Resample, image: RawImage, p: Preproces
   const source = cutOut(image, region);
   const resized = resizedSize(source, p);
   const [height, width] = p.crop;
-  const offset = p.cropOffset === "floor" ? Math.floor : roundHalfEven;
-  const window = { x: offset((resized.width - width) / 2), y: offset((resized.height - height) / 2), width, height };
+  const window = { x: cropOffset(resized.width - width, p), y: cropOffset(resized.height - height, p), width, height };
   const rgba =
     p.fit === "contain"
       ? onMean(resample, image, source, resized, p, window)
@@ -55,6 +54,12 @@ function resizedSize({ width, height }: Region, { resize: to, fit }: Preprocess)
   const ratio = choose(height / to[0], width / to[1]);
   const side = (length: number) => Math.max(1, roundHalfEven(length / ratio));
   return { height: side(height), width: side(width) };
+}
+
+/** @param room by how much the picture is larger than the crop; where it is smaller, the larger border comes last */
+function cropOffset(room: number, p: Preprocess): number {
+  if (room < 0) return Math.ceil(room / 2);
+  return p.cropOffset === "floor" ? Math.floor(room / 2) : roundHalfEven(room / 2);
 }
 
 /** The part of the window that the picture covers, on a ground of the mean colour. */

@@ -31,6 +31,7 @@ const PROCESSORS: Record<string, { resample: Interpolation; mean: Triple; std: T
   Beit: { resample: "bicubic", ...HALVES },
   Bit: { resample: "bicubic", ...CLIP },
   ConvNext: { resample: "bilinear", ...IMAGENET },
+  Dinov2: { resample: "bicubic", ...IMAGENET },
   DINOv3ViT: { resample: "bilinear", ...IMAGENET },
   Levit: { resample: "bicubic", ...IMAGENET },
   PoolFormer: { resample: "bicubic", ...IMAGENET },
@@ -44,6 +45,8 @@ const USUAL: Record<string, keyof typeof PROCESSORS> = {
   siglip: "Siglip",
   siglip_vision_model: "Siglip",
   beit: "Beit",
+  dinov2: "Dinov2",
+  dinov2_with_registers: "Dinov2",
   dinov3_vit: "DINOv3ViT",
 };
 
