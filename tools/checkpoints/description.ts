@@ -1,6 +1,7 @@
 /** What a checkpoint's tensors cannot tell of its network; configs, flags and defaults do. */
 import { SlimViTError } from "../../src/errors.ts";
 import type { Activation, Head, NormEps, Pooling } from "../../src/format/model.ts";
+import type { Resampling } from "./resize.ts";
 
 /** Where the coordinates of rotary positions come from. */
 export interface RopeRule {
@@ -41,6 +42,8 @@ export interface Description {
   skipsFinalNorm?: boolean;
   imageSize?: [number, number];
   rope?: RopeRule;
+  /** of learned positions, where it is not antialiased bicubic */
+  resampling?: Resampling;
   poolHeads?: number;
   poolActivation?: Activation;
   scores: Head["scores"];

@@ -197,7 +197,9 @@ function addTokens({ weights, described, arch, tensors, stored }: Draft, grid: [
     const from: [number, number] = learned.shape.length === 4 ? [learned.shape[1], learned.shape[2]] : stored.grid;
     const own = stored.positioned * d;
     const patches =
-      from.join() === grid.join() ? learned.data : resamplePositions(learned.data, from, grid, stored.positioned, d);
+      from.join() === grid.join()
+        ? learned.data
+        : resamplePositions(learned.data, from, grid, stored.positioned, d, described.resampling);
     position.set(patches.subarray(0, own));
     position.set(patches.subarray(own), prefixTokens * d);
   }

@@ -56,17 +56,29 @@ export function resampleKeepIdx(keepIdx: number[], from: Grid, to: Grid, prefixT
   return out;
 }
 
-/** Antialiased bicubic (a = −0.5) over the grid; prefix tokens' embeddings are passed through. */
+/** How values on a grid are resampled; the names are PyTorch's. */
+export interface Resampling {
+  filter: "bicubic" | "bilinear";
+  /** When scaling down, the filter is as many times wider. */
+  antialias: boolean;
+  /** The outermost values stay where they are. */
+  alignCorners: boolean;
+}
+
+const USUAL: Resampling = { filter: "bicubic", antialias: true, alignCorners: false };
+
+/** Antialiased bicubic (a = −0.5) over the grid unless told; prefix tokens' embeddings are passed through. */
 export function resamplePositions(
   position: Float32Array,
   from: Grid,
   to: Grid,
   prefixTokens: number,
   dim: number,
+  how = USUAL,
 ): Float32Array {
   const out = new Float32Array((prefixTokens + to[0] * to[1]) * dim);
   out.set(position.subarray(0, prefixTokens * dim));
-  const [down, across] = [taps(from[0], to[0]), taps(from[1], to[1])];
+  const [down, across] = [taps(from[0], to[0], how), taps(from[1], to[1], how)];
   down.forEach((rows, r) => {
     across.forEach((columns, c) => {
       const at = (prefixTokens + r * to[1] + c) * dim;
@@ -82,18 +94,16 @@ export function resamplePositions(
 }
 
 /** For each output position, the inputs that it mixes and their weights, which sum to 1. */
-function taps(from: number, to: number): [input: number, weight: number][][] {
-  const scale = from / to;
-  const stretch = Math.max(1, scale);
+function taps(from: number, to: number, { filter, antialias, alignCorners }: Resampling): [number, number][][] {
+  const scale = alignCorners && to > 1 ? (from - 1) / (to - 1) : from / to;
+  const stretch = antialias ? Math.max(1, scale) : 1;
+  const reach = (filter === "bicubic" ? 2 : 1) * stretch;
+  const weigh = filter === "bicubic" ? cubic : (x: number) => Math.max(0, 1 - Math.abs(x));
   return Array.from({ length: to }, (_, k) => {
-    const centre = (k + 0.5) * scale;
+    const centre = alignCorners && !antialias ? k * scale + 0.5 : (k + 0.5) * scale;
     const list: [number, number][] = [];
-    for (
-      let i = Math.max(0, Math.floor(centre - 2 * stretch));
-      i < Math.min(from, Math.ceil(centre + 2 * stretch));
-      i++
-    ) {
-      const weight = cubic((i + 0.5 - centre) / stretch);
+    for (let i = Math.max(0, Math.floor(centre - reach)); i < Math.min(from, Math.ceil(centre + reach)); i++) {
+      const weight = weigh((i + 0.5 - centre) / stretch);
       if (weight !== 0) list.push([i, weight]);
     }
     const total = list.reduce((sum, [, weight]) => sum + weight, 0);
@@ -104,7 +114,7 @@ function taps(from: number, to: number): [input: number, weight: number][][] {
 /** The same as a matrix: [from, to], row-major. */
 export function resampleMatrix(from: number, to: number): Float32Array {
   const matrix = new Float32Array(from * to);
-  taps(from, to).forEach((list, k) => {
+  taps(from, to, USUAL).forEach((list, k) => {
     for (const [i, weight] of list) matrix[i * to + k] = weight;
   });
   return matrix;

@@ -3,6 +3,7 @@ import { SlimViTError } from "../../src/errors.ts";
 import type { Activation, Pooling } from "../../src/format/model.ts";
 import { type Description, type RopeRule, readActivation, readNumber, readScores, readSize } from "./description.ts";
 import { hasFusedGate, type Rule, rename } from "./names.ts";
+import type { Resampling } from "./resize.ts";
 import type { Stored, Weights } from "./weights.ts";
 
 type Json = Record<string, unknown>;
@@ -51,6 +52,7 @@ interface Said {
   pooling?: Pooling;
   rope?: RopeRule;
   poolHeads?: number;
+  resampling?: Resampling;
 }
 
 const EVA_ROPE: RopeRule = {
@@ -95,6 +97,10 @@ const ARCHITECTURES: [RegExp, Said][] = [
   [/_pe_core_(tiny|small|large)/, { rope: { ...PE_ROPE, reference: [24, 24] } }],
   [/_pe_(lang|spatial)_(?!gigantic)/, { pooling: "mean", rope: { ...PE_ROPE, reference: [32, 32] } }],
   [/_pe_\w+_gigantic/, { rope: { ...PE_ROPE, offset: 0, reference: [32, 32] } }],
+  [/giant_patch16_radio/, { headDim: 64 }],
+  [/^naflexvit_\w+_siglip/, { resampling: { filter: "bilinear", antialias: true, alignCorners: false } }],
+  [/^naflexvit_\w+_radio/, { resampling: { filter: "bilinear", antialias: false, alignCorners: false } }],
+  [/^naflexvit_(base|huge)\w+_radio_v3/, { resampling: { filter: "bilinear", antialias: false, alignCorners: true } }],
   [/_pe_(lang|spatial)_gigantic/, { pooling: "mean" }],
 ];
 
@@ -157,6 +163,7 @@ export function describeTimm(config: Json, weights: Weights, source: string): De
     pooling: poolingOf(config, args, said, weights, source),
     imageSize: readSize(args.img_size ?? config.image_size) ?? (input?.length === 3 ? [input[1], input[2]] : undefined),
     rope: ropeOf(args, said, weights, source),
+    resampling: said.resampling,
     poolHeads: (args.attn_pool_num_heads as number | undefined) ?? said.poolHeads ?? heads,
     poolActivation: ownActivation,
     scores: readScores(config, source),
@@ -194,6 +201,7 @@ function refuseArguments(args: Json, source: string): void {
 /** Perception Encoder, and pool_include_prefix: attention pooling that also reads the class token or registers. */
 function refusePrefixPooling(config: Json, weights: Weights, source: string): void {
   const name = String(config.architecture ?? "");
+  if (!weights.has("cls_token") && !weights.has("reg_token")) return;
   const named =
     /_pe_core_|^test_vit3/.test(name) || (config.model_args as Json | undefined)?.pool_include_prefix === true;
   const seen = !name && weights.has("attn_pool.latent") && weights.has("cls_token");
