@@ -135,10 +135,7 @@ export function describeTimm(config: Json, weights: Weights, source: string): De
     {},
     ...ARCHITECTURES.filter(([pattern]) => pattern.test(name)).map(([, fact]) => fact),
   );
-  const embedDim = weights.shape(
-    weights.has("blocks.0.norm1.weight") ? "blocks.0.norm1.weight" : "blocks.0.attns.0.norm.weight",
-    1,
-  )[0];
+  const embedDim = widthOf(weights);
   const preNorm = weights.has("norm_pre.weight");
   if (!name) {
     assumed.push("timm's usual ViT, where the tensors do not tell (config.json)");
@@ -149,10 +146,10 @@ export function describeTimm(config: Json, weights: Weights, source: string): De
   if (!name && config.layer_norm_eps === undefined) assumed.push(`LayerNorm eps ${eps} (timm's; --eps)`);
   const isGated = weights.has("blocks.0.mlp.gate.weight");
   const isFused = !isGated && hasFusedGate(weights);
-  const act = args.act_layer as string | null | undefined;
-  const ownActivation = act ? readActivation(act, "model_args.act_layer", source) : (said.activation ?? "gelu");
-  const heads =
-    (args.num_heads as number | undefined) ?? said.heads ?? (name ? embedDim / (said.headDim ?? 64) : undefined);
+  const act = args.act_layer ?? config.hidden_act;
+  const ownActivation = act ? readActivation(act, "act_layer", source) : (said.activation ?? "gelu");
+  const stated = (args.num_heads ?? config.num_attention_heads) as number | undefined;
+  const heads = stated ?? said.heads ?? (name ? embedDim / (said.headDim ?? 64) : undefined);
   const cfg = (config.pretrained_cfg ?? config) as Json;
   const input = cfg.input_size as number[] | undefined;
   return {
@@ -169,6 +166,14 @@ export function describeTimm(config: Json, weights: Weights, source: string): De
     scores: readScores(config, source),
     assumed,
   };
+}
+
+function widthOf(weights: Weights): number {
+  const norm = ["blocks.0.norm1.weight", "blocks.0.attns.0.norm.weight"].find((name) => weights.has(name));
+  if (norm) return weights.shape(norm, 1)[0];
+  throw weights.fault(
+    'tensor "blocks.0.norm1.weight" is missing; expected timm, Hugging Face, torchvision or CLIP names.',
+  );
 }
 
 /** EVA's gates are SiLU, whatever act_layer says. ViT's packed gates follow it; where they are first is not in the tensors. */
