@@ -22,3 +22,17 @@ test.each(familyCases.map((of, k) => ({ of, k, name: of.name })))("$name", async
   expectClose(outputOf(await engine.run(pixels)), of.output, 1e-4);
   engine.dispose();
 });
+
+const resizable = familyCases.filter(({ resized }) => resized);
+
+test.each(resizable.map((of) => ({ of, name: of.name })))(
+  "$name at another --image-size, as timm resamples it",
+  ({ of }) => {
+    const { imageSize, output } = of.resized!;
+    const id = of.name.replace(/\W+/g, "-");
+    importModel(writeFamilyCheckpoint(at(`resized-${id}`), of), { out: at(`resized-model-${id}`), imageSize });
+    const model = readModelFolder(at(`resized-model-${id}`));
+    expect(model.manifest.imageSize).toEqual(imageSize);
+    expectClose(forward(model, familyPixels({ imageSize })).logits, output, 2e-5);
+  },
+);
