@@ -1,8 +1,8 @@
 /** Pillow's filters, and timm's ways to fit a picture, byte for byte. */
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import type { Preprocess } from "../../src/format/model.ts";
-import { type Interpolation, preprocess, type RawImage, resizeImage } from "../../src/image/resample.ts";
+import type { Interpolation, Preprocess } from "../../src/format/model.ts";
+import { preprocess, type RawImage, resizeImage } from "../../src/image/resample.ts";
 import { openResampler } from "../../src/image/resampleWasm.ts";
 import { expectClose } from "../helpers.ts";
 

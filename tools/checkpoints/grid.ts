@@ -1,7 +1,7 @@
 /** Which grid of patches a checkpoint's positions are for, and which prefix tokens have one. */
 import { SlimViTError } from "../../src/errors.ts";
 import type { Description } from "./description.ts";
-import { tableLength } from "./positions.ts";
+import { tableLength } from "./resize.ts";
 import type { Weights } from "./weights.ts";
 
 export interface StoredGrid {

@@ -1,7 +1,7 @@
 /** Rotary and relative positions as the format has them: tables of each block, and coordinates of the grid. */
 import type { RopeGrid } from "../../src/format/model.ts";
 import type { RopeRule } from "./description.ts";
-import { resampleMatrix } from "./resize.ts";
+import { PREFIX_ENTRIES, resampleBias, tableLength } from "./resize.ts";
 import type { Weights } from "./weights.ts";
 
 type Grid = [rows: number, columns: number];
@@ -50,11 +50,6 @@ export function mixedFrequencies(
   return out;
 }
 
-/** Entries of a table of relative positions that are for prefix tokens. */
-const PREFIX_ENTRIES = 3;
-
-export const tableLength = ([rows, columns]: Grid): number => (2 * rows - 1) * (2 * columns - 1);
-
 /**
  * A learned table, transposed.
  * @param table [positions, or positions and three for the class token; heads]
@@ -63,35 +58,12 @@ export const tableLength = ([rows, columns]: Grid): number => (2 * rows - 1) * (
 export function relativeTable(table: Float32Array, heads: number, from: Grid, to: Grid): Float32Array {
   const entries = table.length / heads;
   const places = tableLength(from);
-  const wanted = tableLength(to);
-  const out = new Float32Array(heads * (wanted + PREFIX_ENTRIES));
+  const all = places + PREFIX_ENTRIES;
+  const out = new Float32Array(heads * all);
   for (let head = 0; head < heads; head++) {
-    const own = Float32Array.from({ length: places }, (_, place) => table[place * heads + head]);
-    const start = head * (wanted + PREFIX_ENTRIES);
-    out.set(from.join() === to.join() ? own : resampleTable(own, from, to), start);
-    for (let k = places; k < entries; k++) out[start + wanted + k - places] = table[k * heads + head];
+    for (let k = 0; k < entries; k++) out[head * all + k] = table[k * heads + head];
   }
-  return out;
-}
-
-/** Bicubic with antialiasing over the plane of differences. */
-function resampleTable(values: Float32Array, from: Grid, to: Grid): Float32Array {
-  const [down, across] = from.map((side, axis) => resampleMatrix(2 * side - 1, 2 * to[axis] - 1));
-  const [rowsFrom, columnsFrom] = from.map((side) => 2 * side - 1);
-  const [rowsTo, columnsTo] = to.map((side) => 2 * side - 1);
-  const out = new Float32Array(rowsTo * columnsTo);
-  for (let r = 0; r < rowsTo; r++) {
-    for (let c = 0; c < columnsTo; c++) {
-      let sum = 0;
-      for (let i = 0; i < rowsFrom; i++) {
-        const weight = down[i * rowsTo + r];
-        if (weight === 0) continue;
-        for (let j = 0; j < columnsFrom; j++) sum += weight * across[j * columnsTo + c] * values[i * columnsFrom + j];
-      }
-      out[r * columnsTo + c] = sum;
-    }
-  }
-  return out;
+  return from.join() === to.join() ? out : resampleBias(out, heads, from, to);
 }
 
 /**

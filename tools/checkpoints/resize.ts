@@ -31,7 +31,27 @@ export function resizeModel(model: Model, imageSize: [number, number]): Model {
   const tensors: Tensors = new Map(model.tensors);
   const position = resamplePositions(float32(tensors, "pos_embed"), from, to, prefixTokens, manifest.embedDim);
   tensors.set("pos_embed", { dtype: "F32", shape: [1, denseTokens(resized), manifest.embedDim], data: position });
-  return { ...model, manifest: { ...resized, blocks }, tensors };
+  if (manifest.position === "relative") {
+    blocks.forEach(({ headDims }, i) => {
+      const key = `blocks.${i}.attn.rel_bias`;
+      const data = resampleBias(float32(tensors, key), headDims.length, from, to);
+      tensors.set(key, {
+        dtype: "F32",
+        shape: [headDims.length, headDims.length ? data.length / headDims.length : 0],
+        data,
+      });
+    });
+  }
+  const rope = manifest.rope && {
+    rows: stretched(manifest.rope.rows, from[0], to[0]),
+    columns: stretched(manifest.rope.columns, from[1], to[1]),
+  };
+  return { ...model, manifest: { ...resized, blocks, ...(rope && { rope }) }, tensors };
+}
+
+/** Coordinates of patches that lie over the same part of the picture, at their centres. */
+function stretched([start, step]: [number, number], from: number, to: number): [number, number] {
+  return [start + step * ((0.5 * from) / to - 0.5), (step * from) / to];
 }
 
 /** What pictures are resized to, in proportion. */
@@ -125,4 +145,40 @@ function cubic(x: number): number {
   const t = Math.abs(x);
   if (t < 1) return (a + 2) * t ** 3 - (a + 3) * t ** 2 + 1;
   return t < 2 ? a * t ** 3 - 5 * a * t ** 2 + 8 * a * t - 4 * a : 0;
+}
+
+/** Entries of a table of relative positions that are for prefix tokens. */
+export const PREFIX_ENTRIES = 3;
+
+/** Entries of a table of relative positions between patches. */
+export const tableLength = ([rows, columns]: Grid): number => (2 * rows - 1) * (2 * columns - 1);
+
+/** Antialiased bicubic over the plane of differences. @param bias [heads, places + 3] */
+export function resampleBias(bias: Float32Array, heads: number, from: Grid, to: Grid): Float32Array {
+  const [places, wanted] = [tableLength(from), tableLength(to)];
+  const out = new Float32Array(heads * (wanted + PREFIX_ENTRIES));
+  for (let head = 0; head < heads; head++) {
+    const own = bias.subarray(head * (places + PREFIX_ENTRIES), (head + 1) * (places + PREFIX_ENTRIES));
+    const plane = resamplePlane(own.subarray(0, places), doubled(from), doubled(to));
+    out.set(plane, head * (wanted + PREFIX_ENTRIES));
+    out.set(own.subarray(places), head * (wanted + PREFIX_ENTRIES) + wanted);
+  }
+  return out;
+}
+
+const doubled = ([rows, columns]: Grid): Grid => [2 * rows - 1, 2 * columns - 1];
+
+/** @param values [rows, columns] */
+function resamplePlane(values: Float32Array, from: Grid, to: Grid): Float32Array {
+  const [down, across] = [taps(from[0], to[0], USUAL), taps(from[1], to[1], USUAL)];
+  const out = new Float32Array(to[0] * to[1]);
+  down.forEach((rows, r) => {
+    across.forEach((columns, c) => {
+      let sum = 0;
+      for (const [row, rowWeight] of rows)
+        for (const [column, columnWeight] of columns) sum += rowWeight * columnWeight * values[row * from[1] + column];
+      out[r * to[1] + c] = sum;
+    });
+  });
+  return out;
 }
