@@ -2,6 +2,7 @@
 import { Command, CommanderError } from "commander";
 import { messageOf, SlimViTError } from "../src/errors.ts";
 import { benchCommand } from "./commands/bench.ts";
+import { classesCommand } from "./commands/classes.ts";
 import { compressCommand } from "./commands/compress.ts";
 import { evalCommand } from "./commands/eval.ts";
 import { exportCommand } from "./commands/export.ts";
@@ -24,6 +25,7 @@ import { say } from "./shared/terminal.ts";
 /** In the order of `slimvit --help`. What a command does is loaded when it runs: `inspect` needs no TensorFlow.js. */
 const COMMANDS = [
   importCommand,
+  classesCommand,
   slimCommand,
   finetuneCommand,
   searchCommand,

@@ -13,6 +13,7 @@ import {
   denseTokens,
   FORMAT,
   featureDim,
+  INTERPOLATIONS,
   type Label,
   type Manifest,
   type Preprocess,
@@ -167,14 +168,18 @@ function checkPreprocess(check: Check, value: unknown, at: string, imageSize: [n
   const crop = check.pair(preprocess.crop, `${at}.crop`, LIMITS.imageSize);
   if (crop[0] !== imageSize[0] || crop[1] !== imageSize[1])
     check.fail(`${at}.crop ${show(crop)} is not imageSize ${show(imageSize)}.`);
-  const { resize } = preprocess;
+  const { resize, fit, cropOffset } = preprocess;
+  if (fit !== undefined) check.oneOf(fit, `${at}.fit`, ["cover", "contain"]);
+  if (cropOffset !== undefined) check.oneOf(cropOffset, `${at}.cropOffset`, ["floor"]);
   if (Array.isArray(resize)) {
     check.list(resize, `${at}.resize`, 2, 2);
     resize.forEach((side, k) => void check.integer(side, `${at}.resize[${k}]`, crop[k], 4 * LIMITS.imageSize));
   } else {
+    if (fit !== undefined)
+      check.fail(`${at}.fit is "${fit}" and resize is ${show(resize)}; expected [height, width] beside it.`);
     check.integer(resize, `${at}.resize`, Math.max(...crop), 4 * LIMITS.imageSize);
   }
-  check.oneOf(preprocess.interpolation, `${at}.interpolation`, ["bicubic", "bilinear"]);
+  check.oneOf(preprocess.interpolation, `${at}.interpolation`, INTERPOLATIONS);
   for (const key of ["mean", "std"] as const) {
     for (const number of check.list(preprocess[key], `${at}.${key}`, 3, 3))
       check.number(number, `${at}.${key}`, key === "std");

@@ -10,12 +10,24 @@ export { countParams, isOptional, tensorShapes } from "./tensors.ts";
 
 export const FORMAT = "slimvit/2";
 
+/** Pillow's filters. */
+export const INTERPOLATIONS = ["bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"] as const;
+
+export type Interpolation = (typeof INTERPOLATIONS)[number];
+
 export interface Preprocess {
   /** The shorter side is resized to this many pixels, or the whole picture to [height, width] whatever its shape … */
   resize: number | [number, number];
+  /**
+   * With [height, width], the picture keeps its shape instead: it covers that size, or is contained in it. What the crop then
+   * shows beside the picture is filled with the mean.
+   */
+  fit?: "cover" | "contain";
   /** … and this [height, width] is cut from the centre. */
   crop: [number, number];
-  interpolation: "bicubic" | "bilinear";
+  /** Where the crop begins if it cannot be centred: half to even, as torchvision has it, or rounded down, as transformers. */
+  cropOffset?: "floor";
+  interpolation: Interpolation;
   /** of RGB in 0..1 */
   mean: [number, number, number];
   std: [number, number, number];

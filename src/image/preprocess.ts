@@ -1,11 +1,9 @@
 /** Picture → network input: the one preprocessing, the same bytes in browsers, workers and Node as Pillow gives in training. */
 import { SlimViTError } from "../errors.ts";
-import type { Preprocess } from "../format/model.ts";
+import type { Interpolation, Preprocess } from "../format/model.ts";
 import type { RawImage, Region } from "../protocol.ts";
 
-export type { RawImage, Region };
-
-export type Interpolation = Preprocess["interpolation"];
+export type { Interpolation, RawImage, Region };
 
 /**
  * Separable, antialiased resampling in Pillow's own 8-bit arithmetic: first along rows, then along columns, each pass
@@ -25,7 +23,8 @@ export type Resample = (
 
 /**
  * Resizes the shorter side (or both) to `p.resize`, cuts `p.crop` from the centre, normalises: torchvision's Resize,
- * CenterCrop, ToTensor, Normalize on a Pillow image. Only what the crop shows is computed.
+ * CenterCrop, ToTensor, Normalize on an image of Pillow up to version 12. Pillow 13 resizes along columns first where that is
+ * less work, which can change a value by one level. Only what the crop shows is computed.
  *
  * @param resample the plain form (image.ts) or, with the same bytes, that of resample.ts
  * @param region cut out before anything else
@@ -35,21 +34,58 @@ export type Resample = (
 export function preprocessWith(resample: Resample, image: RawImage, p: Preprocess, region?: Region): Float32Array {
   checkImage(image);
   const source = cutOut(image, region);
-  const [cropHeight, cropWidth] = p.crop;
-  const resized = resizedSize(source, p.resize);
-  const rgba = resample(image, source, resized, p.interpolation, {
-    x: roundHalfEven((resized.width - cropWidth) / 2),
-    y: roundHalfEven((resized.height - cropHeight) / 2),
-    width: cropWidth,
-    height: cropHeight,
-  });
-  return normalise(rgba, cropWidth * cropHeight, p);
+  const resized = resizedSize(source, p);
+  const [height, width] = p.crop;
+  const window = { x: cropOffset(resized.width - width, p), y: cropOffset(resized.height - height, p), width, height };
+  const rgba =
+    p.fit === "contain"
+      ? onMean(resample, image, source, resized, p, window)
+      : resample(image, source, resized, p.interpolation, window);
+  return normalise(rgba, width * height, p);
 }
 
-function resizedSize({ width, height }: Region, to: Preprocess["resize"]): { width: number; height: number } {
-  if (typeof to !== "number") return { height: to[0], width: to[1] };
-  const long = (side: number, shorter: number) => Math.trunc((to * side) / shorter);
-  return width <= height ? { width: to, height: long(height, width) } : { width: long(width, height), height: to };
+function resizedSize({ width, height }: Region, { resize: to, fit }: Preprocess): { width: number; height: number } {
+  if (typeof to === "number") {
+    const long = (side: number, shorter: number) => Math.trunc((to * side) / shorter);
+    return width <= height ? { width: to, height: long(height, width) } : { width: long(width, height), height: to };
+  }
+  if (!fit) return { height: to[0], width: to[1] };
+  const choose = fit === "cover" ? Math.min : Math.max;
+  const ratio = choose(height / to[0], width / to[1]);
+  const side = (length: number) => Math.max(1, roundHalfEven(length / ratio));
+  return { height: side(height), width: side(width) };
+}
+
+/** @param room by how much the picture is larger than the crop; where it is smaller, the larger border comes last */
+function cropOffset(room: number, p: Preprocess): number {
+  if (room < 0) return Math.ceil(room / 2);
+  return p.cropOffset === "floor" ? Math.floor(room / 2) : roundHalfEven(room / 2);
+}
+
+/** The part of the window that the picture covers, on a ground of the mean colour. */
+function onMean(
+  resample: Resample,
+  image: RawImage,
+  source: Region,
+  resized: { width: number; height: number },
+  { interpolation, mean }: Preprocess,
+  window: Region,
+): Uint8Array {
+  const [left, top] = [Math.max(window.x, 0), Math.max(window.y, 0)];
+  const inside = {
+    x: left,
+    y: top,
+    width: Math.min(window.x + window.width, resized.width) - left,
+    height: Math.min(window.y + window.height, resized.height) - top,
+  };
+  const ground = [...mean.map((v) => Math.max(0, Math.min(roundHalfEven(255 * v), 255))), 255];
+  const out = Uint8Array.from({ length: window.width * window.height * 4 }, (_, k) => ground[k % 4]);
+  const part = resample(image, source, resized, interpolation, inside);
+  for (let row = 0; row < inside.height; row++) {
+    const at = (top - window.y + row) * window.width + left - window.x;
+    out.set(part.subarray(row * inside.width * 4, (row + 1) * inside.width * 4), at * 4);
+  }
+  return out;
 }
 
 export function checkImage({ data, width, height }: RawImage): void {

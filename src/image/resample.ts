@@ -100,6 +100,7 @@ export function taps(
   count: number,
   interpolation: Interpolation,
 ): Taps {
+  if (interpolation === "nearest") return nearestTaps(inSize, outSize, offset, count);
   const { filter, radius } = FILTERS[interpolation];
   const scale = inSize / outSize;
   const widening = Math.max(scale, 1);
@@ -127,6 +128,15 @@ export function taps(
   return { first, count: counts, most: Math.max(...counts), end, weights, stride };
 }
 
+/** Pillow does not widen this one: each result pixel is the source pixel under its centre. */
+function nearestTaps(inSize: number, outSize: number, offset: number, count: number): Taps {
+  const first = Int32Array.from({ length: count }, (_, i) => Math.floor(((offset + i + 0.5) * inSize) / outSize));
+  const weights = new Int32Array(count).fill(1 << FRACTION_BITS);
+  return { first, count: new Int32Array(count).fill(1), most: 1, end: first[count - 1] + 1, weights, stride: 1 };
+}
+
+const sinc = (x: number) => (x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x));
+
 const FILTERS = {
   /** Keys' cubic with a = −0.5 */
   bicubic: {
@@ -140,4 +150,13 @@ const FILTERS = {
   },
   /** the triangle */
   bilinear: { radius: 1, filter: (x: number) => Math.max(1 - Math.abs(x), 0) },
+  box: { radius: 0.5, filter: (x: number) => (x > -0.5 && x <= 0.5 ? 1 : 0) },
+  /** a sinc in a Hamming window; Pillow's coefficients are floats */
+  hamming: {
+    radius: 1,
+    filter: (x: number) =>
+      Math.abs(x) < 1 ? sinc(x) * (Math.fround(0.54) + Math.fround(0.46) * Math.cos(Math.PI * x)) : 0,
+  },
+  /** a sinc in the middle of another of three times its width */
+  lanczos: { radius: 3, filter: (x: number) => (Math.abs(x) < 3 ? sinc(x) * sinc(x / 3) : 0) },
 };

@@ -1,82 +1,198 @@
-/** Hugging Face's ViT and DeiT tensor names → timm's. */
+/** Checkpoints of Hugging Face transformers: their names, and what their configs say. */
 import { SlimViTError } from "../../src/errors.ts";
-import type { StoredTensor } from "../../src/format/safetensors.ts";
+import type { Activation, Pooling } from "../../src/format/model.ts";
+import { type Description, readActivation, readNumber, readScores, readSize, type ZeroShot } from "./description.ts";
+import { type Rule, rename } from "./names.ts";
+import type { Stored, Weights } from "./weights.ts";
 
-type Stored = Map<string, StoredTensor>;
+type Json = Record<string, unknown>;
 
-export function isHuggingFace(tensors: Stored): boolean {
-  return [...tensors.keys()].some((name) => name.includes("encoder.layer.") || name.endsWith("embeddings.cls_token"));
-}
+const LAYER = String.raw`^(?:encoder\.)?(?:layers?|blocks)\.(\d+)\.`;
+const layer = (rest: string): RegExp => new RegExp(LAYER + rest);
 
-const NAMES: [RegExp, string][] = [
-  [/^embeddings\.cls_token$/, "cls_token"],
+/** Of every model type in one list; the tower's own name is cut off before. */
+const RULES: Rule[] = [
+  [/^embeddings\.(?:cls_token|class_embedding)$/, "cls_token"],
   [/^embeddings\.distillation_token$/, "dist_token"],
-  [/^embeddings\.position_embeddings$/, "pos_embed"],
-  [/^embeddings\.patch_embeddings\.projection\./, "patch_embed.proj."],
-  [/^encoder\.layer\.(\d+)\.attention\.output\.dense\./, "blocks.$1.attn.proj."],
-  [/^encoder\.layer\.(\d+)\.intermediate\.dense\./, "blocks.$1.mlp.fc1."],
-  [/^encoder\.layer\.(\d+)\.output\.dense\./, "blocks.$1.mlp.fc2."],
-  [/^encoder\.layer\.(\d+)\.layernorm_before\./, "blocks.$1.norm1."],
-  [/^encoder\.layer\.(\d+)\.layernorm_after\./, "blocks.$1.norm2."],
-  [/^layernorm\./, "norm."],
-  [/^(cls_)?classifier\./, "head."],
+  [/^embeddings\.register_tokens$/, "reg_token"],
+  [/^embeddings\.position_embeddings?(?:\.weight)?$/, "pos_embed"],
+  [/^embeddings\.patch_embeddings?\.(?:projection\.)?/, "patch_embed.proj."],
+  [/^embeddings\.(?:mask_token|position_ids)$/, ""],
+  [/^(?:pre_layrnorm|pre_layernorm)\./, "norm_pre."],
+  [
+    layer(String.raw`(?:attention\.attention|attention|self_attn)\.(query|key|value|q_proj|k_proj|v_proj)\.`),
+    "blocks.$1.attn.$2.",
+  ],
+  [
+    layer(String.raw`(?:attention\.output\.dense|attention\.o_proj|attention\.out_proj|self_attn\.out_proj)\.`),
+    "blocks.$1.attn.proj.",
+  ],
+  [
+    layer(String.raw`(?:attention\.)?attention\.relative_position_bias\.relative_position_bias_table$`),
+    "blocks.$1.attn.rel_table",
+  ],
+  [layer(String.raw`(?:attention\.)?attention\.relative_position_bias\.relative_position_index$`), ""],
+  [layer(String.raw`(?:intermediate\.dense|mlp\.weights_in|mlp\.fc1)\.`), "blocks.$1.mlp.fc1."],
+  [layer(String.raw`(?:output\.dense|mlp\.weights_out|mlp\.fc2|mlp\.down_proj)\.`), "blocks.$1.mlp.fc2."],
+  [layer(String.raw`mlp\.gate_proj\.`), "blocks.$1.mlp.gate."],
+  [layer(String.raw`mlp\.up_proj\.`), "blocks.$1.mlp.up."],
+  [layer(String.raw`(?:layernorm_before|layer_norm1|norm1)\.`), "blocks.$1.norm1."],
+  [layer(String.raw`(?:layernorm_after|layer_norm2|norm2)\.`), "blocks.$1.norm2."],
+  [layer(String.raw`(?:layer_scale([12])\.lambda1|lambda_([12]))$`), "blocks.$1.ls$2$3.gamma"],
+  [/^encoder\.relative_position_bias\.relative_position_bias_table$/, "rel_table"],
+  [/^encoder\.relative_position_bias\.relative_position_index$/, ""],
+  [/^(?:layernorm|layer_norm|post_layernorm|norm)\./, "norm."],
+  [/^pooler\.layernorm\./, "fc_norm."],
+  [/^(?:cls_)?classifier\./, "head."],
   [/^distillation_classifier\./, "head_dist."],
+  [/^visual_projection\.weight$/, "projection.weight"],
+  [/^head\.probe$/, "attn_pool.latent"],
+  [/^head\.attention\.in_proj_/, "attn_pool.in_proj."],
+  [/^head\.attention\.out_proj\./, "attn_pool.proj."],
+  [/^head\.layernorm\./, "attn_pool.norm."],
+  [/^head\.mlp\./, "attn_pool.mlp."],
+  [/^(?:text_model|text_projection|decoder)\..*/, ""],
+  [/^(?:pooler|fc_norm_unused)\.dense\..*/, ""],
 ];
 
-const QKV = /^encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.(weight|bias)$/;
+const TOWERS =
+  /^(?:vit|deit|dinov2|dinov2_with_registers|dinov3_vit|dinov3|beit|data2vec_vision|ijepa|vit_mae|vit_msn|clip|siglip|vision_model)\./;
 
-/** @throws SlimViTError `bad-model` when a block has only some of query, key and value */
-export function fromHuggingFace(stored: Stored, source: string): Stored {
+export function fromHuggingFace(stored: Stored): Stored {
+  const short: Stored = new Map();
+  for (const [name, tensor] of stored) {
+    let cut = name;
+    while (TOWERS.test(cut)) cut = cut.replace(TOWERS, "");
+    short.set(cut, tensor);
+  }
   const out: Stored = new Map();
-  const parts = new Map<string, Record<string, StoredTensor>>();
-  for (const [fullName, tensor] of stored) {
-    const name = fullName.replace(/^(vit|deit)\./, "");
-    const qkv = name.match(QKV);
-    if (qkv) {
-      const key = `blocks.${qkv[1]}.attn.qkv.${qkv[3]}`;
-      parts.set(key, { ...parts.get(key), [qkv[2]]: tensor });
-      continue;
-    }
-    if (/^pooler\.|^embeddings\.mask_token$/.test(name)) continue; // unused by the classifier
-    const rule = NAMES.find(([pattern]) => pattern.test(name));
-    out.set(rule ? name.replace(rule[0], rule[1]) : fullName, tensor);
+  for (const [name, tensor] of rename(short, RULES)) {
+    const renamed = name
+      .replace(/\.attn\.(q|k|v)(?:uery|ey|alue|_proj)\./, ".attn.$1.")
+      .replace(
+        /\.mlp\.up\./,
+        [...short.keys()].some((key) => key.includes("mlp.gate_proj")) ? ".mlp.up." : ".mlp.fc1.",
+      );
+    out.set(renamed, tensor);
   }
-  for (const [key, { query, key: keys, value }] of parts) {
-    if (!query || !keys || !value)
-      throw new SlimViTError("bad-model", `${source}: "${key}" lacks its query, key or value part.`);
-    out.set(key, concatRows([query, keys, value], key, source));
-  }
-  if (out.has("dist_token") && !out.has("head_dist.weight") && out.has("head.weight")) readClassTokenOnly(out, source);
   return out;
 }
 
-function concatRows(tensors: StoredTensor[], name: string, source: string): StoredTensor {
-  const [{ dtype, shape, data }] = tensors;
-  if (tensors.some((t) => t.dtype !== dtype || t.shape.join() !== shape.join())) {
-    throw new SlimViTError("bad-model", `${source}: query, key and value of "${name}" differ in shape or dtype.`);
-  }
-  const Type = data.constructor as Float32ArrayConstructor;
-  const joined = new Type(data.length * 3);
-  tensors.forEach((t, k) => {
-    joined.set(t.data as Float32Array, k * data.length);
-  });
-  return { dtype, shape: [shape[0] * 3, ...shape.slice(1)], data: joined };
+/** What a config leaves out because it is the default of its class. */
+interface ModelType {
+  family: string;
+  heads?: number;
+  eps: number;
+  activation?: string;
+  imageSize?: number;
 }
 
-/**
- * DeiTForImageClassification has a distillation token but classifies by the class token alone. Our two-token models
- * average two heads: (2a + 0)/2 is a, exactly.
- */
-function readClassTokenOnly(out: Stored, source: string): void {
-  for (const part of ["weight", "bias"]) {
-    const head = out.get(`head.${part}`);
-    if (!head) continue;
-    if (head.dtype !== "F32")
-      throw new SlimViTError(
-        "unsupported",
-        `${source}: a one-headed distilled DeiT must be stored in F32, not ${head.dtype}.`,
-      );
-    out.set(`head.${part}`, { ...head, data: (head.data as Float32Array).map((v) => 2 * v) });
-    out.set(`head_dist.${part}`, { ...head, data: new Float32Array(head.data.length) });
+const VIT: ModelType = { family: "ViT", eps: 1e-12 };
+const BEIT: ModelType = { family: "BEiT", eps: 1e-12 };
+const CLIP: ModelType = { family: "CLIP", eps: 1e-5, activation: "quick_gelu" };
+const SIGLIP: ModelType = { family: "SigLIP", eps: 1e-6, activation: "gelu_pytorch_tanh" };
+
+const TYPES: Record<string, ModelType> = {
+  vit: VIT,
+  deit: { ...VIT, family: "DeiT" },
+  vit_msn: { ...VIT, family: "ViT-MSN", eps: 1e-6 },
+  vit_mae: { ...VIT, family: "ViT-MAE" },
+  ijepa: { ...VIT, family: "I-JEPA" },
+  beit: BEIT,
+  "data2vec-vision": { ...BEIT, family: "Data2Vec" },
+  dinov2: { family: "DINOv2", eps: 1e-6 },
+  dinov2_with_registers: { family: "DINOv2 with registers", eps: 1e-6 },
+  dinov3_vit: { family: "DINOv3", eps: 1e-5, heads: 6 },
+  clip: CLIP,
+  clip_vision_model: CLIP,
+  siglip: SIGLIP,
+  siglip_vision_model: SIGLIP,
+};
+
+/** By names alone, where there is no config. */
+function guessType(weights: Weights, source: string): string {
+  if (weights.has("attn_pool.latent")) return "siglip";
+  if (weights.has("norm_pre.weight")) return "clip";
+  if (weights.has("blocks.0.attn.rel_table") || weights.has("rel_table")) return "beit";
+  const [registers, scaled] = [weights.has("reg_token"), weights.has("blocks.0.ls1.gamma")];
+  if (scaled && weights.has("pos_embed")) return registers ? "dinov2_with_registers" : "dinov2";
+  if (scaled)
+    throw new SlimViTError(
+      "bad-model",
+      `${source}: the model type is not in the tensors; put config.json beside them.`,
+    );
+  return weights.has("dist_token") ? "deit" : "vit";
+}
+
+/** @param config config.json; {} where there is none */
+export function describeHuggingFace(config: Json, weights: Weights, source: string): Description {
+  const assumed: string[] = [];
+  const named = config.model_type as string | undefined;
+  const type = named ?? guessType(weights, source);
+  const defaults = TYPES[type];
+  if (!defaults)
+    throw new SlimViTError(
+      "unsupported",
+      `${source}: model_type is ${JSON.stringify(type)}; known are ${Object.keys(TYPES).join(", ")}.`,
+    );
+  if (!named) assumed.push(`the model type "${type}", by its tensors (config.json)`);
+  const tower = (config.vision_config ?? config) as Json;
+  const eps = tower.layer_norm_eps ?? defaults.eps;
+  if (!named) assumed.push(`LayerNorm eps ${eps} (transformers'; --eps)`);
+  const isGated = weights.has("blocks.0.mlp.gate.weight");
+  const isFused = tower.use_swiglu_ffn === true;
+  const act = isFused ? "silu" : (tower.hidden_act ?? (isGated ? "silu" : (defaults.activation ?? "gelu")));
+  const activation: Activation = readActivation(act, "hidden_act", source);
+  const heads = tower.num_attention_heads ?? (named ? (defaults.heads ?? 12) : undefined);
+  const { pooling, skipsFinalNorm } = poolingOf(type, config, weights);
+  return {
+    family: defaults.family,
+    layerNormEps: readNumber(eps, "layer_norm_eps", source),
+    heads: heads === undefined ? undefined : readNumber(heads, "num_attention_heads", source),
+    activation,
+    pooling,
+    skipsFinalNorm,
+    imageSize: readSize(tower.image_size) ?? (named ? [224, 224] : undefined),
+    rope: type === "dinov3_vit" ? rope(tower, source) : undefined,
+    poolHeads: heads as number | undefined,
+    poolActivation: activation,
+    scores: readScores(config, source),
+    zeroShot: zeroShotOf(type, weights),
+    assumed,
+  };
+}
+
+/** As the class of each type does it: transformers' modeling_*.py. */
+function poolingOf(type: string, config: Json, weights: Weights): { pooling: Pooling; skipsFinalNorm?: boolean } {
+  const classifies = weights.has("head.weight");
+  const meanOfBeit = (config.use_mean_pooling ?? true) === true;
+  if (type === "beit" || type === "data2vec-vision") return { pooling: meanOfBeit ? "mean" : "class" };
+  if (type === "ijepa") return { pooling: "mean" };
+  if (type === "clip" && classifies) return { pooling: "mean", skipsFinalNorm: true };
+  if (type.startsWith("siglip")) return { pooling: classifies || !weights.has("attn_pool.latent") ? "mean" : "map" };
+  const isDino = type === "dinov2" || type === "dinov2_with_registers";
+  if (isDino && classifies) {
+    const both = weights.shape("head.weight", 2)[1] === 2 * weights.shape("norm.weight", 1)[0];
+    return { pooling: both ? "class+mean" : "class" };
   }
+  return { pooling: "class" };
+}
+
+function rope(config: Json, source: string): Description["rope"] {
+  const parameters = (config.rope_parameters ?? {}) as Json;
+  const theta = config.rope_theta ?? parameters.rope_theta ?? 100;
+  return {
+    grid: "centred",
+    temperature: readNumber(theta, "rope_theta", source),
+    offset: 0,
+    columnsFirst: false,
+    half: true,
+  };
+}
+
+function zeroShotOf(type: string, weights: Weights): ZeroShot | undefined {
+  if (!weights.has("logit_scale")) return undefined;
+  const scale = Math.exp(weights.take("logit_scale").data[0]);
+  const bias = weights.has("logit_bias") ? weights.take("logit_bias").data[0] : 0;
+  return { scores: type.startsWith("siglip") ? "sigmoid" : "softmax", scale, bias };
 }

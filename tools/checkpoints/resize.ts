@@ -31,7 +31,27 @@ export function resizeModel(model: Model, imageSize: [number, number]): Model {
   const tensors: Tensors = new Map(model.tensors);
   const position = resamplePositions(float32(tensors, "pos_embed"), from, to, prefixTokens, manifest.embedDim);
   tensors.set("pos_embed", { dtype: "F32", shape: [1, denseTokens(resized), manifest.embedDim], data: position });
-  return { ...model, manifest: { ...resized, blocks }, tensors };
+  if (manifest.position === "relative") {
+    blocks.forEach(({ headDims }, i) => {
+      const key = `blocks.${i}.attn.rel_bias`;
+      const data = resampleBias(float32(tensors, key), headDims.length, from, to);
+      tensors.set(key, {
+        dtype: "F32",
+        shape: [headDims.length, headDims.length ? data.length / headDims.length : 0],
+        data,
+      });
+    });
+  }
+  const rope = manifest.rope && {
+    rows: stretched(manifest.rope.rows, from[0], to[0]),
+    columns: stretched(manifest.rope.columns, from[1], to[1]),
+  };
+  return { ...model, manifest: { ...resized, blocks, ...(rope && { rope }) }, tensors };
+}
+
+/** Coordinates of patches that lie over the same part of the picture, at their centres. */
+function stretched([start, step]: [number, number], from: number, to: number): [number, number] {
+  return [start + step * ((0.5 * from) / to - 0.5), (step * from) / to];
 }
 
 /** What pictures are resized to, in proportion. */
@@ -56,17 +76,29 @@ export function resampleKeepIdx(keepIdx: number[], from: Grid, to: Grid, prefixT
   return out;
 }
 
-/** Antialiased bicubic (a = −0.5) over the grid; prefix tokens' embeddings are passed through. */
-function resamplePositions(
+/** How values on a grid are resampled; the names are PyTorch's. */
+export interface Resampling {
+  filter: "bicubic" | "bilinear";
+  /** When scaling down, the filter is as many times wider. */
+  antialias: boolean;
+  /** The outermost values stay where they are. */
+  alignCorners: boolean;
+}
+
+const USUAL: Resampling = { filter: "bicubic", antialias: true, alignCorners: false };
+
+/** Antialiased bicubic (a = −0.5) over the grid unless told; prefix tokens' embeddings are passed through. */
+export function resamplePositions(
   position: Float32Array,
   from: Grid,
   to: Grid,
   prefixTokens: number,
   dim: number,
+  how = USUAL,
 ): Float32Array {
   const out = new Float32Array((prefixTokens + to[0] * to[1]) * dim);
   out.set(position.subarray(0, prefixTokens * dim));
-  const [down, across] = [taps(from[0], to[0]), taps(from[1], to[1])];
+  const [down, across] = [taps(from[0], to[0], how), taps(from[1], to[1], how)];
   down.forEach((rows, r) => {
     across.forEach((columns, c) => {
       const at = (prefixTokens + r * to[1] + c) * dim;
@@ -82,18 +114,16 @@ function resamplePositions(
 }
 
 /** For each output position, the inputs that it mixes and their weights, which sum to 1. */
-function taps(from: number, to: number): [input: number, weight: number][][] {
-  const scale = from / to;
-  const stretch = Math.max(1, scale);
+function taps(from: number, to: number, { filter, antialias, alignCorners }: Resampling): [number, number][][] {
+  const scale = alignCorners && to > 1 ? (from - 1) / (to - 1) : from / to;
+  const stretch = antialias ? Math.max(1, scale) : 1;
+  const reach = (filter === "bicubic" ? 2 : 1) * stretch;
+  const weigh = filter === "bicubic" ? cubic : (x: number) => Math.max(0, 1 - Math.abs(x));
   return Array.from({ length: to }, (_, k) => {
-    const centre = (k + 0.5) * scale;
+    const centre = alignCorners && !antialias ? k * scale + 0.5 : (k + 0.5) * scale;
     const list: [number, number][] = [];
-    for (
-      let i = Math.max(0, Math.floor(centre - 2 * stretch));
-      i < Math.min(from, Math.ceil(centre + 2 * stretch));
-      i++
-    ) {
-      const weight = cubic((i + 0.5 - centre) / stretch);
+    for (let i = Math.max(0, Math.floor(centre - reach)); i < Math.min(from, Math.ceil(centre + reach)); i++) {
+      const weight = weigh((i + 0.5 - centre) / stretch);
       if (weight !== 0) list.push([i, weight]);
     }
     const total = list.reduce((sum, [, weight]) => sum + weight, 0);
@@ -104,7 +134,7 @@ function taps(from: number, to: number): [input: number, weight: number][][] {
 /** The same as a matrix: [from, to], row-major. */
 export function resampleMatrix(from: number, to: number): Float32Array {
   const matrix = new Float32Array(from * to);
-  taps(from, to).forEach((list, k) => {
+  taps(from, to, USUAL).forEach((list, k) => {
     for (const [i, weight] of list) matrix[i * to + k] = weight;
   });
   return matrix;
@@ -115,4 +145,40 @@ function cubic(x: number): number {
   const t = Math.abs(x);
   if (t < 1) return (a + 2) * t ** 3 - (a + 3) * t ** 2 + 1;
   return t < 2 ? a * t ** 3 - 5 * a * t ** 2 + 8 * a * t - 4 * a : 0;
+}
+
+/** Entries of a table of relative positions that are for prefix tokens. */
+export const PREFIX_ENTRIES = 3;
+
+/** Entries of a table of relative positions between patches. */
+export const tableLength = ([rows, columns]: Grid): number => (2 * rows - 1) * (2 * columns - 1);
+
+/** Antialiased bicubic over the plane of differences. @param bias [heads, places + 3] */
+export function resampleBias(bias: Float32Array, heads: number, from: Grid, to: Grid): Float32Array {
+  const [places, wanted] = [tableLength(from), tableLength(to)];
+  const out = new Float32Array(heads * (wanted + PREFIX_ENTRIES));
+  for (let head = 0; head < heads; head++) {
+    const own = bias.subarray(head * (places + PREFIX_ENTRIES), (head + 1) * (places + PREFIX_ENTRIES));
+    const plane = resamplePlane(own.subarray(0, places), doubled(from), doubled(to));
+    out.set(plane, head * (wanted + PREFIX_ENTRIES));
+    out.set(own.subarray(places), head * (wanted + PREFIX_ENTRIES) + wanted);
+  }
+  return out;
+}
+
+const doubled = ([rows, columns]: Grid): Grid => [2 * rows - 1, 2 * columns - 1];
+
+/** @param values [rows, columns] */
+function resamplePlane(values: Float32Array, from: Grid, to: Grid): Float32Array {
+  const [down, across] = [taps(from[0], to[0], USUAL), taps(from[1], to[1], USUAL)];
+  const out = new Float32Array(to[0] * to[1]);
+  down.forEach((rows, r) => {
+    across.forEach((columns, c) => {
+      let sum = 0;
+      for (const [row, rowWeight] of rows)
+        for (const [column, columnWeight] of columns) sum += rowWeight * columnWeight * values[row * from[1] + column];
+      out[r * to[1] + c] = sum;
+    });
+  });
+  return out;
 }

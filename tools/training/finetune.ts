@@ -2,7 +2,7 @@
  * slimvit finetune MODEL --data D -o OUT: a new head for D's classes, all weights trained on its labels; with
  * --image-size, position embeddings and keep-lists are resampled first.
  */
-import type { Model, Tensors } from "../../src/format/model.ts";
+import { featureDim, type Model, type Tensors } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
 import { openDataset } from "../data/data.ts";
 import { claimOutput, readModelFolder } from "../models/folders.ts";
@@ -30,17 +30,18 @@ export async function finetune(source: string, options: FinetuneOptions): Promis
 
 const isHead = (name: string) => /^head(_dist)?\./.test(name);
 
-/** Zero weights: every class starts equally likely, and the first steps train the head alone in effect. */
+/** Embedding models get one too. Zero weights: every class starts equally likely, and the first steps train the head alone in effect. */
 function withNewHead(model: Model, classNames: string[]): Model {
   const { manifest } = model;
+  const width = featureDim(manifest);
   const tensors: Tensors = new Map(
     [...model.tensors].map(([name, { shape }]) => [name, { dtype: "F32", shape, data: float32(model.tensors, name) }]),
   );
-  for (const head of manifest.prefixTokens === 2 ? ["head", "head_dist"] : ["head"]) {
+  for (const head of manifest.distilled ? ["head", "head_dist"] : ["head"]) {
     tensors.set(`${head}.weight`, {
       dtype: "F32",
-      shape: [classNames.length, manifest.embedDim],
-      data: new Float32Array(classNames.length * manifest.embedDim),
+      shape: [classNames.length, width],
+      data: new Float32Array(classNames.length * width),
     });
     tensors.set(`${head}.bias`, {
       dtype: "F32",
@@ -49,5 +50,5 @@ function withNewHead(model: Model, classNames: string[]): Model {
     });
   }
   const labels = classNames.map((name) => ({ id: name, label: name.replaceAll("_", " ") }));
-  return { ...model, manifest: { ...manifest, labels }, tensors };
+  return { ...model, manifest: { ...manifest, head: { scores: "softmax" }, labels }, tensors };
 }

@@ -2,14 +2,20 @@
 import { beforeAll, describe, expect, test } from "vitest";
 import type { Preprocess } from "../../../src/format/model.ts";
 import { float32 } from "../../../src/format/read.ts";
+import { forward } from "../../../src/reference/forward.ts";
 import type { TF } from "../../../src/tfjs/ops.ts";
+import { importModel } from "../../../tools/checkpoints/import.ts";
 import { resampleKeepIdx, resizeModel } from "../../../tools/checkpoints/resize.ts";
+import { readModelFolder } from "../../../tools/models/folders.ts";
 import { openBackend } from "../../../tools/training/backend.ts";
 import { adapted } from "../../../tools/training/teacher.ts";
+import { familyCase, familyPixels, writeFamilyCheckpoint } from "../../fixtures/family/numbers.ts";
 import { positionNumbers } from "../../fixtures/oracle/numbers.ts";
 import { expectClose, manifestOf, randomModel } from "../../helpers.ts";
+import { workplace } from "../fixtures.ts";
 
 const PATCH = 2;
+const at = workplace("resample");
 const { cases, pictures } = positionNumbers();
 let tf: TF;
 beforeAll(async () => {
@@ -47,6 +53,30 @@ describe.each(cases)("a grid of $from made $to, $prefixTokens prefix tokens", (c
   test("leaves the model that it is made of as it was", () => {
     expectClose(float32(model.tensors, "pos_embed"), c.embedding, 1e-6);
     expect(model.manifest.blocks[1].keepIdx).toEqual(c.keepIdx);
+  });
+});
+
+describe("positions inside attention", () => {
+  const family = (name: string, id: string) => {
+    importModel(writeFamilyCheckpoint(at(`source-${id}`), familyCase(name)), { out: at(id) });
+    return readModelFolder(at(id));
+  };
+
+  test("rotary coordinates of DINOv3 at another size give timm's output", () => {
+    const { imageSize, output } = familyCase("timm: DINOv3").resized!;
+    const resized = resizeModel(family("timm: DINOv3", "rope"), imageSize);
+    expectClose(forward(resized, familyPixels({ imageSize })).logits, output, 2e-5);
+  });
+
+  test("relative biases follow the grid, and those of the class token stay", () => {
+    const model = family("timm: BEiT", "relative");
+    const resized = resizeModel(model, [40, 48]);
+    const [before, after] = [model, resized].map(({ tensors }) => float32(tensors, "blocks.0.attn.rel_bias"));
+    expect(resized.tensors.get("blocks.0.attn.rel_bias")!.shape).toEqual([2, 9 * 11 + 3]);
+    expect([...after.subarray(99, 102)]).toEqual([...before.subarray(49, 52)]);
+    expect(after[4 * 11 + 5]).toBeCloseTo(before[3 * 7 + 3], 5); // no difference stays the middle
+    const { features } = forward(resized, familyPixels({ imageSize: [40, 48] }));
+    expect(features.every(Number.isFinite)).toBe(true);
   });
 });
 

@@ -1,0 +1,95 @@
+/** Zero-shot classifiers out of text vectors. */
+import { writeFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import type { Tensors } from "../../../src/format/model.ts";
+import { writeSafetensors } from "../../../src/format/safetensors.ts";
+import { forward } from "../../../src/reference/forward.ts";
+import { classPicker } from "../../../src/worker/classes.ts";
+import { importModel } from "../../../tools/checkpoints/import.ts";
+import { makeClasses } from "../../../tools/models/classes.ts";
+import { readModelFolder } from "../../../tools/models/folders.ts";
+import { familyCase, familyPixels, writeFamilyCheckpoint } from "../../fixtures/family/numbers.ts";
+import { expectClose } from "../../helpers.ts";
+import { workplace } from "../fixtures.ts";
+
+const at = workplace("classes");
+const NAMES = ["a red mug", "a blue cup", "a plate"];
+const rowsOf = (vectors: number[][]): Float32Array => Float32Array.from(vectors.flat());
+
+function writeRows(file: string, vectors: number[][], metadata?: Record<string, string>): string {
+  const tensors: Tensors = new Map([
+    ["embeddings", { dtype: "F32", shape: [vectors.length, vectors[0].length], data: rowsOf(vectors) }],
+  ]);
+  writeFileSync(at(file), writeSafetensors(tensors, metadata));
+  return at(file);
+}
+
+function writeNamed(file: string, vectors: number[][]): string {
+  const tensors: Tensors = new Map(
+    vectors.map((vector, k) => [NAMES[k], { dtype: "F32", shape: [vector.length], data: Float32Array.from(vector) }]),
+  );
+  writeFileSync(at(file), writeSafetensors(tensors));
+  return at(file);
+}
+
+describe.each([
+  ["transformers: CLIP", "softmax"],
+  ["transformers: SigLIP", "sigmoid"],
+])("%s", (name, scores) => {
+  const of = familyCase(name);
+  const { vectors, scores: wanted } = of.zeroShot!;
+  const id = name.replace(/\W+/g, "-");
+  importModel(writeFamilyCheckpoint(at(`source-${id}`), of), { out: at(`model-${id}`) });
+
+  test(`gives PyTorch's zero-shot probabilities, by ${scores}`, () => {
+    const embeddings = writeNamed(`${id}.safetensors`, vectors);
+    const report = makeClasses(at(`model-${id}`), { embeddings, out: at(`out-${id}`) });
+    expect(report).toMatchObject({ classes: 3, scores });
+    const model = readModelFolder(at(`out-${id}`));
+    expect(model.manifest.head).toEqual({ scores, cosine: true });
+    const picked = classPicker(model.manifest, { topK: 3 })(forward(model, familyPixels(of)));
+    const byName = Object.fromEntries(picked.map(({ label, score }) => [label, score]));
+    expectClose(
+      Float32Array.from(NAMES, (label) => byName[label]),
+      wanted,
+      2e-5,
+    );
+  });
+
+  test("takes rows with the names in the file's metadata or in a list", () => {
+    const metadata = { labels: JSON.stringify(NAMES) };
+    writeFileSync(at("names.txt"), NAMES.join("\n"));
+    const [a, b] = [
+      { embeddings: writeRows(`${id}-rows.safetensors`, vectors, metadata), out: at(`rows-${id}`) },
+      { embeddings: writeRows(`${id}-bare.safetensors`, vectors), labels: at("names.txt"), out: at(`list-${id}`) },
+    ].map((options) => {
+      makeClasses(at(`model-${id}`), options);
+      return readModelFolder(options.out);
+    });
+    expect(a.manifest.labels.map(({ label }) => label)).toEqual(NAMES);
+    expect(b.manifest.labels).toEqual(a.manifest.labels);
+    expect(b.tensors.get("head.weight")).toEqual(a.tensors.get("head.weight"));
+  });
+});
+
+test("what does not fit is one sentence", () => {
+  const model = at("model-transformers-CLIP");
+  const attempt =
+    (embeddings: string, options = {}) =>
+    () =>
+      makeClasses(model, { embeddings, out: at("never"), ...options });
+  const { vectors } = familyCase("transformers: CLIP").zeroShot!;
+  expect(attempt(writeRows("unnamed.safetensors", vectors))).toThrow(/has 3 rows and no names; give --labels FILE/);
+  expect(
+    attempt(
+      writeRows("narrow.safetensors", [
+        [1, 2],
+        [3, 4],
+      ]),
+    ),
+  ).toThrow(/"embeddings" has 2 numbers a class; the model's embeddings have 12/);
+  expect(attempt(writeNamed("zeros.safetensors", [Array(12).fill(0)]))).toThrow(
+    /The vector of "a red mug" is all zeros/,
+  );
+  expect(attempt(at("missing.safetensors"))).toThrow(/no such file/);
+});

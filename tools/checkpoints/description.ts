@@ -1,0 +1,106 @@
+/** What a checkpoint's tensors cannot tell of its network; configs, flags and defaults do. */
+import { SlimViTError } from "../../src/errors.ts";
+import type { Activation, Head, NormEps, Pooling } from "../../src/format/model.ts";
+import type { Resampling } from "./resize.ts";
+
+/** Where the coordinates of rotary positions come from. */
+export interface RopeRule {
+  /**
+   * index: rows and columns are counted from `offset`, and stretched to `reference` where there is one.
+   * centred: from −1 to 1 over the picture, each patch at its centre.
+   */
+  grid: "index" | "centred";
+  temperature: number;
+  offset: number;
+  /** [rows, columns] that the positions were trained on */
+  reference?: [number, number];
+  /** The first half of a head's pairs turns by columns, not by rows. */
+  columnsFirst: boolean;
+  /** Channel i of a head is turned with channel i + half its width, not with its neighbour. */
+  half: boolean;
+}
+
+/** What `classes` needs of a model that was trained beside a text tower. */
+export interface ZeroShot {
+  scores: Head["scores"];
+  /** Cosines are multiplied by this … */
+  scale: number;
+  /** … and this is added. */
+  bias: number;
+}
+
+export interface Description {
+  /** as messages call it: "DeiT", "CLIP" */
+  family: string;
+  layerNormEps: number;
+  normEps?: NormEps;
+  /** of each block; the width of a head follows */
+  heads?: number;
+  activation: Activation;
+  pooling: Pooling;
+  /** The final norm stays unused, as in a pooling that reads the tokens before it. */
+  skipsFinalNorm?: boolean;
+  imageSize?: [number, number];
+  rope?: RopeRule;
+  /** of learned positions, where it is not antialiased bicubic */
+  resampling?: Resampling;
+  poolHeads?: number;
+  poolActivation?: Activation;
+  scores: Head["scores"];
+  zeroShot?: ZeroShot;
+  /** lines of what was taken for granted, for the user */
+  assumed: string[];
+}
+
+type Json = Record<string, unknown>;
+
+const ACTIVATIONS: Record<string, Activation> = {
+  gelu: "gelu",
+  gelu_python: "gelu",
+  gelu_tanh: "gelu_tanh",
+  gelu_new: "gelu_tanh",
+  gelu_fast: "gelu_tanh",
+  gelu_accurate: "gelu_tanh",
+  gelu_pytorch_tanh: "gelu_tanh",
+  gelu_python_tanh: "gelu_tanh",
+  quick_gelu: "quick_gelu",
+  quickgelu: "quick_gelu",
+  relu: "relu",
+  silu: "silu",
+  swish: "silu",
+};
+
+/** @param key that the config has it under */
+export function readActivation(value: unknown, key: string, source: string): Activation {
+  const known = typeof value === "string" && Object.hasOwn(ACTIVATIONS, value) ? ACTIVATIONS[value] : undefined;
+  if (!known)
+    throw new SlimViTError(
+      "unsupported",
+      `${source}: ${key} is ${JSON.stringify(value)}; known are ${Object.keys(ACTIVATIONS).join(", ")}.`,
+    );
+  return known;
+}
+
+export function readNumber(value: unknown, key: string, source: string): number {
+  if (typeof value !== "number" || !Number.isFinite(value))
+    throw new SlimViTError("bad-model", `${source}: ${key} is ${JSON.stringify(value)}; expected a number.`);
+  return value;
+}
+
+/** [height, width] of a config's number or pair. */
+export function readSize(value: unknown): [number, number] | undefined {
+  if (typeof value === "number") return [value, value];
+  const isPair = Array.isArray(value) && value.length === 2 && value.every((side) => typeof side === "number");
+  return isPair ? (value as [number, number]) : undefined;
+}
+
+/** How the config wants logits to become scores. @throws SlimViTError `unsupported` for a regression */
+export function readScores(config: Json, source: string): Head["scores"] {
+  const problem = config.problem_type;
+  if (problem === undefined || problem === null || problem === "single_label_classification") return "softmax";
+  if (problem === "multi_label_classification") return "sigmoid";
+  throw new SlimViTError(
+    "unsupported",
+    `${source}: problem_type is ${JSON.stringify(problem)}; SlimViT's heads are classifiers of one label (softmax) or of several (sigmoid).`,
+  );
+}
