@@ -106,7 +106,7 @@ function typeFaults(blocks: Block[]): string[] {
 }
 
 const declares = (code: string, name: string) =>
-  new RegExp(`\\b(const|let|import)\\s+(\\{[^}]*\\b)?${name}\\b`).test(code);
+  new RegExp(`\\b(const|let|import)\\s+(type\\s+)?(\\{[^}]*\\b)?${name}\\b`).test(code);
 
 function dataFaults({ page, line, language, code }: Block): string[] {
   try {
