@@ -44,7 +44,7 @@ function main(): void {
 }
 
 const pagesIn = (folder: string) =>
-  readdirSync(join(ROOT, folder))
+  readdirSync(join(ROOT, folder), { recursive: true, encoding: "utf8" })
     .filter((name) => name.endsWith(".md"))
     .map((name) => `${folder}/${name}`);
 
@@ -81,7 +81,7 @@ function typeFaults(blocks: Block[]): string[] {
     moduleResolution: ts.ModuleResolutionKind.Bundler,
     lib: ["lib.es2023.d.ts", "lib.dom.d.ts", "lib.dom.iterable.d.ts", "lib.dom.asynciterable.d.ts"],
     types: ["node"],
-    paths: { slimvit: [join(ROOT, "dist/index.d.ts")] },
+    paths: { slimvit: [join(ROOT, "dist/index.d.ts")], "slimvit-*": [join(ROOT, "models/*/index.d.ts")] },
     esModuleInterop: true,
     skipLibCheck: true,
     noEmit: true,
@@ -106,7 +106,7 @@ function typeFaults(blocks: Block[]): string[] {
 }
 
 const declares = (code: string, name: string) =>
-  new RegExp(`\\b(const|let|import)\\s+(\\{[^}]*\\b)?${name}\\b`).test(code);
+  new RegExp(`\\b(const|let|import)\\s+(type\\s+)?(\\{[^}]*\\b)?${name}\\b`).test(code);
 
 function dataFaults({ page, line, language, code }: Block): string[] {
   try {

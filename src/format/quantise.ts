@@ -12,7 +12,7 @@ export function isQuantised(key: string): boolean {
 
 /**
  * A step of one size costs a weight of these more, or less, than others: its share of it, near the root of what rounding each
- * linear of DeiT-Ti alone does to the logits (docs/models.md).
+ * linear of DeiT-Ti alone does to the logits (docs/experiments.md).
  */
 const SHARES: [RegExp, number][] = [
   [/^head/, 0.2],

@@ -98,9 +98,9 @@ test.each([
   expect((await infoOf(NAMED)).engineReason).toMatch(/measured here$/);
 });
 
-test("docs/guides.md names every optional engine, and the files that it says are all that they need", async () => {
-  const guide = readFileSync(new URL("../../docs/guides.md", import.meta.url), "utf8");
-  const section = guide.split("### Name the optional engines")[1].split("###")[0];
+test("docs/guides/engines.md names every optional engine, and the files that it says are all that they need", async () => {
+  const guide = readFileSync(new URL("../../docs/guides/engines.md", import.meta.url), "utf8");
+  const section = guide.split("## Name the optional engines")[1].split("\n## ")[0];
   const [copy] = section.match(/(?<=```sh\n)[^`]+/)!;
   const named: Record<string, string> = JSON.parse(
     section

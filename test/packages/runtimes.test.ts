@@ -78,7 +78,7 @@ test.each(RUNTIMES)("%s loads a shipped model from disk, names the umbrella and 
 
 test("in Node, auto leaves an installed engine alone, and measures one that the guide's line names", () => {
   link(join(folder, "node_modules"), "onnxruntime-web");
-  const guide = readFileSync(join(ROOT, "docs/guides.md"), "utf8");
+  const guide = readFileSync(join(ROOT, "docs/guides/engines.md"), "utf8");
   const [named] = guide.match(/engineUrls: \{[^}]*import\.meta\.resolve[^}]*\}/)!;
   writeFileSync(
     join(folder, "auto.mjs"),

@@ -1,6 +1,7 @@
 /**
  * npm run figures: measures the shipped models in a real browser, writes docs/bench.json, and rewrites the tables of
- * README.md from it and from the models' own manifests, which get their own milliseconds, as do their cards. With --no-bench the tables are made from what is on file.
+ * docs/benchmarks.md from it and from the models' manifests. The manifests and cards get their own milliseconds. With
+ * --no-bench the tables are made from the measurements on file.
  */
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
@@ -17,6 +18,7 @@ import { type BenchRow, bench } from "./bench.ts";
 
 const path = (name: string) => fileURLToPath(new URL(`../../${name}`, import.meta.url));
 const BENCH = path("docs/bench.json");
+const PAGE = "docs/benchmarks.md";
 const ROUNDS = 40;
 
 interface BenchFile {
@@ -53,7 +55,7 @@ function modelsTable(folders: string[], measured?: BenchFile): string {
       const accuracy = ((manifest.metrics as Metrics).accuracy ?? [])
         .filter((a) => a.dtype === dtype)
         .map((a) => `${(100 * a.top1).toFixed(1)} % (${a.data}, n ${a.n})`);
-      return `| [${folder}](models/${folder}/card.md), ${dtype} | ${accuracy.join("; ") || "not measured"} | ${si(countMacs(manifest, classes))} | ${si(countParams(manifest, classes))} | ${(bytes / 1e6).toFixed(1)} / ${(packed / 1e6).toFixed(1)} | ${ms.join(" / ")} |`;
+      return `| [${folder}](../models/${folder}/card.md), ${dtype} | ${accuracy.join("; ") || "not measured"} | ${si(countMacs(manifest, classes))} | ${si(countParams(manifest, classes))} | ${(bytes / 1e6).toFixed(1)} / ${(packed / 1e6).toFixed(1)} | ${ms.join(" / ")} |`;
     });
   });
   return [
@@ -86,7 +88,7 @@ function measuredTable({ device, browser, command, rows }: BenchFile): string {
 function replaceSection(text: string, name: string, content: string): string {
   const [begin, end] = [`<!-- ${name}:begin -->`, `<!-- ${name}:end -->`];
   const [from, to] = [text.indexOf(begin), text.indexOf(end)];
-  if (from < 0 || to < from) throw new Error(`README.md has no section ${name}.`);
+  if (from < 0 || to < from) throw new Error(`${PAGE} has no section ${name}.`);
   return `${text.slice(0, from + begin.length)}\n${content}\n${text.slice(to)}`;
 }
 
@@ -111,9 +113,9 @@ if (measured) {
     recordMetrics(folder, { latency });
   }
 }
-let readme = readFileSync(path("README.md"), "utf8");
-readme = replaceSection(readme, "models", modelsTable(folders, measured));
-if (measured) readme = replaceSection(readme, "measured", measuredTable(measured));
-writeFileAtomic(path("README.md"), readme);
-say(`figures: README.md rewritten for ${folders.length} models`);
+let page = readFileSync(path(PAGE), "utf8");
+page = replaceSection(page, "models", modelsTable(folders, measured));
+if (measured) page = replaceSection(page, "measured", measuredTable(measured));
+writeFileAtomic(path(PAGE), page);
+say(`figures: ${PAGE} rewritten for ${folders.length} models`);
 process.exit();

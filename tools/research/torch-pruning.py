@@ -4,7 +4,7 @@ python torch-pruning.py DENSE --data caltech101.zip --macs 0.5 --epochs 8 --sett
 
 DENSE is a dense model folder with f32 weights (`slimvit export DENSE -o DIR --dtype f32`): its tensors have timm's names. Heads,
 head dims and MLP units are pruned by one global isomorphic ranking; the widths of the residual stream too with
---setting taylor-embed. Nothing here ships: its one purpose is the table in docs/models.md.
+--setting taylor-embed. Nothing here ships: its one purpose is the table in docs/experiments.md.
 """
 
 import argparse
