@@ -12,7 +12,12 @@ export const OPTIONAL = [/^onnxruntime-web/, /^@tensorflow\//];
 export const plugins = [
   resolve({ browser: true }),
   esbuild({ target: "es2022", tsconfig: "tsconfig.json" }),
-  terser({ module: true, compress: { passes: 3 }, format: { comments: /@license|@vite-ignore|webpackIgnore/ } }),
+  // importNode stays a function: a name put into its import would be followed by bundlers.
+  terser({
+    module: true,
+    compress: { passes: 3, top_retain: ["importNode"] },
+    format: { comments: /@license|@vite-ignore|webpackIgnore/ },
+  }),
   unseenByVite(),
 ];
 

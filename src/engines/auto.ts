@@ -66,7 +66,7 @@ async function openFastest(model: Model, options: OpenOptions, rivals: EngineNam
 const NO_DEVICE: Record<Device, string> = {
   gpu: "There is no WebGPU adapter.",
   "hardware-gpu": "There is no WebGPU adapter of a real GPU.",
-  npu: "This browser has no WebNN.",
+  npu: "There is no WebNN here.",
 };
 
 /** Names of the devices that the engines need, empty where there is none. */

@@ -97,11 +97,12 @@ test("in Node, auto leaves an installed engine alone, and measures one that the 
     timeout: 240_000,
   });
   expect([status, stderr]).toEqual([0, ""]);
+  const nowhere = ["There is no WebGPU adapter of a real GPU.", "There is no WebNN here."];
   expect(JSON.parse(stdout)).toEqual([
-    ["simd"],
-    [],
-    ["onnx-wasm", "simd"],
-    [expect.stringMatching(/^slower: [\d.]+ ms/)],
+    ["simd", "webgpu", "webnn"],
+    nowhere,
+    ["onnx-wasm", "simd", "webgpu", "webnn"],
+    [expect.stringMatching(/^slower: [\d.]+ ms/), ...nowhere],
   ]);
 });
 

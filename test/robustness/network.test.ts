@@ -112,7 +112,7 @@ function faults(): Fault[] {
     ...both("503 with Retry-After", "network", (r) => answer(r, 503, "", { "Retry-After": "999999" })),
     ...both("204", ["bad-model", "network"], (r) => answer(r, 204)),
     ...both("no byte", ["bad-model", "network"], (r) => answer(r, 200)),
-    ...both("HTML", ["bad-model", "network"], (r) => answer(r, 200, html, { "Content-Type": "text/html" })),
+    ...both("HTML", "bad-model", (r) => answer(r, 200, html, { "Content-Type": "text/html" })),
     ...both("a redirect to itself", "network", (r) => answer(r, 302, "", { Location: "" })),
     ...both("a redirect to nowhere", "network", (r) => answer(r, 302, "", { Location: "http://127.0.0.1:1/" })),
     ...both("a body that is no gzip", "network", (r) => answer(r, 200, html, { "Content-Encoding": "gzip" })),

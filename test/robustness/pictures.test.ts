@@ -50,6 +50,55 @@ function harmOf(
   return fault && got.ms > REFUSED_WITHIN_MS ? `${name}: refused after ${got.ms} ms` : "";
 }
 
+test("an SVG file is drawn or refused on the page, runs no script and fetches nothing", async () => {
+  const tally = new Tally("pictures", "hostile SVG files on the page");
+  const requests: string[] = [];
+  const note = (request: { url(): string }) => void (/leak/.test(request.url()) && requests.push(request.url()));
+  stage.page.on("request", note);
+  const entities = Array.from({ length: 9 }, (_, k) => `<!ENTITY e${k + 1} "${`&e${k};`.repeat(10)}">`).join("");
+  const bodies: [name: string, expected: string, size: string, body: string, doctype?: string][] = [
+    ["a drawing", "none", "width='99' height='99'", "<rect width='9' height='9'/>"],
+    ["a script", "none", "width='99' height='99'", "<script>top.harmed = true; fetch('/leak')</script>"],
+    ["a handler", "none", "width='99' height='99' onload='top.harmed = true'", "<rect onbegin='top.harmed = true'/>"],
+    ["a picture elsewhere", "none", "width='99' height='99'", "<image href='/leak.png' width='9' height='9'/>"],
+    [
+      "a page inside, whose pixels the browser keeps",
+      "bad-input",
+      "width='99' height='99'",
+      "<foreignObject width='9' height='9'><iframe xmlns='http://www.w3.org/1999/xhtml' src='/leak'/></foreignObject>",
+    ],
+    [
+      "entities of entities",
+      "bad-input",
+      "width='99' height='99'",
+      "<text>&e9;</text>",
+      `<!DOCTYPE svg [<!ENTITY e0 "harm">${entities}]>`,
+    ],
+    ["too long", "bad-input", "width='1' height='100000'", "<rect width='9' height='9'/>"],
+    ["no end", "bad-input", "width='99' height='99'", "<g>"],
+  ];
+  const got = await stage.page.evaluate(
+    async (files) => {
+      const vit = await load({ engine: "simd", dtype: "f32" });
+      const out = [];
+      for (const text of files) out.push(await failure(vit.classify(new Blob([text], { type: "image/svg+xml" }))));
+      vit.dispose();
+      return { out, isHarmed: "harmed" in globalThis };
+    },
+    bodies.map(
+      ([, , size, body, doctype = ""]) => `${doctype}<svg xmlns="http://www.w3.org/2000/svg" ${size}>${body}</svg>`,
+    ),
+  );
+  stage.page.off("request", note);
+  bodies.forEach(([name, expected], i) => {
+    const { code, message, ours } = got.out[i];
+    tally.add(code === expected && (ours || code === "none") ? "" : `${name}: ${code} ${message}`);
+  });
+  tally.add(got.isHarmed ? "a script ran" : "");
+  tally.add(requests.join(" "));
+  tally.close();
+});
+
 test("an <img> of too many pixels is refused as well", async () => {
   const error = await stage.page.evaluate(async () => {
     const image = new Image();

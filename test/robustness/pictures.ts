@@ -106,6 +106,7 @@ export async function hostilePictures(): Promise<HostilePicture[]> {
   const ispe = asAvif.indexOf("ispe") + 8;
   const size = /is -?\d+×\d+; expected 1 to 67108864 pixels/;
   const unread = /are no picture whose size can be read/;
+  const drawing = /is an SVG drawing, which a worker cannot draw/;
   const refused = (name: string, bytes: Uint8Array, fault: RegExp): HostilePicture => ({
     name,
     bytes,
@@ -166,9 +167,9 @@ export async function hostilePictures(): Promise<HostilePicture[]> {
     refused("JPEG cut before its frame", asJpeg.subarray(0, 12), unread),
     refused("JPEG without end of metadata", Buffer.alloc(70_000, 0xff).fill(0xd8, 1, 2), unread),
     refused("GIF cut in its colours", asGif.subarray(0, 20), unread),
-    refused("SVG", svg("<rect width='9' height='9'/>"), unread),
-    refused("SVG with a script", svg("<script>self.harmed = true</script>"), unread),
-    refused("SVG with entities of entities", svg("<!DOCTYPE a [<!ENTITY b 'c'><!ENTITY d '&b;&b;'>]>&d;"), unread),
+    refused("SVG", svg("<rect width='9' height='9'/>"), drawing),
+    refused("SVG with a script", svg("<script>self.harmed = true</script>"), drawing),
+    refused("SVG with entities of entities", svg("<!DOCTYPE a [<!ENTITY b 'c'><!ENTITY d '&b;&b;'>]>&d;"), drawing),
     refused("HTML", Buffer.from("<!doctype html><h1>404</h1>"), unread),
     refused("ICO", Buffer.from([0, 0, 1, 0, 1, 0, 1, 1, 0, 0, 1, 0, 24, 0]), unread),
     either("PNG cut in its data", asPng.subarray(0, asPng.length - 200)),

@@ -5,12 +5,12 @@ import { hostname } from "node:os";
 import { relative } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { readManifestFile } from "../../tools/models/folders.ts";
-import { scalarsCsv, tensorBoardEvents } from "../../tools/report/scalars.ts";
 import { commandLine } from "../../tools/shared/interrupt.ts";
 import { withLock } from "../../tools/shared/lock.ts";
 import { timer } from "../../tools/shared/progress.ts";
 import { checkpointOf } from "../../tools/training/options.ts";
 import { RECIPE_DEFAULTS } from "../../tools/training/recipe.ts";
+import { scalarsCsv, tensorBoardEvents } from "../../tools/training/scalars.ts";
 import { BIN, expectFailure, makeDense, slimvit, workplace } from "./fixtures.ts";
 
 const at = workplace("interruption");

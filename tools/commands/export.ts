@@ -3,6 +3,6 @@ import { MODEL, simpleCommand } from "./command.ts";
 
 export const exportCommand = () =>
   simpleCommand("export", "weights for shipping", MODEL, EXPORT, async (source, options) => {
-    const { exportModel } = await import("../models/export.ts");
+    const { exportModel } = await import("../recipes/export.ts");
     return exportModel(source, options);
   });

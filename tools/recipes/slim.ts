@@ -14,7 +14,6 @@ import { type EvalReport, evaluate } from "../evaluation/evaluate.ts";
 import { compress } from "../masks/compress.ts";
 import { search } from "../masks/search.ts";
 import { macsOfOriginal } from "../models/card.ts";
-import { exportModel } from "../models/export.ts";
 import { claimOutput, readManifestFile, sha256, writeFileAtomic } from "../models/folders.ts";
 import type { AccuracyRecord } from "../models/metrics.ts";
 import { digestData } from "../models/provenance.ts";
@@ -26,6 +25,7 @@ import { percent, say } from "../shared/terminal.ts";
 import { finetune } from "../training/finetune.ts";
 import { OBSERVERS } from "../training/options.ts";
 import { retrain } from "../training/retrain.ts";
+import { exportModel } from "./export.ts";
 import {
   type RecipeFile,
   readRecipe,

@@ -13,11 +13,11 @@ import { architectureOf, claimOutput, readModelFolder, withStep, writeModel } fr
 import { roundByInputs } from "../quantise/gptq.ts";
 import { onGrid } from "../quantise/straightThrough.ts";
 import { reportHtml } from "../report/report.ts";
-import { historyFiles } from "../report/scalars.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { openBackend } from "./backend.ts";
 import { checkpointPath, removeCheckpoint, storedTensor } from "./checkpoint.ts";
 import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "./options.ts";
+import { historyFiles } from "./scalars.ts";
 import { openTeacher } from "./teacher.ts";
 import { type TrainReport, type TrainTask, train, variablesFrom } from "./train.ts";
 

@@ -5,13 +5,13 @@ import { SlimViTError } from "../../src/errors.ts";
 import type { Manifest, Model, WeightsDtype } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { openDataset, type Split } from "../data/data.ts";
+import { cardText } from "../models/card.ts";
+import { claimOutput, readModelFolder, withStep, writeModel } from "../models/folders.ts";
+import { digestData, environmentOf } from "../models/provenance.ts";
 import { activationRanges } from "../quantise/activations.ts";
 import { GPTQ_PICTURES, roundByInputs } from "../quantise/gptq.ts";
 import { say } from "../shared/terminal.ts";
 import { openBackend } from "../training/backend.ts";
-import { cardText } from "./card.ts";
-import { claimOutput, readModelFolder, withStep, writeModel } from "./folders.ts";
-import { digestData, environmentOf } from "./provenance.ts";
 
 export interface ExportOptions {
   out: string;
