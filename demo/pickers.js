@@ -32,8 +32,7 @@ export class Pickers {
   async probe() {
     if (!("ml" in navigator)) this.#refused.set("webnn", "this browser has no WebNN");
     const reason = await webGpuFault();
-    for (const name of Object.keys(ENGINES))
-      if (reason && name.endsWith("webgpu")) this.#refused.set(name, reason);
+    for (const name of Object.keys(ENGINES)) if (reason && name.endsWith("webgpu")) this.#refused.set(name, reason);
     this.#showReasons();
   }
 
