@@ -113,6 +113,7 @@ test("docs/guides.md names every optional engine, and the files that it says are
   );
   execFileSync("sh", ["-ec", copy], { cwd: site });
   const { engine, tried } = await infoOf(named, { cache: false });
+  expect(tried.filter(({ ms }) => ms === undefined)).toEqual(LACKING);
   expect([engine, ...measured({ tried }).map(({ engine }) => engine)].sort()).toEqual([
     "onnx-wasm",
     "onnx-webgpu",
@@ -120,7 +121,6 @@ test("docs/guides.md names every optional engine, and the files that it says are
     "tfjs-webgpu",
   ]);
   for (const { reason } of measured({ tried })) expect(reason).toMatch(/^slower: [\d.]+ ms a run$/);
-  expect(tried).toHaveLength(3 + LACKING.length);
   expect(asked.filter((path) => /ort|tfjs|onnx/.test(path) && !path.startsWith("/engines/"))).toEqual([]);
 });
 
