@@ -12,6 +12,7 @@ export const OPTIONAL = [/^onnxruntime-web/, /^@tensorflow\//];
 export const plugins = [
   resolve({ browser: true }),
   esbuild({ target: "es2022", tsconfig: "tsconfig.json" }),
+  nodeByName(),
   // importNode stays a function: a name put into its import would be followed by bundlers.
   terser({
     module: true,
@@ -118,6 +119,14 @@ const configs: RollupOptions[] = [
     plugins: [dts()],
   },
 ];
+
+/** The minifier must not put the name of a module of Node's into the import itself, where every bundler would look for it. */
+function nodeByName(): Plugin {
+  return {
+    name: "node-by-name",
+    renderChunk: (code) => ({ code: code.replace(/(?<!function )\bimportNode\(/g, "/*@__NOINLINE__*/ $&"), map: null }),
+  };
+}
 
 /** The worker asks the page where an engine's chunk is; what the registry would import elsewhere is not in worker.js. */
 export function withoutChunks(): Plugin {

@@ -3,9 +3,11 @@ import { $, element } from "./words.js";
 
 /** The package's engines, fastest first, in a word each. */
 export const ENGINES = {
+  webgpu: "our own shaders on the graphics card",
   simd: "our own WASM kernels",
   "onnx-webgpu": "onnxruntime-web on the graphics card",
   "tfjs-webgpu": "TensorFlow.js on the graphics card",
+  webnn: "the browser's own networks, WebNN",
   "onnx-wasm": "onnxruntime-web on the processor",
   reference: "plain loops, seconds a picture",
 };
@@ -26,11 +28,11 @@ export class Pickers {
     this.#showReasons();
   }
 
-  /** @returns {Promise<void>} once it is known whether there is a graphics device to compute on */
+  /** @returns {Promise<void>} once it is known whether there is a graphics device to compute on, and WebNN */
   async probe() {
+    if (!("ml" in navigator)) this.#refused.set("webnn", "this browser has no WebNN");
     const reason = await webGpuFault();
-    if (!reason) return;
-    for (const name of Object.keys(ENGINES)) if (name.endsWith("-webgpu")) this.#refused.set(name, reason);
+    for (const name of Object.keys(ENGINES)) if (reason && name.endsWith("webgpu")) this.#refused.set(name, reason);
     this.#showReasons();
   }
 

@@ -38,6 +38,13 @@ const NAMED = {
   "@tensorflow/tfjs-backend-webgpu": GPU_URLS["@tensorflow/tfjs-backend-webgpu"],
 };
 
+/** What "auto" says of our own engines whose devices are not in this browser: SwiftShader is no real GPU. */
+const LACKING = [
+  { engine: "webgpu", reason: "There is no WebGPU adapter of a real GPU." },
+  { engine: "webnn", reason: "This browser has no WebNN." },
+];
+const measured = ({ tried }: Pick<ModelInfo, "tried">) => tried.filter(({ ms }) => ms !== undefined);
+
 function infoOf(
   engineUrls: Record<string, string>,
   options: object = {},
@@ -55,23 +62,19 @@ function infoOf(
   );
 }
 
-test("without packages there is nothing to measure, and nothing else is downloaded", async () => {
+test("without packages and devices there is nothing to measure, and nothing else is downloaded", async () => {
   const { engine, tried, engineReason } = await infoOf({});
-  expect(engine).toBe("simd");
-  expect(tried).toEqual([]);
-  expect(engineReason).toMatch(/no other/);
+  expect({ engine, tried, engineReason }).toEqual({ engine: "simd", tried: LACKING, engineReason: "no other opened" });
   expect(asked.filter((path) => /ort|tfjs|onnx|engine-/.test(path))).toEqual([]);
 });
 
 test("engines that are named are measured, the fastest is taken, and the choice is kept for the device and model", async () => {
   const first = await infoOf(NAMED);
-  expect([first.engine, ...first.tried.map(({ engine }) => engine)].sort()).toEqual([
-    "onnx-wasm",
-    "simd",
-    "tfjs-webgpu",
-  ]);
+  const open = [first.engine, ...measured(first).map(({ engine }) => engine)].sort();
+  expect(open).toEqual(["onnx-wasm", "simd", "tfjs-webgpu"]);
+  expect(first.tried.filter(({ ms }) => ms === undefined)).toEqual(LACKING);
   const best = Number(first.engineReason.match(/^the fastest, ([\d.]+) ms a run, measured here$/)![1]);
-  for (const { ms, reason } of first.tried) {
+  for (const { ms, reason } of measured(first)) {
     expect(reason).toMatch(/^slower: [\d.]+ ms a run$/);
     expect(ms).toBeGreaterThanOrEqual(best - 0.05);
   }
@@ -110,13 +113,14 @@ test("docs/guides/engines.md names every optional engine, and the files that it 
   );
   execFileSync("sh", ["-ec", copy], { cwd: site });
   const { engine, tried } = await infoOf(named, { cache: false });
-  expect([engine, ...tried.map(({ engine }) => engine)].sort()).toEqual([
+  expect(tried.filter(({ ms }) => ms === undefined)).toEqual(LACKING);
+  expect([engine, ...measured({ tried }).map(({ engine }) => engine)].sort()).toEqual([
     "onnx-wasm",
     "onnx-webgpu",
     "simd",
     "tfjs-webgpu",
   ]);
-  for (const { reason } of tried) expect(reason).toMatch(/^slower: [\d.]+ ms a run$/);
+  for (const { reason } of measured({ tried })) expect(reason).toMatch(/^slower: [\d.]+ ms a run$/);
   expect(asked.filter((path) => /ort|tfjs|onnx/.test(path) && !path.startsWith("/engines/"))).toEqual([]);
 });
 
@@ -136,7 +140,7 @@ test("an engine that never opens does not keep the page waiting for good", async
   const { engine, tried, engineReason } = await infoOf({ "onnxruntime-web": "/engines/never.mjs" }, { cache: false });
   expect({ engine, tried, engineReason }).toEqual({
     engine: "simd",
-    tried: [{ engine: "onnx-wasm", reason: "It was not open after 30 s." }],
+    tried: [{ engine: "onnx-wasm", reason: "It was not open after 30 s." }, ...LACKING],
     engineReason: "no other opened",
   });
 });
@@ -149,6 +153,7 @@ test("an engine that does not load or disagrees with the self-test is not taken,
   expect(nowhere.engine).toBe("simd");
   expect(nowhere.tried).toEqual([
     { engine: "onnx-wasm", reason: expect.stringMatching(/did not load from .*nowhere/) },
+    ...LACKING,
   ]);
   expect(nowhere.engineReason).toBe("no other opened");
   for (const { logits } of Object.values<SelfTest>(manifest.variants[0].selfTest))
@@ -158,8 +163,8 @@ test("an engine that does not load or disagrees with the self-test is not taken,
     // Only the reference, which is not held against itself, is left.
     const { engine, tried } = await infoOf({ "onnxruntime-web": NAMED["onnxruntime-web"] }, { cache: false });
     expect(engine).toBe("reference");
-    expect(tried.map(({ engine }) => engine)).toEqual(["simd", "onnx-wasm"]);
-    for (const { reason } of tried) expect(reason).toMatch(/wrong results/);
+    expect(tried.map(({ engine }) => engine)).toEqual(["simd", "onnx-wasm", "webgpu", "webnn"]);
+    for (const { reason } of tried.slice(0, 2)) expect(reason).toMatch(/wrong results/);
   } finally {
     writeFileAtomic(folder, intact);
   }

@@ -44,7 +44,7 @@ test("the camera is classified live by both models, without a task over 50 ms on
 test("a camera that is not allowed is explained", () =>
   withDemo(async ({ page }) => {
     await page.click("#camera");
-    await expect.poll(() => page.textContent("#picture-error")).toMatch(/camera/i);
+    await expect.poll(() => page.textContent("#picture-error"), { timeout: 60_000 }).toMatch(/camera/i);
     expect(await page.getAttribute("#camera", "aria-pressed")).toBe("false");
   }));
 

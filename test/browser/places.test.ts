@@ -71,14 +71,14 @@ interface Answer {
 }
 
 /** @param at where the package lies */
-async function classifyOn(origin: string, at: string, engine = "onnx-wasm"): Promise<Answer> {
+async function classifyOn(origin: string, at: string, options: object = { engine: "onnx-wasm" }): Promise<Answer> {
   const page: Page = await browser.newPage();
   try {
     await page.goto(`${origin}/`);
     const script = `
       import { SlimViT } from ${JSON.stringify(`${at}/index.js`)};
       const engineUrls = { "onnxruntime-web": "/ort/ort.wasm.bundle.min.mjs" };
-      SlimViT.load("model/", { engine: ${JSON.stringify(engine)}, engineUrls }).then(async (vit) => {
+      SlimViT.load("model/", { engineUrls, ...${JSON.stringify(options)} }).then(async (vit) => {
         const { classes } = await vit.classify({ data: new Uint8Array(40 * 40 * 4).fill(77), width: 40, height: 40 });
         const { engine, notes } = vit.info;
         vit.dispose();
@@ -97,16 +97,23 @@ test("from another origin, as from a CDN", async () => {
   expect(answer).toMatchObject({ classes: 3, engine: "onnx-wasm", notes: [] });
 });
 
-test("from a bundle that has no worker.js: the inline copy runs", async () => {
+test("from a bundle that lost worker.js: the error names workerUrl, and with it the page answers", async () => {
   const origin = `http://localhost:${ports.site}`;
-  expect(await classifyOn(origin, `${origin}/workerless`)).toMatchObject({ classes: 3, engine: "onnx-wasm" });
+  expect(await classifyOn(origin, `${origin}/workerless`)).toMatch(
+    /worker did not start.*workerless\/worker\.js.*as workerUrl\.$/,
+  );
+  const workerUrl = `${origin}/dist/worker.js`;
+  expect(await classifyOn(origin, `${origin}/workerless`, { engine: "simd", workerUrl })).toMatchObject({
+    classes: 3,
+    engine: "simd",
+  });
 });
 
 test.each(["onnx-wasm", "reference"])(
   "on an origin without https, %s: integrity by the small sha256, no cache, and info says so",
   async (engine) => {
     const origin = `http://insecure.test:${ports.site}`;
-    const answer = await classifyOn(origin, `${origin}/dist`, engine);
+    const answer = await classifyOn(origin, `${origin}/dist`, { engine });
     expect(answer).toMatchObject({ classes: 3, engine, isSecure: false });
     expect(answer.notes).toEqual([expect.stringMatching(/Cache API.*https/)]);
   },

@@ -82,7 +82,7 @@ test("what a page loads names no package and nothing that a bundler would follow
     return [...named].map((match) => match[1]).filter((name) => !name.startsWith("slimvit/")); // in the advice of errors
   };
   for (const file of ["worker.js", "engine-onnx.js", "engine-tfjs.js"]) expect(importsOf(file)).toEqual([]);
-  for (const name of importsOf("index.js")) expect(name).toMatch(/^\.\/[\w-]+\.js$/);
+  for (const name of ["index.js", "set.js"].flatMap(importsOf)) expect(name).toMatch(/^\.\/[\w-]+\.js$/);
 });
 
 test("the types name nothing that a page has to install", () => {
