@@ -5,6 +5,7 @@ import { fileURLToPath } from "node:url";
 import { beforeAll, expect, test } from "vitest";
 import { countMacs, countParams } from "../../src/format/model.ts";
 import { type ModelSet, readSet } from "../../src/format/set.ts";
+import { manifestJson } from "../../src/format/write.ts";
 import { manifestText, readManifestFile } from "../../tools/models/folders.ts";
 import type { AccuracyRecord } from "../../tools/models/metrics.ts";
 import { makeSet } from "../../tools/models/set.ts";
@@ -26,7 +27,7 @@ function copy(
   const whole = { data: "fruit", split: "test", top1: 0.5, top5: 1, n: 30, engine: "simd", dtype: "f32" };
   manifest.metrics = { accuracy: records.map((one) => ({ ...whole, ...one })) };
   change(manifest);
-  writeFileSync(at(name, "slimvit.json"), manifestText(manifest));
+  writeFileSync(at(name, "slimvit.json"), manifestText(manifestJson(manifest)));
   return at(name);
 }
 
