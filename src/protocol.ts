@@ -5,7 +5,7 @@
 
 import type { SlimViTError } from "./errors.ts";
 import type { BlockShape, Label, Pooling, WeightsDtype } from "./format/model.ts";
-import type { SetAccuracy } from "./format/set.ts";
+import type { SetChoice } from "./format/setChoice.ts";
 import type { Drawable, Instance } from "./platform.ts";
 
 // ---- Loading a model ----
@@ -190,33 +190,7 @@ export interface TriedEngine {
   ms?: number;
 }
 
-/** Which member of a set was taken, and why. */
-export interface SetChoice {
-  /** of set.json */
-  name: string;
-  /** the member's folder in the set */
-  member: string;
-  /** fraction of the `n` pictures of `data` that it classifies correctly, from set.json */
-  accuracy: SetAccuracy;
-  /** the budget asked for, milliseconds of inference */
-  latencyMs?: number;
-  /** Whether the member was measured to meet it; undefined without a budget. */
-  meets?: boolean;
-  /** members that were measured, the cheapest first */
-  measured: MeasuredMember[];
-  /** why this one, for people */
-  reason: string;
-}
-
-export interface MeasuredMember {
-  member: string;
-  /** Median inference of a few pictures; undefined where it did not run. */
-  ms?: number;
-  /** Now, or on an earlier visit whose measurement was kept. */
-  when: "now" | "earlier";
-  /** why it did not run */
-  fault?: string;
-}
+export type { MeasuredMember, SetChoice } from "./format/setChoice.ts";
 
 // ---- Classifying pictures ----
 

@@ -1,7 +1,7 @@
 /** One block of a checkpoint → one block of the format. */
 import { SlimViTError } from "../../src/errors.ts";
+import type { Draft } from "./draft.ts";
 import { adjacentPairs, concat, scaleRows } from "./fold.ts";
-import type { Draft } from "./network.ts";
 import { mixedFrequencies, relativeTable, relativeTableOfMlp, ropeFrequencies } from "./positions.ts";
 import type { Weights } from "./weights.ts";
 

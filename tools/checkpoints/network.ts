@@ -11,8 +11,9 @@ import {
 import { layerNorm } from "../../src/reference/ops.ts";
 import { addBlock } from "./block.ts";
 import type { Description } from "./description.ts";
+import type { Draft } from "./draft.ts";
 import { concat, foldProbe, project, transpose } from "./fold.ts";
-import { checkSize, type StoredGrid, storedGrid } from "./grid.ts";
+import { checkSize, storedGrid } from "./grid.ts";
 import { hasFusedGate } from "./names.ts";
 import { joinBranches } from "./parallel.ts";
 import { relativeTable, relativeTableOfMlp, ropeGrid } from "./positions.ts";
@@ -24,15 +25,6 @@ export interface Network {
   tensors: Tensors;
   /** 0 of an embedding model */
   classes: number;
-}
-
-/** What is being built, and what it is built from. */
-export interface Draft {
-  weights: Weights;
-  described: Description;
-  arch: Architecture;
-  tensors: Tensors;
-  stored: StoredGrid;
 }
 
 /** Every name that the folds know; what else is there is refused before any shape is looked at. */

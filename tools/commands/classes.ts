@@ -25,7 +25,7 @@ export const classesCommand = () =>
     MODEL,
     OPTIONS,
     async (source, options) => {
-      const { makeClasses } = await import("../models/classes.ts");
+      const { makeClasses } = await import("../checkpoints/classes.ts");
       return makeClasses(source, options);
     },
   );

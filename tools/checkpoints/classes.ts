@@ -6,11 +6,11 @@ import { existsSync, readFileSync } from "node:fs";
 import { SlimViTError } from "../../src/errors.ts";
 import { featureDim, type Head, type Label, type Model, type Tensors } from "../../src/format/model.ts";
 import { readSafetensors } from "../../src/format/safetensors.ts";
-import type { ZeroShot } from "../checkpoints/description.ts";
-import { Weights } from "../checkpoints/weights.ts";
+import { claimOutput, readModelFolder, withStep, writeModel } from "../models/folders.ts";
+import { safetensorsMetadata } from "../models/metadata.ts";
 import { say } from "../shared/terminal.ts";
-import { claimOutput, readModelFolder, withStep, writeModelFolder } from "./folders.ts";
-import { safetensorsMetadata } from "./metadata.ts";
+import type { ZeroShot } from "./description.ts";
+import { Weights } from "./weights.ts";
 
 export interface ClassesOptions {
   out: string;
@@ -28,11 +28,11 @@ export interface ClassesOptions {
 /** CLIP's logit scale, which training caps there: a temperature of 0.01. */
 const CLIP_SCALE = 100;
 
-export function makeClasses(
+export async function makeClasses(
   source: string,
   options: ClassesOptions,
-): { classes: number; scores: Head["scores"]; scale: number; bias: number } {
-  claimOutput(options.out, options.force);
+): Promise<{ classes: number; scores: Head["scores"]; scale: number; bias: number }> {
+  claimOutput(options.out, options.force, [source, options.embeddings]);
   const model = readModelFolder(source);
   const embeddings = readEmbeddings(options.embeddings, options.labels, featureDim(model.manifest));
   const zeroShot = zeroShotOf(model, embeddings.metadata, options);
@@ -40,7 +40,7 @@ export function makeClasses(
   const { format: _, weights: __, variants: ___, variant: ____, ...draft } = manifest;
   const provenance = withStep(manifest.provenance, "classes", { classes: embeddings.labels.length, ...zeroShot });
   const named = { ...draft, name: options.name ?? manifest.name, provenance, metrics: {} };
-  writeModelFolder(options.out, named, tensors, [model.dtype], {}, options.force);
+  await writeModel(options.out, { draft: named, tensors, dtypes: [model.dtype] }, options.force);
   say(
     `classes: ${embeddings.labels.length}, "${embeddings.labels[0].label}" to "${embeddings.labels.at(-1)!.label}" → ${options.out}`,
   );

@@ -5,8 +5,8 @@ import type { Tensors } from "../../../src/format/model.ts";
 import { writeSafetensors } from "../../../src/format/safetensors.ts";
 import { forward } from "../../../src/reference/forward.ts";
 import { classPicker } from "../../../src/worker/classes.ts";
+import { makeClasses } from "../../../tools/checkpoints/classes.ts";
 import { importModel } from "../../../tools/checkpoints/import.ts";
-import { makeClasses } from "../../../tools/models/classes.ts";
 import { readModelFolder } from "../../../tools/models/folders.ts";
 import { familyCase, familyPixels, writeFamilyCheckpoint } from "../../fixtures/family/numbers.ts";
 import { expectClose } from "../../helpers.ts";
@@ -43,7 +43,7 @@ describe.each([
 
   test(`gives PyTorch's zero-shot probabilities, by ${scores}`, () => {
     const embeddings = writeNamed(`${id}.safetensors`, vectors);
-    const report = makeClasses(at(`model-${id}`), { embeddings, out: at(`out-${id}`) });
+    const report = await makeClasses(at(`model-${id}`), { embeddings, out: at(`out-${id}`) });
     expect(report).toMatchObject({ classes: 3, scores });
     const model = readModelFolder(at(`out-${id}`));
     expect(model.manifest.head).toEqual({ scores, cosine: true });
@@ -63,7 +63,7 @@ describe.each([
       { embeddings: writeRows(`${id}-rows.safetensors`, vectors, metadata), out: at(`rows-${id}`) },
       { embeddings: writeRows(`${id}-bare.safetensors`, vectors), labels: at("names.txt"), out: at(`list-${id}`) },
     ].map((options) => {
-      makeClasses(at(`model-${id}`), options);
+      await makeClasses(at(`model-${id}`), options);
       return readModelFolder(options.out);
     });
     expect(a.manifest.labels.map(({ label }) => label)).toEqual(NAMES);
@@ -77,7 +77,7 @@ test("what does not fit is one sentence", () => {
   const attempt =
     (embeddings: string, options = {}) =>
     () =>
-      makeClasses(model, { embeddings, out: at("never"), ...options });
+      await makeClasses(model, { embeddings, out: at("never"), ...options });
   const { vectors } = familyCase("transformers: CLIP").zeroShot!;
   expect(attempt(writeRows("unnamed.safetensors", vectors))).toThrow(/has 3 rows and no names; give --labels FILE/);
   expect(
