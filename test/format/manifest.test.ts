@@ -94,7 +94,7 @@ describe("a malformed manifest of version 1 is refused with its name and the fau
     ["a squash smaller than the crop", (m) => (m.preprocess.resize = [4096, 7]), /preprocess.resize\[1\] is 7/],
     ["a squash of one side", (m) => (m.preprocess.resize = [99] as never), /preprocess.resize/],
     ["a resize past the limit", (m) => (m.preprocess.resize = 1e6), /preprocess.resize is 1000000/],
-    ["an unknown interpolation", (m) => (m.preprocess.interpolation = "lanczos"), /interpolation is "lanczos"/],
+    ["an unknown interpolation", (m) => (m.preprocess.interpolation = "sharp"), /interpolation is "sharp"/],
     ["two means", (m) => (m.preprocess.mean = [0, 0]), /preprocess.mean has 2 entries/],
     ["a mean that is null", (m) => (m.preprocess.mean = [0, 0, null]), /preprocess.mean is null; expected a number\./],
     ["a mean that is infinite in f32", (m) => (m.preprocess.mean[0] = 1e300), /preprocess.mean/],

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import { INTERPOLATIONS } from "../../src/format/model.ts";
 import { preprocess, type RawImage, type Region, type Resample, resample } from "../../src/image/resample.ts";
 import { openResampler } from "../../src/image/resampleWasm.ts";
 import { random } from "../../tools/shared/random.ts";
@@ -21,7 +22,7 @@ const cases = fc
     width: fc.integer({ min: 1, max: 150 }),
     height: fc.integer({ min: 1, max: 150 }),
     to: fc.record({ width: fc.integer({ min: 1, max: 90 }), height: fc.integer({ min: 1, max: 90 }) }),
-    interpolation: fc.constantFrom("bicubic" as const, "bilinear" as const),
+    interpolation: fc.constantFrom(...INTERPOLATIONS),
     seed: fc.nat(),
   })
   .chain((c) =>
