@@ -53,6 +53,35 @@ interface SetAccuracy {
     dtype: string;
 }
 
+/** What a load out of a set of models chose. */
+
+/** Which member of a set was taken, and why. */
+interface SetChoice {
+    /** of set.json */
+    name: string;
+    /** the member's folder in the set */
+    member: string;
+    /** fraction of the `n` pictures of `data` that it classifies correctly, from set.json */
+    accuracy: SetAccuracy;
+    /** the budget asked for, milliseconds of inference */
+    latencyMs?: number;
+    /** Whether the member was measured to meet it; undefined without a budget. */
+    meets?: boolean;
+    /** members that were measured, the cheapest first */
+    measured: MeasuredMember[];
+    /** why this one, for people */
+    reason: string;
+}
+interface MeasuredMember {
+    member: string;
+    /** Median inference of a few pictures; undefined where it did not run. */
+    ms?: number;
+    /** Now, or on an earlier visit whose measurement was kept. */
+    when: "now" | "earlier";
+    /** why it did not run */
+    fault?: string;
+}
+
 /**
  * Browsers' types in the package's public ones. A project's compiler may know them not at all, as in Node, or in part, as in
  * a worker; a name that is missing is `never` there instead of an error in the package's types.
@@ -213,32 +242,7 @@ interface TriedEngine {
     /** Median milliseconds of a few runs, if it was measured. */
     ms?: number;
 }
-/** Which member of a set was taken, and why. */
-interface SetChoice {
-    /** of set.json */
-    name: string;
-    /** the member's folder in the set */
-    member: string;
-    /** fraction of the `n` pictures of `data` that it classifies correctly, from set.json */
-    accuracy: SetAccuracy;
-    /** the budget asked for, milliseconds of inference */
-    latencyMs?: number;
-    /** Whether the member was measured to meet it; undefined without a budget. */
-    meets?: boolean;
-    /** members that were measured, the cheapest first */
-    measured: MeasuredMember[];
-    /** why this one, for people */
-    reason: string;
-}
-interface MeasuredMember {
-    member: string;
-    /** Median inference of a few pictures; undefined where it did not run. */
-    ms?: number;
-    /** Now, or on an earlier visit whose measurement was kept. */
-    when: "now" | "earlier";
-    /** why it did not run */
-    fault?: string;
-}
+
 /**
  * Anything the browser can draw, a URL, a Response, a picture file's bytes, or RGBA pixels (the one form that also works
  * in Node).

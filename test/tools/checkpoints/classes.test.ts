@@ -1,6 +1,6 @@
 /** Zero-shot classifiers out of text vectors. */
 import { writeFileSync } from "node:fs";
-import { describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import type { Tensors } from "../../../src/format/model.ts";
 import { writeSafetensors } from "../../../src/format/safetensors.ts";
 import { forward } from "../../../src/reference/forward.ts";
@@ -39,9 +39,11 @@ describe.each([
   const of = familyCase(name);
   const { vectors, scores: wanted } = of.zeroShot!;
   const id = name.replace(/\W+/g, "-");
-  importModel(writeFamilyCheckpoint(at(`source-${id}`), of), { out: at(`model-${id}`) });
+  beforeAll(async () => {
+    await importModel(writeFamilyCheckpoint(at(`source-${id}`), of), { out: at(`model-${id}`) });
+  });
 
-  test(`gives PyTorch's zero-shot probabilities, by ${scores}`, () => {
+  test(`gives PyTorch's zero-shot probabilities, by ${scores}`, async () => {
     const embeddings = writeNamed(`${id}.safetensors`, vectors);
     const report = await makeClasses(at(`model-${id}`), { embeddings, out: at(`out-${id}`) });
     expect(report).toMatchObject({ classes: 3, scores });
@@ -56,40 +58,39 @@ describe.each([
     );
   });
 
-  test("takes rows with the names in the file's metadata or in a list", () => {
+  test("takes rows with the names in the file's metadata or in a list", async () => {
     const metadata = { labels: JSON.stringify(NAMES) };
     writeFileSync(at("names.txt"), NAMES.join("\n"));
-    const [a, b] = [
+    const sources = [
       { embeddings: writeRows(`${id}-rows.safetensors`, vectors, metadata), out: at(`rows-${id}`) },
       { embeddings: writeRows(`${id}-bare.safetensors`, vectors), labels: at("names.txt"), out: at(`list-${id}`) },
-    ].map((options) => {
-      await makeClasses(at(`model-${id}`), options);
-      return readModelFolder(options.out);
-    });
+    ];
+    for (const options of sources) await makeClasses(at(`model-${id}`), options);
+    const [a, b] = sources.map(({ out }) => readModelFolder(out));
     expect(a.manifest.labels.map(({ label }) => label)).toEqual(NAMES);
     expect(b.manifest.labels).toEqual(a.manifest.labels);
     expect(b.tensors.get("head.weight")).toEqual(a.tensors.get("head.weight"));
   });
 });
 
-test("what does not fit is one sentence", () => {
+test("what does not fit is one sentence", async () => {
   const model = at("model-transformers-CLIP");
-  const attempt =
-    (embeddings: string, options = {}) =>
-    () =>
-      await makeClasses(model, { embeddings, out: at("never"), ...options });
+  const attempt = (embeddings: string, options = {}) =>
+    makeClasses(model, { embeddings, out: at("never"), ...options });
   const { vectors } = familyCase("transformers: CLIP").zeroShot!;
-  expect(attempt(writeRows("unnamed.safetensors", vectors))).toThrow(/has 3 rows and no names; give --labels FILE/);
-  expect(
+  await expect(attempt(writeRows("unnamed.safetensors", vectors))).rejects.toThrow(
+    /has 3 rows and no names; give --labels FILE/,
+  );
+  await expect(
     attempt(
       writeRows("narrow.safetensors", [
         [1, 2],
         [3, 4],
       ]),
     ),
-  ).toThrow(/"embeddings" has 2 numbers a class; the model's embeddings have 12/);
-  expect(attempt(writeNamed("zeros.safetensors", [Array(12).fill(0)]))).toThrow(
+  ).rejects.toThrow(/"embeddings" has 2 numbers a class; the model's embeddings have 12/);
+  await expect(attempt(writeNamed("zeros.safetensors", [Array(12).fill(0)]))).rejects.toThrow(
     /The vector of "a red mug" is all zeros/,
   );
-  expect(attempt(at("missing.safetensors"))).toThrow(/no such file/);
+  await expect(attempt(at("missing.safetensors"))).rejects.toThrow(/no such file/);
 });

@@ -11,7 +11,7 @@ import { workplace } from "../fixtures.ts";
 const at = workplace("family");
 
 test.each(familyCases.map((of, k) => ({ of, k, name: of.name })))("$name", async ({ of, k }) => {
-  importModel(writeFamilyCheckpoint(at(`source-${k}`), of), { out: at(`model-${k}`) });
+  await importModel(writeFamilyCheckpoint(at(`source-${k}`), of), { out: at(`model-${k}`) });
   const model = readModelFolder(at(`model-${k}`));
   expect(model.manifest.imageSize).toEqual(of.imageSize);
   const pixels = familyPixels(of);
@@ -27,10 +27,10 @@ const resizable = familyCases.filter(({ resized }) => resized);
 
 test.each(resizable.map((of) => ({ of, name: of.name })))(
   "$name at another --image-size, as timm resamples it",
-  ({ of }) => {
+  async ({ of }) => {
     const { imageSize, output } = of.resized!;
     const id = of.name.replace(/\W+/g, "-");
-    importModel(writeFamilyCheckpoint(at(`resized-${id}`), of), { out: at(`resized-model-${id}`), imageSize });
+    await importModel(writeFamilyCheckpoint(at(`resized-${id}`), of), { out: at(`resized-model-${id}`), imageSize });
     const model = readModelFolder(at(`resized-model-${id}`));
     expect(model.manifest.imageSize).toEqual(imageSize);
     expectClose(forward(model, familyPixels({ imageSize })).logits, output, 2e-5);

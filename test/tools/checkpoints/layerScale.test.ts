@@ -11,13 +11,13 @@ import { workplace } from "../fixtures.ts";
 
 const at = workplace("layer-scale");
 
-test("an imported checkpoint with LayerScale gives timm's logits", () => {
+test("an imported checkpoint with LayerScale gives timm's logits", async () => {
   const { imageSize, heads, logits } = layerScaleNumbers();
   copyFileSync(
     fileURLToPath(new URL("../../fixtures/oracle/layerscale.safetensors", import.meta.url)),
     at("ls.safetensors"),
   );
-  importModel(at("ls.safetensors"), { out: at("model"), heads, imageSize });
+  await importModel(at("ls.safetensors"), { out: at("model"), heads, imageSize });
   const model = readModelFolder(at("model"));
   expect([...model.tensors.keys()].filter((name) => /ls\d|gamma/.test(name))).toEqual([]);
   const pixels = Float32Array.from({ length: 3 * imageSize[0] * imageSize[1] }, (_, k) => Math.sin(0.37 * k));

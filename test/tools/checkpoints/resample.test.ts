@@ -57,19 +57,19 @@ describe.each(cases)("a grid of $from made $to, $prefixTokens prefix tokens", (c
 });
 
 describe("positions inside attention", () => {
-  const family = (name: string, id: string) => {
-    importModel(writeFamilyCheckpoint(at(`source-${id}`), familyCase(name)), { out: at(id) });
+  const family = async (name: string, id: string) => {
+    await importModel(writeFamilyCheckpoint(at(`source-${id}`), familyCase(name)), { out: at(id) });
     return readModelFolder(at(id));
   };
 
-  test("rotary coordinates of DINOv3 at another size give timm's output", () => {
+  test("rotary coordinates of DINOv3 at another size give timm's output", async () => {
     const { imageSize, output } = familyCase("timm: DINOv3").resized!;
-    const resized = resizeModel(family("timm: DINOv3", "rope"), imageSize);
+    const resized = resizeModel(await family("timm: DINOv3", "rope"), imageSize);
     expectClose(forward(resized, familyPixels({ imageSize })).logits, output, 2e-5);
   });
 
-  test("relative biases follow the grid, and those of the class token stay", () => {
-    const model = family("timm: BEiT", "relative");
+  test("relative biases follow the grid, and those of the class token stay", async () => {
+    const model = await family("timm: BEiT", "relative");
     const resized = resizeModel(model, [40, 48]);
     const [before, after] = [model, resized].map(({ tensors }) => float32(tensors, "blocks.0.attn.rel_bias"));
     expect(resized.tensors.get("blocks.0.attn.rel_bias")!.shape).toEqual([2, 9 * 11 + 3]);
