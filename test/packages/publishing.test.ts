@@ -10,7 +10,13 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { type PackageName, pack, ROOT } from "./packed.ts";
 
 /** Scripts that a page serves and nobody imports by name, so they have no types. */
-const SERVED = ["./engine-onnx.js", "./engine-reference.js", "./engine-tfjs.js", "./engine-webgpu.js", "./engine-webnn.js"];
+const SERVED = [
+  "./engine-onnx.js",
+  "./engine-reference.js",
+  "./engine-tfjs.js",
+  "./engine-webgpu.js",
+  "./engine-webnn.js",
+];
 const NAMES: PackageName[] = ["slimvit", "slimvit-tools"];
 
 let folder: string;
