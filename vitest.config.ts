@@ -1,7 +1,7 @@
 import { fileURLToPath } from "node:url";
-import { ENGINE_CHUNKS } from "./rollup.config.ts";
 import { defineConfig } from "vitest/config";
 import { BaseSequencer, type TestSpecification } from "vitest/node";
+import { ENGINE_CHUNKS } from "./rollup.config.ts";
 
 /** The longest of `npm run robustness`: begun last, one would run alone at its end. */
 const LONG = ["gpu-memory", "device-lost", "killed", "lifecycle", "engines"];
