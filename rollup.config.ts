@@ -51,6 +51,7 @@ const BESIDE: Record<string, string> = {
   "./drawSvg.ts": "./draw-svg.js",
   "./videoFrames.ts": "./video-frames.js",
   "./batchOf.ts": "./batch-of.js",
+  "./optionAdvice.ts": "./option-advice.js",
   "./engine-onnx.js": "./engine-onnx.js",
   "./engine-reference.js": "./engine-reference.js",
   "./engine-tfjs.js": "./engine-tfjs.js",
@@ -94,7 +95,7 @@ const configs: RollupOptions[] = [
       plugins: [dts()],
     },
   ]),
-  ...["set", "drawSvg", "videoFrames", "batchOf"].map(
+  ...["set", "drawSvg", "videoFrames", "batchOf", "optionAdvice"].map(
     (name): RollupOptions => ({
       input: `src/page/${name}.ts`,
       output: { file: `dist/${BESIDE[`./${name}.ts`].slice(2)}`, format: "es", sourcemap: true },

@@ -82,12 +82,6 @@ export interface Progress {
   cached: boolean;
 }
 
-/** An optional engine's packages, as the app's bundler serves them: what slimvit/engines/* exports. */
-export interface EnginePackage {
-  /** By package, what gives the address of a script that brings it. */
-  readonly packages: Readonly<Record<string, () => Promise<string>>>;
-}
-
 /** Where weights are kept between visits, by the lower-case hex of their sha256. What it returns is checked like a download. */
 export interface WeightsStore {
   get(sha256: string): Promise<Uint8Array | undefined>;

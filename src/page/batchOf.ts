@@ -17,13 +17,17 @@ type Answer<T> = { input: T } & ({ result: Classification } | { error: SlimViTEr
  * inputs does not hold back answers.
  *
  * @param work settles soon when its signal fires
- * @throws SlimViTError `aborted` and `disposed`, which end the batch; what the source of inputs throws
+ * @throws SlimViTError `aborted` and `disposed`, which end the batch; `bad-option` and `bad-input` before it; what the source of inputs throws
  */
 export async function* batchOf<T extends ImageInput>(
   inputs: Iterable<T> | AsyncIterable<T>,
   { concurrency, onProgress, settle }: BatchOptions,
   work: (input: T, signal: AbortSignal) => Promise<Classification>,
 ): AsyncGenerator<BatchResult<T>> {
+  if (!Number.isSafeInteger(concurrency) || concurrency < 1)
+    throw new SlimViTError("bad-option", `concurrency is ${concurrency}; expected a whole number of at least 1.`);
+  if (typeof inputs !== "object" || !inputs || !(Symbol.iterator in inputs || Symbol.asyncIterator in inputs))
+    throw new SlimViTError("bad-input", `classifyAll was given ${String(inputs)}; expected a list of pictures.`);
   const left = new AbortController();
   const source = Symbol.asyncIterator in inputs ? inputs[Symbol.asyncIterator]() : inputs[Symbol.iterator]();
   const inFlight: Promise<Answer<T>>[] = [];

@@ -43,38 +43,27 @@ const NAMES: Record<"load" | "embed" | "classify" | "stream" | "classifyAll", Re
   classifyAll: CLASSIFY_ALL,
 };
 
-/** @throws SlimViTError `bad-option` for options that are no object, and for a name that `call` does not know */
-export function checkOptions(call: keyof typeof NAMES, options: object): void {
+/**
+ * Checks at once, so that a call with good options reads its picture before it returns.
+ *
+ * @returns for options that are no object, and for a name that `call` does not know, a promise that rejects with
+ * SlimViTError `bad-option`; else undefined
+ */
+export function checkOptions(call: keyof typeof NAMES, options: object): Promise<never> | undefined {
   if (typeof options !== "object" || options === null) {
-    throw new SlimViTError("bad-option", `The options of ${call} are ${JSON.stringify(options)}; expected an object.`);
+    const message = `The options of ${call} are ${JSON.stringify(options)}; expected an object.`;
+    return Promise.reject(new SlimViTError("bad-option", message));
   }
+  const unknown = Object.keys(options).find((name) => !Object.hasOwn(NAMES[call], name));
+  return unknown === undefined ? undefined : refuse(call, unknown);
+}
+
+async function refuse(call: keyof typeof NAMES, name: string): Promise<never> {
   const known = Object.keys(NAMES[call]);
-  for (const name of Object.keys(options)) {
-    if (Object.hasOwn(NAMES[call], name)) continue;
-    const meant = nearest(name, known);
-    const advice = meant ? `did you mean ${meant}?` : `expected one of ${known.join(", ")}.`;
-    throw new SlimViTError("bad-option", `${call} has no option ${JSON.stringify(name)}; ${advice}`);
-  }
-}
-
-/** @returns the known name that is at most a third of its letters away, whatever the case */
-function nearest(name: string, known: string[]): string | undefined {
-  const ranked = known
-    .map((candidate) => ({ candidate, edits: editDistance(name.toLowerCase(), candidate.toLowerCase()) }))
-    .sort((a, b) => a.edits - b.edits);
-  const [{ candidate, edits }] = ranked;
-  return edits <= Math.ceil(candidate.length / 3) ? candidate : undefined;
-}
-
-/** Levenshtein's: letters to insert, delete or replace. */
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      next[j] = Math.min(row[j] + 1, next[j - 1] + 1, row[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1));
-    }
-    row = next;
-  }
-  return row[b.length];
+  // A service worker cannot load code later.
+  const advice = await import("./optionAdvice.ts").then(
+    ({ adviceOn }) => adviceOn(name, known),
+    () => `expected one of ${known.join(", ")}.`,
+  );
+  throw new SlimViTError("bad-option", `${call} has no option ${JSON.stringify(name)}; ${advice}`);
 }

@@ -20,7 +20,7 @@ import { absoluteUrl, resolveSource } from "./addresses.ts";
 import { eachOf, MIN_IN_FLIGHT } from "./batch.ts";
 import { checkOptions } from "./options.ts";
 import { disposedError, PendingCalls } from "./pendingCalls.ts";
-import { handOver, isUnreadableFrame, prepareTransfer } from "./pictures.ts";
+import { handOver, prepareTransfer } from "./pictures.ts";
 import { type Shared, type SharedModel, share, type User } from "./sharedModel.ts";
 
 /** The name of a set of models. */
@@ -57,7 +57,7 @@ export class SlimViT {
    * `worker-lost`
    */
   static async load(source: ModelSource, options: LoadOptions = {}): Promise<SlimViT> {
-    checkOptions("load", options);
+    await checkOptions("load", options);
     throwIfAborted(options.signal);
     try {
       return await SlimViT.loadChecked(source, options);
@@ -95,7 +95,8 @@ export class SlimViT {
   classify(image: ImageInput, options?: ClassifyOptions): Promise<Classification>;
   classify(images: readonly ImageInput[], options?: ClassifyOptions): Promise<Classification[]>;
   async classify(image: ImageInput | readonly ImageInput[], options: ClassifyOptions = {}) {
-    checkOptions("classify", options);
+    const refused = checkOptions("classify", options);
+    if (refused) return refused;
     return eachOf(image, this.inFlight, (one) => this.classifyOne(one, options));
   }
 
@@ -110,12 +111,8 @@ export class SlimViT {
     inputs: Iterable<T> | AsyncIterable<T>,
     options: ClassifyAllOptions = {},
   ): AsyncGenerator<BatchResult<T>> {
-    checkOptions("classifyAll", options);
+    await checkOptions("classifyAll", options);
     const { concurrency = this.inFlight, onProgress, signal, ...rest } = options;
-    if (!Number.isSafeInteger(concurrency) || concurrency < 1)
-      throw new SlimViTError("bad-option", `concurrency is ${concurrency}; expected a whole number of at least 1.`);
-    if (typeof inputs !== "object" || !inputs || !(Symbol.iterator in inputs || Symbol.asyncIterator in inputs))
-      throw new SlimViTError("bad-input", `classifyAll was given ${String(inputs)}; expected a list of pictures.`);
     const { batchOf } = await import("./batchOf.ts");
     const settle = <R>(work: () => Promise<R>) => this.calls.settle(signal, work);
     yield* batchOf(inputs, { concurrency, onProgress, settle }, (one, left) =>
@@ -127,7 +124,8 @@ export class SlimViT {
   embed(image: ImageInput, options?: EmbedOptions): Promise<Float32Array>;
   embed(images: readonly ImageInput[], options?: EmbedOptions): Promise<Float32Array[]>;
   async embed(image: ImageInput | readonly ImageInput[], options: EmbedOptions = {}) {
-    checkOptions("embed", options);
+    const refused = checkOptions("embed", options);
+    if (refused) return refused;
     const { region, signal } = options;
     return eachOf(image, this.inFlight, async (one) => {
       return (await this.run(one, { want: "features", region }, signal)).features;
@@ -143,27 +141,10 @@ export class SlimViT {
    * @throws SlimViTError as `classify`, and what the source throws
    */
   async *stream(source: FrameSource<ImageInput>, options: ClassifyOptions = {}): AsyncGenerator<Classification> {
-    checkOptions("stream", options);
-    const { framesFrom } = await import("./videoFrames.ts");
-    const left = new AbortController();
-    const frames = framesFrom(source, left.signal);
-    try {
-      for (;;) {
-        const { done, value } = await this.calls.settle(options.signal, () => frames.next());
-        if (done) return;
-        let answer: Classification;
-        try {
-          answer = await this.classifyOne(value, options);
-        } catch (error) {
-          if (isUnreadableFrame(error)) continue;
-          throw error;
-        }
-        yield answer;
-      }
-    } finally {
-      left.abort(); // it may be waiting for a frame that never comes
-      await frames.return(undefined);
-    }
+    await checkOptions("stream", options);
+    const { answersTo } = await import("./videoFrames.ts");
+    const settle = <R>(work: () => Promise<R>) => this.calls.settle(options.signal, work);
+    yield* answersTo(source, settle, (picture) => this.classifyOne(picture, options));
   }
 
   /** Frees worker, weights and memory; calls in flight reject with `disposed`. Idempotent. */

@@ -4,10 +4,41 @@
  */
 import { SlimViTError, throwIfAborted } from "../errors.ts";
 import type { FrameSource } from "../protocol.ts";
-import { isVideo } from "./pictures.ts";
+import { isUnreadableFrame, isVideo } from "./pictures.ts";
 
 /** HTMLMediaElement.HAVE_CURRENT_DATA: there is a frame to show. */
 const HAS_FRAME = 2;
+
+/**
+ * An answer to each picture of the source; frames that cannot be read yet have none.
+ *
+ * @param settle rejects at once when the caller aborts or the model is gone
+ */
+export async function* answersTo<T, R>(
+  source: FrameSource<T>,
+  settle: <S>(work: () => Promise<S>) => Promise<S>,
+  answer: (picture: T | HTMLVideoElement) => Promise<R>,
+): AsyncGenerator<R> {
+  const left = new AbortController();
+  const frames = framesFrom(source, left.signal);
+  try {
+    for (;;) {
+      const { done, value } = await settle(() => frames.next());
+      if (done) return;
+      let result: R;
+      try {
+        result = await answer(value);
+      } catch (error) {
+        if (isUnreadableFrame(error)) continue;
+        throw error;
+      }
+      yield result;
+    }
+  } finally {
+    left.abort(); // it may be waiting for a frame that never comes
+    await frames.return(undefined);
+  }
+}
 
 /**
  * Ends with the source. Frames that have a `close()` are closed here: dropped ones, and each when the next is asked for.
