@@ -145,6 +145,11 @@ interface LoadOptions {
     /** Of a set: the most accurate member that takes at most this many milliseconds of inference here, measured; default the most accurate. */
     latencyMs?: number;
 }
+/** An optional engine's packages, as the app's bundler serves them: what slimvit/engines/* exports. */
+interface EnginePackage {
+    /** By package, what gives the address of a script that brings it. */
+    readonly packages: Readonly<Record<string, () => Promise<string>>>;
+}
 /** A model in the thread that made it. Only `load` knows what to do with it. */
 interface ModelHost {
     dispose(): void;
@@ -157,16 +162,6 @@ interface Progress {
     totalBytes: number;
     /** true when the bytes came from the cache */
     cached: boolean;
-}
-/** An optional engine's packages, as the app's bundler serves them: what slimvit/engines/* exports. */
-interface EnginePackage {
-    /** By package, what gives the address of a script that brings it. */
-    readonly packages: Readonly<Record<string, () => Promise<string>>>;
-}
-/** An optional engine's packages, as the app's bundler serves them: what slimvit/engines/* exports. */
-interface EnginePackage {
-    /** By package, what gives the address of a script that brings it. */
-    readonly packages: Readonly<Record<string, () => Promise<string>>>;
 }
 /** Where weights are kept between visits, by the lower-case hex of their sha256. What it returns is checked like a download. */
 interface WeightsStore {

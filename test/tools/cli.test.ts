@@ -282,9 +282,9 @@ describe("bad input is one clear sentence", () => {
     ["an output that exists", () => ["import", at("tiny.safetensors"), "-o", at("dense")], 2, /dense: exists already/],
     [
       "data that is neither folder nor zip",
-      () => [...retrain(), "--data", at("labels.tsv")],
+      () => [...retrain(), "--data", at("tiny.safetensors")],
       1,
-      /labels\.tsv: is neither a folder nor a readable zip/,
+      /tiny\.safetensors: is neither a folder nor a readable zip/,
     ],
     ["no labels and no teacher", () => [...retrain(), "--unlabelled"], 2, /--unlabelled data needs a --teacher/],
   ])("%s", (_, args, status, message) => {
