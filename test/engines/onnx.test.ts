@@ -203,7 +203,7 @@ describe("openEngine", () => {
   test("auto takes simd first", async () => {
     const { engine, tried } = await openEngine("auto", model);
     expect(engine.name).toBe("simd");
-    expect(tried).toEqual([]);
+    expect(tried.map(({ engine }) => engine).sort()).toEqual(["webgpu", "webnn"]); // our own, which Node has no device for
     engine.dispose();
   });
 
@@ -212,8 +212,8 @@ describe("openEngine", () => {
     WebAssembly.validate = () => false; // a machine without SIMD
     try {
       const { engine, tried } = await openEngine("auto", model);
-      expect(engine.name).toBe("onnx-wasm");
-      expect(tried).toEqual([{ engine: "simd", reason: expect.stringMatching(/SIMD/) }]);
+      expect({ name: engine.name, tried }).toMatchObject({ name: "onnx-wasm" });
+      expect(tried).toContainEqual({ engine: "simd", reason: expect.stringMatching(/SIMD/) });
       engine.dispose();
     } finally {
       WebAssembly.validate = validate;
