@@ -41,7 +41,7 @@ const NAMED = {
 /** What "auto" says of our own engines whose devices are not in this browser: SwiftShader is no real GPU. */
 const LACKING = [
   { engine: "webgpu", reason: "There is no WebGPU adapter of a real GPU." },
-  { engine: "webnn", reason: "This browser has no WebNN." },
+  { engine: "webnn", reason: "There is no WebNN here." },
 ];
 const measured = ({ tried }: Pick<ModelInfo, "tried">) => tried.filter(({ ms }) => ms !== undefined);
 

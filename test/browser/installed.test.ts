@@ -99,7 +99,7 @@ const AUTO = { threads: 1 };
 /** What "auto" says of our own engines whose devices are not in these browsers: SwiftShader is no real GPU. */
 const LACKING = [
   { engine: "webgpu", reason: "There is no WebGPU adapter of a real GPU." },
-  { engine: "webnn", reason: "This browser has no WebNN." },
+  { engine: "webnn", reason: "There is no WebNN here." },
 ];
 const measured = ({ info }: Visit) => info.tried.filter(({ ms }) => ms !== undefined);
 const names = (visit: Visit) => [visit.info.engine, ...measured(visit).map(({ engine }) => engine)].sort();
