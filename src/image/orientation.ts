@@ -25,7 +25,7 @@ export function hideWebpOrientation(file: Uint8Array<ArrayBuffer>): {
   try {
     const found = findExif(file);
     if (found && found.orientation !== 1) return { orientation: found.orientation, file: withoutExif(file, found.at) };
-  } catch {} // metadata that ends too early are as good as none
+  } catch {} // Metadata that ends too early counts as none.
   return { orientation: 1, file };
 }
 

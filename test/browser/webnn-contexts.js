@@ -24,5 +24,5 @@ MLContext.prototype.dispatch = function (...args) {
 const channel = new BroadcastChannel("webnn");
 channel.onmessage = ({ data }) => {
   Object.assign(plan, data);
-  setTimeout(() => channel.postMessage(state), 50); // a context's end is told a little later
+  setTimeout(() => channel.postMessage(state), 50); // A context reports its end a little later.
 };

@@ -17,7 +17,7 @@ export function runtimeFolder(): string {
   try {
     const dist = join(dirname(createRequire(import.meta.url).resolve("slimvit/package.json")), "dist");
     if (isThere(dist)) return dist;
-  } catch {} // said below
+  } catch {} // A package that cannot be found is reported by the error below.
   throw new SlimViTError("unsupported", 'The package "slimvit" is not built: run "npm run build" first.');
 }
 

@@ -87,7 +87,7 @@ export interface Resampling {
 
 const USUAL: Resampling = { filter: "bicubic", antialias: true, alignCorners: false };
 
-/** Antialiased bicubic (a = −0.5) over the grid unless told; prefix tokens' embeddings are passed through. */
+/** Antialiased bicubic (a = −0.5) over the grid by default. Prefix tokens' embeddings are passed through. */
 export function resamplePositions(
   position: Float32Array,
   from: Grid,

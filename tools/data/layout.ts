@@ -141,7 +141,7 @@ function filesBelow(source: string, top: Folder, notes: string[], split?: SplitP
 
 /** A class that would be missing from the data without a word. */
 function refuseEmpty(source: string, folder: Folder, top: Folder): void {
-  if (!holding(top).length) return; // no class folder has any: said as such, with the expected form
+  if (!holding(top).length) return; // No class folder holds a picture. The caller reports it, with the expected form.
   const inside = [...folder.others, ...[...folder.folders.values()].flatMap(({ others }) => others)];
   const kinds = inside.length ? ` that can be read (it holds ${countKinds(inside)})` : "";
   throw new SlimViTError(

@@ -18,7 +18,7 @@ export interface Plan {
   bytes: number;
   pixels: number;
   stream: Stream;
-  /** by block: where it tells what merges, and whether it is told */
+  /** For each block: where the kernels report the pairs that merge, and where a flag says that the pairs are given. */
   merges: { partners: number; forced: number }[];
   sync: number;
 }

@@ -61,7 +61,7 @@ test("the loss is the base loss and each penalty's weight times the sum of its f
 
 describe("importance", () => {
   const arch: Architecture = tinyArchitecture();
-  /** Masks that a search has moved away from where they start, so that z and ∂L/∂z are told apart. */
+  /** Masks that a search has moved away from where they start, so that z and ∂L/∂z differ. */
   const moved = ["--lr", "1e-12", "--lr-mask", "0.2", "--lr-mask-patch", "1.5", "--epochs", "4", "--min-scale", "0.5"];
 
   test.each([
