@@ -41,6 +41,8 @@ export interface Losable {
 /** A device and what became of it: ends its runs when it ends, even those that the browser would leave waiting. */
 export class DeviceWatch {
   private reason: string | undefined;
+  /** Whoever opened the device has ended it. */
+  private isClosed = false;
   /** rejects a run that has not ended */
   private readonly running = new Set<(error: SlimViTError) => void>();
 
@@ -56,7 +58,10 @@ export class DeviceWatch {
     });
   }
 
-  /** @throws SlimViTError `device-lost`, also in place of whatever the loss made the work throw or return */
+  /**
+   * @throws SlimViTError `device-lost`, also in place of whatever the loss made the work throw or return; `disposed` where
+   * `close()` ended the device
+   */
   async guard<T>(work: () => Promise<T>): Promise<T> {
     this.check();
     let lose!: (error: SlimViTError) => void;
@@ -70,7 +75,7 @@ export class DeviceWatch {
     return outcome;
   }
 
-  /** @throws SlimViTError `device-lost` */
+  /** @throws SlimViTError `device-lost`, or `disposed` after `close()` */
   check(): void {
     if (this.isLost) throw this.error();
   }
@@ -81,10 +86,12 @@ export class DeviceWatch {
 
   /** Ends the device, and with it every buffer, texture and shader. Idempotent. */
   close(): void {
+    this.isClosed ||= !this.isLost;
     this.device.destroy();
   }
 
   private error(): SlimViTError {
+    if (this.isClosed) return new SlimViTError("disposed", `Engine "${this.engine}" has been disposed of.`);
     return new SlimViTError("device-lost", `Engine "${this.engine}" lost ${this.what} (${this.reason}).`);
   }
 }

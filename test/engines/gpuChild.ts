@@ -6,6 +6,10 @@ import type { Answer, Job, Jobs } from "./gpuProcess.ts";
 /** Buffers that are alive, of all devices. */
 let buffers = 0;
 
+/** The device of all networks and kernels, but for those jobs that end devices. */
+let shared: GPUDevice | undefined;
+let compileMs = 0;
+
 async function start(): Promise<void> {
   await provideWebGpu();
   const { createBuffer } = GPUDevice.prototype;
@@ -28,59 +32,73 @@ async function start(): Promise<void> {
   process.on("message", (job: Job) => void answer(job));
 }
 
-const jobs: { [K in keyof Jobs]: (job: Jobs[K]["job"]) => Promise<Jobs[K]["answer"]> } = {
-  async kernel({ shader, data, outputs, workgroups }) {
-    const adapter = await navigator.gpu.requestAdapter();
-    const device = await adapter!.requestDevice();
-    device.pushErrorScope("validation");
-    const module = device.createShaderModule({ code: shader.code });
-    const pipeline = await device.createComputePipelineAsync({ layout: "auto", compute: { module } });
-    const { STORAGE, UNIFORM, COPY_DST, COPY_SRC, MAP_READ } = GPUBufferUsage;
-    const made = new Map<string, GPUBuffer>();
-    const bufferOf = (name: string) => {
-      const values = data[name];
-      const usage = COPY_DST | COPY_SRC | (name === "call" || name === "shape" ? UNIFORM : STORAGE);
-      const buffer = device.createBuffer({ size: Math.max(16, values.byteLength), usage });
-      device.queue.writeBuffer(buffer, 0, values as Float32Array<ArrayBuffer>);
-      made.set(name, buffer);
-      return buffer;
-    };
-    const entries = shader.bindings.map((name, binding) => ({ binding, resource: { buffer: bufferOf(name) } }));
-    const group = device.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries });
-    const encoder = device.createCommandEncoder();
-    const pass = encoder.beginComputePass();
-    pass.setPipeline(pipeline);
-    pass.setBindGroup(0, group);
-    pass.dispatchWorkgroups(...workgroups);
-    pass.end();
-    const read = outputs.map((name) => {
-      const { size } = made.get(name)!;
-      const target = device.createBuffer({ size, usage: COPY_DST | MAP_READ });
-      encoder.copyBufferToBuffer(made.get(name)!, 0, target, 0, size);
-      return target;
-    });
-    device.queue.submit([encoder.finish()]);
-    const fault = await device.popErrorScope();
-    if (fault) throw new Error(fault.message);
-    const results: Record<string, Float32Array> = {};
-    for (const [i, target] of read.entries()) {
-      await target.mapAsync(GPUMapMode.READ);
-      results[outputs[i]] = new Float32Array(target.getMappedRange().slice(0));
-    }
-    device.destroy();
-    return results;
-  },
+/** Engines that are opened meanwhile get the shared device. */
+async function onSharedDevice<T>(work: () => Promise<T>): Promise<T> {
+  const { requestDevice } = GPUAdapter.prototype;
+  GPUAdapter.prototype.requestDevice = async function (...args) {
+    shared ??= compileOnce(await requestDevice.apply(this, args));
+    return shared;
+  };
+  try {
+    const result = await work();
+    if (buffers) throw new Error(`${buffers} buffers are left`);
+    return result;
+  } finally {
+    GPUAdapter.prototype.requestDevice = requestDevice;
+  }
+}
 
-  async run({ model, calls }) {
-    const engine = await openWebgpu(model);
-    try {
-      const outputs = [];
-      for (const { pixels, options } of calls) outputs.push(await engine.runBatch(pixels, options));
-      const { dispatches, submitMs, memoryBytes } = engine;
-      return { outputs, dispatches, submitMs, memoryBytes, buffers };
-    } finally {
-      engine.dispose();
+/** SwiftShader compiles a shader for about as long as it runs a small network, so each is compiled once. */
+function compileOnce(device: GPUDevice): GPUDevice {
+  const modules = new Map<string, GPUShaderModule>();
+  const pipelines = new Map<GPUShaderModule, Promise<GPUComputePipeline>>();
+  const { createShaderModule, createComputePipelineAsync } = device;
+  device.createShaderModule = (descriptor) => {
+    const known = modules.get(descriptor.code);
+    const module = known ?? createShaderModule.call(device, descriptor);
+    modules.set(descriptor.code, module);
+    return module;
+  };
+  device.createComputePipelineAsync = (descriptor) => {
+    const { module } = descriptor.compute;
+    const start = performance.now();
+    let pipeline = pipelines.get(module);
+    if (!pipeline) {
+      pipeline = createComputePipelineAsync.call(device, descriptor);
+      pipelines.set(module, pipeline);
+      void pipeline.then(
+        () => (compileMs += performance.now() - start),
+        () => {},
+      );
     }
+    return pipeline;
+  };
+  device.destroy = () => undefined;
+  return device;
+}
+
+const jobs: { [K in keyof Jobs]: (job: Jobs[K]["job"]) => Promise<Jobs[K]["answer"]> } = {
+  kernel: (job) =>
+    onSharedDevice(async () => {
+      const adapter = await navigator.gpu.requestAdapter();
+      return runKernel(await adapter!.requestDevice(), job);
+    }),
+
+  run: ({ model, calls }) =>
+    onSharedDevice(async () => {
+      const engine = await openWebgpu(model);
+      try {
+        const outputs = [];
+        for (const { pixels, options } of calls) outputs.push(await engine.runBatch(pixels, options));
+        const { dispatches, submitMs, memoryBytes } = engine;
+        return { outputs, dispatches, submitMs, memoryBytes, buffers };
+      } finally {
+        engine.dispose();
+      }
+    }),
+
+  async compiled() {
+    return compileMs;
   },
 
   async rounds({ model, pixels, count }) {
@@ -135,6 +153,49 @@ const jobs: { [K in keyof Jobs]: (job: Jobs[K]["job"]) => Promise<Jobs[K]["answe
     return codes;
   },
 };
+
+async function runKernel(
+  device: GPUDevice,
+  { shader, data, outputs, workgroups }: Jobs["kernel"]["job"],
+): Promise<Jobs["kernel"]["answer"]> {
+  device.pushErrorScope("validation");
+  const module = device.createShaderModule({ code: shader.code });
+  const pipeline = await device.createComputePipelineAsync({ layout: "auto", compute: { module } });
+  const { STORAGE, UNIFORM, COPY_DST, COPY_SRC, MAP_READ } = GPUBufferUsage;
+  const made = new Map<string, GPUBuffer>();
+  const bufferOf = (name: string) => {
+    const values = data[name];
+    const usage = COPY_DST | COPY_SRC | (name === "call" || name === "shape" ? UNIFORM : STORAGE);
+    const buffer = device.createBuffer({ size: Math.max(16, values.byteLength), usage });
+    device.queue.writeBuffer(buffer, 0, values as Float32Array<ArrayBuffer>);
+    made.set(name, buffer);
+    return buffer;
+  };
+  const entries = shader.bindings.map((name, binding) => ({ binding, resource: { buffer: bufferOf(name) } }));
+  const group = device.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries });
+  const encoder = device.createCommandEncoder();
+  const pass = encoder.beginComputePass();
+  pass.setPipeline(pipeline);
+  pass.setBindGroup(0, group);
+  pass.dispatchWorkgroups(...workgroups);
+  pass.end();
+  const read = outputs.map((name) => {
+    const { size } = made.get(name)!;
+    const target = device.createBuffer({ size, usage: COPY_DST | MAP_READ });
+    encoder.copyBufferToBuffer(made.get(name)!, 0, target, 0, size);
+    return target;
+  });
+  device.queue.submit([encoder.finish()]);
+  const fault = await device.popErrorScope();
+  const results: Record<string, Float32Array> = {};
+  for (const [i, target] of read.entries()) {
+    await target.mapAsync(GPUMapMode.READ);
+    results[outputs[i]] = new Float32Array(target.getMappedRange().slice(0));
+  }
+  for (const buffer of [...made.values(), ...read]) buffer.destroy();
+  if (fault) throw new Error(fault.message);
+  return results;
+}
 
 async function answer({ id, kind, job }: Job): Promise<void> {
   let reply: Answer;

@@ -15,6 +15,8 @@ export interface Jobs {
     job: { shader: Shader; data: Record<string, Data>; outputs: string[]; workgroups: [number, number, number] };
     answer: Record<string, Float32Array>;
   };
+  /** Milliseconds until the shared device's pipelines were there, all of them added up. */
+  compiled: { job: Record<string, never>; answer: number };
   /** A network opened once; each call has a list of pictures. */
   run: {
     job: { model: Model; calls: { pixels: Float32Array[]; options?: RunOptions }[] };

@@ -2,10 +2,10 @@
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import { type Manifest, type Model, tokenCounts } from "../../format/model.ts";
 import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
+import { groupsOf, readPairs, writePairs } from "../mergePairs.ts";
 import { nextMacrotask } from "../nextMacrotask.ts";
 import { chooseFlavour, compileKernels, type Flavour } from "./binary.ts";
 import { PLAN_MAP_ROWS, SYNC_EPOCH, SYNC_QUIT } from "./layout.ts";
-import { groupsOf, readPairs, writePairs } from "./pairs.ts";
 import { type Plan, planMemory } from "./plan.ts";
 import { canShareMemory, type Helpers, importsOf, startHelpers } from "./threads.ts";
 import { loadConstants, type Packer, packWeights } from "./weights.ts";

@@ -5,17 +5,19 @@ import { align4, repeat, type Shader, shader } from "./shader.ts";
 
 /** What is part of the shader's text. */
 export interface AttentionKind {
-  /** 1/√d of the dense head */
-  scale: number;
   /** of the output, a multiple of 8: the widest head has room */
   width: number;
   /** workgroup: 8 × this many invocations, each with 4 queries */
   lanesY: number;
   /** the patch grid, where a learned bias for the places of query and key is added: `relativeBias` in src/reference/positions.ts */
   relative?: { rows: number; columns: number };
+  /** rows stand for several patches: the logarithm of how many is added to a key's scores */
+  sizes?: boolean;
 }
 
 export interface AttentionShape {
+  /** 1/√d of the dense head */
+  scale: number;
   /** width of each head */
   headDims: number[];
   tokens: number;
@@ -32,11 +34,12 @@ const ROUND = LANES_X * KEYS;
 
 export const queriesOfTile = ({ lanesY }: AttentionKind): number => 4 * lanesY;
 
-export function attentionUniform({ headDims, tokens, queries, mapRows = 1 }: AttentionShape): Uint32Array {
+export function attentionUniform({ scale, headDims, tokens, queries, mapRows = 1 }: AttentionShape): Uint32Array {
   const inner = headDims.reduce((a, b) => a + b, 0);
   const { tokenStride, valueStart, size } = qkvLayout(inner, tokens);
   const layout = [inner, align4(inner), tokenStride, valueStart, size];
-  return Uint32Array.from([tokens, queries, headDims.length, ...layout, mapRows]);
+  const [scaleBits] = new Uint32Array(Float32Array.of(scale).buffer);
+  return Uint32Array.from([tokens, queries, headDims.length, ...layout, mapRows, scaleBits]);
 }
 
 /** First channel and width of each head. */
@@ -50,19 +53,20 @@ export function headTable(headDims: number[]): Uint32Array {
  * memory: 64 keys a round, with the greatest score and the sum so far (online softmax, Milakov & Gimelshein 2018,
  * https://arxiv.org/abs/1805.02867). A vec4f holds the values of an invocation's four queries.
  */
-export function attentionShader({ scale, width, lanesY, relative }: AttentionKind): Shader {
+export function attentionShader({ width, lanesY, relative, sizes }: AttentionKind): Shader {
   const columns = width / LANES_X;
-  const biased = (j: number) =>
-    relative
-      ? ` + vec4f(${repeat(4, (i) => `biasOf(tile.y, query + ${i}u, key + lane.x + ${j * LANES_X}u)`, ", ")})`
-      : "";
+  const biased = (j: number) => {
+    const key = `key + lane.x + ${j * LANES_X}u`;
+    if (sizes) return ` + rows[tile.z * shape.tokens + ${key}].y`;
+    return relative ? ` + vec4f(${repeat(4, (i) => `biasOf(tile.y, query + ${i}u, ${key})`, ", ")})` : "";
+  };
   return shader(
     {
       shape: ["uniform", "Shape"],
       heads: ["read", "array<vec2u>"], // first channel and width
       quads: ["read", "array<vec4f>"], // the same buffer as qkv
       qkv: ["read", "array<f32>"], // of each picture: queries and keys [2 × inner, tokens], values [tokens, inner]
-      ...relativeBindings(relative),
+      ...biasBindings({ relative, sizes }),
       y: ["write", "array<f32>"], // [pictures × queries, inner]
     },
     `${SHAPE}
@@ -86,7 +90,7 @@ ${repeat(KEYS, (j) => `    var s${j} = vec4f();`)}
       let k = picture + (shape.inner + c) * shape.tokenStride + key + lane.x;
 ${repeat(KEYS, (j) => `      s${j} = fma(q, vec4f(qkv[k + ${j * LANES_X}u]), s${j});`)}
     }
-${repeat(KEYS, (j) => `    s${j} = select(vec4f(-1e30), s${j} * ${scale}f${biased(j)}, key + lane.x + ${j * LANES_X}u < shape.tokens);`)}
+${repeat(KEYS, (j) => `    s${j} = select(vec4f(-1e30), s${j} * shape.scale${biased(j)}, key + lane.x + ${j * LANES_X}u < shape.tokens);`)}
     scratch[mine + lane.x] = ${repeat(KEYS - 1, () => "max(", "")}s0${repeat(KEYS - 1, (j) => `, s${j + 1})`, "")};
     workgroupBarrier();
     let before = greatest;
@@ -124,17 +128,17 @@ ${repeat(columns, (c) => `      out${c} = fma(p, vec4f(qkv[v + ${c * LANES_X}u])
 
 /**
  * The class token's attention, or that of the first `mapRows` tokens, the mean over heads: `map` of `attention` in
- * src/reference/ops.ts. One
- * workgroup; each invocation has the keys lane, lane + 64, … and computes their scores anew in each of three passes.
+ * src/reference/ops.ts.
+ * One workgroup; each invocation has the keys lane, lane + 64, … and computes their scores anew in each of three passes.
  */
-export function explainShader({ scale, relative }: AttentionKind): Shader {
+export function explainShader({ relative, sizes }: Pick<AttentionKind, "relative" | "sizes">): Shader {
   const every = (line: string) => `    for (var key = lane; key < shape.tokens; key += 64u) { ${line} }`;
   return shader(
     {
       shape: ["uniform", "Shape"],
       heads: ["read", "array<vec2u>"],
       qkv: ["read", "array<f32>"],
-      ...relativeBindings(relative),
+      ...biasBindings({ relative, sizes }),
       y: ["write", "array<f32>"], // [tokens]
     },
     `${SHAPE}
@@ -145,7 +149,7 @@ fn score(head: u32, query: u32, key: u32) -> f32 {
   for (var c = heads[head].x; c < heads[head].x + heads[head].y; c++) {
     sum = fma(qkv[c * shape.tokenStride + query], qkv[(shape.inner + c) * shape.tokenStride + key], sum);
   }
-  return sum * ${scale}f${relative ? " + biasOf(head, query, key)" : ""};
+  return sum * shape.scale${relative ? " + biasOf(head, query, key)" : ""}${sizes ? " + rows[key].y" : ""};
 }
 @compute @workgroup_size(64)
 fn main(@builtin(local_invocation_index) lane: u32) {
@@ -172,8 +176,9 @@ ${every("y[key] += exp(score(head, query, key) - greatest) / (total * f32(shape.
   );
 }
 
-function relativeBindings(relative: AttentionKind["relative"]): Parameters<typeof shader>[0] {
+function biasBindings({ relative, sizes }: Pick<AttentionKind, "relative" | "sizes">): Parameters<typeof shader>[0] {
   return {
+    rows: sizes ? ["read", "array<vec4f>"] : undefined, // [pictures × tokens]: size, its logarithm, RoPE's coordinates
     places: relative ? ["read", "array<i32>"] : undefined, // of each token: its patch, or −1
     table: relative ? ["read", "array<f32>"] : undefined, // [heads, (2 rows − 1)(2 columns − 1) + 3]
   };

@@ -1,13 +1,14 @@
 /** Our own engine on the GPU: at most five dispatches a block, all in one submission. */
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
-import { featureDim, type Manifest, type Model, tokenCounts } from "../../format/model.ts";
+import type { Model } from "../../format/model.ts";
 import { adapterName, isSoftwareAdapter } from "../adapter.ts";
 import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
 import { DeviceWatch, queue, requestDevice } from "../gpuDevice.ts";
+import { writePairs } from "../mergePairs.ts";
 import { makePlan } from "./plan.ts";
-import { align4 } from "./shader.ts";
+import { readExplanation, readOutputs } from "./results.ts";
 import type { Target } from "./tiles.ts";
-import { DeviceCache, Workspace } from "./workspace.ts";
+import { DeviceCache, type Dispatch, Workspace } from "./workspace.ts";
 
 const NAME = "webgpu";
 
@@ -57,7 +58,12 @@ export class WebgpuEngine implements Engine {
       isSoftware: isSoftwareAdapter(adapterName(device.adapterInfo ?? {})),
     };
     const cache = new DeviceCache(device);
-    return new WebgpuEngine(cache, watch, model, target, await openWorkspace(cache, model, 1, target));
+    try {
+      return new WebgpuEngine(cache, watch, model, target, await openWorkspace(cache, model, 1, target));
+    } catch (error) {
+      cache.destroy();
+      throw error;
+    }
   }
 
   /** weights and activations, those for batches too once they have come */
@@ -79,7 +85,8 @@ export class WebgpuEngine implements Engine {
    * between submissions.
    *
    * @param pixels each [3, height, width], normalised
-   * @throws SlimViTError `bad-input`, `disposed`, `aborted`, `device-lost`; `unsupported` for `profile` or `explain` of several
+   * @throws SlimViTError `bad-input`, `disposed`, `aborted`, `device-lost`; `bad-option` for pairs that cannot merge;
+   * `unsupported` for `profile`, `explain` or `forcedPairs` of several
    */
   async runBatch(pixels: readonly Float32Array[], options: RunOptions = {}): Promise<RunOutput[]> {
     this.checkCall(pixels, options);
@@ -99,37 +106,40 @@ export class WebgpuEngine implements Engine {
     this.disposed = true;
     this.single.destroy();
     this.batches?.destroy();
+    this.cache.destroy();
     this.watch.close();
   }
 
-  private checkCall(pixels: readonly Float32Array[], { signal, profile, explain }: RunOptions): void {
+  private checkCall(pixels: readonly Float32Array[], { signal, profile, explain, forcedPairs }: RunOptions): void {
     if (this.disposed) throw disposedError();
     throwIfAborted(signal);
     const [height, width] = this.model.manifest.imageSize;
     const expected = 3 * height * width;
     const wrong = pixels.find(({ length }) => length !== expected);
     if (wrong) throw new SlimViTError("bad-input", `pixels has ${wrong.length} numbers; expected ${expected}.`);
-    if (pixels.length > 1 && (profile || explain)) {
+    if (pixels.length > 1 && (profile || explain || forcedPairs)) {
       throw new SlimViTError(
         "unsupported",
-        `profile and explain are of one picture; this call has ${pixels.length}. Run them one by one.`,
+        `profile, explain and forcedPairs are of one picture; this call has ${pixels.length}. Run them one by one.`,
       );
     }
   }
 
-  private async runOne(pixels: Float32Array, { signal, profile, explain }: RunOptions): Promise<RunOutput> {
+  private async runOne(pixels: Float32Array, options: RunOptions): Promise<RunOutput> {
+    const { signal, profile, explain } = options;
     const start = performance.now();
-    const { single, model } = this;
+    const { single } = this;
     single.upload([pixels]);
+    const dispatches = this.choosePairs(options);
     if (profile) {
-      const blockMs = await this.profile(single, explain);
-      return { ...(await this.collect(single, 1, explain))[0], blockMs };
+      const blockMs = await this.profile(dispatches, explain);
+      return { ...(await this.collect(explain)), blockMs };
     }
     const encoder = this.device.createCommandEncoder();
     const pass = encoder.beginComputePass();
-    for (const [i, dispatch] of single.dispatches.entries()) {
+    for (const [i, dispatch] of dispatches.entries()) {
       single.encode(pass, dispatch);
-      if (!explain || single.dispatches[i + 1]?.block === dispatch.block) continue;
+      if (!explain || dispatches[i + 1]?.block === dispatch.block) continue;
       const map = single.explain[dispatch.block];
       if (map) single.encode(pass, map);
     }
@@ -137,9 +147,22 @@ export class WebgpuEngine implements Engine {
     const results = single.encodeResults(encoder, !!explain);
     this.device.queue.submit([encoder.finish()]);
     this.submitMs = performance.now() - start;
-    const [output] = split(await this.read(results), single, model.manifest, 1, explain);
+    const output = this.outputOf(await this.read(results), explain);
     throwIfAborted(signal);
     return output;
+  }
+
+  /** Uploads the pairs that must merge, if there are. @returns the dispatches of the run, without those that choose pairs */
+  private choosePairs({ forcedPairs }: RunOptions): Dispatch[] {
+    const { single, model } = this;
+    if (!forcedPairs) return single.dispatches;
+    single.plan.merges.forEach((merge, block) => {
+      if (!merge) return;
+      const partners = new Int32Array(merge.oddPatches);
+      writePairs(forcedPairs[block] ?? [], partners, model.manifest, block);
+      single.forcePairs(block, partners);
+    });
+    return single.dispatches.filter(({ choosesPairs }) => !choosesPairs);
   }
 
   private async runMany(pixels: readonly Float32Array[], signal?: AbortSignal): Promise<RunOutput[]> {
@@ -159,7 +182,9 @@ export class WebgpuEngine implements Engine {
       const results = workspace.encodeResults(encoder, false);
       this.device.queue.submit([encoder.finish()]);
       this.submitMs = performance.now() - start;
-      const reading = this.read(results).then((data) => split(data, workspace, this.model.manifest, chunk.length));
+      const reading = this.read(results).then((data) =>
+        readOutputs(data, workspace, this.model.manifest, chunk.length),
+      );
       reading.catch(() => {}); // The await below reports it; an abort before that must not leave it unhandled.
       if (pending) outputs.push(...(await pending));
       pending = reading;
@@ -180,16 +205,16 @@ export class WebgpuEngine implements Engine {
   }
 
   /** Runs block by block. @returns milliseconds of each block; the results are not copied yet */
-  private async profile(workspace: Workspace, explain?: boolean): Promise<number[]> {
-    const { device } = this;
+  private async profile(dispatches: readonly Dispatch[], explain?: boolean): Promise<number[]> {
+    const { device, single } = this;
     const { blocks } = this.model.manifest;
     const blockMs: number[] = [];
     for (let block = -1; block <= blocks.length; block++) {
       const encoder = device.createCommandEncoder();
       const pass = encoder.beginComputePass();
-      for (const dispatch of workspace.dispatches) if (dispatch.block === block) workspace.encode(pass, dispatch);
-      const map = explain && workspace.explain[block];
-      if (map) workspace.encode(pass, map);
+      for (const dispatch of dispatches) if (dispatch.block === block) single.encode(pass, dispatch);
+      const map = explain && single.explain[block];
+      if (map) single.encode(pass, map);
       pass.end();
       const start = performance.now();
       device.queue.submit([encoder.finish()]);
@@ -199,11 +224,17 @@ export class WebgpuEngine implements Engine {
     return blockMs;
   }
 
-  private async collect(workspace: Workspace, pictures: number, explain?: boolean): Promise<RunOutput[]> {
+  private async collect(explain?: boolean): Promise<RunOutput> {
     const encoder = this.device.createCommandEncoder();
-    const results = workspace.encodeResults(encoder, !!explain);
+    const results = this.single.encodeResults(encoder, !!explain);
     this.device.queue.submit([encoder.finish()]);
-    return split(await this.read(results), workspace, this.model.manifest, pictures, explain);
+    return this.outputOf(await this.read(results), explain);
+  }
+
+  private outputOf(data: Float32Array, explain?: boolean): RunOutput {
+    const { single, model } = this;
+    const [output] = readOutputs(data, single, model.manifest, 1);
+    return explain ? { ...output, ...readExplanation(data, single, model.manifest) } : output;
   }
 
   /** A copy of what the GPU has written. */
@@ -263,34 +294,4 @@ async function openWorkspace(cache: DeviceCache, model: Model, pictures: number,
         `Engine "${NAME}" got no memory for ${model.manifest.name} on the GPU: ${message}`,
       )
     : new SlimViTError("unsupported", `Engine "${NAME}" cannot run ${model.manifest.name} on this GPU: ${message}`);
-}
-
-/** Results as `Workspace.encodeResults` lays them out → a run's output for each picture. */
-function split(
-  data: Float32Array,
-  { plan: { floats, explain: maps }, capacity }: Workspace,
-  manifest: Manifest,
-  pictures: number,
-  explain?: boolean,
-): RunOutput[] {
-  const classes = manifest.labels.length;
-  const width = featureDim(manifest);
-  const tokens = tokenCounts(manifest);
-  const featuresAt = Math.max(4, floats.logits * capacity);
-  const mapsAt = featuresAt + Math.max(4, floats.features * capacity);
-  return Array.from({ length: pictures }, (_, i) => {
-    const [logits, features] = [i * align4(classes), featuresAt + i * floats.features];
-    const output: RunOutput = {
-      logits: data.slice(logits, logits + classes),
-      features: data.slice(features, features + width),
-    };
-    if (!explain) return output;
-    output.attention = maps.map((step, block) => {
-      const map = step?.buffers.y;
-      if (typeof map !== "object" || !("activation" in map)) return new Float32Array();
-      const at = mapsAt + (map.offset ?? 0);
-      return data.slice(at, at + tokens[block].entering);
-    });
-    return output;
-  });
 }

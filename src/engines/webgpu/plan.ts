@@ -1,8 +1,8 @@
 /** A model → the dispatches that compute it, with the data and the activations that each of them binds. */
 
-import { type Feature, refuseUnsupported } from "../../format/features.ts";
+import { SlimViTError } from "../../errors.ts";
+import { ALL_FEATURES, type Feature, refuseUnsupported } from "../../format/features.ts";
 import { innerDim, lastRows, type Model, patchGrid, tokenCounts } from "../../format/model.ts";
-import { float32 } from "../../format/read.ts";
 import {
   type AttentionKind,
   attentionShader,
@@ -11,35 +11,35 @@ import {
   headTable,
   queriesOfTile,
 } from "./attention.ts";
-import { type PoolKind, pooledRows, pooledWidth, poolShader, unitShader } from "./pool.ts";
+import { HeadPlan } from "./headPlan.ts";
+import {
+  ALIKE_TILE,
+  alikeShader,
+  MERGE_ROWS,
+  MOST_ODD_PATCHES,
+  mergeShader,
+  mergeUniform,
+  oddPatches,
+} from "./merge.ts";
 import { qkvLayout } from "./product.ts";
 import { type RowsKind, turnShader } from "./rows.ts";
 import { align4 } from "./shader.ts";
-import { type ActivationName, type Binding, type Plan, StepList } from "./steps.ts";
-import { lazily, patchCorners, patchesOf, patchOffsets, positionRows, rowsOf, turnsOf } from "./tables.ts";
+import { type Binding, of, type Plan, type StreamName } from "./steps.ts";
+import {
+  lazily,
+  patchCorners,
+  patchesOf,
+  patchOffsets,
+  positionRows,
+  rowsBeforeMerges,
+  rowsOf,
+  turnsOf,
+} from "./tables.ts";
 import type { Target } from "./tiles.ts";
 import { joined, packLinear } from "./weights.ts";
 
-/** Of the family, what these kernels compute beside a plain DeiT. */
-export const SUPPORTED: readonly Feature[] = [
-  "registers",
-  "noClassToken",
-  "meanPooling",
-  "classMeanPooling",
-  "pooledNorm",
-  "noTokenNorm",
-  "activation",
-  "swiglu",
-  "hiddenNorm",
-  "preNorm",
-  "qkNorm",
-  "normEps",
-  "rope",
-  "relative",
-  "projection",
-  "noHead",
-  "cosine",
-];
+/** The whole family. */
+export const SUPPORTED: readonly Feature[] = ALL_FEATURES;
 
 /**
  * @param pictures the most that one submission has: tiles are chosen for them
@@ -50,9 +50,7 @@ export function makePlan(model: Model, pictures: number, target: Target): Plan {
   return new Planner(model, pictures, target).plan();
 }
 
-const of = (activation: ActivationName): Binding => ({ activation });
-
-class Planner extends StepList {
+class Planner extends HeadPlan {
   plan(): Plan {
     const { blocks } = this.manifest;
     this.embed();
@@ -107,7 +105,7 @@ class Planner extends StepList {
     const { manifest } = this;
     const { embedDim, blocks } = manifest;
     const block = blocks[i];
-    const { headDims, keepIdx } = block;
+    const { keepIdx } = block;
     const counts = tokenCounts(manifest);
     const tokens = counts[i].entering;
     const sourceRows = i > 0 ? counts[i - 1].mlp : tokens;
@@ -131,7 +129,7 @@ class Planner extends StepList {
         queries,
         buffers: { x: of("even"), kept, y: of("qkv") },
       });
-      this.attention(i, headDims, tokens, queries);
+      this.attention(i, tokens, queries);
     }
     this.product(i, "proj", this.linear(i, "attn.proj"), {
       inDim: inner,
@@ -141,13 +139,14 @@ class Planner extends StepList {
       gathers,
       isDense: true, // the heads' outputs are one after the other, so only the residual is gathered
       add: "residual",
-      statistics: block.mlpHidden > 0,
+      statistics: block.mlpHidden > 0 && block.merge === 0,
       buffers: { x: of("mixed"), kept, added: of("even"), y: of("odd") },
     });
-    this.mlp(i, queries, isLast);
+    this.mlp(i, this.merge(i, tokens), queries - block.merge);
   }
 
-  private mlp(i: number, rows: number, isLast: boolean): void {
+  /** @param stream that it reads and adds to */
+  private mlp(i: number, stream: StreamName, rows: number): void {
     const { embedDim, blocks, mlp, activation, hiddenNorm, normEps, layerNormEps } = this.manifest;
     const width = blocks[i].mlpHidden;
     if (width > 0) {
@@ -160,9 +159,9 @@ class Planner extends StepList {
         outDim,
         rows,
         sourceRows: rows,
-        norm: "odd",
+        norm: stream,
         activation: gated ? undefined : activation,
-        buffers: { x: of("odd"), y: of(isTwoSteps ? "units" : "hidden") },
+        buffers: { x: of(stream), y: of(isTwoSteps ? "units" : "hidden") },
       });
       if (isTwoSteps) {
         this.need("hidden", rows * align4(width));
@@ -178,52 +177,37 @@ class Planner extends StepList {
       rows,
       sourceRows: rows,
       add: "residual",
-      statistics: !isLast,
-      buffers: { x: of("hidden"), added: of("odd"), y: of("even") },
+      statistics: i < blocks.length - 1 || this.hasTokenNorm,
+      buffers: { x: of("hidden"), added: of(stream), y: of("even") },
     });
   }
 
-  private attention(i: number, headDims: number[], tokens: number, queries: number): void {
-    const { manifest, target } = this;
-    const { tensors } = this.model;
-    const { blocks, classToken, qkNorm, position, headDim, normEps, layerNormEps } = manifest;
-    const inner = headDims.reduce((a, b) => a + b, 0);
-    const { keepIdx } = blocks[i];
-    const t = (key: string) => float32(tensors, `blocks.${i}.attn.${key}`);
+  /** Norms of queries and keys, and RoPE, where the network has them; then every head in one dispatch. */
+  private attention(i: number, tokens: number, queries: number): void {
+    const { manifest, target, streamRows } = this;
+    const { blocks, classToken, position, headDim } = manifest;
+    const { headDims, keepIdx } = blocks[i];
     // All blocks have room for the widest head, so that one shader serves them.
     const widest = Math.max(...blocks.flatMap((block) => block.headDims));
     const [rows, columns] = patchGrid(manifest);
     const kind: AttentionKind = {
-      scale: 1 / Math.sqrt(headDim),
       width: 8 * Math.ceil(widest / 8),
       lanesY: target.isSoftware ? 4 : 8,
       relative: position === "relative" ? { rows, columns } : undefined,
+      sizes: streamRows !== undefined,
     };
-    const shape = { headDims, tokens, queries, mapRows: classToken ? 1 : tokens };
-    const isRope = position === "rope";
+    const shape = { scale: 1 / Math.sqrt(headDim), headDims, tokens, queries, mapRows: classToken ? 1 : tokens };
     const shared: Record<string, Binding> = {
       shape: { uniform: attentionUniform(shape) },
       heads: this.constant(`blocks.${i}.heads`, () => headTable(headDims)),
       qkv: of("qkv"),
       quads: of("qkv"),
       places: this.constant(`blocks.${i}.places`, () => patchesOf(manifest, keepIdx)),
-      table: this.constant(`blocks.${i}.rel_bias`, () => t("rel_bias")),
+      table: this.constant(`blocks.${i}.rel_bias`, () => this.f32(`blocks.${i}.attn.rel_bias`)),
+      ...(streamRows && { rows: streamRows }),
     };
-    if (qkNorm || isRope) {
-      const parts = ["q_norm.weight", "q_norm.bias", "k_norm.weight", "k_norm.bias"];
-      this.steps.push({
-        block: i,
-        label: `blocks.${i}.turn`,
-        shader: turnShader({ norm: qkNorm ? { eps: normEps?.qk ?? layerNormEps, headDim } : undefined, rope: isRope }),
-        buffers: {
-          ...shared,
-          vectors: this.constant(`blocks.${i}.qk_norm`, () => joined(parts.map(t))),
-          turns: this.constant(`blocks.${i}.turns`, () => turnsOf(manifest, keepIdx, t("rope_freqs"))),
-        },
-        workgroups: (pictures) => [Math.ceil(tokens / 64), 2 * headDims.length, pictures],
-      });
-    }
-    this.need("mixed", queries * align4(inner));
+    this.turn(i, tokens, shared);
+    this.need("mixed", queries * align4(innerDim(blocks[i])));
     this.steps.push({
       block: i,
       label: `blocks.${i}.attn`,
@@ -231,83 +215,91 @@ class Planner extends StepList {
       buffers: { ...shared, y: of("mixed") },
       workgroups: (pictures) => [Math.ceil(queries / queriesOfTile(kind)), headDims.length, pictures],
     });
-    const offset = this.mapsEnd;
-    this.mapsEnd += Math.ceil(tokens / 64) * 64; // a binding begins at a multiple of 256 bytes
-    this.need("maps", this.mapsEnd);
     this.explain[i] = {
       block: i,
       label: `blocks.${i}.explain`,
       shader: explainShader(kind),
-      buffers: { ...shared, y: { activation: "maps", offset } },
+      buffers: { ...shared, y: of("maps", this.region("maps", tokens)) },
       workgroups: () => [1, 1, 1],
     };
   }
 
-  private classify(): void {
-    const { manifest } = this;
-    const { embedDim: dim, prefixTokens, layerNormEps, normEps, finalNorm, distilled, projection, head } = manifest;
-    const hasTokenNorm = finalNorm === "tokens" || finalNorm === "both";
-    const hasPooledNorm = finalNorm === "pooled" || finalNorm === "both";
-    const kind: PoolKind = {
-      dim,
-      tokens: lastRows(manifest),
-      prefixTokens,
-      pooling: distilled && manifest.pooling === "class" ? "two" : (manifest.pooling as PoolKind["pooling"]),
-      tokenEps: hasTokenNorm ? (normEps?.final ?? layerNormEps) : undefined,
-      pooledEps: hasPooledNorm ? (normEps?.pooled ?? layerNormEps) : undefined,
-    };
-    const [rows, width] = [pooledRows(kind), pooledWidth(kind)];
-    const names = [hasTokenNorm ? "norm" : "", hasPooledNorm ? "fc_norm" : ""].filter(Boolean);
-    const vectors = () =>
-      joined(names.flatMap((name) => [`${name}.weight`, `${name}.bias`].map((key) => this.f32(key))));
-    const block = manifest.blocks.length;
-    this.need("pooled", rows * align4(width));
-    this.need("features", rows * align4(projection ?? width));
+  private turn(i: number, tokens: number, shared: Record<string, Binding>): void {
+    const { qkNorm, position, headDim, normEps, layerNormEps, blocks } = this.manifest;
+    if (!qkNorm && position !== "rope") return;
+    const t = (key: string) => this.f32(`blocks.${i}.attn.${key}`);
+    const { headDims, keepIdx } = blocks[i];
+    const parts = ["q_norm.weight", "q_norm.bias", "k_norm.weight", "k_norm.bias"];
     this.steps.push({
-      block,
-      label: "pool",
-      shader: poolShader(kind),
+      block: i,
+      label: `blocks.${i}.turn`,
+      shader: turnShader({
+        norm: qkNorm ? { eps: normEps?.qk ?? layerNormEps, headDim } : undefined,
+        rope: position === "rope" && (this.streamRows ? "merged" : "known"),
+      }),
       buffers: {
-        x: of("even"),
-        vectors: this.constant("pool", vectors),
-        y: of(projection ? "pooled" : "features"),
+        ...shared,
+        vectors: this.constant(`blocks.${i}.qk_norm`, () => joined(parts.map(t))),
+        turns: this.constant(`blocks.${i}.turns`, () => turnsOf(this.manifest, keepIdx, t("rope_freqs"))),
+        frequencies: this.constant(`blocks.${i}.rope_freqs`, () => t("rope_freqs")),
       },
-      workgroups: (pictures) => [pictures, 1, 1],
+      workgroups: (pictures) => [Math.ceil(tokens / 64), 2 * headDims.length, pictures],
     });
-    const perRow = { rows, sourceRows: rows };
-    if (projection) {
-      const packed = lazily(() => packLinear(this.model.tensors, "projection"));
-      const buffers = { x: of("pooled"), y: of("features") };
-      this.product(block, "projection", packed, { inDim: width, outDim: projection, ...perRow, buffers });
-    }
-    this.need("logits", align4(manifest.labels.length));
-    if (!head) return;
-    const featureWidth = projection ?? width;
-    if (head.cosine) {
-      this.need("unit", rows * align4(featureWidth));
-      this.steps.push({
-        block,
-        label: "unit",
-        shader: unitShader(featureWidth),
-        buffers: { x: of("features"), y: of("unit") },
-        workgroups: (pictures) => [pictures * rows, 1, 1],
-      });
-    }
-    ["head", "head_dist"].slice(0, rows).forEach((name, row) => {
-      this.product(
-        block,
-        name,
-        lazily(() => packLinear(this.model.tensors, name)),
-        {
-          inDim: featureWidth,
-          outDim: manifest.labels.length,
-          rows: 1,
-          sourceRows: rows,
-          sourceStart: row,
-          add: row ? "average" : undefined,
-          buffers: { x: of(head.cosine ? "unit" : "features"), y: of("logits") },
-        },
+  }
+
+  /** From `odd` to `merged`, where the block merges tokens. @returns the stream that its MLP reads */
+  private merge(i: number, tokens: number): StreamName {
+    const { manifest } = this;
+    const { embedDim: dim, prefixTokens, blocks } = manifest;
+    const { merge, keepIdx, headDims } = blocks[i];
+    this.merges.push(undefined);
+    if (!merge) return "odd";
+    const odd = oddPatches(tokens, prefixTokens);
+    const most = Math.max(...tokenCounts(manifest).map(({ entering }) => oddPatches(entering, prefixTokens)));
+    if (most > MOST_ODD_PATCHES)
+      throw new SlimViTError(
+        "unsupported",
+        `Engine "webgpu" merges at most ${2 * MOST_ODD_PATCHES} patches, and a block of ${manifest.name} has ${2 * most}. ` +
+          'Use engine "simd" for this model.',
       );
+    const [alikeAt, pairsAt] = [this.region("alike", 2 * odd), this.region("pairs", odd)];
+    const before = this.streamRows;
+    const after = this.merges.filter(Boolean).length % 2 ? "evenRows" : "oddRows";
+    this.merges[i] = { oddPatches: odd, alikeAt, pairsAt };
+    this.steps.push({
+      block: i,
+      label: `blocks.${i}.alike`,
+      choosesPairs: true,
+      shader: alikeShader({ prefixTokens }),
+      buffers: {
+        shape: { uniform: attentionUniform({ scale: 1, headDims, tokens, queries: tokens }) },
+        qkv: of("qkv"),
+        y: of("alike", alikeAt),
+      },
+      workgroups: (count) => [Math.ceil(odd / ALIKE_TILE), 1, count],
     });
+    const left = tokens - merge;
+    this.need("merged", left * align4(dim));
+    this.need("mergedStatistics", 2 * left);
+    this.groupSize.merged = dim;
+    this.need(after, 4 * left);
+    this.steps.push({
+      block: i,
+      label: `blocks.${i}.merge`,
+      shader: mergeShader({ dim, prefixTokens, most }),
+      buffers: {
+        shape: { uniform: mergeUniform(tokens, merge, before !== undefined) },
+        x: of("odd"),
+        alike: of("alike", alikeAt),
+        rowsBefore: before ?? this.constant(`blocks.${i}.rows`, () => rowsBeforeMerges(manifest, keepIdx)),
+        y: of("merged"),
+        after: of("mergedStatistics"),
+        rowsAfter: of(after),
+        pairs: of("pairs", pairsAt),
+      },
+      workgroups: (count) => [Math.ceil(left / MERGE_ROWS), 1, count],
+    });
+    this.streamRows = of(after);
+    return "merged";
   }
 }

@@ -1,20 +1,30 @@
-/** From the last block's tokens to the features: `classify` in src/reference/pooling.ts, without attention pooling. */
-import { align4, type Shader, shader } from "./shader.ts";
+/** From the last block's tokens to the features: `classify` in src/reference/pooling.ts, but for its linears. */
+import { align4, repeat, type Shader, shader } from "./shader.ts";
+import { statisticsOf } from "./statistics.ts";
 
 export interface PoolKind {
   dim: number;
   /** rows of each picture, and those of them that are no patches */
   tokens: number;
   prefixTokens: number;
+  /** the norm of each token, where it is there: its epsilon, and the groups of columns whose statistics the last product left */
+  tokenNorm?: { eps: number; groupSize: number };
+  /** rows stand for several patches */
+  sizes?: boolean;
+}
+
+export interface TokenPoolKind extends PoolKind {
   /** what the features are, side by side; "two" are the class and the distillation token, as rows of their own */
   pooling: "class" | "two" | "mean" | "class+mean";
-  /** epsilons of the norm of each token and of the norm after pooling, where they are there */
-  tokenEps?: number;
+  /** patches that the rows stand for */
+  patches: number;
+  /** epsilon of the norm after pooling, where it is there */
   pooledEps?: number;
 }
 
-export const pooledRows = ({ pooling }: PoolKind): number => (pooling === "two" ? 2 : 1);
-export const pooledWidth = ({ pooling, dim }: PoolKind): number => (pooling === "class+mean" ? 2 * dim : dim);
+export const pooledRows = ({ pooling }: Pick<TokenPoolKind, "pooling">): number => (pooling === "two" ? 2 : 1);
+export const pooledWidth = ({ pooling, dim }: Pick<TokenPoolKind, "pooling" | "dim">): number =>
+  pooling === "class+mean" ? 2 * dim : dim;
 
 /** Over the invocations of the workgroup. */
 const sumUp = (name: string) => `  scratch[lane] = vec2f(${name}, 0f);
@@ -25,67 +35,82 @@ const sumUp = (name: string) => `  scratch[lane] = vec2f(${name}, 0f);
 
 const every = (count: number, line: string) => `  for (var d = lane; d < ${count}u; d += 64u) { ${line} }`;
 
-/**
- * A workgroup a picture, each invocation with every 64th channel. The tokens' statistics are computed 64 at a time.
- *
- * x: [pictures × tokens, dim]; y: [pictures × rows, width]
- */
-export function poolShader(kind: PoolKind): Shader {
-  const { dim, tokens, prefixTokens, pooling, tokenEps, pooledEps } = kind;
+/** What pooling reads: tokens, what their norm needs, and the patches that each stands for. */
+function inputs({ tokenNorm, sizes }: PoolKind): Parameters<typeof shader>[0] {
+  return {
+    x: ["read", "array<f32>"], // [pictures × tokens, dim]
+    before: tokenNorm ? ["read", "array<vec2f>"] : undefined,
+    rows: sizes ? ["read", "array<vec4f>"] : undefined, // [pictures × tokens]: size and its logarithm
+  };
+}
+
+/** `centreOf`: mean and 1/σ of a token where it has a norm, else 0 and 1. */
+function centreOf({ dim, tokenNorm }: PoolKind): string {
+  if (!tokenNorm) return "fn centreOf(token: u32) -> vec2f { return vec2f(0f, 1f); }";
+  return `${statisticsOf(tokenNorm.eps, `${dim}u`, `${tokenNorm.groupSize}u`)}
+fn centreOf(token: u32) -> vec2f { return statisticsOf(token); }`;
+}
+
+/** A workgroup a picture, each invocation with every 64th channel. y: [pictures × rows, width] */
+export function poolShader(kind: TokenPoolKind): Shader {
+  const { dim, tokens, pooling, tokenNorm, pooledEps } = kind;
   const [rows, width, stride] = [pooledRows(kind), pooledWidth(kind), align4(pooledWidth(kind))];
-  const normed = (token: string) =>
-    tokenEps === undefined
-      ? `x[(first + ${token}) * ${align4(dim)}u + d]`
-      : `(x[(first + ${token}) * ${align4(dim)}u + d] - scratch[${token} - chunk].x) * scratch[${token} - chunk].y`;
-  const finished = (value: string, count: string) =>
-    tokenEps === undefined ? `${value} / ${count}` : `${value} / ${count} * vectors[d] + vectors[${dim}u + d]`;
-  const hasMean = pooling.endsWith("mean");
-  const meanAt = width - dim;
-  const patches = tokens - prefixTokens;
+  const finished = (value: string) => (tokenNorm ? `${value} * vectors[d] + vectors[${dim}u + d]` : value);
+  const classTokens = `  for (var t = 0u; t < ${rows}u; t++) {
+    let centre = centreOf(first + t);
+  ${every(dim, `y[out + t * ${stride}u + d] = ${finished(`(x[(first + t) * ${align4(dim)}u + d] - centre.x) * centre.y`)};`)}
+  }`;
   return shader(
     {
-      x: ["read", "array<f32>"],
+      ...inputs(kind),
       // weight and bias of the tokens' norm, then of the pooled vector's
-      vectors: tokenEps !== undefined || pooledEps !== undefined ? ["read", "array<f32>"] : undefined,
+      vectors: tokenNorm || pooledEps !== undefined ? ["read", "array<f32>"] : undefined,
       y: ["write", "array<f32>"],
     },
     `
-var<workgroup> scratch: array<vec2f, 64>;
-${tokenEps === undefined ? "" : statisticsOf(dim, tokenEps)}
+var<workgroup> scratch: array<vec2f, 64>; // the mean of a token, and 1/σ times its share in the mean of all
+${centreOf(kind)}
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) picture: vec3u, @builtin(local_invocation_index) lane: u32) {
   let first = picture.x * ${tokens}u;
   let out = picture.x * ${rows * stride}u;
-${every(rows * stride, "y[out + d] = 0f;")}
-  for (var chunk = 0u; chunk < ${hasMean ? tokens : rows}u; chunk += 64u) {
-${tokenEps === undefined ? "" : `    if (chunk + lane < ${tokens}u) { scratch[lane] = statisticsOf(first + chunk + lane); }\n    workgroupBarrier();`}
-    ${pooling === "mean" ? "" : `for (var t = 0u; t < ${rows}u && chunk == 0u; t++) {\n    ${every(dim, `y[out + t * ${stride}u + d] = ${finished(normed("t"), "1f")};`)}\n    }`}
-    ${hasMean ? `for (var t = max(chunk, ${prefixTokens}u); t < min(chunk + 64u, ${tokens}u); t++) {\n    ${every(dim, `y[out + ${meanAt}u + d] += ${normed("t")};`)}\n    }` : ""}
-    workgroupBarrier();
+  if (lane < ${stride - width}u) {
+    for (var t = 0u; t < ${rows}u; t++) { y[out + t * ${stride}u + ${width}u + lane] = 0f; }
   }
-${hasMean ? every(dim, `y[out + ${meanAt}u + d] = ${finished(`y[out + ${meanAt}u + d]`, `${patches}f`)};`) : ""}
+${pooling === "mean" ? "" : classTokens}
+${pooling.endsWith("mean") ? meanOf(kind, finished) : ""}
 ${pooledEps === undefined ? "" : normPooled(kind, pooledEps)}
 }`,
   );
 }
 
-function statisticsOf(dim: number, eps: number): string {
-  const loop = (line: string) => `  for (var d = 0u; d < ${dim}u; d++) { ${line} }`;
-  return `fn statisticsOf(token: u32) -> vec2f {
-  let row = token * ${align4(dim)}u;
-  var mean = 0f;
-${loop("mean += x[row + d];")}
-  mean /= ${dim}f;
-  var squares = 0f;
-${loop("squares += (x[row + d] - mean) * (x[row + d] - mean);")}
-  return vec2f(mean, 1f / sqrt(squares / ${dim}f + ${eps}f));
-}`;
+/** @param finished what becomes of a mean over tokens in channel `d` */
+function meanOf(kind: TokenPoolKind, finished: (value: string) => string): string {
+  const { dim, tokens, prefixTokens, patches, sizes } = kind;
+  const shares = Math.ceil(dim / 64);
+  const share = sizes ? `rows[first + chunk + lane].x / ${patches}f` : `${1 / patches}f`;
+  const at = `(first + chunk + t) * ${align4(dim)}u + lane`;
+  const write = `if (d < ${dim}u) { y[out + ${pooledWidth(kind) - dim}u + d] =`;
+  return `${repeat(shares, (c) => `  var mean${c} = 0f;`)}
+  for (var chunk = ${prefixTokens}u; chunk < ${tokens}u; chunk += 64u) {
+    if (chunk + lane < ${tokens}u) {
+      let centre = centreOf(first + chunk + lane);
+      scratch[lane] = vec2f(centre.x, centre.y * ${share});
+    }
+    workgroupBarrier();
+    for (var t = 0u; t < min(64u, ${tokens}u - chunk); t++) {
+${repeat(shares, (c) => `      mean${c} += (x[${at} + ${64 * c}u] - scratch[t].x) * scratch[t].y;`)}
+    }
+    workgroupBarrier();
+  }
+${repeat(shares, (c) => `  { let d = lane + ${64 * c}u; ${write} ${finished(`mean${c}`)}; } }`)}`;
 }
 
-function normPooled(kind: PoolKind, eps: number): string {
+function normPooled(kind: TokenPoolKind, eps: number): string {
   const width = pooledWidth(kind);
-  const at = kind.tokenEps === undefined ? 0 : 2 * kind.dim;
-  return `  var mean = 0f;
+  const at = kind.tokenNorm ? 2 * kind.dim : 0;
+  return `  storageBarrier(); // other invocations have written some of the channels
+  var mean = 0f;
 ${every(width, "mean += y[out + d];")}
 ${sumUp("mean")}
   mean /= ${width}f;
@@ -94,6 +119,73 @@ ${every(width, "squares += (y[out + d] - mean) * (y[out + d] - mean);")}
 ${sumUp("squares")}
   let inverse = 1f / sqrt(squares / ${width}f + ${eps}f);
 ${every(width, `y[out + d] = (y[out + d] - mean) * inverse * vectors[${at}u + d] + vectors[${at + width}u + d];`)}`;
+}
+
+/**
+ * What each head of attention pooling takes of the patches: the mean of their normed vectors, weighted by the softmax of the
+ * head's learned query on them. The values' weights come after it, as they are linear. A workgroup a head and picture, which
+ * has 64 patches at a time (online softmax, as in attention.ts).
+ *
+ * queries: [heads, dim], times the norm's weight; its bias adds the same to all scores, so it falls out.
+ * y: [pictures × heads, dim]
+ */
+export function attentionPoolShader(kind: PoolKind): Shader {
+  const { dim, tokens, prefixTokens, tokenNorm, sizes } = kind;
+  const stride = align4(dim);
+  const shares = Math.ceil(stride / 64);
+  const channels = (line: (c: number) => string) => repeat(shares, line);
+  const finished = (c: number) =>
+    tokenNorm
+      ? `select(0f, out${c} / total * vectors[lane + ${64 * c}u] + vectors[${dim + 64 * c}u + lane], lane + ${64 * c}u < ${dim}u)`
+      : `out${c} / total`;
+  return shader(
+    {
+      ...inputs(kind),
+      queries: ["read", "array<f32>"],
+      vectors: tokenNorm ? ["read", "array<f32>"] : undefined, // the norm's weight and bias
+      y: ["write", "array<f32>"],
+    },
+    `
+var<workgroup> scores: array<f32, 64>;
+var<workgroup> centres: array<vec2f, 64>;
+${centreOf(kind)}
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let first = group.y * ${tokens}u;
+  var greatest = -1e30f;
+  var total = 0f;
+${channels((c) => `  var out${c} = 0f;`)}
+  for (var chunk = ${prefixTokens}u; chunk < ${tokens}u; chunk += 64u) {
+    var score = -1e30f;
+    if (chunk + lane < ${tokens}u) {
+      let token = first + chunk + lane;
+      let centre = centreOf(token);
+      score = 0f;
+      for (var d = 0u; d < ${dim}u; d++) {
+        score = fma(x[token * ${stride}u + d] - centre.x, queries[group.x * ${dim}u + d], score);
+      }
+      score = score * centre.y${sizes ? " + rows[token].y" : ""};
+      centres[lane] = centre;
+    }
+    scores[lane] = score;
+    workgroupBarrier();
+    let before = greatest;
+    for (var t = 0u; t < 64u; t++) { greatest = max(greatest, scores[t]); }
+    let shrink = exp(before - greatest);
+    total *= shrink;
+${channels((c) => `    out${c} *= shrink;`)}
+    for (var t = 0u; t < min(64u, ${tokens}u - chunk); t++) {
+      let p = exp(scores[t] - greatest);
+      total += p;
+      let at = (first + chunk + t) * ${stride}u + lane;
+${channels((c) => `      out${c} = fma(p * centres[t].y, x[at + ${64 * c}u] - centres[t].x, out${c});`)}
+    }
+    workgroupBarrier();
+  }
+  let out = (group.y * groups.x + group.x) * ${stride}u + lane;
+${channels((c) => `  if (lane + ${64 * c}u < ${stride}u) { y[out + ${64 * c}u] = ${finished(c)}; }`)}
+}`,
+  );
 }
 
 /** Vectors of length 1, for heads over normalised features; zeros stay zeros. x and y: [pictures, width] */

@@ -2,6 +2,7 @@
 import type { Activation } from "../../format/model.ts";
 import { activations } from "./activation.ts";
 import { align4, repeat, type Shader, shader } from "./shader.ts";
+import { statisticsOf } from "./statistics.ts";
 
 /**
  * How a product is shared out: a workgroup of `lanesX` × `lanesY` invocations, each with sums for `rows` rows by `columns`
@@ -47,6 +48,8 @@ export interface ProductKind {
   statistics?: boolean;
   /** queries and keys are written transposed, [2 × inner, tokens], then the values [tokens, inner] */
   qkv?: boolean;
+  /** a picture's rows become one: the first gives its first `inner` channels, the second the next, and so on */
+  diagonal?: boolean;
 }
 
 /** Its sizes, in the order of `Shape` in the shader. */
@@ -62,7 +65,7 @@ export interface ProductShape {
   groupSize?: number;
   /** rows that `positions` holds whole */
   prefixTokens?: number;
-  /** of qkv: channels of q, and the tokens whose queries are needed, the first so many */
+  /** of qkv: channels of q, and the tokens whose queries are needed, the first so many; of `diagonal`: channels a row */
   inner?: number;
   queries?: number;
 }
@@ -120,7 +123,7 @@ export function productShader(kind: ProductKind): Shader {
     `${SHAPE}
 ${activation ? activations[activation] : ""}
 ${form === "int8" ? unpackQuad(kind.packed) : ""}
-${normEps !== undefined ? statisticsOf(normEps) : ""}
+${normEps !== undefined ? statisticsOf(normEps, "shape.inDim", "shape.groupSize") : ""}
 ${scratch ? `var<workgroup> scratch: array<f32, ${scratch}>;` : ""}
 fn sourceOf(row: u32) -> u32 {
   return row / shape.rows * shape.sourceRows + ${gathers ? "kept[row % shape.rows]" : "row % shape.rows + shape.sourceStart"};
@@ -201,7 +204,7 @@ function unpackQuad(packed: boolean): string {
 }
 
 /** After the sum: the norm's 1/σ, int8's scale, bias, activation, what is added; then the result is written. */
-function finish({ form, tile, normEps, add, activation, qkv }: ProductKind): string {
+function finish({ form, tile, normEps, add, activation, qkv, diagonal }: ProductKind): string {
   const { rows: tm, columns, lanesX } = tile;
   const scale = form === "int8" ? " * vectors[shape.outDim + at]" : "";
   const added = (row: string) => `added[${row} * stride + at]`;
@@ -221,10 +224,15 @@ function finish({ form, tile, normEps, add, activation, qkv }: ProductKind): str
         if (at < shape.outDim) {
 ${lines.map((line) => `          ${line}`).join("\n")}
           sums[i * ${columns}u + c] = value;
-          ${qkv ? writeQkv() : "y[row * stride + at] = value;"}
-        }${qkv ? "" : " else if (at < stride) { y[row * stride + at] = 0f; } // the next product reads whole vec4s"}
+          ${qkv ? writeQkv() : writeRow(diagonal)}
+        }${qkv ? "" : ` else if (at < stride) { y[${diagonal ? "row / shape.rows" : "row"} * stride + at] = 0f; } // the next product reads whole vec4s`}
       }
     }`;
+}
+
+function writeRow(diagonal = false): string {
+  if (!diagonal) return "y[row * stride + at] = value;";
+  return "if (at / shape.inner == row % shape.rows) { y[row / shape.rows * stride + at] = value; }";
 }
 
 function writeQkv(): string {
@@ -286,21 +294,4 @@ ${share("(value - means[i]) * (value - means[i])")}
     let row = tileRow + lane.y * ${tm}u + i;
     if (row <= lastRow) { after[row * ((shape.outDim + ${width - 1}u) / ${width}u) + tile.x] = vec2f(means[i], total); }
   }`;
-}
-
-/** Joins the statistics of a row's groups of columns (Chan, Golub, LeVeque 1979). x: mean, y: 1/σ */
-function statisticsOf(eps: number): string {
-  return `fn statisticsOf(row: u32) -> vec2f {
-  let groups = (shape.inDim + shape.groupSize - 1u) / shape.groupSize;
-  var mean = 0f;
-  for (var g = 0u; g < groups; g++) { mean += before[row * groups + g].x * countOf(g); }
-  mean /= f32(shape.inDim);
-  var squares = 0f;
-  for (var g = 0u; g < groups; g++) {
-    let group = before[row * groups + g];
-    squares += group.y + countOf(g) * (group.x - mean) * (group.x - mean);
-  }
-  return vec2f(mean, 1f / sqrt(squares / f32(shape.inDim) + ${eps}f));
-}
-fn countOf(group: u32) -> f32 { return f32(min(shape.groupSize, shape.inDim - group * shape.groupSize)); }`;
 }

@@ -73,8 +73,8 @@ export const rowsUniform = (rows: number, width: number): Uint32Array =>
 export interface TurnKind {
   /** norms of queries and keys by head: their epsilon, and the dense head's width, which their statistics count */
   norm?: { eps: number; headDim: number };
-  /** pairs of channels are turned by the token's place */
-  rope: boolean;
+  /** pairs of channels are turned by the token's place, whose angles are known or follow from `rows` after a merge */
+  rope: false | "known" | "merged";
 }
 
 /**
@@ -89,10 +89,13 @@ export function turnShader({ norm, rope }: TurnKind): Shader {
       shape: ["uniform", "Shape"],
       heads: ["read", "array<vec2u>"],
       vectors: norm ? ["read", "array<f32>"] : undefined, // weight and bias of q_norm, then of k_norm
-      turns: rope ? ["read", "array<vec2f>"] : undefined, // [inner / 2, tokens]: cosine and sine of the angle
+      turns: rope === "known" ? ["read", "array<vec2f>"] : undefined, // [inner / 2, tokens]: cosine and sine of the angle
+      rows: rope === "merged" ? ["read", "array<vec4f>"] : undefined, // [pictures × tokens], coordinates in z and w
+      frequencies: rope === "merged" ? ["read", "array<f32>"] : undefined, // [2, inner / 2]
       qkv: ["write", "array<f32>"],
     },
     `${SHAPE}
+${rope === "merged" ? TURN_BY : ""}
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u) {
   let token = id.x;
@@ -117,7 +120,7 @@ ${
   rope
     ? loop(
         `
-    let turn = turns[(first + c) / 2u * shape.tokens + token];
+    let turn = ${rope === "known" ? "turns[(first + c) / 2u * shape.tokens + token]" : angleOf};
     let a = ${value};
     let b = qkv[at + (c + 1u) * shape.tokenStride];
     ${value} = a * turn.x - b * turn.y;
@@ -131,8 +134,29 @@ ${
   );
 }
 
+const angleOf = `turnBy(dot(rows[id.z * shape.tokens + token].zw,
+      vec2f(frequencies[(first + c) / 2u], frequencies[(shape.inner + first + c) / 2u])))`;
+
+/**
+ * Cosine and sine, to the last bits of f32 where WGSL's own may be 2⁻¹¹ off: the angle less multiples of π/2, which is
+ * subtracted in three parts, then polynomials on ±π/4 (Moshier's Cephes, sinf and cosf).
+ */
+const TURN_BY = `fn turnBy(angle: f32) -> vec2f {
+  let quarters = round(angle * 0.6366197723675814f);
+  let r = ((angle - quarters * 1.5703125f) - quarters * 4.837512969970703e-4f) - quarters * 7.549789954891882e-8f;
+  let s = r * r;
+  let sine = r + r * s * (-0.16666654611f + s * (0.0083321608736f - s * 0.00019515295891f));
+  let cosine = 1f - 0.5f * s + s * s * (0.04166664568298827f + s * (-0.001388731625493765f + s * 0.00002443315711809948f));
+  switch (i32(quarters) & 3) {
+    case 1: { return vec2f(-sine, cosine); }
+    case 2: { return vec2f(-cosine, -sine); }
+    case 3: { return vec2f(sine, -cosine); }
+    default: { return vec2f(cosine, sine); }
+  }
+}`;
+
 /** As in attention.ts, whose uniform both kernels have. */
 export const SHAPE = `struct Shape {
   tokens: u32, queries: u32, heads: u32, inner: u32, stride: u32, tokenStride: u32, valueStart: u32, pictureSize: u32,
-  mapRows: u32,
+  mapRows: u32, scale: f32,
 }`;

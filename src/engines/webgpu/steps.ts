@@ -18,19 +18,29 @@ import { joined, type PackedLinear, packLinear } from "./weights.ts";
 const ACTIVATIONS = [
   "pixels",
   "even", // tokens that enter a block
-  "odd", // … and those between attention and MLP
+  "odd", // … and those between attention and MLP, …
+  "merged", // … after a merge
   "evenStatistics",
   "oddStatistics",
+  "mergedStatistics",
+  "evenRows", // patches that each token stands for after an even number of merges, and where it lies
+  "oddRows",
+  "alike", // of each block that merges: the best partners
   "qkv",
   "mixed", // heads' outputs
   "units", // of the MLP, before a gate or a norm
   "hidden",
+  "context", // what the heads of attention pooling take
   "pooled", // before a projection
   "features",
   "unit", // features of length 1
   "logits",
   "maps", // the class token's attention in each block
+  "pairs", // what merged in each block
 ] as const;
+
+/** Residual streams, of which each has the statistics of its rows beside it. */
+export type StreamName = "even" | "odd" | "merged";
 
 /** Buffers that a call writes, each of so many floats a picture. */
 export type ActivationName = (typeof ACTIVATIONS)[number];
@@ -54,25 +64,37 @@ export interface Step {
   shader: Shader;
   buffers: Record<string, Binding>;
   workgroups(pictures: number): [number, number, number];
+  /** left out of a run with forced pairs, which are written in place of its result */
+  choosesPairs?: boolean;
+}
+
+/** Where the partners of a block that merges lie: in floats from the start of `alike` and of `pairs`. */
+export interface MergeStep {
+  oddPatches: number;
+  alikeAt: number;
+  pairsAt: number;
 }
 
 export interface Plan {
   steps: Step[];
   /** after the steps of a block, for `explain` */
   explain: (Step | undefined)[];
-  /** floats a picture */
+  /** by block, where tokens merge */
+  merges: (MergeStep | undefined)[];
+  /** floats a picture; `maps` and `pairs` are of the first one alone */
   floats: Record<ActivationName, number>;
 }
 
-interface NewProduct
-  extends Omit<ProductKind, "form" | "tile" | "packed" | "normEps">,
-    Omit<ProductShape, "groupSize"> {
-  /** the rows are normalised with the statistics of these */
-  norm?: "even" | "odd";
+interface NewProduct extends Omit<ProductKind, "form" | "tile" | "packed">, Omit<ProductShape, "groupSize"> {
+  /** the rows are normalised with the statistics of these, and with an epsilon that is the network's unless it is given */
+  norm?: StreamName;
+  normEps?: number;
   buffers: Record<string, Binding>;
 }
 
-const of = (activation: ActivationName): Binding => ({ activation });
+export const of = (activation: ActivationName, offset?: number): Binding => ({ activation, offset });
+
+const isStream = (name: ActivationName): name is StreamName => name === "even" || name === "odd" || name === "merged";
 
 /** What the parts of a network add their dispatches to. */
 export class StepList {
@@ -80,9 +102,12 @@ export class StepList {
   protected readonly steps: Step[] = [];
   protected readonly explain: (Step | undefined)[] = [];
   protected readonly floats = Object.fromEntries(ACTIVATIONS.map((name) => [name, 0])) as Plan["floats"];
-  /** columns in a group of the statistics of the rows in `even` and in `odd` */
-  protected readonly groupSize = { even: 1, odd: 1 };
-  protected mapsEnd = 0;
+  protected readonly merges: (MergeStep | undefined)[] = [];
+  /** columns in a group of the statistics of the rows */
+  protected readonly groupSize: Record<StreamName, number> = { even: 1, odd: 1, merged: 1 };
+  /** after a merge: what each row of the stream stands for; before it, one patch each */
+  protected streamRows: Binding | undefined;
+  private readonly ends = { maps: 0, pairs: 0, alike: 0 };
 
   constructor(
     protected readonly model: Model,
@@ -93,8 +118,8 @@ export class StepList {
   }
 
   get made(): Plan {
-    const { steps, explain, floats } = this;
-    return { steps, explain, floats };
+    const { steps, explain, merges, floats } = this;
+    return { steps, explain, merges, floats };
   }
 
   /** Adds a product, with the bindings that all of them have. */
@@ -102,13 +127,26 @@ export class StepList {
     block: number,
     label: string,
     packed: () => PackedLinear,
-    { norm, buffers, inDim, outDim, rows, sourceRows, sourceStart, prefixTokens, inner, queries, ...rest }: NewProduct,
+    {
+      norm,
+      normEps: ownEps,
+      buffers,
+      inDim,
+      outDim,
+      rows,
+      sourceRows,
+      sourceStart,
+      prefixTokens,
+      inner,
+      queries,
+      ...rest
+    }: NewProduct,
   ): void {
     const { manifest, pictures, target, groupSize } = this;
     const name = this.nameOf(block, label);
     const { form } = packed();
     const tile = chooseTile(pictures * rows, inDim, outDim, target);
-    const normEps = norm && manifest.layerNormEps;
+    const normEps = norm && (ownEps ?? manifest.layerNormEps);
     const shape: ProductShape = { inDim, outDim, rows, sourceRows, sourceStart, prefixTokens, inner, queries };
     const out = (buffers.y as { activation: ActivationName }).activation;
     const all: Record<string, Binding> = {
@@ -119,7 +157,7 @@ export class StepList {
       vectors: this.constant(`${name}.vectors`, () => packed().vectors),
     };
     if (norm) all.before = of(`${norm}Statistics`);
-    if (out === "even" || out === "odd") {
+    if (isStream(out)) {
       this.need(out, rows * align4(outDim));
       groupSize[out] = tileColumns(tile);
       this.need(`${out}Statistics`, 2 * rows * Math.ceil(outDim / groupSize[out]));
@@ -159,7 +197,11 @@ export class StepList {
 
   /** Weight and bias of a norm, one after the other. */
   protected norm(name: string): Binding {
-    return this.constant(name, () => joined([this.f32(`${name}.weight`), this.f32(`${name}.bias`)]));
+    return this.constant(name, () => joined(this.weightAndBias(name)));
+  }
+
+  protected weightAndBias(name: string): Float32Array[] {
+    return [this.f32(`${name}.weight`), this.f32(`${name}.bias`)];
   }
 
   protected nameOf(block: number, label: string): string {
@@ -168,6 +210,14 @@ export class StepList {
 
   protected f32(key: string): Float32Array {
     return float32(this.model.tensors, key);
+  }
+
+  /** A region of so many floats, a picture's or the first one's: a binding begins at a multiple of 256 bytes. */
+  protected region(name: "maps" | "pairs" | "alike", floats: number): number {
+    const start = this.ends[name];
+    this.ends[name] += Math.ceil(floats / 64) * 64;
+    this.need(name, this.ends[name]);
+    return name === "alike" ? start * this.pictures : start;
   }
 
   protected constant(name: string, make: Constant["make"]): Binding {

@@ -49,6 +49,12 @@ export function rowsOf(keep: number[], alive: number[]): Uint32Array {
   return Uint32Array.from(keep, (token) => row.get(token)!);
 }
 
+/** [tokens, 4]: each token stands for itself, and lies where RoPE has it. The logarithm of 1 is 0. */
+export function rowsBeforeMerges(manifest: Manifest, keepIdx: number[]): Float32Array {
+  const coordinates = manifest.position === "rope" ? ropeCoordinates(manifest, keepIdx) : undefined;
+  return Float32Array.from(keepIdx.flatMap((_, k) => [1, 0, coordinates?.[2 * k] ?? 0, coordinates?.[2 * k + 1] ?? 0]));
+}
+
 /** The patch of each token, or −1. */
 export function patchesOf({ prefixTokens }: Manifest, keepIdx: number[]): Uint32Array {
   return Uint32Array.from(keepIdx, (token) => Math.max(-1, token - prefixTokens));

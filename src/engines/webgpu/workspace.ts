@@ -31,6 +31,10 @@ export class DeviceCache {
     return buffer;
   }
 
+  destroy(): void {
+    for (const buffer of this.constants.values()) buffer.destroy();
+  }
+
   /** Compiled beside the thread. */
   pipeline({ shader: { code }, label }: Step): Promise<GPUComputePipeline> {
     let pipeline = this.pipelines.get(code);
@@ -49,6 +53,7 @@ export interface Dispatch {
   pipeline: GPUComputePipeline;
   group: GPUBindGroup;
   workgroups: Step["workgroups"];
+  choosesPairs?: boolean;
 }
 
 export class Workspace {
@@ -71,13 +76,23 @@ export class Workspace {
 
   static async open(cache: DeviceCache, plan: Plan, capacity: number): Promise<Workspace> {
     const workspace = new Workspace(cache.device, plan, capacity);
-    workspace.createBuffers();
-    const explain = plan.explain.filter((step) => step !== undefined);
-    const ready = await Promise.all([...plan.steps, ...explain].map((step) => workspace.prepare(cache, step)));
-    workspace.dispatches.push(...ready.slice(0, plan.steps.length));
-    const maps = ready.slice(plan.steps.length);
-    for (const step of plan.explain) workspace.explain.push(step && maps.shift());
+    try {
+      await workspace.prepareAll(cache);
+    } catch (error) {
+      workspace.destroy();
+      throw error;
+    }
     return workspace;
+  }
+
+  private async prepareAll(cache: DeviceCache): Promise<void> {
+    const { plan } = this;
+    this.createBuffers();
+    const explain = plan.explain.filter((step) => step !== undefined);
+    const ready = await Promise.all([...plan.steps, ...explain].map((step) => this.prepare(cache, step)));
+    this.dispatches.push(...ready.slice(0, plan.steps.length));
+    const maps = ready.slice(plan.steps.length);
+    for (const step of plan.explain) this.explain.push(step && maps.shift());
   }
 
   get memoryBytes(): number {
@@ -120,6 +135,23 @@ export class Workspace {
     return target;
   }
 
+  /** Where one of them begins there, in floats. */
+  resultAt(name: (typeof RESULTS)[number]): number {
+    const before = RESULTS.slice(0, RESULTS.indexOf(name));
+    return before.reduce((sum, other) => sum + this.buffer(other).size / 4, 0);
+  }
+
+  /**
+   * Writes what `alikeShader` would find if these pairs were alike and no others.
+   *
+   * @param partners for each patch of A the row that it merges into, or −1
+   */
+  forcePairs(block: number, partners: Int32Array): void {
+    const alike = new Float32Array(2 * partners.length);
+    partners.forEach((partner, a) => void alike.set(partner < 0 ? [-1, 0] : [1, partner], 2 * a));
+    this.device.queue.writeBuffer(this.buffer("alike"), 4 * this.plan.merges[block]!.alikeAt, alike);
+  }
+
   destroy(): void {
     for (const buffer of [...this.buffers.values(), ...this.results, ...this.uniforms]) buffer.destroy();
   }
@@ -129,8 +161,8 @@ export class Workspace {
     const { STORAGE, COPY_DST, COPY_SRC, UNIFORM, MAP_READ } = GPUBufferUsage;
     for (const [key, floats] of Object.entries(plan.floats)) {
       const name = key as ActivationName;
-      const size = Math.max(16, 4 * floats * (name === "maps" ? 1 : capacity));
-      const usage = STORAGE | (name === "pixels" ? COPY_DST : COPY_SRC);
+      const size = Math.max(16, 4 * floats * (OF_ONE_PICTURE.includes(name) ? 1 : capacity));
+      const usage = STORAGE | (name === "pixels" || name === "alike" ? COPY_DST : COPY_SRC);
       this.buffers.set(name, device.createBuffer({ label: name, size, usage }));
     }
     this.buffers.set("call", device.createBuffer({ label: "call", size: 16, usage: UNIFORM | COPY_DST }));
@@ -141,12 +173,12 @@ export class Workspace {
   }
 
   private async prepare(cache: DeviceCache, step: Step): Promise<Dispatch> {
-    const { block, shader, buffers, workgroups } = step;
+    const { block, shader, buffers, workgroups, choosesPairs } = step;
     const resources = shader.bindings.map((name) => this.resource(cache, buffers[name]));
     const pipeline = await cache.pipeline(step);
     const entries = resources.map((resource, binding) => ({ binding, resource }));
     const group = this.device.createBindGroup({ label: step.label, layout: pipeline.getBindGroupLayout(0), entries });
-    return { block, pipeline, group, workgroups };
+    return { block, pipeline, group, workgroups, choosesPairs };
   }
 
   private resource(cache: DeviceCache, binding: Binding): GPUBufferBinding {
@@ -162,4 +194,5 @@ export class Workspace {
 }
 
 /** What a call reads, in the order in which it lies in the results. */
-const RESULTS = ["logits", "features", "maps"] as const;
+const RESULTS = ["logits", "features", "maps", "pairs"] as const;
+const OF_ONE_PICTURE: readonly ActivationName[] = ["maps", "pairs"];

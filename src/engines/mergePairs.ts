@@ -1,10 +1,10 @@
-/** What merged in a run: pairs read from the engine's memory or written into it, and the groups that follow from them. */
-import { SlimViTError } from "../../errors.ts";
-import { denseTokens, type Manifest, tokenCounts } from "../../format/model.ts";
-import { type MergePairs, mergedRows } from "../../reference/merge.ts";
+/** What merged in a run: pairs as engines keep them, read or forced, and the groups that follow from them. */
+import { SlimViTError } from "../errors.ts";
+import { denseTokens, type Manifest, tokenCounts } from "../format/model.ts";
+import { type MergePairs, mergedRows } from "../reference/merge.ts";
 
 /** @param partners of a block: for each token of A the row that it merges into, or −1 */
-export function readPairs(partners: Int32Array, prefixTokens: number): MergePairs {
+export function readPairs(partners: ArrayLike<number>, prefixTokens: number): MergePairs {
   return Array.from(partners, (b, k): [number, number] => [prefixTokens + 2 * k + 1, b]).filter(([, b]) => b >= 0);
 }
 
