@@ -8,7 +8,6 @@ let buffers = 0;
 
 /** The device of all networks and kernels, but for those jobs that end devices. */
 let shared: GPUDevice | undefined;
-let compileMs = 0;
 
 async function start(): Promise<void> {
   await provideWebGpu();
@@ -40,9 +39,7 @@ async function onSharedDevice<T>(work: () => Promise<T>): Promise<T> {
     return shared;
   };
   try {
-    const result = await work();
-    if (buffers) throw new Error(`${buffers} buffers are left`);
-    return result;
+    return await work();
   } finally {
     GPUAdapter.prototype.requestDevice = requestDevice;
   }
@@ -61,16 +58,8 @@ function compileOnce(device: GPUDevice): GPUDevice {
   };
   device.createComputePipelineAsync = (descriptor) => {
     const { module } = descriptor.compute;
-    const start = performance.now();
-    let pipeline = pipelines.get(module);
-    if (!pipeline) {
-      pipeline = createComputePipelineAsync.call(device, descriptor);
-      pipelines.set(module, pipeline);
-      void pipeline.then(
-        () => (compileMs += performance.now() - start),
-        () => {},
-      );
-    }
+    const pipeline = pipelines.get(module) ?? createComputePipelineAsync.call(device, descriptor);
+    pipelines.set(module, pipeline);
     return pipeline;
   };
   device.destroy = () => undefined;
@@ -97,14 +86,15 @@ const jobs: { [K in keyof Jobs]: (job: Jobs[K]["job"]) => Promise<Jobs[K]["answe
       }
     }),
 
-  async compiled() {
-    return compileMs;
+  async seconds() {
+    const { user, system } = process.cpuUsage();
+    return (user + system) / 1e6;
   },
 
-  async rounds({ model, pixels, count }) {
+  async rounds({ model, pixels, count, shared }) {
     const left: number[] = [];
     for (let i = 0; i < count; i++) {
-      const engine = await openWebgpu(model);
+      const engine = shared ? await onSharedDevice(() => openWebgpu(model)) : await openWebgpu(model);
       await engine.run(pixels);
       engine.dispose();
       engine.dispose();
@@ -200,6 +190,7 @@ async function runKernel(
 async function answer({ id, kind, job }: Job): Promise<void> {
   let reply: Answer;
   try {
+    if (buffers) throw new Error(`${buffers} buffers are left of what was asked before`);
     // biome-ignore lint/suspicious/noExplicitAny: the kind names the job's type
     reply = { id, value: await (jobs[kind] as (job: any) => Promise<unknown>)(job) };
   } catch (error) {

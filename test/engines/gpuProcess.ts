@@ -15,8 +15,8 @@ export interface Jobs {
     job: { shader: Shader; data: Record<string, Data>; outputs: string[]; workgroups: [number, number, number] };
     answer: Record<string, Float32Array>;
   };
-  /** Milliseconds until the shared device's pipelines were there, all of them added up. */
-  compiled: { job: Record<string, never>; answer: number };
+  /** Of the processor, that the process has taken. */
+  seconds: { job: Record<string, never>; answer: number };
   /** A network opened once; each call has a list of pictures. */
   run: {
     job: { model: Model; calls: { pixels: Float32Array[]; options?: RunOptions }[] };
@@ -28,8 +28,12 @@ export interface Jobs {
       buffers: number;
     };
   };
-  /** Opened, run and disposed of so many times. @returns buffers that are left after each */
-  rounds: { job: { model: Model; pixels: Float32Array; count: number }; answer: number[] };
+  /**
+   * Opened, run and disposed of so many times, on the shared device or on one of its own each.
+   *
+   * @returns buffers that are left after each
+   */
+  rounds: { job: { model: Model; pixels: Float32Array; count: number; shared: boolean }; answer: number[] };
   /** The error codes of calls that must fail. */
   faults: { job: { model: Model; pixels: Float32Array }; answer: Record<string, string> };
 }
@@ -84,7 +88,9 @@ export class GpuProcess {
     });
   }
 
-  end(): void {
+  async end(): Promise<void> {
+    const seconds = await this.ask("seconds", {});
+    console.log(`the GPU's process took ${seconds.toFixed(1)} s of the processor`);
     this.child.kill();
   }
 }

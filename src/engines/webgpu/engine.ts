@@ -6,6 +6,7 @@ import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts"
 import { DeviceWatch, queue, requestDevice } from "../gpuDevice.ts";
 import { writePairs } from "../mergePairs.ts";
 import { makePlan } from "./plan.ts";
+import { timeBlocks } from "./profile.ts";
 import { readExplanation, readOutputs } from "./results.ts";
 import type { Target } from "./tiles.ts";
 import { DeviceCache, type Dispatch, Workspace } from "./workspace.ts";
@@ -132,7 +133,7 @@ export class WebgpuEngine implements Engine {
     single.upload([pixels]);
     const dispatches = this.choosePairs(options);
     if (profile) {
-      const blockMs = await this.profile(dispatches, explain);
+      const blockMs = await timeBlocks(this.device, single, dispatches, !!explain);
       return { ...(await this.collect(explain)), blockMs };
     }
     const encoder = this.device.createCommandEncoder();
@@ -202,26 +203,6 @@ export class WebgpuEngine implements Engine {
     const capacity = Math.min(MAX_BATCH, 2 ** Math.ceil(Math.log2(pictures)));
     this.batches = await openWorkspace(this.cache, this.model, capacity, this.target);
     return this.batches;
-  }
-
-  /** Runs block by block. @returns milliseconds of each block; the results are not copied yet */
-  private async profile(dispatches: readonly Dispatch[], explain?: boolean): Promise<number[]> {
-    const { device, single } = this;
-    const { blocks } = this.model.manifest;
-    const blockMs: number[] = [];
-    for (let block = -1; block <= blocks.length; block++) {
-      const encoder = device.createCommandEncoder();
-      const pass = encoder.beginComputePass();
-      for (const dispatch of dispatches) if (dispatch.block === block) single.encode(pass, dispatch);
-      const map = explain && single.explain[block];
-      if (map) single.encode(pass, map);
-      pass.end();
-      const start = performance.now();
-      device.queue.submit([encoder.finish()]);
-      await device.queue.onSubmittedWorkDone();
-      if (block >= 0 && block < blocks.length) blockMs.push(performance.now() - start);
-    }
-    return blockMs;
   }
 
   private async collect(explain?: boolean): Promise<RunOutput> {

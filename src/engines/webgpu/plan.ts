@@ -1,7 +1,6 @@
 /** A model → the dispatches that compute it, with the data and the activations that each of them binds. */
 
 import { SlimViTError } from "../../errors.ts";
-import { ALL_FEATURES, type Feature, refuseUnsupported } from "../../format/features.ts";
 import { innerDim, lastRows, type Model, patchGrid, tokenCounts } from "../../format/model.ts";
 import {
   type AttentionKind,
@@ -38,15 +37,11 @@ import {
 import type { Target } from "./tiles.ts";
 import { joined, packLinear } from "./weights.ts";
 
-/** The whole family. */
-export const SUPPORTED: readonly Feature[] = ALL_FEATURES;
-
 /**
  * @param pictures the most that one submission has: tiles are chosen for them
- * @throws SlimViTError `unsupported`, which names what of the network these kernels do not compute
+ * @throws SlimViTError `unsupported` for more patches than these kernels can merge
  */
 export function makePlan(model: Model, pictures: number, target: Target): Plan {
-  refuseUnsupported('Engine "webgpu"', model.manifest, SUPPORTED);
   return new Planner(model, pictures, target).plan();
 }
 
