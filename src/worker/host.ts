@@ -32,6 +32,11 @@ export function createHost(): Host {
         if (!session) throw new SlimViTError("disposed", "No model is loaded.");
         return session.run(image, request, signal);
       }),
+    teach: (call, request, onProgress) =>
+      abortable(call, (signal) => {
+        if (!session) throw new SlimViTError("disposed", "No model is loaded.");
+        return session.teach(request, signal, onProgress);
+      }),
     abort: (call) => calls.get(call)?.abort(),
     dispose() {
       session?.dispose();
