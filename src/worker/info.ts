@@ -26,7 +26,7 @@ export function describeModel(
     pooling,
     variants: variants.map(({ name, macs, imageSize, metrics }) => ({ name, macs, imageSize, metrics })),
     variant,
-    ...(provenance.taught !== undefined && { taught: provenance.taught as TaughtInfo }), // by whoever saved the model
+    taught: provenance.taught as TaughtInfo | undefined, // by whoever saved the model
     ...rest,
   };
 }
