@@ -148,7 +148,7 @@ export default {
       name: "not-resolved",
       severity: "error",
       from: { path: "^src/" },
-      to: { couldNotResolve: true, pathNot: "/engine-[a-z]+\\.js$" },
+      to: { couldNotResolve: true, pathNot: "/(engine-[a-z]+|teach)\\.js$" },
     },
   ],
   options: {

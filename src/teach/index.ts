@@ -3,34 +3,17 @@
  * with. A file of its own beside worker.js, dist/teach.js.
  */
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
-import { countMacs, countParams, featureDim, type Manifest, type Model } from "../format/model.ts";
-import type { LoadLinks, LoadRequest, ModelInfo, Taught, TaughtModel, TeachRequest, TeachResult } from "../protocol.ts";
+import { countMacs, countParams, featureDim, type Manifest } from "../format/model.ts";
+import type { Taught, TaughtModel, TeachRequest, TeachResult } from "../protocol.ts";
 import { readTaught, TAUGHT_FILE } from "./file.ts";
 import type { TaughtRecord } from "./folder.ts";
+import type { TeachHost } from "./host.ts";
 import { saveTaught } from "./save.ts";
 import { teachHead } from "./teach.ts";
 
-export { FALSE_REJECTION, type Fitted, teachHead } from "./teach.ts";
-
-/** What the worker lends: a loaded model, and its own functions. */
-export interface TeachHost {
-  manifest: Manifest;
-  info: ModelInfo;
-  request: LoadRequest;
-  links: LoadLinks;
-  signal: AbortSignal;
-  onProgress?(done: number): void;
-  /** Runs the engine when it is this call's turn. */
-  run(pixels: Float32Array): Promise<{ features: Float32Array }>;
-  loadModel(request: LoadRequest, links: LoadLinks & { signal: AbortSignal }): Promise<{ model: Model }>;
-  openFolder(
-    source: LoadRequest["source"],
-    signal: AbortSignal,
-  ): Promise<{ read(file: string, options: { limit: number }): Promise<Uint8Array> }>;
-  digest(bytes: Uint8Array): Promise<string>;
-  /** Lets messages in. */
-  nextMacrotask(): Promise<void>;
-}
+export { TAUGHT_FILE, writeTaught } from "./file.ts";
+export { headTensors, type TaughtRecord, taughtManifest } from "./folder.ts";
+export { teachHead } from "./teach.ts";
 
 /** 10,000 pictures with 4,096 features. */
 const MAX_TAUGHT_BYTES = 2 ** 28;

@@ -1,13 +1,13 @@
 /** A taught model → the files of a model folder. */
 import { SlimViTError } from "../errors.ts";
-import type { Manifest, Model, SelfTest, Tensors } from "../format/model.ts";
+import type { Manifest, Model, SelfTest, Tensors, WeightsFile } from "../format/model.ts";
 import { selfTestOf } from "../format/variants.ts";
 import { manifestJson, selfTestPixels, writeWeights } from "../format/write.ts";
 import type { SaveOptions, TaughtModel } from "../protocol.ts";
 import { headLogits } from "../reference/scores.ts";
 import { TAUGHT_FILE, writeTaught } from "./file.ts";
 import { type TaughtRecord, taughtManifest, withHead } from "./folder.ts";
-import type { TeachHost } from "./index.ts";
+import type { TeachHost } from "./host.ts";
 
 /** Of the self-test's numbers, as in all model folders. */
 const SELF_TEST_DIGITS = 6;
@@ -44,6 +44,7 @@ export async function saveTaught(
       bytes: files[file].size,
       ...(packed && { unpackedBytes: bytes.length }),
       sha256: await host.digest(bytes),
+      ...ofBackbone(model.manifest.weights.find((entry) => entry.dtype === dtype)),
     },
   ];
   manifest.variants[0].selfTest = { [dtype]: await selfTest(manifest, head, host) };
@@ -74,6 +75,12 @@ async function selfTest(manifest: Manifest, head: TaughtModel["head"], host: Tea
   if (!logits.every(Number.isFinite))
     throw new SlimViTError("unsupported", `${manifest.name} gives logits that are not finite; teach it again.`);
   return { seed, logits };
+}
+
+/** The new head is in floats, and its inputs need no ranges. */
+function ofBackbone({ activations }: Partial<WeightsFile> = {}): Pick<WeightsFile, "activations"> {
+  if (!activations) return {};
+  return { activations: Object.fromEntries(Object.entries(activations).filter(([key]) => !key.startsWith("head"))) };
 }
 
 /** @returns undefined where the browser cannot */
