@@ -1,5 +1,5 @@
 /** Teaching in a real page: what comes back is a model like any other, and its folder gives the same scores in Node. */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
@@ -76,7 +76,6 @@ describe.each(["f32", "f16", "int8"])("in %s", (dtype) => {
     expect(out.labels.map(({ label }: { label: string }) => label)).toEqual(["red", "green", "blue", "dark"]);
     expect(out.pictures).toEqual([8, 6, 5, 4]);
 
-    mkdirSync(folder, { recursive: true });
     for (const [name, bytes] of out.bytes) writeFileSync(join(folder, name), Uint8Array.from(bytes));
     const { SlimViT: inNode } = await import("../../dist/index.js");
     const loaded = await inNode.load(folder, { engine: "simd" });
