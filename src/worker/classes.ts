@@ -49,9 +49,7 @@ export function classPicker(
         "embedding space, or call embed() and compare the vectors.",
     );
   }
-  const { labels } = classes
-    ? { labels: Object.keys(classes).map((name) => ({ id: name, label: name })) }
-    : (head ?? manifest);
+  const labels = classes ? Object.keys(classes).map((name) => ({ id: name, label: name })) : (head ?? manifest).labels;
   const scoresOf = classes ? zeroShot(classes, options.temperature) : ownScores(manifest, head);
   const known = classes ? undefined : (head ?? rule);
   const allowed = allow && indicesOf(labels, allow, "allow");

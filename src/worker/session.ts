@@ -73,7 +73,8 @@ export class Session {
     private readonly manifest: Manifest,
     private readonly engine: RecoveringEngine,
     private readonly resample: Resample,
-    private readonly from: { request: LoadRequest; links: LoadLinks; options: EngineOptions; rule?: Rule },
+    private readonly from: { request: LoadRequest; links: LoadLinks; options: EngineOptions },
+    private readonly rule: Rule | undefined,
   ) {
     this.sentInfo = currentInfo;
     this.opened = engine.opened;
@@ -107,29 +108,24 @@ export class Session {
     const info = describeModel(model, engine.opened, { loadMs, notes, dtypeReason: loaded.dtypeReason });
     const { head } = model.manifest;
     const rule = head?.unknown && { unknown: head.unknown, means: float32(model.tensors, MEANS) };
-    return new Session(info, model.manifest, engine, await openResampler(), { request, links, options, rule });
+    return new Session(info, model.manifest, engine, await openResampler(), { request, links, options }, rule);
   }
 
   /** One call at a time, in the order of arrival; an engine that takes batches gets those that wait together. */
-  run(image: TransferredImage, request: RunRequest, signal?: AbortSignal): Promise<RunResult> {
-    return this.enqueue(image, request, signal);
-  }
-
-  /** Pictures are answered meanwhile. */
-  async teach(request: TeachRequest, signal: AbortSignal, onProgress?: (done: number) => void): Promise<TeachResult> {
-    const { manifest, info, from } = this;
-    const { answer } = await loadChunk(TEACH, from.options);
-    return answer(request, {
-      ...{ manifest, info, ...from, signal, onProgress, loadModel, openFolder, digest, nextMacrotask },
-      run: (pixels) => this.enqueue({ pixels }, { want: "features" }, signal),
-    });
-  }
-
-  private enqueue(image: Job["image"], request: RunRequest, signal?: AbortSignal): Promise<RunResult> {
+  run(image: Job["image"], request: RunRequest, signal?: AbortSignal): Promise<RunResult> {
     return new Promise((resolve, reject) => {
       this.waiting.push({ image, request, signal, resolve, reject });
       void this.work();
     });
+  }
+
+  /** Pictures are answered meanwhile. */
+  async teach(request: TeachRequest, signal: AbortSignal, onProgress?: (done: number) => void): Promise<TeachResult> {
+    const { answer } = await loadChunk(TEACH, this.from.options);
+    const run = (pixels: Float32Array) => this.run({ pixels }, { want: "features" }, signal);
+    const { manifest, info, from } = this;
+    const host = { manifest, info, ...from, signal, onProgress, run, loadModel, openFolder, digest, nextMacrotask };
+    return answer(request, host);
   }
 
   /** Idempotent. A run that has begun ends first. */
@@ -199,7 +195,7 @@ export class Session {
     const { preprocess, name } = this.manifest;
     const pick =
       request.want === "classes"
-        ? classPicker(this.manifest, request, this.from.rule)
+        ? classPicker(this.manifest, request, this.rule)
         : ({ features }: RunOutput) => {
             checkFinite(features, name);
             return { classes: [] };
