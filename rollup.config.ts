@@ -30,10 +30,22 @@ export const plugins = [
  */
 const workerPlugins = [
   resolve({ browser: true }),
+  terseShaders(),
   esbuild({ target: "es2022", tsconfig: "tsconfig.json" }),
   lowered(),
   ...plugins.slice(2),
 ];
+
+/** Shaders are text, of which no minifier takes indentation and comments. Their files have no other text with either. */
+function terseShaders(): Plugin {
+  return {
+    name: "terse-shaders",
+    transform: (code, id) =>
+      /\/engines\/webgpu\/\w+\.ts$/.test(id)
+        ? { code: code.replace(/^[ \t]+/gm, "").replace(/ *\/\/ [^`\n]*$/gm, ""), map: null }
+        : null,
+  };
+}
 
 /** Engines that few pages open: src/engines/FOLDER/index.ts becomes dist/engine-NAME.js, beside worker.js. */
 export const ENGINE_CHUNKS: Record<string, string> = {

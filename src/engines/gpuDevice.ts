@@ -40,9 +40,7 @@ export interface Losable {
 
 /** A device and what became of it: ends its runs when it ends, even those that the browser would leave waiting. */
 export class DeviceWatch {
-  private reason: string | undefined;
-  /** Whoever opened the device has ended it. */
-  private isClosed = false;
+  private fault: SlimViTError | undefined;
   /** rejects a run that has not ended */
   private readonly running = new Set<(error: SlimViTError) => void>();
 
@@ -50,11 +48,11 @@ export class DeviceWatch {
     private readonly engine: EngineName,
     private readonly device: Losable,
     /** in messages */
-    private readonly what = "its GPU",
+    what = "its GPU",
   ) {
     void device.lost.then(({ reason, message }) => {
-      this.reason = [reason, message].filter(Boolean).join(", ") || "no reason given";
-      for (const reject of this.running) reject(this.error());
+      const why = [reason, message].filter(Boolean).join(", ") || "no reason given";
+      this.end("device-lost", `lost ${what} (${why})`);
     });
   }
 
@@ -77,22 +75,22 @@ export class DeviceWatch {
 
   /** @throws SlimViTError `device-lost`, or `disposed` after `close()` */
   check(): void {
-    if (this.isLost) throw this.error();
+    if (this.fault) throw this.fault;
   }
 
   get isLost(): boolean {
-    return this.reason !== undefined;
+    return this.fault !== undefined;
   }
 
   /** Ends the device, and with it every buffer, texture and shader. Idempotent. */
   close(): void {
-    this.isClosed ||= !this.isLost;
+    this.end("disposed", "has been disposed of");
     this.device.destroy();
   }
 
-  private error(): SlimViTError {
-    if (this.isClosed) return new SlimViTError("disposed", `Engine "${this.engine}" has been disposed of.`);
-    return new SlimViTError("device-lost", `Engine "${this.engine}" lost ${this.what} (${this.reason}).`);
+  private end(code: "device-lost" | "disposed", what: string): void {
+    this.fault ??= new SlimViTError(code, `Engine "${this.engine}" ${what}.`);
+    for (const reject of this.running) reject(this.fault);
   }
 }
 
