@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, test } from "vitest";
 import { forward } from "../../src/reference/forward.ts";
 import { readManifestFile, readModelFolder, writeModelFolder } from "../../tools/models/folders.ts";
+import { FAMILY } from "../family.ts";
 import { cut, expectClose, randomModel, randomPixels, readGolden } from "../helpers.ts";
 import { GPU_URLS, openGpuStage } from "./gpu.ts";
 import type { Stage } from "./page.ts";
@@ -24,6 +25,9 @@ const wide = randomModel(
   },
   1,
 );
+
+/** Between them they have most of the family: merges with rotary positions, attention pooling, a class token that is none. */
+const family = ["DINOv3, merging", "SigLIP"].map((name) => ({ name, model: randomModel(FAMILY[name], 3) }));
 
 /** All that is shipped, on one picture, and what the reference makes of it, which takes seconds. */
 const shipped = (JSON.parse(readFileSync("models/index.json", "utf8")) as { folder: string }[]).map(({ folder }) => {
@@ -48,6 +52,8 @@ beforeAll(async () => {
     const { manifest, tensors } = cut(golden.model, cuts);
     writeModelFolder(join(stage.models, name), manifest, tensors, ["f32"]);
   }
+  for (const { name, model } of family)
+    writeModelFolder(join(stage.models, name), model.manifest, model.tensors, ["f32"]);
   writeModelFolder(join(stage.models, "wide"), wide.manifest, wide.tensors, ["f32"]);
 });
 afterAll(() => stage?.close());
@@ -93,4 +99,12 @@ describe.each(["webgpu", "tfjs-webgpu", "onnx-webgpu"] as const)("%s, on SwiftSh
     const [{ logits }] = await runEngine(engine, `/shipped/${name}/`, [pixels]);
     expectClose(logits, expected, 1e-3);
   });
+});
+
+test.each(family)("webgpu gives the reference's output for a small $name", async ({ name, model }) => {
+  const pixels = randomPixels(model.manifest, 2);
+  const expected = forward(model, pixels);
+  const [output] = await runEngine("webgpu", `/models/${name}/`, [pixels]);
+  expectClose(output.logits, expected.logits, 1e-4, "logits");
+  expectClose(output.features, expected.features, 1e-4, "features");
 });
