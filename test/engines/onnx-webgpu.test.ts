@@ -54,7 +54,7 @@ async function open(dtype: WeightsDtype, ...features: string[]) {
   engine.dispose();
   const same = (expected: Uint8Array) => Buffer.compare(opened.graph, expected) === 0;
   return {
-    f16: same(writeOnnx(model, encodeFloat16)),
+    f16: same(writeOnnx(model, { half: encodeFloat16 })),
     f32: same(writeOnnx(model)),
     asked: [...opened.provider.device.features],
   };

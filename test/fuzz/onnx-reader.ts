@@ -2,7 +2,7 @@
  * Reads an ONNX file and throws where it is not whole. Knows nothing of src/engines/onnx, which it checks.
  * @see https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
  */
-import type { Manifest } from "../../src/format/model.ts";
+import { featureDim, type Manifest } from "../../src/format/model.ts";
 
 /** Values by field number: numbers of varints and floats, bytes of everything with a length. */
 type Fields = Map<number, (number | Uint8Array)[]>;
@@ -38,13 +38,14 @@ const texts = (of: Fields, field: number) =>
   ((of.get(field) ?? []) as Uint8Array[]).map((bytes) => new TextDecoder("utf-8", { fatal: true }).decode(bytes));
 
 /** Bytes an element, by TensorProto.DataType */
-const SIZES: Record<number, number> = { 1: 4, 7: 8, 10: 2 };
+const SIZES: Record<number, number> = { 1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 10: 2 };
 
 /**
  * Every constant is as long as its shape; names are given once and before they are used, and all are used; inputs and
  * outputs have the network's shapes.
  */
-export function checkOnnx(file: Uint8Array, { imageSize, labels, embedDim, blocks, prefixTokens }: Manifest): void {
+export function checkOnnx(file: Uint8Array, manifest: Manifest): void {
+  const { imageSize, labels, blocks, prefixTokens, head } = manifest;
   const graph = messages(parse(file), 7)[0];
   const known = new Set<string>();
   const used = new Set<string>();
@@ -77,6 +78,7 @@ export function checkOnnx(file: Uint8Array, { imageSize, labels, embedDim, block
   const hasPatches = blocks[0].keepIdx.length > prefixTokens; // else nothing reads the pixels
   if (hasPatches && idle.length) throw new Error(`never used: ${idle}`);
   const shapes = [...shapesOf(11), ...shapesOf(12)].join(" ");
-  const expected = `pixels,1,3,${imageSize} logits,1,${labels.length} features,1,${embedDim}`;
+  const logits = head ? ` logits,1,${labels.length}` : "";
+  const expected = `pixel_values,1,3,${imageSize}${logits} features,1,${featureDim(manifest)}`;
   if (shapes !== expected) throw new Error(`${shapes}; expected ${expected}`);
 }

@@ -6,13 +6,13 @@ import {
   createSession,
   notLoaded,
   OnnxEngine,
+  type OpenSession,
   PACKAGE,
   type Runtime,
   runtimeFrom,
   setUp,
   WEBGPU_BUILD,
 } from "./engine.ts";
-import { writeOnnx } from "./graph.ts";
 
 /**
  * Computes in f16 where the weights are f16 and the adapter has shader-f16, else in f32. Each engine has a device of its
@@ -24,11 +24,10 @@ export const openOnnxWebgpu: OpenEngine = async (model, options) => {
   try {
     const watch = new DeviceWatch("onnx-webgpu", device);
     const runtime = await loadRuntime(options);
-    const graph = writeOnnx(model, model.dtype === "f16" && device.features.has(HALF) ? encodeFloat16 : undefined);
-    const session = await watch.guard(() =>
-      inTurn(() => createSession(runtime, model, { name: "webgpu", device }, graph)),
-    );
-    return new OnnxEngine("onnx-webgpu", runtime, session, model.manifest, 1, watch);
+    const half = model.dtype === "f16" && device.features.has(HALF) ? encodeFloat16 : undefined;
+    const open: OpenSession = (graph) =>
+      watch.guard(() => inTurn(() => createSession(runtime, model, { name: "webgpu", device }, { half, ...graph })));
+    return new OnnxEngine("onnx-webgpu", runtime, model, await open({}), open, 1, watch);
   } catch (error) {
     device.destroy();
     throw error;
