@@ -23,7 +23,8 @@ export interface GraphOptions {
 /** Values are named by strings; a named constant is stored once. */
 export class Graph {
   private readonly graph = new Message().string(2, "slimvit");
-  private readonly constants = new Set<string>();
+  /** types and shapes by name */
+  private readonly constants = new Map<string, string>();
   private readonly integerLists = new Map<string, string>();
   private values = 0;
 
@@ -139,8 +140,11 @@ export class Graph {
   }
 
   constant(name: string, type: number, shape: number[], data: ArrayBufferView): string {
-    if (this.constants.has(name)) return name;
-    this.constants.add(name);
+    const kind = `${type}: ${shape}`;
+    const known = this.constants.get(name);
+    if (known === kind) return name;
+    if (known !== undefined) throw new Error(`"${name}" is a constant of type and shape ${known}, not ${kind}`);
+    this.constants.set(name, kind);
     const tensor = new Message();
     for (const size of shape) tensor.int(1, size);
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);

@@ -26,6 +26,8 @@ export interface OnnxOptions extends GraphOptions {
    * Further outputs, by block: `attention.0` [batch, tokens], of blocks with heads, and `target.0` [batch, 1, A], of blocks that merge (`mergeTokens`).
    */
   explain?: boolean;
+  /** Of a network without a head: the features a second time, as `image_embeds`, which transformers.js looks for. */
+  alsoImageEmbeds?: boolean;
   /** For each block the pairs that merge, instead of those most alike; of one picture alone. */
   forcedPairs?: MergePairs[];
   /** the file's own, by name */
@@ -79,6 +81,7 @@ export function writeOnnx(model: Model, options: OnnxOptions = {}): Uint8Array {
   const { features, logits } = classify(layers, stream);
   if (logits) graph.output("logits", logits.name, [manifest.labels.length]);
   graph.output("features", features.name, [featureDim(manifest)]);
+  if (options.alsoImageEmbeds && !logits) graph.output("image_embeds", features.name, [featureDim(manifest)]);
   if (options.explain) for (const output of explained) graph.output(...output);
   return graph.finish(options.metadata, layers.domains);
 }

@@ -43,19 +43,22 @@ export class QuantisedLayers extends Layers {
   }
 
   /** QuantizeLinear → DequantizeLinear → Gemm, whose weights and bias are dequantised constants. */
-  private byRange(x: Matrix, range: ActivationRange, { name, levels, scales, bias }: Parts): string {
+  protected byRange(x: Matrix, range: ActivationRange, { name, levels, scales, bias }: Parts): string {
     const { graph } = this;
     const out = scales.length;
     const { scale, zero } = gridOf(range);
     const key = `${x.name} ${scale} ${zero}`;
     const input = this.quantised.get(key) ?? this.quantise(x.name, scale, zero);
     this.quantised.set(key, input);
-    const dequantise = (of: string, type: number, shape: number[], data: ArrayBufferView, by: Float32Array) =>
-      graph.node(
-        "DequantizeLinear",
-        [graph.constant(`${name}.${of}`, type, shape, data), graph.wideFloats(`${name}.${of}.scale`, by, [out])],
-        { axis: 0 },
-      );
+    const dequantise = (of: string, type: number, shape: number[], data: Int8Array | Int32Array, by: Float32Array) => {
+      const zeros = data.length ? data.slice(0, out).fill(0) : data;
+      const inputs = [
+        graph.constant(`${name}.${of}`, type, shape, data),
+        graph.wideFloats(`${name}.${of}.scale`, by, [out]),
+        graph.constant(`${of} zeros ${out}`, type, [out], zeros), // without them onnxruntime makes no integer kernel of it
+      ];
+      return graph.node("DequantizeLinear", inputs, { axis: 0 });
+    };
     const weight = dequantise("weight", INT8, [out, x.width], levels, scales);
     const steps = scales.map((step) => Math.max(step * scale, 2 ** -100));
     const biasLevels = Int32Array.from(bias, (b, o) =>
@@ -64,14 +67,14 @@ export class QuantisedLayers extends Layers {
     return graph.node("Gemm", [input, weight, dequantise("bias", INT32, [out], biasLevels, steps)], { transB: 1 });
   }
 
-  private quantise(x: string, scale: number, zero: number): string {
+  protected quantise(x: string, scale: number, zero: number): string {
     const { graph } = this;
     const grid = [graph.wideScalarOf(scale), graph.constant(`zero ${zero}`, UINT8, [], Uint8Array.of(zero))];
     return graph.op("DequantizeLinear", graph.op("QuantizeLinear", x, ...grid), ...grid);
   }
 
   /** Eight bits between the least and the greatest value of what comes: DynamicQuantizeLinear → MatMulInteger. */
-  private asItComes(x: Matrix, { name, levels, scales, bias }: Parts): string {
+  protected asItComes(x: Matrix, { name, levels, scales, bias }: Parts): string {
     const { graph } = this;
     const out = scales.length;
     const [input, step, zero] = this.dynamic(x.name);

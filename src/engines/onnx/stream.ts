@@ -75,7 +75,8 @@ export function mergeTokens(
   const target = forced ? forcedTarget(graph, forced, inA, inB) : chooseTarget(layers, wide, inA, inB, count);
   const matrices = mergeMatrices(graph, target, inA.length, inB.length, count);
   const patches = tokens - prefixTokens;
-  const sizes = stream.sizes ?? graph.wideFloats(`ones ${patches}`, new Float32Array(patches).fill(1), [1, patches, 1]);
+  const sizes =
+    stream.sizes ?? graph.wideFloats(`each of ${patches}`, new Float32Array(patches).fill(1), [1, patches, 1]);
   const merge = merger(graph, matrices, sizes, inA, inB, prefixTokens);
   const x = graph.narrow(merge.mean(graph.widen(layers.pictures(stream.x)), prefixTokens));
   return {
