@@ -41,10 +41,25 @@ const texts = (of: Fields, field: number) =>
 const SIZES: Record<number, number> = { 1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 10: 2 };
 
 /**
+ * The nodes' operators with the names of their inputs, and the file's metadata.
+ */
+export function readOnnx(file: Uint8Array): {
+  nodes: { op: string; inputs: string[] }[];
+  metadata: Map<string, string>;
+} {
+  const whole = parse(file);
+  const nodes = messages(messages(whole, 7)[0], 1).map((node) => ({ op: texts(node, 4)[0], inputs: texts(node, 1) }));
+  const entries = messages(whole, 14).map((entry): [string, string] => [texts(entry, 1)[0], texts(entry, 2)[0]]);
+  return { nodes, metadata: new Map(entries) };
+}
+
+/**
  * Every constant is as long as its shape; names are given once and before they are used, and all are used; inputs and
  * outputs have the network's shapes.
+ *
+ * @param batch "batch" where it is free
  */
-export function checkOnnx(file: Uint8Array, manifest: Manifest): void {
+export function checkOnnx(file: Uint8Array, manifest: Manifest, batch: 1 | "batch" = 1): void {
   const { imageSize, labels, blocks, prefixTokens, head } = manifest;
   const graph = messages(parse(file), 7)[0];
   const known = new Set<string>();
@@ -63,7 +78,7 @@ export function checkOnnx(file: Uint8Array, manifest: Manifest): void {
   const shapesOf = (field: number) =>
     messages(graph, field).map((value) => {
       const [shape] = messages(messages(messages(value, 2)[0], 1)[0], 2);
-      return [...texts(value, 1), ...messages(shape, 1).map((size) => numbers(size, 1)[0])].join();
+      return [...texts(value, 1), ...messages(shape, 1).map((size) => texts(size, 2)[0] ?? numbers(size, 1)[0])].join();
     });
   for (const input of messages(graph, 11)) define(texts(input, 1)[0]);
   for (const node of messages(graph, 1)) {
@@ -78,7 +93,7 @@ export function checkOnnx(file: Uint8Array, manifest: Manifest): void {
   const hasPatches = blocks[0].keepIdx.length > prefixTokens; // else nothing reads the pixels
   if (hasPatches && idle.length) throw new Error(`never used: ${idle}`);
   const shapes = [...shapesOf(11), ...shapesOf(12)].join(" ");
-  const logits = head ? ` logits,1,${labels.length}` : "";
-  const expected = `pixel_values,1,3,${imageSize}${logits} features,1,${featureDim(manifest)}`;
+  const logits = head ? ` logits,${batch},${labels.length}` : "";
+  const expected = `pixel_values,${batch},3,${imageSize}${logits} features,${batch},${featureDim(manifest)}`;
   if (shapes !== expected) throw new Error(`${shapes}; expected ${expected}`);
 }

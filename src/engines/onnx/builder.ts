@@ -127,11 +127,6 @@ export class Graph {
     return this.wideFloats(`wide scalar ${value}`, Float32Array.of(value), [1]);
   }
 
-  /** Without dimensions, as a scale of QuantizeLinear is. */
-  wideScalarOf(value: number): string {
-    return this.wideFloats(`one ${value}`, Float32Array.of(value), []);
-  }
-
   integers(values: number[], shape = [values.length]): string {
     const key = `${shape}: ${values}`;
     const name = this.integerLists.get(key) ?? `integers ${this.integerLists.size}`;
