@@ -15,7 +15,7 @@ import {
 } from "./engine.ts";
 
 /**
- * Computes in f16 where the weights are f16 and the adapter has shader-f16, else in f32. Each engine has a device of its
+ * Computes in f16 where the weights are f16, no tokens merge and the adapter has shader-f16, else in f32. Each engine has a device of its
  * own, whose end frees all that the engine held.
  * @throws SlimViTError as `openOnnx`; `unsupported` without an adapter; `device-lost`
  */
@@ -24,7 +24,9 @@ export const openOnnxWebgpu: OpenEngine = async (model, options) => {
   try {
     const watch = new DeviceWatch("onnx-webgpu", device);
     const runtime = await loadRuntime(options);
-    const half = model.dtype === "f16" && device.features.has(HALF) ? encodeFloat16 : undefined;
+    // Which tokens merge depends on the last bits of their keys, which f16 does not have.
+    const merges = model.manifest.blocks.some(({ merge }) => merge > 0);
+    const half = model.dtype === "f16" && device.features.has(HALF) && !merges ? encodeFloat16 : undefined;
     const open: OpenSession = (graph) =>
       watch.guard(() => inTurn(() => createSession(runtime, model, { name: "webgpu", device }, { half, ...graph })));
     return new OnnxEngine("onnx-webgpu", runtime, model, await open({}), open, 1, watch);
