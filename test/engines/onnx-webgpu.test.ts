@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeAll, expect, test, vi } from "vitest";
 import { writeOnnx } from "../../src/engines/onnx/graph.ts";
 import { openOnnxWebgpu } from "../../src/engines/onnx/webgpu.ts";
 import { encodeFloat16 } from "../../src/format/float16.ts";
-import type { Model, WeightsDtype } from "../../src/format/model.ts";
+import type { Model } from "../../src/format/model.ts";
 import { FAMILY } from "../family.ts";
 import { randomModel, readGolden } from "../helpers.ts";
 

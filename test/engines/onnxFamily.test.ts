@@ -10,6 +10,7 @@ import { type Architecture, type Model, plainArchitecture } from "../../src/form
 import { encodeTensors } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { FAMILY, familyModel } from "../family.ts";
+import { checkOnnx } from "../fuzz/onnx-reader.ts";
 import { expectClose, randomModel, randomPixels } from "../helpers.ts";
 
 /** What a graph gives for some pictures at once. */
@@ -51,6 +52,11 @@ describe.each(Object.entries(FAMILY))("%s", (_, arch) => {
       expect(attention).toBeUndefined();
     }
     engine.dispose();
+  });
+
+  test("its graph is whole", () => {
+    checkOnnx(writeOnnx(model), model.manifest);
+    checkOnnx(writeOnnx(model, { freeBatch: true }), model.manifest, "batch");
   });
 
   test("a free batch gives each picture what it gets alone", async () => {

@@ -5,8 +5,9 @@ import type { Manifest, Model, Tensors, WeightsDtype } from "../../src/format/mo
 import { encodeTensors } from "../../src/format/write.ts";
 import { openDataset, type Split } from "../data/data.ts";
 import { cardText } from "../models/card.ts";
-import { claimOutput, type Files, readModelFolder, withStep, writeModel } from "../models/folders.ts";
+import { claimOutput, readModelFolder, withStep, writeModel } from "../models/folders.ts";
 import { onnxFiles } from "../models/onnx.ts";
+import type { Files } from "../models/outputs.ts";
 import { digestData, environmentOf } from "../models/provenance.ts";
 import { activationRanges } from "../quantise/activations.ts";
 import { GPTQ_PICTURES, roundByInputs } from "../quantise/gptq.ts";

@@ -21,12 +21,11 @@ export function attend(layers: Layers, i: number, stream: Stream, read: number, 
   const inner = innerDim(block);
   const { tokens } = stream.x;
   const normed = layers.norm(stream.x, `blocks.${i}.norm1`);
-  const turn = stream.coordinates && rotation(layers, i, inner, stream);
+  const turn = stream.coordinates === undefined ? undefined : rotation(layers, i, inner, stream);
   const part = (x: Matrix, k: 0 | 1, factor?: number): Matrix[] => {
     const rows: [number, number] = [k * inner, (k + 1) * inner];
-    if (!manifest.qkNorm && !turn) return [layers.linear(x, `${at}.qkv`, { rows, factor })];
-    if (!manifest.qkNorm)
-      return turn!(halves(inner).map((order) => layers.linear(x, `${at}.qkv`, { rows, order, factor })));
+    const linear = (order?: number[]) => layers.linear(x, `${at}.qkv`, { rows, order, factor });
+    if (!manifest.qkNorm) return turn ? turn(halves(inner).map((order) => linear(order))) : [linear()];
     const heads = layers.normHeads(layers.linear(x, `${at}.qkv`, { rows }), `${at}.${"qk"[k]}_norm`, headDims);
     const scaled = factor ? { ...heads, name: graph.op("Mul", heads.name, graph.scalar(factor)) } : heads;
     if (!turn) return [scaled];
