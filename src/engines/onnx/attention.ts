@@ -97,7 +97,7 @@ function scoreBias(layers: Layers, i: number, stream: Stream, read: number): (he
   const { position, prefixTokens, blocks } = model.manifest;
   const biases: string[] = [];
   if (stream.sizes) {
-    const logs = graph.reshape(graph.op("Log", stream.sizes), [-1, 1, 1, stream.x.tokens - prefixTokens]);
+    const logs = graph.reshape(graph.op("Log", stream.sizes()), [-1, 1, 1, stream.x.tokens - prefixTokens]);
     biases.push(graph.narrow(graph.pad(logs, 4, 3, [prefixTokens, 0])));
   }
   if (position !== "relative") return () => biases;
@@ -132,7 +132,7 @@ function rotation(layers: Layers, i: number, inner: number, stream: Stream): (ha
   const { graph, model } = layers;
   const key = `blocks.${i}.attn.rope_freqs`;
   const frequencies = graph.wideFloats(key, layers.values(key), [2, inner / 2]);
-  const places = graph.pad(stream.coordinates!, 3, 1, [model.manifest.prefixTokens, 0]);
+  const places = graph.pad(stream.coordinates!(), 3, 1, [model.manifest.prefixTokens, 0]);
   const angles = graph.op("MatMul", places, frequencies);
   const [cos, sin] = ["Cos", "Sin"].map((op) => graph.narrow(graph.op(op, angles)));
   return (halves) => {

@@ -30,11 +30,11 @@ function pool(layers: Layers, { x, sizes }: Stream): Matrix {
     x,
     Array.from({ length: x.tokens - prefixTokens }, (_, k) => prefixTokens + k),
   );
-  if (pooling === "map") return attentionPool(layers, patches, sizes);
+  if (pooling === "map") return attentionPool(layers, patches, sizes?.());
   const rows = layers.pictures(patches);
   let mean: string;
   if (sizes) {
-    const share = graph.op("Div", sizes, graph.reduce("ReduceSum", sizes, [1]));
+    const share = graph.op("Div", sizes(), graph.reduce("ReduceSum", sizes(), [1]));
     const weighted = graph.op("MatMul", graph.narrow(graph.transpose(share, [0, 2, 1])), rows);
     mean = graph.reshape(weighted, [-1, width]);
   } else mean = graph.reduce("ReduceMean", rows, [1], 0);

@@ -8,10 +8,13 @@ export interface Stream {
   x: Matrix;
   /** Tokens that are represented, as in keepIdx. */
   alive: number[];
-  /** [batch, patches, 1] in f32, after a merge: patches that each row stands for, prefix tokens left out. */
-  sizes?: string;
-  /** [batch or 1, patches, 2] in f32, with RoPE: row and column in the network's own coordinates, prefix tokens left out. */
-  coordinates?: string;
+  /** [batch, patches, 1] in f32, after a merge: patches that each row stands for, prefix tokens left out. Written when read. */
+  sizes?: () => string;
+  /**
+   * [batch or 1, patches, 2] in f32, with RoPE: row and column in the network's own coordinates, prefix tokens left out.
+   * Written when read.
+   */
+  coordinates?: () => string;
 }
 
 /** Gathers the rows of the tokens in `keepIdx`, a subset of those alive. Lists do not shrink after a merge. */
@@ -28,7 +31,7 @@ export function startStream({ graph, model }: Layers, x: Matrix, alive: number[]
 }
 
 /** undefined without RoPE and without patches. */
-function coordinatesOf(graph: Graph, arch: Architecture, alive: number[]): string | undefined {
+function coordinatesOf(graph: Graph, arch: Architecture, alive: number[]): (() => string) | undefined {
   const { position, rope, prefixTokens } = arch;
   const patches = alive.slice(prefixTokens).map((token) => token - prefixTokens);
   if (position !== "rope" || !rope || !patches.length) return undefined;
@@ -37,7 +40,7 @@ function coordinatesOf(graph: Graph, arch: Architecture, alive: number[]): strin
     rope.rows[0] + rope.rows[1] * Math.floor(patch / columns),
     rope.columns[0] + rope.columns[1] * (patch % columns),
   ]);
-  return graph.wideFloats(`places of ${patches.length}`, Float32Array.from(places), [1, patches.length, 2]);
+  return () => graph.wideFloats(`places of ${patches.length}`, Float32Array.from(places), [1, patches.length, 2]);
 }
 
 /** Rows of a block's patches that are A and those that are B, as src/reference/merge.ts has them. */
@@ -66,17 +69,11 @@ export function mergeTokens(
   const { prefixTokens } = layers.model.manifest;
   const { tokens, width } = stream.x;
   const [inA, inB] = halvesOf(tokens, prefixTokens);
-  const wide = graph.widen(
-    graph.concat(
-      keys.map((part) => layers.pictures(part)),
-      2,
-    ),
-  );
-  const target = forced ? forcedTarget(graph, forced, inA, inB) : chooseTarget(layers, wide, inA, inB, count);
+  const target = forced ? forcedTarget(graph, forced, inA, inB) : chooseTarget(layers, keys, inA, inB, count);
   const matrices = mergeMatrices(graph, target, inA.length, inB.length, count);
   const patches = tokens - prefixTokens;
   const sizes =
-    stream.sizes ?? graph.wideFloats(`each of ${patches}`, new Float32Array(patches).fill(1), [1, patches, 1]);
+    stream.sizes?.() ?? graph.wideFloats(`each of ${patches}`, new Float32Array(patches).fill(1), [1, patches, 1]);
   const merge = merger(graph, matrices, sizes, inA, inB, prefixTokens);
   const x = graph.narrow(merge.mean(graph.widen(layers.pictures(stream.x)), prefixTokens));
   return {
@@ -84,16 +81,17 @@ export function mergeTokens(
     stream: {
       x: layers.matrix(x, tokens - count, width),
       alive: stream.alive,
-      sizes: merge.sizes,
-      coordinates: stream.coordinates && merge.mean(stream.coordinates, 0),
+      sizes: once(merge.sizes),
+      coordinates: stream.coordinates && once(() => merge.mean(stream.coordinates!(), 0)),
     },
   };
 }
 
 /** The pairs most alike: of equals the lower row of B, and the lower row of A. */
-function chooseTarget(layers: Layers, keys: string, inA: number[], inB: number[], count: number): string {
+function chooseTarget(layers: Layers, keys: Matrix[], inA: number[], inB: number[], count: number): string {
   const { graph } = layers;
-  const unit = layers.unit(keys, 2);
+  const sideBySide = keys.map((part) => layers.pictures(part));
+  const unit = layers.unit(graph.widen(graph.concat(sideBySide, 2)), 2);
   const alike = graph.op("MatMul", graph.pick(unit, inA, 1), graph.transpose(graph.pick(unit, inB, 1), [0, 2, 1]));
   const best = graph.reduce("ReduceMax", alike, [2]); // [batch, A, 1]
   const isBest = graph.op("Equal", alike, best);
@@ -165,7 +163,15 @@ function merger(
       const before = prefix ? [graph.slice(x, 0, prefix, 1)] : [];
       return graph.concat([...before, ...stay(a), graph.op("Div", sum, total)], 1);
     },
-    sizes: graph.concat([...stay(sizesA), total], 1),
+    sizes: () => graph.concat([...stay(sizesA), total], 1),
+  };
+}
+
+function once(write: () => string): () => string {
+  let written: string | undefined;
+  return () => {
+    written ??= write();
+    return written;
   };
 }
 
