@@ -2,7 +2,7 @@
 import { type Architecture, denseTokens, tokenCounts } from "../../format/model.ts";
 import { type MergePairs, mergedRows } from "../../reference/merge.ts";
 import type { RunOutput } from "../engine.ts";
-import { halvesOf } from "./stream.ts";
+import { halvesOf } from "./merge.ts";
 
 /** @param results by output, as `OnnxOptions.explain` has them, of one picture */
 export function explainResults(

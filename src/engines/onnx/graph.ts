@@ -9,8 +9,9 @@ import type { MergePairs } from "../../reference/merge.ts";
 import { attend } from "./attention.ts";
 import { Graph, type GraphOptions } from "./builder.ts";
 import { Layers, type Matrix } from "./layers.ts";
+import { halvesOf, mergeTokens } from "./merge.ts";
 import { classify } from "./pooling.ts";
-import { halvesOf, keepTokens, mergeTokens, startStream } from "./stream.ts";
+import { keepTokens, startStream } from "./stream.ts";
 
 export { Layers, type LinearOptions, type Matrix } from "./layers.ts";
 export { QuantisedLayers } from "./quantised.ts";
