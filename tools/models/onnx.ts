@@ -1,6 +1,10 @@
 /** Standalone ONNX files of a model, and what transformers.js reads beside them. */
-import { type OnnxOptions, QuantisedLayers, writeOnnx } from "../../src/engines/onnx/graph.ts";
-import type { Manifest, Model, Preprocess } from "../../src/format/model.ts";
+import { INPUT, type OnnxOptions, QuantisedLayers, writeOnnx } from "../../src/engines/onnx/graph.ts";
+import { offBy, TOLERANCE } from "../../src/engines/selfTest.ts";
+import { messageOf, SlimViTError } from "../../src/errors.ts";
+import type { Manifest, Model, Preprocess, WeightsDtype } from "../../src/format/model.ts";
+import { selfTestOf } from "../../src/format/variants.ts";
+import { selfTestPixels } from "../../src/format/write.ts";
 import type { Files } from "./outputs.ts";
 
 /** Pillow's numbers of its filters. */
@@ -23,6 +27,45 @@ export function onnxFiles(model: Model, int8?: Model): Files {
     "config.json": json(configOf(manifest, int8 !== undefined)),
     ...(preprocessor && { "preprocessor_config.json": json(preprocessor) }),
   };
+}
+
+/**
+ * Runs the ONNX files on the input whose outputs the manifest knows.
+ *
+ * @throws SlimViTError `bad-model` for one that onnxruntime does not open, or that computes something else
+ */
+export async function checkOnnxFiles(files: Files, manifest: Manifest): Promise<void> {
+  const known = (["f32", "f16", "int8"] as const).filter((dtype) => selfTestOf(manifest, dtype));
+  for (const [file, dtype] of [
+    ["model.onnx", known[0]],
+    ["model_quantized.onnx", "int8"],
+  ] as const) {
+    if (!files[file]) continue;
+    const fault = await faultOf(files[file] as Uint8Array, manifest, dtype);
+    if (!fault) continue;
+    const advice = dtype === "int8" ? "Give --data other pictures, or leave int8 or --onnx out." : "Leave --onnx out.";
+    throw new SlimViTError("bad-model", `${manifest.name}: is not written, for its ${file} ${fault}. ${advice}`);
+  }
+}
+
+/** @param dtype whose outputs the manifest knows */
+async function faultOf(file: Uint8Array, manifest: Manifest, dtype: WeightsDtype): Promise<string | undefined> {
+  const known = selfTestOf(manifest, dtype)!;
+  const { env, InferenceSession, Tensor } = await import("onnxruntime-web"); // large, and other commands have no use for it
+  env.wasm.numThreads = 1;
+  let off: number;
+  try {
+    const session = await InferenceSession.create(file, { logSeverityLevel: 3 });
+    const pixels = new Tensor("float32", selfTestPixels(manifest, known.seed), [1, 3, ...manifest.imageSize]);
+    const { logits, features } = await session.run({ [INPUT]: pixels });
+    const values = (of?: { data: unknown }) => (of ? (of.data as Float32Array) : new Float32Array(0));
+    off = offBy(known, { logits: values(logits), features: values(features) });
+    await session.release();
+  } catch (error) {
+    return `does not run in onnxruntime (${messageOf(error)})`;
+  }
+  if (off <= TOLERANCE[dtype]) return undefined; // NaN is not
+  return `is ${(100 * off).toFixed(1)} % off on the model's known input, where ${100 * TOLERANCE[dtype]} % is allowed`;
 }
 
 /** What a program needs to make classes of the outputs; lists and objects as JSON. */

@@ -6,7 +6,7 @@ import { encodeTensors } from "../../src/format/write.ts";
 import { openDataset, type Split } from "../data/data.ts";
 import { cardText } from "../models/card.ts";
 import { claimOutput, readModelFolder, withStep, writeModel } from "../models/folders.ts";
-import { onnxFiles } from "../models/onnx.ts";
+import { checkOnnxFiles, onnxFiles } from "../models/onnx.ts";
 import type { Files } from "../models/outputs.ts";
 import { digestData, environmentOf } from "../models/provenance.ts";
 import { activationRanges } from "../quantise/activations.ts";
@@ -56,7 +56,8 @@ export async function exportModel(
   const activations = dtype.includes("int8")
     ? await calibrate({ ...model, tensors: tensors("int8") }, options)
     : undefined;
-  const content = { draft: { ...draft, name, provenance }, tensors, dtypes: dtype, extra, activations };
+  const check = (manifest: Manifest) => checkOnnxFiles(onnx, manifest);
+  const content = { draft: { ...draft, name, provenance }, tensors, dtypes: dtype, extra, activations, check };
   const manifest = await writeModel(out, content, force);
   const files = Object.fromEntries(manifest.weights.map(({ file, bytes }) => [file, bytes]));
   for (const [file, content] of Object.entries(onnx)) if (file.endsWith(".onnx")) files[file] = content.length;
@@ -73,7 +74,7 @@ function int8Model(manifest: Manifest, tensors: Tensors): Model | undefined {
 /** Of the int8 weights; undefined without pictures. */
 async function calibrate(model: Model, { data, split = "train" }: ExportOptions) {
   if (!data?.length) return undefined;
-  const { pictures } = await openDataset(data, split);
+  const { pictures } = await openDataset(data, split, { unlabelled: true });
   return activationRanges({ ...model, dtype: "int8", tensors: encodeTensors(model.tensors, "int8") }, pictures);
 }
 

@@ -1,4 +1,4 @@
-"""python tools/research/onnx-times.py FILE.onnx...: milliseconds of a picture on onnxruntime's CPU kernels, one thread, interleaved.
+"""python tools/research/onnx-times.py FILE.onnx...: milliseconds of the processor a picture takes onnxruntime, one thread, interleaved.
 
 Also which of its integer kernels the graph was turned into. Needs onnxruntime, onnx and numpy.
 """
@@ -37,9 +37,9 @@ def main(files):
         for (session, _), taken in zip(opened, times):
             shape = [size if isinstance(size, int) else 1 for size in session.get_inputs()[0].shape]
             pixels = generator.standard_normal(shape).astype(np.float32)
-            begun = time.perf_counter()
+            begun = time.process_time()
             session.run(None, {"pixel_values": pixels})
-            taken.append(1e3 * (time.perf_counter() - begun))
+            taken.append(1e3 * (time.process_time() - begun))
     print("onnxruntime", onnxruntime.__version__)
     for file, (_, kernels), taken in zip(files, opened, times):
         print(f"{file}: median {np.median(taken):.1f} ms, fast decile {np.percentile(taken, 10):.1f} ms, {kernels}")

@@ -2,9 +2,9 @@
 import { InferenceSession, Tensor } from "onnxruntime-web";
 import { describe, expect, test } from "vitest";
 import type { ActivationRanges, Model, Preprocess } from "../../../src/format/model.ts";
-import { encodeTensors } from "../../../src/format/write.ts";
+import { encodeTensors, selfTestPixels } from "../../../src/format/write.ts";
 import { forward } from "../../../src/reference/forward.ts";
-import { onnxFiles } from "../../../tools/models/onnx.ts";
+import { checkOnnxFiles, onnxFiles } from "../../../tools/models/onnx.ts";
 import { FAMILY } from "../../family.ts";
 import { checkOnnx, readOnnx } from "../../fuzz/onnx-reader.ts";
 import { expectClose, randomModel, randomPixels } from "../../helpers.ts";
@@ -117,6 +117,44 @@ describe("the int8 form", () => {
     );
     const files = onnxFiles(wide, int8Of(wide, []));
     expect(files["model_quantized.onnx"].length / files["model.onnx"].length).toBeLessThan(1 / 3);
+  });
+});
+
+describe("the check before they are written", () => {
+  const model = randomModel(FAMILY.DeiT, 3);
+  const int8 = int8Of(model, pictures);
+  const files = onnxFiles(model, int8);
+  const known = (of: Model) => ({ seed: 1, logits: [...forward(of, selfTestPixels(model.manifest, 1)).logits] });
+  const { manifest } = model;
+  const [variant] = manifest.variants;
+  const knowing = { ...manifest, variants: [{ ...variant, selfTest: { f32: known(model), int8: known(int8) } }] };
+
+  test("lets pass what computes the model", async () => {
+    await expect(checkOnnxFiles(files, knowing)).resolves.toBeUndefined();
+    await expect(checkOnnxFiles({ "card.md": "" }, knowing)).resolves.toBeUndefined(); // without --onnx
+  });
+
+  const stranger = randomModel(FAMILY.DeiT, 4);
+  test.each<[string, () => Record<string, string | Uint8Array>, RegExp]>([
+    ["other weights", () => onnxFiles(stranger), /model\.onnx is \d+\.\d % off on the model's known input, where 1 %/],
+    [
+      "other int8 weights",
+      () => ({
+        ...files,
+        "model_quantized.onnx": onnxFiles(model, int8Of(stranger, pictures))["model_quantized.onnx"],
+      }),
+      /model_quantized\.onnx is \d+\.\d % off .* where 20 %/,
+    ],
+    [
+      "half a file",
+      () => ({ ...files, "model.onnx": (files["model.onnx"] as Uint8Array).subarray(0, 1000) }),
+      /model\.onnx does not run in onnxruntime/,
+    ],
+  ])("refuses %s", async (_, broken, message) => {
+    await expect(checkOnnxFiles(broken(), knowing)).rejects.toMatchObject({
+      code: "bad-model",
+      message: expect.stringMatching(message),
+    });
   });
 });
 
