@@ -87,6 +87,24 @@ describe("the int8 form", () => {
     }
   });
 
+  // Of networks that merge, what merges changes with the rounding.
+  const plain = Object.entries(FAMILY).filter(([, { blocks }]) => blocks.every(({ merge }) => merge === 0));
+  test.each(plain)("by ranges, is near %s", async (_, arch) => {
+    const model = randomModel(arch, 3);
+    const pictures = [1, 2, 3].map((seed) => randomPixels(arch, seed));
+    const int8 = int8Of(model, pictures);
+    const { features } = await infer(
+      onnxFiles(model, int8)["model_quantized.onnx"] as Uint8Array,
+      model.manifest,
+      pictures,
+    );
+    expectClose(
+      features,
+      pictures.flatMap((pixels) => [...forward(int8, pixels).features]),
+      0.12,
+    );
+  });
+
   test("by ranges gives a picture the same whatever is beside it", async () => {
     const together = await infer(quantised(int8), model.manifest, pictures);
     for (const [k, pixels] of pictures.entries()) {
