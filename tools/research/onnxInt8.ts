@@ -1,8 +1,8 @@
 /**
  * tsx tools/research/onnxInt8.ts OUT --data D --split S: what the int8 form of `export -o OUT --onnx --dtype f32,int8` loses,
  * beside what `simd` loses on the same int8 weights: mean KL(f32 ‖ int8) in nats, pictures of the same best class as f32 and
- * correctly classified ones, and the milliseconds of a picture in onnxruntime-web and in `simd`, on one thread in Node,
- * interleaved, medians. tools/research/onnx-times.py has the times of onnxruntime's own kernels.
+ * correctly classified ones, and the milliseconds of the processor that a picture takes onnxruntime-web and `simd`, one
+ * thread each in Node, interleaved, medians. tools/research/onnx-times.py has the times of onnxruntime's own kernels.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -47,9 +47,10 @@ async function main(folder: string, { data, split, pictures: most }: Options): P
     const pixels = await evalPixels(picture, manifest.preprocess);
     let exact: Float32Array | undefined;
     for (const [r, runner] of runners.entries()) {
-      const begun = performance.now();
+      const begun = process.cpuUsage();
       const logits = await runner.run(pixels);
-      rows[r].ms.push(performance.now() - begun);
+      const { user, system } = process.cpuUsage(begun);
+      rows[r].ms.push((user + system) / 1000);
       exact ??= logits;
       rows[r].divergence += divergence(exact, logits) / chosen.length;
       rows[r].same += Number(bestClass(logits) === bestClass(exact));
