@@ -3,17 +3,17 @@
  * computes on this device.
  */
 import { SlimViTError } from "../errors.ts";
-import type { Model, SelfTest, WeightsDtype } from "../format/model.ts";
+import type { Model, WeightsDtype } from "../format/model.ts";
 import { selfTestOf } from "../format/variants.ts";
 import { selfTestPixels } from "../format/write.ts";
-import type { Engine, RunOutput } from "./engine.ts";
+import type { Engine } from "./engine.ts";
 
 /**
  * Largest root-mean-square difference between an engine's output for the known input and the manifest's, as a fraction of
  * the output's own root mean square. A wrong kernel is off by about 1. GPUs that compute in f16 are off by 0.01. int8
  * engines quantise activations too, which the manifest's numbers do not.
  */
-export const TOLERANCE: Record<WeightsDtype, number> = { f32: 0.01, f16: 0.05, int8: 0.2 };
+const TOLERANCE: Record<WeightsDtype, number> = { f32: 0.01, f16: 0.05, int8: 0.2 };
 
 class WrongResultsError extends SlimViTError {
   readonly isWrongResults = true;
@@ -34,18 +34,13 @@ export async function selfTest(engine: Engine, { manifest, dtype }: Model): Prom
   const known = selfTestOf(manifest, dtype);
   const output = await engine.run(selfTestPixels(manifest, known?.seed ?? 1));
   if (!known) return;
-  const off = offBy(known, output);
+  const [expected, actual] = known.logits ? [known.logits, output.logits] : [known.features ?? [], output.features];
+  const rms = (values: number[]) => Math.sqrt(values.reduce((sum, v) => sum + v * v, 0) / values.length);
+  const off = rms(expected.map((v, i) => v - actual[i])) / Math.max(rms(expected), 1e-6);
   if (off <= TOLERANCE[dtype]) return; // NaN is not
   throw new WrongResultsError(
     "unsupported",
     `Engine "${engine.name}" computes wrong results on this device: ${(100 * off).toFixed(1)} % off on ${manifest.name}'s ` +
       `known input in ${dtype}; expected at most ${100 * TOLERANCE[dtype]} %.`,
   );
-}
-
-/** The root mean square of the difference, as a fraction of what is known. */
-export function offBy(known: SelfTest, { logits, features }: RunOutput): number {
-  const [expected, actual] = known.logits ? [known.logits, logits] : [known.features ?? [], features];
-  const rms = (values: number[]) => Math.sqrt(values.reduce((sum, v) => sum + v * v, 0) / values.length);
-  return rms(expected.map((v, i) => v - actual[i])) / Math.max(rms(expected), 1e-6);
 }
