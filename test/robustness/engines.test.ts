@@ -101,7 +101,7 @@ describe("WebGPU, on SwiftShader", () => {
   });
   afterAll(() => stage?.close());
 
-  test("random slim networks give the reference's logits on both engines", async () => {
+  test("random slim networks give the reference's logits on all three engines", async () => {
     const tally = new Tally("engines", "runs of random slim networks on WebGPU (SwiftShader)");
     const agreement = new Agreement(tally, () => LIMITS.gpu);
     const drawn = fc.sample(fc.tuple(networks, fc.nat(1e6)), count(30, 2));
@@ -114,7 +114,7 @@ describe("WebGPU, on SwiftShader", () => {
         async ({ folder, pixels, engineUrls }) => {
           const { model } = await loadModel(folder);
           const outputs = [];
-          for (const name of ["tfjs-webgpu", "onnx-webgpu"] as const) {
+          for (const name of ["webgpu", "tfjs-webgpu", "onnx-webgpu"] as const) {
             const { engine } = await openEngine(name, model, { engineUrls });
             outputs.push({ name, logits: [...(await engine.run(Float32Array.from(pixels))).logits] });
             engine.dispose();
