@@ -73,15 +73,21 @@ const jobs: { [K in keyof Jobs]: (job: Jobs[K]["job"]) => Promise<Jobs[K]["answe
       return runKernel(await adapter!.requestDevice(), job);
     }),
 
-  run: ({ model, calls }) =>
+  run: ({ model, calls, withoutTimestamps }) =>
     onSharedDevice(async () => {
       const engine = await openWebgpu(model);
+      const { features } = shared!;
+      const setFeatures = (value: unknown) =>
+        Object.defineProperty(shared, "features", { value, configurable: true, writable: true });
+      if (withoutTimestamps) setFeatures(new Set());
+      const hasTimestamps = shared!.features.has("timestamp-query");
       try {
         const outputs = [];
         for (const { pixels, options } of calls) outputs.push(await engine.runBatch(pixels, options));
         const { dispatches, submitMs, memoryBytes } = engine;
-        return { outputs, dispatches, submitMs, memoryBytes, buffers };
+        return { outputs, dispatches, submitMs, memoryBytes, buffers, hasTimestamps };
       } finally {
+        setFeatures(features);
         engine.dispose();
       }
     }),

@@ -17,15 +17,16 @@ export interface Jobs {
   };
   /** Of the processor, that the process has taken. */
   seconds: { job: Record<string, never>; answer: number };
-  /** A network opened once; each call has a list of pictures. */
+  /** A network opened once; each call has a list of pictures. The device can be made one that has no clock. */
   run: {
-    job: { model: Model; calls: { pixels: Float32Array[]; options?: RunOptions }[] };
+    job: { model: Model; calls: { pixels: Float32Array[]; options?: RunOptions }[]; withoutTimestamps?: boolean };
     answer: {
       outputs: RunOutput[][];
       dispatches: number;
       submitMs: number;
       memoryBytes: number;
       buffers: number;
+      hasTimestamps: boolean;
     };
   };
   /**

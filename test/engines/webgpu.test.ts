@@ -112,12 +112,21 @@ describe("whole networks", () => {
     expectSame(outputs[2][1], forward(model, good), 1e-4);
   });
 
-  test("runs at most five dispatches a block, and times each block", async () => {
+  test("runs at most five dispatches a block", async () => {
+    const model = randomModel(architecture({}, { headDims: [] }, {}), 1);
+    const { dispatches } = await gpu.ask("run", { model, calls: [] });
+    expect(dispatches).toBe(1 + 5 + 3 + 5 + 2);
+  });
+
+  test.each([false, true])("times each block (by submissions: %s)", async (withoutTimestamps) => {
     const model = randomModel(architecture({}, { headDims: [] }, {}), 1);
     const pixels = [randomPixels(model.manifest, 1)];
-    const { outputs, dispatches } = await gpu.ask("run", { model, calls: [{ pixels, options: { profile: true } }] });
-    expect(dispatches).toBe(1 + 5 + 3 + 5 + 2);
-    expect(outputs[0][0].blockMs?.length).toBe(3);
-    expectSame({ ...outputs[0][0], blockMs: undefined }, forward(model, pixels[0]), 1e-4);
+    const calls = [{ pixels, options: { profile: true, explain: true } }];
+    const { outputs, hasTimestamps } = await gpu.ask("run", { model, calls, withoutTimestamps });
+    expect(hasTimestamps).toBe(!withoutTimestamps); // SwiftShader has a clock
+    const [[{ blockMs, ...output }]] = outputs;
+    expect(blockMs?.length).toBe(3);
+    for (const ms of blockMs!) expect(ms).toBeGreaterThan(0);
+    expectSame(output, forward(model, pixels[0], { explain: true }), 1e-4);
   });
 });
