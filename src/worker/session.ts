@@ -12,9 +12,9 @@ import { preprocessWith, type Resample } from "../image/preprocess.ts";
 import { type LoadedModel, loadModel } from "../loading/loadModel.ts";
 import type { LoadLinks, LoadRequest, ModelInfo, RunRequest, RunResult, TransferredImage } from "../protocol.ts";
 import type { RunOutput } from "../reference/forward.ts";
+import { attentionOverPatches } from "../reference/insight.ts";
 import { checkFinite, classPicker } from "./classes.ts";
 import { describeEngine, describeModel } from "./info.ts";
-import { attentionOverPatches } from "./insight.ts";
 import { chooseThreads } from "./threads.ts";
 
 /** The resampler's kernels are a part of their own, like an engine. */

@@ -41,6 +41,7 @@ import {
   cutTensors,
   hardenMasks,
   type MaskMode,
+  mergesTokens,
   slimArchitecture,
   type TokenRule,
 } from "./masks.ts";
@@ -297,6 +298,11 @@ function chooseMasks(
   if (attn === undefined || mlp === undefined || patch === undefined) {
     throw new SlimViTError("bad-option", "compress: give --attn, --mlp and --patch, or --macs, or --params.");
   }
+  if (patch < 1 && mergesTokens(arch))
+    throw new SlimViTError(
+      "bad-option",
+      `compress: ${source} merges tokens, which have no masks of their own after that; give --patch 1.`,
+    );
   return hardenMasks(arch, zetas, { attn, mlp, patch }, { mode, rule: options.tokens, absolute: options.absolute })
     .blocks;
 }

@@ -16,6 +16,7 @@ import { reportHtml } from "../report/report.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { openBackend } from "./backend.ts";
 import { checkpointPath, removeCheckpoint, storedTensor } from "./checkpoint.ts";
+import { learnsOf } from "./losses.ts";
 import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "./options.ts";
 import { historyFiles } from "./scalars.ts";
 import { openTeacher } from "./teacher.ts";
@@ -31,7 +32,19 @@ export interface RetrainOptions extends TrainOptions {
 
 export async function retrain(source: string, options: RetrainOptions): Promise<TrainReport> {
   claimOutput(options.out, options.force, [source, options.teacher, ...options.data]);
-  return trainWeights("retrain", readModelFolder(source), options);
+  const model = readModelFolder(source);
+  if (options.ghost) requireNoPlaces(model.manifest, source);
+  return trainWeights("retrain", model, options);
+}
+
+/** @throws SlimViTError `unsupported` where what a removed token was depends on its place */
+function requireNoPlaces({ position }: Architecture, source: string): void {
+  if (position === "learned") return;
+  throw new SlimViTError(
+    "unsupported",
+    `${source}: has ${position === "rope" ? "rotary" : "relative"} positions, and a ghost stands for removed tokens of all places. ` +
+      "Leave out --ghost.",
+  );
 }
 
 /** Share of the training after which no ghost is left: the rest trains what ships. */
@@ -71,8 +84,6 @@ export async function trainWeights(
     [...encodeTensors(start, "f32")].map(([name, { shape, data }]) => [name, { shape, data: data as Float32Array }]),
   );
   const teacher = openTeacher(tf, options.teacher, model.manifest);
-  if (options.unlabelled && !teacher)
-    throw new SlimViTError("bad-option", `${name}: --unlabelled data needs a --teacher to learn from.`);
   const task: TrainTask = {
     name,
     variables,
@@ -81,7 +92,8 @@ export async function trainWeights(
       const ghosts = options.ghost ? { ghosts: ghostsAt(arch, progress) } : {};
       return forward(tf, arch, weights, pixels, { branchGates, ...ghosts });
     },
-    teacher: teacher?.logits,
+    teacher: teacher?.outputs,
+    learns: learnsOf(arch),
     classes: model.manifest.labels.length,
     depth: arch.blocks.length,
     ...(rate && { rate }),
