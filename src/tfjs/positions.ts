@@ -1,7 +1,7 @@
 /** Positions inside attention: rotary embeddings by a token's place, and learned biases by the places of two tokens. */
 import { type Architecture, patchGrid } from "../format/model.ts";
 import { ropeCoordinates } from "../reference/positions.ts";
-import type { Tensor, TF } from "./ops.ts";
+import { constant, type Tensor, type TF } from "./ops.ts";
 
 /** Coordinates of the tokens of block i before any has merged: [1, tokens, 2] */
 export function coordinatesOf(tf: TF, arch: Architecture, i: number): Tensor {
@@ -21,7 +21,41 @@ export function turnsOf(tf: TF, frequencies: Tensor, coordinates: Tensor, heads:
   const half = frequencies.shape[1]! / heads;
   const flat = tf.matMul(tf.reshape(coordinates, [-1, 2]) as never, frequencies as never) as Tensor;
   const angles = tf.transpose(tf.reshape(flat, [batch, tokens, heads, half]), [0, 2, 1, 3]);
-  return { cos: tf.cos(angles), sin: tf.sin(angles) };
+  return tf.getBackend() === "webgpu" ? preciseTurns(tf, angles) : { cos: tf.cos(angles), sin: tf.sin(angles) };
+}
+
+/** 2π in two parts: the first has so few bits that its products with whole numbers are exact in f32. */
+const CIRCLE = [6.28125, 2 * Math.PI - 6.28125] as const;
+
+/** Of the series of sine and cosine in x², as far as they count below π/4. */
+const SINE = [1, -1 / 6, 1 / 120, -1 / 5040, 1 / 362880];
+const COSINE = [1, -1 / 2, 1 / 24, -1 / 720, 1 / 40320, -1 / 3628800];
+
+/**
+ * The same to 1e-6. WGSL's own sine and cosine may be off by 2⁻¹¹: so much of a score is more than all other rounding.
+ * @see https://www.w3.org/TR/WGSL/#concrete-float-accuracy
+ */
+export function preciseTurns(tf: TF, angles: Tensor): Turns {
+  const values = constant(tf, () => {
+    const circles = tf.round(tf.mul(angles, 1 / (2 * Math.PI)));
+    const within = tf.sub(tf.sub(angles, tf.mul(circles, CIRCLE[0])), tf.mul(circles, CIRCLE[1]));
+    const quarter = tf.mul(within, 0.25);
+    const square = tf.square(quarter);
+    const series = (terms: number[]) =>
+      terms.reduceRight<Tensor>((sum, term) => tf.add(tf.mul(sum, square), term), tf.zerosLike(square));
+    let [sin, cos] = [tf.mul(series(SINE), quarter), series(COSINE)];
+    for (let doubled = 0; doubled < 2; doubled++)
+      [sin, cos] = [tf.mul(tf.mul(sin, cos), 2), tf.sub(1, tf.mul(tf.square(sin), 2))];
+    return tf.stack([sin, cos]);
+  });
+  const [sin, cos] = tf.unstack(values);
+  /** `value`, whose slope along the angle is `slope`. */
+  const known = (value: Tensor, slope: Tensor): Tensor =>
+    tf.customGrad((_, save) => {
+      (save as unknown as (tensors: Tensor[]) => void)([slope]);
+      return { value: tf.clone(value), gradFunc: (dy: Tensor, [slope]: Tensor[]) => tf.mul(dy, slope) };
+    })(angles);
+  return { cos: known(cos, tf.neg(sin)), sin: known(sin, cos) };
 }
 
 /**

@@ -133,7 +133,9 @@ const LEAST_POOL_GATE = 1e-6;
 
 /** The sparsity terms of the loss: Σ|ζ_attn|, Σ|ζ_mlp|, Σ|tanh ζ_patch| over all blocks; sums, not means. */
 export function sparsity(tf: TF, arch: Architecture, zetas: Weights): { attn: Tensor; mlp: Tensor; patch: Tensor } {
-  const total = (terms: Tensor[]) => tf.addN(terms.map((x) => tf.sum(tf.mul(x, tf.sign(x))))); // |x| whose derivative at 0 is 0
+  const size = (x: Tensor): Tensor => tf.sum(tf.mul(x, tf.sign(x))); // |x| whose derivative at 0 is 0
+  // Pair by pair: on WebGPU, addN of more terms than a shader has buffers fails.
+  const total = (terms: Tensor[]) => terms.map(size).reduce((a, b) => tf.add(a, b));
   return {
     attn: total(arch.blocks.map((_, i) => zetas.get(`blocks.${i}.attn.zeta`)!)),
     mlp: total(arch.blocks.map((_, i) => zetas.get(`blocks.${i}.mlp.zeta`)!)),
