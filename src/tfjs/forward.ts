@@ -91,6 +91,19 @@ export function runBlock(
   return { ...next, x: tf.add(next.x, branch(made, options.branchGates?.[i].mlp)) };
 }
 
+/** `tf.tidy` of a stream. What it shares with another, as the sizes while nothing merges, is copied, so that each is freed alone. */
+export function tidyStream(tf: TF, of: () => Stream): Stream {
+  return tf.tidy(() => ownStream(tf, of()) as never) as Stream;
+}
+
+export function ownStream(tf: TF, { x, sizes, coordinates }: Stream): Stream {
+  return {
+    x,
+    ...(sizes && { sizes: tf.clone(sizes) }),
+    ...(coordinates && { coordinates: tf.clone(coordinates) }),
+  };
+}
+
 /** Where the tokens of `keep` stand in `alive`; both ascending. */
 function placesIn(alive: number[], keep: number[]): number[] {
   const at = new Map(alive.map((token, k) => [token, k]));

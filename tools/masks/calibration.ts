@@ -9,6 +9,7 @@ import {
   type ForwardOptions,
   runBlock,
   type Stream,
+  tidyStream,
 } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { evalPixels, type Picture } from "../data/data.ts";
@@ -95,7 +96,7 @@ export function advance(
   const variables = variablesOf(tf, tensors, `blocks.${i}.`);
   const isGiven = merges.length > 0;
   const next = streams.map((stream, batch) =>
-    tidied(tf, () => {
+    tidyStream(tf, () => {
       const onMerge = (rows: Tensor) => void (isGiven || merges.push(tf.keep(rows)));
       const options = { onMerge, mergeRows: rowsOfBlock(i, merges[batch]) };
       return runBlock(tf, arch, i, blockWeights(tf, arch, i, variables), stream, options);
@@ -107,11 +108,6 @@ export function advance(
 
 const rowsOfBlock = (i: number, rows: Tensor | undefined): ForwardOptions["mergeRows"] =>
   rows && [...Array<undefined>(i), rows];
-
-/** `tf.tidy` of a stream. */
-export function tidied(tf: TF, of: () => Stream): Stream {
-  return tf.tidy(() => of() as never) as Stream;
-}
 
 export function disposeStreams(tf: TF, streams: Stream[]): void {
   tf.dispose(streams as never[]);
@@ -144,7 +140,7 @@ export async function embedPictures(
     const some = pictures.slice(first, first + BATCH);
     const pixels = await Promise.all(some.map((picture) => evalPixels(picture, preprocess)));
     const stack = () => tf.stack(pixels.map((values) => tf.tensor(values, [3, height, width])));
-    streams.push(tidied(tf, () => embed(tf, arch, variables, stack())));
+    streams.push(tidyStream(tf, () => embed(tf, arch, variables, stack())));
   }
   tf.dispose([...variables.values()]);
   return streams;

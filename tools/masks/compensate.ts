@@ -13,20 +13,12 @@
  */
 import { type Architecture, denseTokens, innerDim, type Model, type Tensors } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
-import type { Stream } from "../../src/tfjs/forward.ts";
+import { type Stream, tidyStream } from "../../src/tfjs/forward.ts";
 import type { TF } from "../../src/tfjs/ops.ts";
 import { type Picture, spread } from "../data/data.ts";
 import { architectureOf } from "../models/folders.ts";
 import { startProgress } from "../shared/progress.ts";
-import {
-  advance,
-  difference,
-  disposeStreams,
-  embedPictures,
-  type MergeRows,
-  momentsOf,
-  tidied,
-} from "./calibration.ts";
+import { advance, difference, disposeStreams, embedPictures, type MergeRows, momentsOf } from "./calibration.ts";
 import { type BlockMask, channelStep, cutTensors, slimArchitecture } from "./masks.ts";
 import { addRidge, cholesky, chooseKept, type Moments, solveFactored, solveForKept, statisticsOf } from "./ridge.ts";
 
@@ -60,7 +52,7 @@ export async function compensate(
   const shares = Array.isArray(cut) ? undefined : cut;
   const tensors: Tensors = new Map(folded);
   const dense = await embedPictures(tf, arch, folded, spread(pictures, CALIBRATION_PICTURES), manifest.preprocess);
-  let streams = { dense, slim: dense.map(({ x }) => tidied(tf, () => ({ x: tf.clone(x) }))) };
+  let streams = { dense, slim: dense.map(({ x }) => tidyStream(tf, () => ({ x: tf.clone(x) }))) };
   const progress = startProgress("compensation", arch.blocks.length);
   for (let i = 0; i < arch.blocks.length; i++) {
     streams = await compensateBlock(run, i, tensors, streams, shares);

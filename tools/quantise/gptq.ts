@@ -7,7 +7,15 @@ import type { BlockShape, Model, Tensor as StoredTensor, Tensors } from "../../s
 import { MAX_ON_GRID, quantiseRows, scaleOf, stepOf } from "../../src/format/quantise.ts";
 import { float32 } from "../../src/format/read.ts";
 import { encodeTensors } from "../../src/format/write.ts";
-import { type BlockLinear, blockWeights, classify, embed, runBlock, type Stream } from "../../src/tfjs/forward.ts";
+import {
+  type BlockLinear,
+  blockWeights,
+  classify,
+  embed,
+  runBlock,
+  type Stream,
+  tidyStream,
+} from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { evalPixels, type Picture, spread } from "../data/data.ts";
 import { architectureOf } from "../models/folders.ts";
@@ -80,7 +88,7 @@ export async function roundByInputs(tf: TF, model: Model, pictures: Picture[], s
     }
     streams = streams.map((stream) => {
       const options = { lastRowsOnly: true };
-      const next = tidied(tf, () => runBlock(tf, arch, i, blockWeights(tf, arch, i, variables), stream, options));
+      const next = tidyStream(tf, () => runBlock(tf, arch, i, blockWeights(tf, arch, i, variables), stream, options));
       tf.dispose(stream as never);
       return next;
     });
@@ -107,11 +115,6 @@ function addMoments<Name>(tf: TF, sums: Map<Name, Tensor>, name: Name, x: Tensor
   before?.dispose();
 }
 
-/** `tf.tidy` of a stream. */
-function tidied(tf: TF, of: () => Stream): Stream {
-  return tf.tidy(() => of() as never) as Stream;
-}
-
 /** Batches of pictures, as they enter the first block. */
 async function embedded(tf: TF, pictures: Picture[], of: (pixels: Tensor) => Stream, { manifest }: Model) {
   const [height, width] = manifest.imageSize;
@@ -119,7 +122,7 @@ async function embedded(tf: TF, pictures: Picture[], of: (pixels: Tensor) => Str
   for (let first = 0; first < pictures.length; first += BATCH) {
     const some = pictures.slice(first, first + BATCH);
     const pixels = await Promise.all(some.map((picture) => evalPixels(picture, manifest.preprocess)));
-    streams.push(tidied(tf, () => of(tf.stack(pixels.map((values) => tf.tensor(values, [3, height, width]))))));
+    streams.push(tidyStream(tf, () => of(tf.stack(pixels.map((values) => tf.tensor(values, [3, height, width]))))));
   }
   return streams;
 }

@@ -8,6 +8,7 @@ import {
   blockWeights,
   classify,
   embed,
+  ownStream,
   runBlock,
   type Stream,
   type Weights,
@@ -215,7 +216,7 @@ class TfjsEngine implements Engine {
         onMerge: (of: Tensor) => void (rows = of),
       };
       const options = { forcedPairs, lastRowsOnly: true, ...(explain && watching) };
-      const next = runBlock(tf, manifest, i, blocks[i], stream, options);
+      const next = ownStream(tf, runBlock(tf, manifest, i, blocks[i], stream, options));
       return { next, map, rows } as unknown as TensorMap;
     }) as unknown as { next: Stream; map?: Tensor; rows?: Tensor };
     tf.dispose(stream as TensorMap);
