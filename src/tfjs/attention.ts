@@ -1,8 +1,7 @@
 /** Self-attention over heads that need not have the same width; they come padded to the widest. */
 import type { Architecture } from "../format/model.ts";
-import type { BlockWeights } from "./blockWeights.ts";
 import { type AttendOptions, attend, linear, normalise, type Tensor, type TF } from "./ops.ts";
-import type { ForwardOptions, Linear, Stream } from "./options.ts";
+import type { BlockWeights, ForwardOptions, Linear, Stream } from "./options.ts";
 import { coordinatesOf, type Turns, turn, turnsOf } from "./positions.ts";
 
 export interface Attended {

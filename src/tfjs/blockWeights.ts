@@ -3,33 +3,8 @@ import type * as tfjs from "@tensorflow/tfjs-core";
 import type { Architecture } from "../format/model.ts";
 import { hasHalvedGelu } from "./mlp.ts";
 import { type Tensor, type TF, takeTokens } from "./ops.ts";
-import type { ForwardOptions, Linear, Weights } from "./options.ts";
-import { coordinatesOf, relativeBias, type Turns, turnsOf } from "./positions.ts";
-
-/** For training made anew each step, for inference once. */
-export interface BlockWeights {
-  /** gain and shift of the norms, where they are not part of the linears after them */
-  norm1?: Linear;
-  norm2?: Linear;
-  hiddenNorm?: Linear;
-  /** heads padded to the widest; absent without heads */
-  qkv?: Linear;
-  /** with norms of queries and keys: gain and shift, [heads, 1, width] */
-  qNorm?: Linear;
-  kNorm?: Linear;
-  /** of a block that merges: what its keys are shifted by, unseen by the softmax, [heads, 1, width] */
-  keyShift?: Tensor;
-  /** with RoPE: [2, heads × width / 2] */
-  frequencies?: Tensor;
-  /** the turns that they make of the block's tokens while none has merged */
-  turns?: Turns;
-  /** with relative positions: [heads, tokens, tokens] */
-  scoreBias?: Tensor;
-  proj: Linear;
-  /** absent without hidden units */
-  fc1?: Linear;
-  fc2: Linear;
-}
+import type { BlockWeights, ForwardOptions, Linear, Weights } from "./options.ts";
+import { coordinatesOf, relativeBias, turnsOf } from "./positions.ts";
 
 export function blockWeights(
   tf: TF,

@@ -4,17 +4,17 @@
  */
 import { type Architecture, lastRows } from "../format/model.ts";
 import { attention, keysOf } from "./attention.ts";
-import { type BlockWeights, blockWeights } from "./blockWeights.ts";
+import { blockWeights } from "./blockWeights.ts";
 import { embed } from "./embedding.ts";
 import { forcedRows, mergeTokens, rowsOfAlike } from "./merge.ts";
 import { hiddenUnits } from "./mlp.ts";
 import { gatherTokens, layerNorm, linear, normalise, type Tensor, type TF } from "./ops.ts";
-import type { ForwardOptions, ForwardOutput, Linear, Stream, Weights } from "./options.ts";
+import type { BlockWeights, ForwardOptions, ForwardOutput, Linear, Stream, Weights } from "./options.ts";
 import { classify } from "./pooling.ts";
 
-export { type BlockWeights, blockWeights } from "./blockWeights.ts";
+export { blockWeights } from "./blockWeights.ts";
 export { embed } from "./embedding.ts";
-export type { BlockLinear, ForwardOptions, ForwardOutput, Stream, Weights } from "./options.ts";
+export type { BlockLinear, BlockWeights, ForwardOptions, ForwardOutput, Stream, Weights } from "./options.ts";
 export { classify } from "./pooling.ts";
 
 /** @param pixels [batch, 3, height, width], normalised */

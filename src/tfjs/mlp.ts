@@ -1,8 +1,7 @@
 /** The hidden units of a block's MLP, and the activations of the family. */
 import type { Activation, Architecture } from "../format/model.ts";
-import type { BlockWeights } from "./blockWeights.ts";
 import { linear, normalise, type Tensor, type TF } from "./ops.ts";
-import type { ForwardOptions } from "./options.ts";
+import type { BlockWeights, ForwardOptions } from "./options.ts";
 
 type Save = (tensors: Tensor[]) => void;
 

@@ -1,6 +1,7 @@
-/** What goes into the forward pass and what comes out of it. */
+/** What goes into the forward pass, what its parts hand on, and what comes out of it. */
 import type { MergePairs } from "../reference/merge.ts";
 import type { Tensor } from "./ops.ts";
+import type { Turns } from "./positions.ts";
 
 /** Tensors by timm name, f32, shaped as `tensorShapes` says. */
 export type Weights = ReadonlyMap<string, Tensor>;
@@ -19,6 +20,31 @@ export type Stream = {
   /** From the first merge on, with RoPE: [batch, tokens, 2] */
   coordinates?: Tensor;
 };
+
+/** A block's weights as `runBlock` multiplies with them: for training made anew each step, for inference once. */
+export interface BlockWeights {
+  /** gain and shift of the norms, where they are not part of the linears after them */
+  norm1?: Linear;
+  norm2?: Linear;
+  hiddenNorm?: Linear;
+  /** heads padded to the widest; absent without heads */
+  qkv?: Linear;
+  /** with norms of queries and keys: gain and shift, [heads, 1, width] */
+  qNorm?: Linear;
+  kNorm?: Linear;
+  /** of a block that merges: what its keys are shifted by, unseen by the softmax, [heads, 1, width] */
+  keyShift?: Tensor;
+  /** with RoPE: [2, heads × width / 2] */
+  frequencies?: Tensor;
+  /** the turns that they make of the block's tokens while none has merged */
+  turns?: Turns;
+  /** with relative positions: [heads, tokens, tokens] */
+  scoreBias?: Tensor;
+  proj: Linear;
+  /** absent without hidden units */
+  fc1?: Linear;
+  fc2: Linear;
+}
 
 export interface ForwardOptions {
   /**
