@@ -11,10 +11,6 @@ const FOLDING = "test/tools/masks/folding.test.ts";
 const PENALTIES = "test/tools/masks/penalties.test.ts";
 const RESAMPLE = "test/tools/checkpoints/resample.test.ts";
 const METRICS = "test/tools/evaluation/metrics.test.ts";
-const FAMILY = "test/tfjs/family.test.ts";
-const GRADIENTS = "test/tfjs/familyGradients.test.ts";
-const MASKS = "test/tools/masks/family.test.ts";
-const STAGES = "test/tools/family.test.ts";
 
 export const OFFLINE: Plant[] = [
   {
@@ -296,69 +292,6 @@ export const OFFLINE: Plant[] = [
     find: "if (Number.isNaN(scores[k])) return Number.POSITIVE_INFINITY;",
     plant: "",
     tests: [METRICS],
-  },
-  {
-    name: "a merged token is the plain mean of its rows, whatever they stand for",
-    file: "src/tfjs/merge.ts",
-    find: "const shares = sizes ? tf.mul(member, tf.reshape(sizes, [batch, 1, tokens])) : member;",
-    plant: "const shares = member;",
-    tests: [FAMILY],
-  },
-  {
-    name: "keys are compared without their bias",
-    file: "src/tfjs/attention.ts",
-    find: "const shifted = keyShift ? tf.add(keys, keyShift) : keys;",
-    plant: "const shifted = keyShift ? keys : keys;",
-    tests: [FAMILY],
-  },
-  {
-    name: "the gradient of a relative bias counts a pair of places once",
-    file: "src/tfjs/positions.ts",
-    find: "return tf.sum(tf.reshape(gathered, [heads, places, most]), 2);",
-    plant: "return tf.max(tf.reshape(gathered, [heads, places, most]), 2);",
-    tests: [GRADIENTS],
-  },
-  {
-    name: "the norm of a slim head's keys counts its own channels alone",
-    file: "src/tfjs/attention.ts",
-    find: "normalise(tf, t, normEps?.qk ?? layerNormEps, headDim)",
-    plant: "normalise(tf, t, normEps?.qk ?? layerNormEps)",
-    tests: [FAMILY],
-  },
-  {
-    name: "a token that is masked stays in the mean",
-    file: "tools/masks/masks.ts",
-    find: "return { poolGates: tf.add(tf.relu(gates.at(-1)!), LEAST_POOL_GATE) };",
-    plant: "return {};",
-    tests: [MASKS],
-  },
-  {
-    name: "ζ is folded behind the norm inside the MLP alone",
-    file: "tools/masks/masks.ts",
-    find: 'rowsTimes("mlp.fc1", tf.concat([tf.ones([block.mlpHidden]), mlp], 0));',
-    plant: "",
-    tests: [MASKS],
-  },
-  {
-    name: "the last patch may leave a network that takes means",
-    file: "tools/masks/allocate.ts",
-    find: "(!mayEmpty(block) && state[block].tokens === prefixTokens + 1)",
-    plant: "false",
-    tests: [MASKS],
-  },
-  {
-    name: "fc2 is solved for units as they were before others left the norm",
-    file: "tools/masks/compensate.ts",
-    find: "if (arch.hiddenNorm && masks[i].mlp.includes(false)) {",
-    plant: "if (false) {",
-    tests: [STAGES],
-  },
-  {
-    name: "the loss of several labels has the slope of the other sign",
-    file: "tools/training/losses.ts",
-    find: "tf.mul(tf.div(dy, batch), tf.sub(tf.sigmoid(xt), targets))",
-    plant: "tf.mul(tf.div(dy, batch), tf.sub(targets, tf.sigmoid(xt)))",
-    tests: [LOSSES],
   },
   {
     name: "dropped rows get a kept row's gradient",

@@ -77,13 +77,13 @@ export function softLoss(tf: TF, student: Tensor, teacher: Tensor, tau: number, 
 export function binaryCrossEntropy(tf: TF, logits: Tensor, targets: Tensor): Tensor {
   const op = tf.customGrad((x, save) => {
     const xt = x as Tensor;
-    (save as unknown as (tensors: Tensor[]) => void)([xt]);
+    (save as unknown as (tensors: Tensor[]) => void)([xt, targets]);
     const rest = tf.log(tf.add(tf.exp(tf.neg(tf.abs(xt))), 1));
     const each = tf.add(tf.sub(tf.relu(xt), tf.mul(xt, targets)), rest);
     const batch = xt.shape[0]!;
     return {
       value: tf.div(tf.sum(each), batch),
-      gradFunc: (dy: Tensor, [xt]: Tensor[]) => tf.mul(tf.div(dy, batch), tf.sub(tf.sigmoid(xt), targets)),
+      gradFunc: (dy: Tensor, [xt, wanted]: Tensor[]) => tf.mul(tf.div(dy, batch), tf.sub(tf.sigmoid(xt), wanted)),
     };
   });
   return op(logits);
