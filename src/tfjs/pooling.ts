@@ -20,7 +20,7 @@ export function classify(
   let features = pool(tf, arch, weights, stream, poolGates);
   if (finalNorm === "pooled" || finalNorm === "both")
     features = layerNorm(tf, features, w("fc_norm.weight"), w("fc_norm.bias"), normEps?.pooled ?? layerNormEps);
-  if (projection) features = tf.matMul(features as Matrix, w("projection.weight") as Matrix, false, true);
+  if (projection) features = linear(tf, features, w("projection.weight"), tf.zeros([projection]));
   if (!head) {
     const none = tf.zeros([features.shape[0]!, 0]);
     return { logits: none, classLogits: none, features };
