@@ -1,4 +1,5 @@
 /** The offline stage on a tiny network of each family: searched, compressed, compensated, retrained, rounded, finetuned. */
+import { writeFileSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
 import { openSimd } from "../../src/engines/simd/engine.ts";
 import type { Architecture, Model, Tensors } from "../../src/format/model.ts";
@@ -20,7 +21,7 @@ import { openBackend } from "../../tools/training/backend.ts";
 import { type FinetuneOptions, finetune } from "../../tools/training/finetune.ts";
 import { type RetrainOptions, retrain } from "../../tools/training/retrain.ts";
 import { expectClose, manifestOf, randomModel, randomPixels } from "../helpers.ts";
-import { CLASSES, tinyArchitecture, workplace, writePictures } from "./fixtures.ts";
+import { CLASSES, deviceProfile, tinyArchitecture, workplace, writePictures } from "./fixtures.ts";
 
 const at = workplace("family");
 
@@ -204,6 +205,21 @@ describe("what makes no sense is refused by name", () => {
 
   test("masks of tokens that merge", async () => {
     await expect(searched("merging", "none", "--w-patch", "1e-4")).rejects.toThrow(/merges tokens.*--w-patch 0/);
+  });
+
+  test("milliseconds of networks that a profile has no tables of", async () => {
+    writeFileSync(at("device.json"), JSON.stringify(deviceProfile(1e-4, 1e-4)));
+    const target = ["--latency-ms", "1", "--profile", at("device.json")];
+    await searched("merging", "merging-timed");
+    await expect(compressed("merging-timed", "none", ...target)).rejects.toThrow(/say nothing of tokens that merge/);
+  });
+
+  test("patches of a network that merges", async () => {
+    await searched("merging", "merging-budgets");
+    const budgets = ["--attn", "0.5", "--mlp", "0.5"];
+    await expect(compressed("merging-budgets", "none", ...budgets, "--patch", "0.5")).rejects.toThrow(/give --patch 1/);
+    const report = await compressed("merging-budgets", "merging-halves", ...budgets, "--patch", "1");
+    expect(report.maxAbsDiff).toBeLessThan(1e-4);
   });
 
   test("an embedding model that has nobody to learn from", async () => {
