@@ -6,6 +6,7 @@ import type { Architecture, Model, Tensors } from "../../src/format/model.ts";
 import { featureDim, tokenCounts } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
+import { forward as tfjsForward } from "../../src/tfjs/forward.ts";
 import { compressCommand } from "../../tools/commands/compress.ts";
 import { finetuneCommand } from "../../tools/commands/finetune.ts";
 import { retrainCommand } from "../../tools/commands/retrain.ts";
@@ -20,6 +21,7 @@ import { lookAt } from "../../tools/report/attention.ts";
 import { openBackend } from "../../tools/training/backend.ts";
 import { type FinetuneOptions, finetune } from "../../tools/training/finetune.ts";
 import { type RetrainOptions, retrain } from "../../tools/training/retrain.ts";
+import { weightsOnBackend } from "../../tools/training/teacher.ts";
 import { expectClose, manifestOf, randomModel, randomPixels } from "../helpers.ts";
 import { CLASSES, deviceProfile, tinyArchitecture, workplace, writePictures } from "./fixtures.ts";
 
@@ -166,6 +168,37 @@ describe.each(names)("%s, cut, with the next linears solved again for what is ke
     expect(solved.manifest.blocks.map(({ merge }) => merge)).toEqual(NETWORKS[name].blocks.map(({ merge }) => merge));
     await expectRuns(solved);
   });
+});
+
+test("behind a norm inside the MLP, fc2 is solved for what the units are when others are gone: nothing is off in the mean", async () => {
+  const { tf } = await openBackend();
+  const { manifest, tensors: stored } = readModelFolder(at("EVA-02"));
+  const tensors = encodeTensors(stored, "f32");
+  const masks = manifest.blocks.map(({ keepIdx }) => ({
+    ...{ attn: Array<boolean>(16).fill(true), mlp: Array.from({ length: 24 }, (_, unit) => unit % 2 === 0) },
+    tokens: keepIdx.map(() => true),
+  }));
+  const { pictures } = await openDataset([at("pictures")], "all");
+  const solved = await compensate(tf, { manifest, tensors }, masks, pictures);
+  const pixels = await Promise.all(pictures.map((picture) => evalPixels(picture, manifest.preprocess)));
+  /** Means of the last block's tokens, [embedDim]. */
+  const means = (model: Model) => {
+    const weights = weightsOnBackend(tf, model);
+    const last = tf.tidy(() => {
+      const batch = tf.stack(pixels.map((values) => tf.tensor(values, [3, 32, 32])));
+      let x = batch;
+      tfjsForward(tf, model.manifest, weights, batch, { onBlock: (tokens) => void (x = tokens) });
+      return tf.mean(x, [0, 1]).dataSync() as Float32Array;
+    });
+    tf.dispose([...weights.values()]);
+    return last;
+  };
+  const slim: Model = { manifest: slimArchitecture(manifest, masks), dtype: "f32", tensors: solved.tensors };
+  const cut: Model = { ...slim, tensors: cutTensors(manifest, tensors, masks) };
+  const [whole, left, plain] = [{ manifest, dtype: "f32" as const, tensors }, slim, cut].map(means);
+  const off = (values: Float32Array) => Math.max(...values.map((v, d) => Math.abs(v - whole[d])));
+  expect(off(plain)).toBeGreaterThan(0.1);
+  expect(off(left)).toBeLessThan(1e-4);
 });
 
 test.each(["SigLIP", "EVA-02", "CLIP-zero-shot", "qk-norms", "merging", "DINOv2-embedding"])(
