@@ -3,7 +3,7 @@ import { writeFileSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
 import { openSimd } from "../../src/engines/simd/engine.ts";
 import type { Architecture, Model, Tensors } from "../../src/format/model.ts";
-import { featureDim, tokenCounts } from "../../src/format/model.ts";
+import { featureDim, MEANS, tokenCounts } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { forward as tfjsForward } from "../../src/tfjs/forward.ts";
@@ -229,6 +229,18 @@ test.each(["CLIP", "DINOv2-embedding", "SigLIP"])(
     await expectRuns(model);
   },
 );
+
+test("a taught model's rule for unknown pictures is left out where its embeddings change", async () => {
+  const { manifest, tensors } = readModelFolder(at("DINOv2-registers"));
+  const unknown = { threshold: 0.5, falseRejection: 0.05, n: 15 };
+  const means = { dtype: "F32" as const, shape: [3, 32], data: new Float32Array(96).fill(0.5) };
+  const taught = { ...manifest, name: "taught", head: { ...manifest.head!, unknown } };
+  writeModelFolder(at("taught"), taught, new Map(tensors).set(MEANS, means), ["f32"]);
+  await retrained("taught", "taught-trained", "--teacher", at("DINOv2-registers"));
+  const trained = readModelFolder(at("taught-trained"));
+  expect(trained.manifest.head).toEqual({ scores: "softmax" });
+  expect(trained.tensors.has(MEANS)).toBe(false);
+});
 
 describe("what makes no sense is refused by name", () => {
   test("ghosts of tokens that have places", async () => {

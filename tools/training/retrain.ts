@@ -4,7 +4,7 @@
 import { existsSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
-import type { Architecture, Model, Tensors } from "../../src/format/model.ts";
+import { type Architecture, MEANS, type Model, type Tensors } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { forward } from "../../src/tfjs/forward.ts";
 import { resizeModel } from "../checkpoints/resize.ts";
@@ -32,9 +32,22 @@ export interface RetrainOptions extends TrainOptions {
 
 export async function retrain(source: string, options: RetrainOptions): Promise<TrainReport> {
   claimOutput(options.out, options.force, [source, options.teacher, ...options.data]);
-  const model = readModelFolder(source);
+  const model = withoutUnknown(readModelFolder(source));
   if (options.ghost) requireNoPlaces(model.manifest, source);
   return trainWeights("retrain", model, options);
+}
+
+/** A taught model's rule for unknown pictures is measured on features that training changes. */
+function withoutUnknown(model: Model): Model {
+  const { head } = model.manifest;
+  if (!head?.unknown) return model;
+  say(
+    "retrain: the rule for unknown pictures is left out, as the embeddings change; teach the model again to have one",
+  );
+  const { unknown: _, ...rest } = head;
+  const tensors = new Map(model.tensors);
+  tensors.delete(MEANS);
+  return { ...model, manifest: { ...model.manifest, head: rest }, tensors };
 }
 
 /** @throws SlimViTError `unsupported` where what a removed token was depends on its place */
