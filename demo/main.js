@@ -66,7 +66,7 @@ async function load() {
   $("megabytes").textContent = "–";
   try {
     for (const model of [pair.slim, pair.dense]) {
-      if (model) model.manifest ??= await fetchJson(`models/${model.folder}/slimvit.json`, `${model.title}`);
+      if (model) model.manifest ??= selected(await fetchJson(`models/${model.folder}/slimvit.json`, `${model.title}`));
       if (mine !== loads) return;
     }
     pickers.offerDtypes(pair.slim.manifest.weights.map(({ dtype }) => dtype));
@@ -110,6 +110,14 @@ async function loadDense(model) {
   if (!(await dense.load(model, options(model)))) return;
   slim.runs = []; // those beside a starting worker
   restart();
+}
+
+/** A manifest of version 2 lists variants of the network, of which a load takes the first; in version 1 there is one. */
+function selected(manifest) {
+  const variant = manifest.variants?.[0];
+  if (!variant) return manifest;
+  const { imageSize, blocks, metrics } = variant;
+  return { ...manifest, imageSize, blocks, metrics, preprocess: { ...manifest.preprocess, ...variant.preprocess } };
 }
 
 /** A folder may lack the weights that were chosen for its partner. */
