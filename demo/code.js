@@ -10,7 +10,7 @@ export function setUpCode() {
     button.addEventListener("click", () => copy(block.textContent, button));
     // A long line scrolls inside its box, so that the box must be reachable with the keyboard.
     Object.assign(block, { tabIndex: 0 });
-    block.setAttribute("role", "region");
+    block.setAttribute("role", "group");
     block.setAttribute("aria-label", "Code");
     block.after(button);
   }
