@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { accessibilityFaults, type Demo, expectAnswer, openDemo } from "./demo.ts";
+import { accessibilityFaults, type Demo, openDemo } from "./demo.ts";
 
 const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 const REPOSITORY = "https://github.com/slimvit/slimvit";
@@ -16,21 +16,6 @@ beforeAll(async () => {
 afterAll(() => demo?.close());
 
 const blocks = () => demo.page.locator(".code pre").allTextContents();
-
-test("nothing moves while the page arrives", async () => {
-  await expectAnswer(demo.page);
-  const shifts = await demo.page.evaluate(
-    () =>
-      new Promise<number>((resolve) => {
-        new PerformanceObserver((list) => {
-          const entries = list.getEntries() as (PerformanceEntry & { value: number })[];
-          resolve(entries.reduce((sum, { value }) => sum + value, 0));
-        }).observe({ type: "layout-shift", buffered: true });
-        setTimeout(() => resolve(0), 500); // no shift has no entry
-      }),
-  );
-  expect(shifts).toBeLessThanOrEqual(0.01);
-});
 
 test("every part of the page has its code", async () => {
   const parts = demo.page.locator("main > section");
