@@ -245,9 +245,11 @@ function comparison() {
   const share = (key) => percent(slim.vit.info[key] / dense.vit.info[key]);
   const speed = Object.assign(document.createElement("strong"), { textContent: `${ratio.toFixed(2)} × as fast` });
   const agree = a.index === b.index ? "Both models agree." : `The dense model says ${spoken(b.label)}.`;
+  const [ours, theirs] = [slim, dense].map(({ vit }) => vit.info.dtype);
+  const weights = ours === theirs ? "" : `, with ${ours} weights against ${theirs}`;
   return [
     speed,
-    ` as dense, with ${share("macs")} of the multiply-accumulates and ${share("sizeBytes")} of the download. ${agree}`,
+    ` as dense, with ${share("macs")} of the multiply-accumulates and ${share("sizeBytes")} of the download${weights}. ${agree}`,
   ];
 }
 

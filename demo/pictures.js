@@ -6,7 +6,7 @@ const TITLES = {
   panda: "panda",
   dalmatian: "Dalmatian",
   flamingo: "flamingo",
-  strawberry: "strawberries",
+  strawberry: "strawberry",
   chelsea: "cat",
   umbrella: "umbrella",
   pizza: "pizza",

@@ -35,6 +35,7 @@ describe("the demo on a phone of 360 px", () => {
       "#camera",
       ".button.primary",
       ".sources .fine",
+      ".first .code summary",
     ];
     for (const selector of seen) {
       const { x, y, width, height } = (await demo.page.locator(selector).first().boundingBox())!;
