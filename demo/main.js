@@ -108,6 +108,7 @@ async function compare() {
 
 async function loadDense(model) {
   if (!(await dense.load(model, options(model)))) return;
+  report({ dense: model });
   slim.runs = []; // those beside a starting worker
   restart();
 }
@@ -135,7 +136,7 @@ function bytesOf(manifest) {
 
 function report({ dense }) {
   const { info } = slim.vit;
-  const isMissing = dense && pickers.dtype !== "auto" && options(dense).dtype === "auto";
+  const isMissing = $("compare").checked && dense && pickers.dtype !== "auto" && options(dense).dtype === "auto";
   const notes = isMissing ? [`${dense.title} has no ${pickers.dtype} weights; it runs those it has.`] : [];
   pickers.report(info, [...info.notes, ...notes]);
 }
