@@ -39,6 +39,7 @@ const TOOLS = [
   "report",
   "options",
   "recipes",
+  "slim",
   "commands",
   "research",
 ];

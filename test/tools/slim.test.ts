@@ -7,7 +7,7 @@ import { parse } from "yaml";
 import { float32 } from "../../src/format/read.ts";
 import { readModelFolder } from "../../tools/models/folders.ts";
 import { readRecipe, withPathsFrom } from "../../tools/recipes/recipeFile.ts";
-import type { SlimReport } from "../../tools/recipes/slim.ts";
+import type { RecipeReport } from "../../tools/recipes/runRecipe.ts";
 import {
   BIN,
   CLASSES,
@@ -54,7 +54,7 @@ const steps = (folder: string) =>
 
 describe("slimvit slim", () => {
   test("goes from checkpoint to measured model, and records what repeats it", () => {
-    const report = slimvitJson<SlimReport>("slim", at("recipe.yaml"));
+    const report = slimvitJson<RecipeReport>("slim", at("recipe.yaml"));
     expect(report.stages.map(({ stage, skipped }) => [stage, skipped])).toEqual(
       ["import", "search", "compress", "retrain", "export", "eval"].map((stage) => [stage, false]),
     );
@@ -82,11 +82,11 @@ describe("slimvit slim", () => {
 
   test("skips what is done: all of it, or all before the changed option", () => {
     const before = statSync(at("slim", "slimvit.json")).mtimeMs;
-    const again = slimvitJson<SlimReport>("slim", at("recipe.yaml"));
+    const again = slimvitJson<RecipeReport>("slim", at("recipe.yaml"));
     expect(again.stages.every(({ skipped }) => skipped)).toBe(true);
     expect(statSync(at("slim", "slimvit.json")).mtimeMs).toBe(before);
 
-    const other = slimvitJson<SlimReport>(
+    const other = slimvitJson<RecipeReport>(
       "slim",
       at("recipe.yaml"),
       "--macs",
@@ -128,7 +128,7 @@ describe("slimvit slim", () => {
   test("the recipe it leaves beside the stages makes the same model again", () => {
     const recipe = parse(readFileSync(at("slim.stages", "slim.yaml"), "utf8"));
     expect(recipe.search).toMatchObject({ lrMask: 0.01, wAttn: 0.01, masks: "channel", epochs: 2 });
-    const again = slimvitJson<SlimReport>("slim", at("slim.stages", "slim.yaml"), "--stages", at("slim.stages"));
+    const again = slimvitJson<RecipeReport>("slim", at("slim.stages", "slim.yaml"), "--stages", at("slim.stages"));
     expect(again.stages.every(({ skipped }) => skipped)).toBe(true);
   });
 
@@ -136,7 +136,7 @@ describe("slimvit slim", () => {
     await writePictures(at("renamed"), 5, ["apples", "figs", "limes"]);
     const [dense] = readdirSync(at("slim.stages")).filter((name) => name.startsWith("import"));
     const args = ["--data", at("renamed"), "--macs", "0.7", "--epochs", "1", "--batch", "3"];
-    const report = slimvitJson<SlimReport>("slim", at("slim.stages", dense), "-o", at("tuned"), ...args);
+    const report = slimvitJson<RecipeReport>("slim", at("slim.stages", dense), "-o", at("tuned"), ...args);
     expect(report.stages[0].stage).toBe("finetune");
     expect(readModelFolder(at("tuned")).manifest.labels.map(({ id }) => id)).toEqual(["apples", "figs", "limes"]);
   });

@@ -94,7 +94,11 @@ async function trainSteps(tf: TF, task: TrainTask, recipe: Recipe, interrupts: I
   const measure = async (at: number): Promise<Accuracy> => {
     const began = performance.now();
     const logitsOf = (pixels: Tensor) => task.forward(pixels, undefined, at / total).logits;
-    const accuracy = await withAverages(tf, task.variables, ema, () => meter!(logitsOf));
+    const accuracy = await withAverages(tf, task.variables, ema, async () => {
+      const found = await meter!(logitsOf);
+      task.best?.offer(tf, task.variables, found, at);
+      return found;
+    });
     measured += performance.now() - began;
     return accuracy;
   };
@@ -160,6 +164,11 @@ async function trainSteps(tf: TF, task: TrainTask, recipe: Recipe, interrupts: I
   progress.stop();
   await saveCheckpoint(task, optimiser, ema, history, step); // so that a kill while the result is written loses nothing
   for (const [name, average] of ema) task.variables.get(name)!.assign(average as tfjs.Tensor);
+  if (task.best && task.best.step < step && task.best.tensors.size) {
+    task.best.assignTo(task.variables);
+    say(`${task.name}: ends with the weights of step ${task.best.step}, which were best on val`);
+  }
+  task.best?.dispose();
   optimiser.dispose();
   tf.dispose([...ema.values()]);
   const seconds = (performance.now() - started) / 1000;

@@ -1,0 +1,109 @@
+/** Makes a point's model: widths cut and compensated, then another picture size, then patches that merge or go, then the dtype. */
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import {
+  denseTokens,
+  innerDim,
+  type Manifest,
+  type Model,
+  type Tensors,
+  type WeightsDtype,
+} from "../../src/format/model.ts";
+import { readSafetensors, writeSafetensors } from "../../src/format/safetensors.ts";
+import { encodeTensors } from "../../src/format/write.ts";
+import type { TF } from "../../src/tfjs/ops.ts";
+import { resizeModel } from "../checkpoints/resize.ts";
+import type { Picture } from "../data/data.ts";
+import { compensate } from "../masks/compensate.ts";
+import { cutTensors, slimArchitecture } from "../masks/masks.ts";
+import { writeFileAtomic } from "../models/folders.ts";
+import { safetensorsMetadata } from "../models/metadata.ts";
+import { type Setting, withTokens } from "./space.ts";
+
+/** Makes the models of one dense model. What took a calibration is kept in `folder`. */
+export class Builder {
+  private readonly cuts = new Map<string, Model>();
+
+  /**
+   * @param dense its tensors in f32
+   * @param identity of the dense model and the pictures, for the names of the files
+   * @param calibration pictures by which the cut widths are compensated
+   * @param tf without it no widths are cut
+   */
+  constructor(
+    readonly dense: Model,
+    private readonly identity: string,
+    private readonly calibration: Picture[],
+    private readonly folder: string,
+    private readonly tf?: TF,
+  ) {}
+
+  /** @throws Error for a point whose share of the MACs cannot be reached; `shapeOf` is asked before */
+  async build(setting: Setting): Promise<Model> {
+    const { manifest, tensors } = await this.exact(setting);
+    return { manifest, dtype: setting.dtype, tensors: encodeTensors(tensors, setting.dtype) };
+  }
+
+  /** In f32, of which each dtype is made. */
+  async exact(setting: Setting): Promise<Model> {
+    const resized = resizeModel(await this.cut(setting), setting.size);
+    const manifest = withTokens(resized.manifest, setting);
+    if (!manifest) throw new Error(`No model has these settings: ${JSON.stringify(setting)}`);
+    return { manifest, dtype: "f32", tensors: resized.tensors };
+  }
+
+  /**
+   * The same sizes with any channels and units, which nothing makes up for: to know before the work how small and how fast a
+   * model can become.
+   */
+  outline(setting: Setting): Model {
+    const { manifest, tensors } = this.dense;
+    const masks = manifest.blocks.map((block) => ({
+      attn: firstOf(innerDim(block), setting.attn),
+      mlp: firstOf(block.mlpHidden, setting.mlp),
+      tokens: firstOf(denseTokens(manifest), 1).map((_, token) => block.keepIdx.includes(token)),
+    }));
+    const cut = {
+      ...this.dense,
+      manifest: slimArchitecture(manifest, masks),
+      tensors: cutTensors(manifest, tensors, masks),
+    };
+    const resized = resizeModel(setting.attn === 1 && setting.mlp === 1 ? this.dense : cut, setting.size);
+    const withFewer = withTokens(resized.manifest, setting) ?? resized.manifest;
+    return { manifest: withFewer, dtype: setting.dtype, tensors: encodeTensors(resized.tensors, setting.dtype) };
+  }
+
+  private async cut({ attn, mlp }: Setting): Promise<Model> {
+    if (attn === 1 && mlp === 1) return this.dense;
+    const key = `attn ${attn} mlp ${mlp} ${this.identity}`;
+    const known = this.cuts.get(key) ?? (await this.readOrCut(key, { attn, mlp }));
+    this.cuts.set(key, known);
+    return known;
+  }
+
+  private async readOrCut(key: string, shares: { attn: number; mlp: number }): Promise<Model> {
+    const path = join(this.folder, `widths-${createHash("sha256").update(key).digest("hex").slice(0, 12)}.safetensors`);
+    const { manifest } = this.dense;
+    if (existsSync(path)) {
+      const bytes = readFileSync(path);
+      const blocks: Manifest["blocks"] = JSON.parse(safetensorsMetadata(bytes).blocks);
+      return { manifest: { ...manifest, blocks }, dtype: "f32", tensors: readSafetensors(bytes, path) as Tensors };
+    }
+    if (!this.tf) throw new Error("Widths are cut with TensorFlow.js alone.");
+    const { masks, tensors } = await compensate(this.tf, this.dense, shares, this.calibration);
+    const slim = slimArchitecture(manifest, masks);
+    mkdirSync(this.folder, { recursive: true });
+    writeFileAtomic(path, writeSafetensors(tensors, { blocks: JSON.stringify(slim.blocks) }));
+    return { manifest: slim, dtype: "f32", tensors };
+  }
+}
+
+const firstOf = (count: number, share: number) =>
+  Array.from({ length: count }, (_, k) => k < Math.max(1, Math.round(share * count)));
+
+/** @returns the model with its tensors in f32 */
+export function widened(model: Model): Model {
+  const dtype: WeightsDtype = "f32";
+  return { ...model, dtype, tensors: encodeTensors(model.tensors, dtype) };
+}

@@ -1,0 +1,342 @@
+/**
+ * Measures points with the engine that ships: how far a model's answers are from the dense model's, what it loses on val, how
+ * long it takes. Each result lies in a file of its own as soon as it is there, so the same command again goes on.
+ */
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync } from "node:fs";
+import { freemem } from "node:os";
+import { join } from "node:path";
+import { openSimd } from "../../src/engines/simd/engine.ts";
+import { messageOf, SlimViTError } from "../../src/errors.ts";
+import { countMacs, type Model } from "../../src/format/model.ts";
+import { selfTestPixels } from "../../src/format/write.ts";
+import { softmax } from "../../src/reference/scores.ts";
+import { evalPixels, type Picture, spread } from "../data/data.ts";
+import { bestClass, rankOf } from "../evaluation/ranks.ts";
+import { fileBytes, writeFileAtomic } from "../models/folders.ts";
+import { commandLine, type Interrupts, watchInterrupts } from "../shared/interrupt.ts";
+import { say } from "../shared/terminal.ts";
+import type { Builder } from "./build.ts";
+import type { Closeness, Measurer } from "./search.ts";
+import { DENSE, keyOf, type Point, type Setting, type Space, settingOf, shapeOf } from "./space.ts";
+
+/** Answers on pictures, in their order. */
+export interface Answers {
+  /** the best class, −1 where there is none */
+  best: number[];
+  /** classes that score at least as high as the right one, 5 for more; empty for unlabelled pictures */
+  ranks: number[];
+}
+
+/** The pictures of a measurement. */
+export interface Measuring {
+  /** that no choice of cuts sees, to rank candidates */
+  held: Picture[];
+  /** to choose among few */
+  val: Picture[];
+  /** the model's output by class folder; none for unlabelled pictures */
+  indices?: Map<string, number>;
+}
+
+/** A point's file. */
+interface Record {
+  key: string;
+  closeness?: Closeness[];
+  val?: Answers;
+  bytes?: number;
+  ms?: number;
+}
+
+/** Held-back pictures of the first look at a candidate. */
+const FIRST_LOOK = 64;
+/** Preprocessed pictures are kept while they take less memory than this, or a quarter of what is free. */
+const CACHE_BYTES = 1.2e9;
+const CACHE_SHARE = 0.25;
+const RUNS = 9;
+
+/** What a target counts. */
+export type CostName = "work" | "macs" | "bytes" | "ms";
+
+export class PointMeasurer implements Measurer {
+  private records = new Map<string, Record>();
+  private pixels: PixelCache;
+  private readonly dense = new Map<Picture[], Float32Array[]>();
+  private readonly firstLook: Picture[];
+
+  /**
+   * @param identity of the model, the pictures and the engine: nothing that was measured with another one is taken
+   * @param settings.costName what `cost` counts; "work" is MACs, those of int8 times `int8Factor`
+   */
+  constructor(
+    private readonly builder: Builder,
+    private readonly space: Space,
+    private readonly pictures: Measuring,
+    private readonly settings: {
+      costName: CostName;
+      int8Factor: number;
+      identity: string;
+      folder: string;
+      threads: number;
+    },
+  ) {
+    this.pixels = new PixelCache();
+    this.firstLook = spread(pictures.held, FIRST_LOOK);
+  }
+
+  /** How often a network was run over pictures in this process; what a file already knew is not. */
+  runs = 0;
+
+  private interrupts?: Interrupts;
+
+  /** Runs `work`, which Ctrl-C stops between two measurements. */
+  async interruptibly<T>(work: () => Promise<T>): Promise<T> {
+    this.interrupts = watchInterrupts("this measurement is done and kept");
+    try {
+      return await work();
+    } finally {
+      this.interrupts.stop();
+      this.interrupts = undefined;
+    }
+  }
+
+  /** The same over another space: what was measured is shared. */
+  over(space: Space): PointMeasurer {
+    const other = new PointMeasurer(this.builder, space, this.pictures, this.settings);
+    [other.pixels, other.records] = [this.pixels, this.records];
+    return other;
+  }
+
+  async cost(point: Point): Promise<number | undefined> {
+    const setting = settingOf(this.space, point);
+    const macs = this.macs(setting);
+    if (macs === undefined) return undefined;
+    const { costName, int8Factor } = this.settings;
+    if (costName === "macs") return macs;
+    if (costName === "work") return macs * (setting.dtype === "int8" ? int8Factor : 1);
+    return costName === "bytes" ? this.bytes(setting) : this.ms(setting);
+  }
+
+  /** Undefined for a point that cannot be built. */
+  macs(setting: Setting): number | undefined {
+    const { manifest } = this.builder.dense;
+    const shape = shapeOf(manifest, setting);
+    return shape && countMacs(shape, manifest.labels.length);
+  }
+
+  /** Of the file that ships. */
+  async bytes(setting: Setting): Promise<number> {
+    return (await this.known(setting, "bytes", async () => {
+      const { tensors } = await this.builder.exact(setting);
+      return fileBytes(tensors, setting.dtype);
+    }))!;
+  }
+
+  /** Median of some runs on one thread. */
+  async ms(setting: Setting): Promise<number> {
+    return (await this.known(
+      setting,
+      "ms",
+      async () => (await timeInTurn([await this.builder.build(setting)], RUNS))[0],
+    ))!;
+  }
+
+  async closeness(point: Point, stage: 0 | 1): Promise<Closeness> {
+    const setting = settingOf(this.space, point);
+    const record = this.recordOf(setting);
+    const known = record.closeness?.[stage];
+    if (known) return known;
+    const pictures = stage === 0 ? this.firstLook : this.pictures.held;
+    const wanted = await this.denseLogits(pictures);
+    const logits = await this.answer(await this.builder.build(setting), pictures);
+    const close = closenessOf(logits, wanted);
+    const closeness = record.closeness ?? [];
+    closeness[stage] = close;
+    this.store({ ...record, closeness });
+    return close;
+  }
+
+  async loss(point: Point): Promise<number> {
+    const [own, dense] = [
+      await this.onVal(settingOf(this.space, point)),
+      await this.onVal(settingOf(this.space, DENSE)),
+    ];
+    return lossOf(own, dense);
+  }
+
+  /** Answers on the val pictures. */
+  async onVal(setting: Setting): Promise<Answers> {
+    return (await this.known(setting, "val", async () =>
+      this.answersOf(await this.builder.build(setting), this.pictures.val),
+    ))!;
+  }
+
+  /** Answers of any model, one that was trained, say. */
+  async answersOf(model: Model, pictures: Picture[]): Promise<Answers> {
+    const logits = await this.answer(model, pictures);
+    const { indices } = this.pictures;
+    const readable = await this.pixels.readable(pictures, model.manifest);
+    return {
+      best: logits.map((values) => bestClass(values) ?? -1),
+      ranks: indices ? logits.map((values, k) => Math.min(5, rankOf(values, indices.get(readable[k].className)!))) : [],
+    };
+  }
+
+  private async denseLogits(pictures: Picture[]): Promise<Float32Array[]> {
+    const known = this.dense.get(pictures);
+    if (known) return known;
+    const logits = await this.answer(await this.builder.build(settingOf(this.space, DENSE)), pictures);
+    this.dense.set(pictures, logits);
+    return logits;
+  }
+
+  /** Logits of the pictures that can be read. */
+  private async answer(model: Model, pictures: Picture[]): Promise<Float32Array[]> {
+    this.stopIfAsked();
+    const pixels = await this.pixels.of(pictures, model.manifest);
+    const engine = await openSimd(model, { threads: this.settings.threads });
+    try {
+      const logits: Float32Array[] = [];
+      for (const input of pixels) logits.push((await engine.run(input)).logits.slice());
+      this.runs++;
+      return logits;
+    } finally {
+      engine.dispose();
+    }
+  }
+
+  /** Between two measurements nothing is lost. */
+  private stopIfAsked(): void {
+    if (!this.interrupts?.requested) return;
+    throw new SlimViTError(
+      "aborted",
+      `slim: stopped; ${this.settings.folder} has what was measured. The same command goes on:\n  ${commandLine()}`,
+    );
+  }
+
+  private async known<K extends "val" | "bytes" | "ms">(setting: Setting, what: K, measure: () => Promise<Record[K]>) {
+    const record = this.recordOf(setting);
+    if (record[what] !== undefined) return record[what];
+    const value = await measure();
+    this.store({ ...this.recordOf(setting), [what]: value });
+    return value;
+  }
+
+  private recordOf(setting: Setting): Record {
+    const key = keyOf(setting);
+    const path = this.pathOf(key);
+    const known =
+      this.records.get(key) ?? (existsSync(path) ? (JSON.parse(readFileSync(path, "utf8")) as Record) : { key });
+    this.records.set(key, known);
+    return known;
+  }
+
+  private store(record: Record): void {
+    this.records.set(record.key, record);
+    writeFileAtomic(this.pathOf(record.key), `${JSON.stringify(record)}\n`);
+  }
+
+  private pathOf(key: string): string {
+    const { identity, folder } = this.settings;
+    const name = createHash("sha256").update(`${identity} ${key}`).digest("hex").slice(0, 16);
+    return join(folder, "points", `${name}.json`);
+  }
+}
+
+/** Points of top-1 that are lost, of pictures with labels; else points of agreement on the best class. */
+export function lossOf(own: Answers, dense: Answers): number {
+  const n = dense.best.length;
+  if (!dense.ranks.length) return (100 * dense.best.filter((best, k) => own.best[k] !== best || best < 0).length) / n;
+  const right = ({ ranks }: Answers) => ranks.filter((rank) => rank < 1).length;
+  return (100 * (right(dense) - right(own))) / n;
+}
+
+/** Mean divergence of the distributions, Σ q·ln(q/p), and how often the best classes differ. */
+function closenessOf(logits: Float32Array[], wanted: Float32Array[]): Closeness {
+  let [divergence, other] = [0, 0];
+  logits.forEach((values, k) => {
+    const [p, q] = [softmax(values), softmax(wanted[k])];
+    for (let c = 0; c < q.length; c++)
+      if (q[c] > 0) divergence += q[c] * Math.log(q[c] / Math.max(p[c], Number.MIN_VALUE));
+    const best = bestClass(values);
+    if (best === undefined || best !== bestClass(wanted[k])) other++;
+  });
+  const n = Math.max(1, logits.length);
+  // A distribution that is no number is as far away as can be.
+  return { divergence: Number.isFinite(divergence) ? divergence / n : Number.MAX_VALUE, disagreement: other / n };
+}
+
+/**
+ * Median milliseconds of each model on one thread. The models run in turn, so that whatever else the machine does falls on all
+ * of them alike.
+ */
+export async function timeInTurn(models: Model[], rounds: number): Promise<number[]> {
+  const engines = [];
+  for (const model of models) engines.push(await openSimd(model, { threads: 1 }));
+  try {
+    const pixels = models.map(({ manifest }) => selfTestPixels(manifest, 1));
+    const times: number[][] = models.map(() => []);
+    for (let round = -1; round < rounds; round++) {
+      for (const [k, engine] of engines.entries()) {
+        const start = performance.now();
+        await engine.run(pixels[k]);
+        if (round >= 0) times[k].push(performance.now() - start); // the first round warms up
+      }
+    }
+    return times.map((list) => list.sort((a, b) => a - b)[list.length >> 1]);
+  } finally {
+    for (const engine of engines) engine.dispose();
+  }
+}
+
+/** Pictures as the network takes them, by picture size; the sizes that were not asked for lately go first. */
+class PixelCache {
+  private readonly kept = new Map<string, Float32Array[]>();
+  private readonly sets = new Map<Picture[], number>();
+  private readonly broken = new Set<Picture>();
+  private bytes = 0;
+  private readonly most = Math.min(CACHE_BYTES, CACHE_SHARE * freemem());
+
+  async of(pictures: Picture[], manifest: Model["manifest"]): Promise<Float32Array[]> {
+    if (!this.sets.has(pictures)) this.sets.set(pictures, this.sets.size);
+    const key = `${this.sets.get(pictures)} ${manifest.imageSize}`;
+    const known = this.kept.get(key);
+    this.kept.delete(key);
+    const pixels = known ?? (await this.decode(pictures, manifest));
+    if (!known) this.bytes += sizeOf(pixels);
+    this.kept.set(key, pixels);
+    for (const [old, some] of this.kept) {
+      if (this.bytes <= this.most || old === key) break;
+      this.kept.delete(old);
+      this.bytes -= sizeOf(some);
+    }
+    return pixels;
+  }
+
+  /** In the order of what `of` gives. */
+  async readable(pictures: Picture[], manifest: Model["manifest"]): Promise<Picture[]> {
+    await this.of(pictures, manifest);
+    return pictures.filter((picture) => !this.broken.has(picture));
+  }
+
+  private async decode(pictures: Picture[], { preprocess }: Model["manifest"]): Promise<Float32Array[]> {
+    const out: Float32Array[] = [];
+    for (let first = 0; first < pictures.length; first += AT_ONCE) {
+      const some = pictures.slice(first, first + AT_ONCE).filter((picture) => !this.broken.has(picture));
+      const decoded = await Promise.all(
+        some.map((picture) =>
+          evalPixels(picture, preprocess).catch((error) => {
+            this.broken.add(picture);
+            say(`skipped: ${messageOf(error)}`);
+          }),
+        ),
+      );
+      out.push(...decoded.filter((pixels) => pixels !== undefined));
+    }
+    return out;
+  }
+}
+
+/** Pictures decoded side by side. */
+const AT_ONCE = 8;
+
+const sizeOf = (pixels: Float32Array[]) => pixels.reduce((sum, { byteLength }) => sum + byteLength, 0);

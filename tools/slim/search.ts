@@ -1,0 +1,183 @@
+/**
+ * The guided search for small models. It goes from the dense model one step at a time: of every model that no other one
+ * beats in both cost and divergence, each neighbour is looked at. A look is cheap, on few pictures first, and most candidates
+ * end there. Accuracy on the val pictures is measured of few points, and chooses among them.
+ */
+import { type Axis, DENSE, neighbours, type Point, type Space, smallest } from "./space.ts";
+
+/** How far a candidate is from the dense model on pictures that no choice of cuts has seen. */
+export interface Closeness {
+  /** nats, mean over the pictures */
+  divergence: number;
+  /** share of the pictures with another best class */
+  disagreement: number;
+}
+
+/** What is known of a point, and what asking costs: nothing, a second, some seconds. Answers are kept. */
+export interface Measurer {
+  /** What the target counts; undefined for a point that cannot be built. */
+  cost(point: Point): Promise<number | undefined>;
+  /** @param stage 0 on few pictures, 1 on more */
+  closeness(point: Point, stage: 0 | 1): Promise<Closeness>;
+  /** Share of the val pictures lost against the dense model, in points; negative where some are won. */
+  loss(point: Point): Promise<number>;
+}
+
+export interface Candidate {
+  point: Point;
+  cost: number;
+  divergence: number;
+  disagreement: number;
+}
+
+/** A candidate whose loss on val was measured. */
+export interface Measured extends Candidate {
+  loss: number;
+}
+
+/** After the look at few pictures, a candidate goes on when it diverges at most so many times as much as the best one of its cost. */
+const PROMISING = 1.5;
+/** Two points that are both looked around from differ in cost by this factor at least. */
+const STRIDE = 0.97;
+/** A step that saves less than this share is not worth a look. */
+const LEAST_SAVING = 0.003;
+
+export interface Limits {
+  /** nothing cheaper is looked at */
+  leastCost: number;
+  /** the frontier goes on until it has a point of this cost, however far that diverges */
+  reach?: number;
+  /** from points with a larger share of other best classes the search does not go on */
+  mostDisagreement: number;
+  /** axes along which the cost falls */
+  axes: readonly Axis[];
+}
+
+/**
+ * @param onLook called after each look at a candidate
+ * @returns the frontier: every point that is beaten by no other in both cost and divergence, the dense model first
+ */
+export async function exploreFrontier(
+  space: Space,
+  measurer: Measurer,
+  limits: Limits,
+  onLook: (looked: number, frontier: Candidate[]) => void = () => {},
+): Promise<Candidate[]> {
+  const seen = new Set<string>();
+  const dense: Candidate = { point: DENSE, cost: (await measurer.cost(DENSE))!, divergence: 0, disagreement: 0 };
+  let frontier = [dense];
+  seen.add(nameOf(DENSE));
+  let [looked, from]: [number, Candidate | undefined] = [0, dense];
+  const expanded = new Set<string>();
+  while (from) {
+    expanded.add(nameOf(from.point));
+    for (const point of neighbours(space, from.point)) {
+      if (seen.has(nameOf(point)) || !limits.axes.some((axis) => point[axis] > from!.point[axis])) continue;
+      seen.add(nameOf(point));
+      const cost = await measurer.cost(point);
+      if (cost === undefined || cost > from.cost * (1 - LEAST_SAVING) || cost < limits.leastCost) continue;
+      const look = await measurer.closeness(point, 0);
+      onLook(++looked, frontier);
+      if (look.divergence > PROMISING * divergenceAt(frontier, cost)) continue;
+      frontier = withCandidate(frontier, { point, cost, ...(await measurer.closeness(point, 1)) });
+    }
+    from = nextFrom(frontier, expanded, limits);
+  }
+  const { reach } = limits;
+  if (reach !== undefined && frontier.at(-1)!.cost > reach) {
+    const point = smallest(space, limits.axes);
+    const cost = (await measurer.cost(point))!;
+    frontier = withCandidate(frontier, { point, cost, ...(await measurer.closeness(point, 1)) });
+  }
+  return frontier;
+}
+
+const nameOf = (point: Point) => JSON.stringify(point);
+
+/** The dearest point of the frontier that is not close to one already looked around from; at last the cheapest one. */
+function nextFrom(frontier: Candidate[], expanded: Set<string>, limits: Limits): Candidate | undefined {
+  const costs = frontier.filter(({ point }) => expanded.has(nameOf(point))).map(({ cost }) => cost);
+  const next = frontier.find(
+    ({ point, cost, disagreement }) =>
+      !expanded.has(nameOf(point)) &&
+      disagreement <= limits.mostDisagreement &&
+      costs.every((other) => Math.min(cost, other) <= STRIDE * Math.max(cost, other)),
+  );
+  const last = frontier.at(-1)!;
+  const isShort = limits.reach !== undefined && last.cost > limits.reach && !expanded.has(nameOf(last.point));
+  return next ?? (isShort ? last : undefined);
+}
+
+/** The least divergence that is known at this cost or below it; infinite where nothing so cheap is known. */
+function divergenceAt(frontier: Candidate[], cost: number): number {
+  return frontier.reduce((least, one) => (one.cost <= cost ? Math.min(least, one.divergence) : least), Infinity);
+}
+
+/** Sorted from the dearest to the cheapest; divergence then rises. */
+function withCandidate(frontier: Candidate[], one: Candidate): Candidate[] {
+  const beats = (a: Candidate, b: Candidate) => a.cost <= b.cost && a.divergence <= b.divergence;
+  if (frontier.some((other) => beats(other, one))) return frontier;
+  return [...frontier.filter((other) => !beats(one, other)), one].sort((a, b) => b.cost - a.cost);
+}
+
+/** How many points of the frontier are measured on either side of the one that is taken. */
+const BESIDE = 3;
+
+export interface Choice {
+  chosen: Measured;
+  /** what was measured on val, the dearest first */
+  measured: Measured[];
+}
+
+/**
+ * The cheapest point of the frontier that loses at most `most` points on val. One lucky result is not believed: a point
+ * must also hold the target when losses are smoothed, so that a cheaper model never looks better than a dearer one.
+ */
+export async function cheapestWithin(frontier: Candidate[], measurer: Measurer, most: number): Promise<Choice> {
+  const losses = new Map<number, number>();
+  const lossAt = async (k: number) => {
+    if (!losses.has(k)) losses.set(k, await measurer.loss(frontier[k].point));
+    return losses.get(k)!;
+  };
+  await lossAt(0);
+  let [low, high] = [0, frontier.length]; // low holds the target
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if ((await lossAt(middle)) <= most) low = middle;
+    else high = middle;
+  }
+  for (let k = Math.max(0, low - BESIDE); k <= Math.min(frontier.length - 1, low + BESIDE); k++) await lossAt(k);
+  const known = [...losses.keys()].sort((a, b) => a - b);
+  const measured = known.map((k): Measured => ({ ...frontier[k], loss: losses.get(k)! }));
+  const smooth = nonDecreasing(measured.map(({ loss }) => loss));
+  const chosen = measured.filter(({ loss }, k) => loss <= most && smooth[k] <= most).at(-1)!;
+  return { chosen, measured };
+}
+
+/** The most accurate on val of the points that cost at most `most`, among those of the frontier next to it. */
+export async function mostAccurateUnder(frontier: Candidate[], measurer: Measurer, most: number): Promise<Choice> {
+  const first = frontier.findIndex(({ cost }) => cost <= most);
+  const measured: Measured[] = [];
+  for (let k = Math.max(0, first - BESIDE); k < Math.min(frontier.length, first + BESIDE + 1); k++) {
+    measured.push({ ...frontier[k], loss: await measurer.loss(frontier[k].point) });
+  }
+  const under = measured.filter(({ cost }) => cost <= most);
+  // Of equal losses the first, which diverges least.
+  return { chosen: under.reduce((best, one) => (one.loss < best.loss ? one : best)), measured };
+}
+
+/** The closest non-decreasing values by least squares: neighbours that fall are averaged (pool adjacent violators). */
+export function nonDecreasing(values: number[]): number[] {
+  const pools: { sum: number; count: number }[] = [];
+  for (const value of values) {
+    pools.push({ sum: value, count: 1 });
+    while (pools.length > 1 && meanOf(pools.at(-2)!) > meanOf(pools.at(-1)!)) {
+      const last = pools.pop()!;
+      pools.at(-1)!.sum += last.sum;
+      pools.at(-1)!.count += last.count;
+    }
+  }
+  return pools.flatMap((pool) => Array(pool.count).fill(meanOf(pool)));
+}
+
+const meanOf = ({ sum, count }: { sum: number; count: number }) => sum / count;

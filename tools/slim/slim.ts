@@ -1,0 +1,176 @@
+/**
+ * slimvit slim MODEL --data PICTURES -o OUT --lose-at-most 1: finds the right small model by itself. It looks at the data,
+ * searches picture size, merged patches, widths and dtype without training (search.ts), trains only where that pays
+ * (trained.ts), and ends with the model, a verdict and a page. What was measured lies in OUT.stages: the same command goes on.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { join, resolve } from "node:path";
+import { SlimViTError } from "../../src/errors.ts";
+import { claimOutput, readManifestFile, readModelFolder, sha256, writeFileAtomic } from "../models/folders.ts";
+import { digestData } from "../models/provenance.ts";
+import { withLock } from "../shared/lock.ts";
+import { startProgress } from "../shared/progress.ts";
+import { print, say } from "../shared/terminal.ts";
+import { type Backend, openBackend } from "../training/backend.ts";
+import { Builder, widened } from "./build.ts";
+import { indicesOf, withDataClasses } from "./classes.ts";
+import { TrainingClock } from "./clock.ts";
+import { lookAtData, type SlimData, sayData } from "./dataReport.ts";
+import { int8Choice } from "./dtypes.ts";
+import { type CostName, PointMeasurer } from "./measure.ts";
+import type { Outcome } from "./outcome.ts";
+import type { SlimOptions, SlimRun } from "./run.ts";
+import { type Choice, cheapestWithin, exploreFrontier, mostAccurateUnder } from "./search.ts";
+import { type AXES, type Space, spaceOf } from "./space.ts";
+import { COSTS, requireReachable, type Target, targetOf } from "./target.ts";
+import { trainWherePays } from "./trained.ts";
+import { verdictLines } from "./verdict.ts";
+import { writeOutcome } from "./write.ts";
+
+export async function slimModel(source: string, options: SlimOptions): Promise<Outcome> {
+  const target = targetOf(options);
+  const manifest = readManifestFile(source);
+  const folder = options.stages ?? `${resolve(options.out)}.stages`;
+  const digests = await Promise.all(options.data.map(digestData));
+  const identity = [
+    manifest.weights.map((file) => file.sha256),
+    manifest.variant,
+    digests.map((digest) => digest.sha256),
+  ];
+  const asked = [target, options.unlabelled ?? false, options.train, options.seed ?? 0];
+  const key = sha256(Buffer.from(JSON.stringify([identity, asked])));
+  const before = madeBefore(options, folder, key);
+  if (before) return before;
+  claimOutput(options.out, options.force, [source, ...options.data, folder]);
+  const wait = () => say("slim: another run works in the same folder of stages; waiting for it");
+  return withLock(join(folder, ".slim.lock"), wait, async () => {
+    const started = performance.now();
+    const data = await lookAtData(options.data, options.unlabelled ?? false);
+    sayData(data);
+    const backend = await backendFor(options);
+    const clock = new TrainingClock(options.train, join(folder, `clock-${key.slice(0, 10)}.json`));
+    const notes: string[] = [];
+    const begun: SlimRun = { options, target, data, source, folder, key, backend, clock, notes };
+    const run = { ...begun, source: await withDataClasses(begun) };
+    return searchAndWrite(run, JSON.stringify(identity), started);
+  });
+}
+
+/** The same command after the end says what it found; nothing is made again. */
+function madeBefore({ out, force }: SlimOptions, folder: string, key: string): Outcome | undefined {
+  const file = join(folder, "verdict.json");
+  if (force || !existsSync(join(out, "slimvit.json")) || !existsSync(file)) return undefined;
+  const outcome: Outcome = JSON.parse(readFileSync(file, "utf8"));
+  if (outcome.key !== key || resolve(outcome.out) !== resolve(out)) return undefined;
+  say("slim: is done already");
+  print(verdictLines(outcome).join("\n"));
+  return outcome;
+}
+
+/** TensorFlow.js cuts widths and trains. Where it would crawl, both are left out. */
+async function backendFor({ train }: SlimOptions): Promise<Backend | undefined> {
+  try {
+    const backend = await openBackend();
+    if (backend.name !== "wasm") return backend;
+  } catch (error) {
+    if (!(error instanceof SlimViTError) || error.code !== "unsupported") throw error;
+  }
+  if (typeof train === "number")
+    throw new SlimViTError(
+      "unsupported",
+      `slim: --train needs TensorFlow's native library. Run "npm run setup:tools", or give --train no.`,
+    );
+  say(
+    'slim: widths are not cut and nothing is trained, since TensorFlow\'s native library is not there ("npm run setup:tools")',
+  );
+  return undefined;
+}
+
+/** Held-back train pictures by which candidates are ranked, and at least as many to calibrate by. */
+const HELD = 256;
+
+async function searchAndWrite(run: SlimRun, identity: string, started: number): Promise<Outcome> {
+  const { source, data, target, options, folder, backend } = run;
+  const dense = widened(readModelFolder(source));
+  const denseKey = JSON.stringify([identity, readManifestFile(source).weights.map((file) => file.sha256)]);
+  const { held, calibration } = heldBack(data);
+  const builder = new Builder(dense, denseKey, calibration, folder, backend?.tf);
+  const pictures = {
+    held,
+    val: data.val,
+    ...(options.unlabelled ? {} : { indices: indicesOf(data, dense.manifest.labels) }),
+  };
+  const threads = availableParallelism();
+  const whole = spaceOf(dense.manifest, backend !== undefined);
+  const measurerFor = (space: Space, costName: CostName, int8Factor: number) =>
+    new PointMeasurer(builder, space, pictures, { costName, int8Factor, identity: denseKey, folder, threads });
+  const { space, int8Factor } = await int8Choice(
+    whole,
+    target,
+    builder,
+    measurerFor,
+    join(folder, "speed.json"),
+    denseKey,
+  );
+  const { cost, axes } = COSTS[target.kind];
+  const measurer = measurerFor(space, cost, int8Factor);
+  const most = await requireReachable(target, space, builder, measurer);
+  const untrained = await measurer.interruptibly(() => searchUntrained(space, measurer, target, most, axes));
+  say(
+    `slim: without training: ${measurer.runs} measurements in ${((performance.now() - started) / 60_000).toFixed(1)} min`,
+  );
+  const trained = await trainWherePays(run, { space, measurer, builder, most, untrained });
+  const outcome = await writeOutcome(run, {
+    space,
+    measurer,
+    builder,
+    untrained,
+    trained,
+    seconds: (performance.now() - started) / 1000,
+  });
+  writeFileAtomic(join(folder, "verdict.json"), `${JSON.stringify(outcome, null, 2)}\n`);
+  print(verdictLines(outcome).join("\n"));
+  return outcome;
+}
+
+/** Every second train picture of those that are needed ranks candidates, the others calibrate. */
+function heldBack({ train }: SlimData) {
+  const even = train.filter((_, k) => k % 2 === 0);
+  const odd = train.filter((_, k) => k % 2 === 1);
+  const step = Math.max(1, Math.floor(even.length / HELD));
+  return { held: even.filter((_, k) => k % step === 0).slice(0, HELD), calibration: odd.length ? odd : train };
+}
+
+export async function searchUntrained(
+  space: Space,
+  measurer: PointMeasurer,
+  target: Target,
+  most: number,
+  axes: (typeof AXES)[number][] | readonly (typeof AXES)[number][],
+): Promise<Choice & { frontier: Awaited<ReturnType<typeof exploreFrontier>> }> {
+  const dense = (await measurer.cost({ size: 0, merges: 0, lists: 0, attn: 0, mlp: 0, dtype: 0 }))!;
+  const isLoss = target.kind === "loss";
+  const limits = isLoss
+    ? { leastCost: LEAST_SHARE * dense, mostDisagreement: DISAGREEMENT_BASE + (DISAGREEMENT_FACTOR * most) / 100, axes }
+    : { leastCost: BELOW_TARGET * most, reach: most, mostDisagreement: 1, axes };
+  const progress = startProgress("slim: candidates", USUAL_LOOKS);
+  const frontier = await exploreFrontier(space, measurer, limits, (looked, found) =>
+    progress.update(Math.min(looked, USUAL_LOOKS - 1), `${found.length} on the frontier`),
+  );
+  progress.stop();
+  const choice = isLoss
+    ? await cheapestWithin(frontier, measurer, most)
+    : await mostAccurateUnder(frontier, measurer, most);
+  return { ...choice, frontier };
+}
+
+/** Candidates that are looked at before the frontier is known, for the bar. */
+const USUAL_LOOKS = 120;
+/** With a target of accuracy, nothing below this share of the dense model's cost is looked at. */
+const LEAST_SHARE = 0.04;
+/** With a target of cost, models down to this share of it are looked at. */
+const BELOW_TARGET = 0.75;
+/** Points whose best class differs on more held-back pictures than this have no use for a target of accuracy. */
+const DISAGREEMENT_BASE = 0.05;
+const DISAGREEMENT_FACTOR = 3;
