@@ -52,7 +52,7 @@ function writeRecipe(file: string, out: string, compress = "{ macs: 0.6 }"): voi
 const steps = (folder: string) =>
   readModelFolder(folder).manifest.provenance.steps as (Record<string, unknown> & { command: string })[];
 
-describe("slimvit slim", () => {
+describe("slimvit slim RECIPE", () => {
   test("goes from checkpoint to measured model, and records what repeats it", () => {
     const report = slimvitJson<RecipeReport>("slim", at("recipe.yaml"));
     expect(report.stages.map(({ stage, skipped }) => [stage, skipped])).toEqual(
@@ -135,8 +135,9 @@ describe("slimvit slim", () => {
   test("finetunes first where the data's classes are not the model's", async () => {
     await writePictures(at("renamed"), 5, ["apples", "figs", "limes"]);
     const [dense] = readdirSync(at("slim.stages")).filter((name) => name.startsWith("import"));
-    const args = ["--data", at("renamed"), "--macs", "0.7", "--epochs", "1", "--batch", "3"];
-    const report = slimvitJson<RecipeReport>("slim", at("slim.stages", dense), "-o", at("tuned"), ...args);
+    const lines = [`model: slim.stages/${dense}`, "data: renamed", "out: tuned", "epochs: 1", "batch: 3"];
+    writeFileSync(at("renamed.yaml"), [...lines, "compress: { macs: 0.7 }"].join("\n"));
+    const report = slimvitJson<RecipeReport>("slim", at("renamed.yaml"));
     expect(report.stages[0].stage).toBe("finetune");
     expect(readModelFolder(at("tuned")).manifest.labels.map(({ id }) => id)).toEqual(["apples", "figs", "limes"]);
   });
@@ -193,8 +194,15 @@ describe("slimvit slim", () => {
   });
 
   test("no target is one sentence", () => {
-    const { status, stderr } = slimvit("slim", at("nowhere"), "--data", at("pictures"), "-o", at("never"));
-    expect(stderr).toMatch(/^slimvit: slim: has no target; give --macs R/);
+    writeFileSync(at("aimless.yaml"), "model: nowhere\ndata: pictures\nout: never\n");
+    const { status, stderr } = slimvit("slim", at("aimless.yaml"));
+    expect(stderr).toMatch(/^slimvit: .*aimless\.yaml: has no target; add one to "compress"/);
+    expect(status).toBe(2);
+  });
+
+  test("what slim decides by itself cannot be given for a recipe", () => {
+    const { status, stderr } = slimvit("slim", at("recipe.yaml"), "--lose-at-most", "1");
+    expect(stderr).toMatch(/^slimvit: slim: --lose-at-most is for a model folder/);
     expect(status).toBe(2);
   });
 });

@@ -12,7 +12,7 @@ import { indicesOf } from "./classes.ts";
 import type { Answers } from "./measure.ts";
 import type { Outcome, Row } from "./outcome.ts";
 import type { SlimRun } from "./run.ts";
-import { headline, pairedText, tradeLines } from "./verdict.ts";
+import { headline, milliseconds, pairedText, tradeLines } from "./verdict.ts";
 
 /** Pictures that are shown, and the length of their longer side. */
 const PICTURES = 24;
@@ -46,7 +46,7 @@ function verdict(outcome: Outcome): string {
     ...(test ? [[`${what}, ${test.n} test pictures`, percent(test.dense), percent(test.slim)]] : []),
     ["multiply-accumulates", si(dense.macs), `${si(slim.macs)} (${percent(slim.macsShare)})`],
     ["file", megabytes(dense), megabytes(slim)],
-    ["milliseconds an image, one thread here", dense.ms.toFixed(1), slim.ms.toFixed(1)],
+    ["milliseconds an image, one thread here", milliseconds(dense.ms), milliseconds(slim.ms)],
   ];
   const sentences = [
     `Asked for: ${target}.`,
@@ -99,7 +99,7 @@ function frontierPart({ frontier, dense, unlabelled }: Outcome): string {
   const cells = rows.map((row) => [
     `${row.isTaken ? "→ " : ""}${row.what}, ${row.dtype}`,
     percent(row.macsShare),
-    row.ms.toFixed(1),
+    milliseconds(row.ms),
     (row.bytes / 1e6).toFixed(2),
     percent(row.top1),
     `${signed(row.difference)} (${row.interval.map(signed).join(" to ")})`,

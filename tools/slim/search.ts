@@ -3,7 +3,7 @@
  * beats in both cost and divergence, each neighbour is looked at. A look is cheap, on few pictures first, and most candidates
  * end there. Accuracy on the val pictures is measured of few points, and chooses among them.
  */
-import { type Axis, DENSE, neighbours, type Point, type Space, smallest } from "./space.ts";
+import { type Axis, DENSE, neighbours, type Point, type Space, smallestFirst } from "./space.ts";
 
 /** How far a candidate is from the dense model on pictures that no choice of cuts has seen. */
 export interface Closeness {
@@ -55,7 +55,7 @@ export interface Limits {
 
 /**
  * @param onLook called after each look at a candidate
- * @returns the frontier: every point that is beaten by no other in both cost and divergence, the dense model first
+ * @returns the frontier: the dense model, then every point that is beaten by no other in both cost and divergence
  */
 export async function exploreFrontier(
   space: Space,
@@ -85,9 +85,12 @@ export async function exploreFrontier(
   }
   const { reach } = limits;
   if (reach !== undefined && frontier.at(-1)!.cost > reach) {
-    const point = smallest(space, limits.axes);
-    const cost = (await measurer.cost(point))!;
-    frontier = withCandidate(frontier, { point, cost, ...(await measurer.closeness(point, 1)) });
+    for (const point of smallestFirst(space, limits.axes)) {
+      const cost = await measurer.cost(point);
+      if (cost === undefined) continue;
+      frontier = withCandidate(frontier, { point, cost, ...(await measurer.closeness(point, 1)) });
+      break;
+    }
   }
   return frontier;
 }
@@ -113,11 +116,12 @@ function divergenceAt(frontier: Candidate[], cost: number): number {
   return frontier.reduce((least, one) => (one.cost <= cost ? Math.min(least, one.divergence) : least), Infinity);
 }
 
-/** Sorted from the dearest to the cheapest; divergence then rises. */
+/** Sorted from the dearest to the cheapest; divergence then rises. The dense model stays: it is what holds every target. */
 function withCandidate(frontier: Candidate[], one: Candidate): Candidate[] {
   const beats = (a: Candidate, b: Candidate) => a.cost <= b.cost && a.divergence <= b.divergence;
   if (frontier.some((other) => beats(other, one))) return frontier;
-  return [...frontier.filter((other) => !beats(one, other)), one].sort((a, b) => b.cost - a.cost);
+  const stays = (other: Candidate) => other.point === DENSE || !beats(one, other);
+  return [...frontier.filter(stays), one].sort((a, b) => b.cost - a.cost);
 }
 
 /** How many points of the frontier are measured on either side of the one that is taken. */

@@ -11,7 +11,7 @@ import { claimOutput, readManifestFile, readModelFolder, sha256, writeFileAtomic
 import { digestData } from "../models/provenance.ts";
 import { withLock } from "../shared/lock.ts";
 import { startProgress } from "../shared/progress.ts";
-import { print, say } from "../shared/terminal.ts";
+import { say } from "../shared/terminal.ts";
 import { type Backend, openBackend } from "../training/backend.ts";
 import { Builder, widened } from "./build.ts";
 import { indicesOf, withDataClasses } from "./classes.ts";
@@ -64,7 +64,7 @@ function madeBefore({ out, force }: SlimOptions, folder: string, key: string): O
   const outcome: Outcome = JSON.parse(readFileSync(file, "utf8"));
   if (outcome.key !== key || resolve(outcome.out) !== resolve(out)) return undefined;
   say("slim: is done already");
-  print(verdictLines(outcome).join("\n"));
+  for (const line of verdictLines(outcome)) say(line);
   return outcome;
 }
 
@@ -130,7 +130,7 @@ async function searchAndWrite(run: SlimRun, identity: string, started: number): 
     seconds: (performance.now() - started) / 1000,
   });
   writeFileAtomic(join(folder, "verdict.json"), `${JSON.stringify(outcome, null, 2)}\n`);
-  print(verdictLines(outcome).join("\n"));
+  for (const line of verdictLines(outcome)) say(line);
   return outcome;
 }
 

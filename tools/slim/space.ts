@@ -92,11 +92,12 @@ export function neighbours(space: Space, point: Point): Point[] {
     .filter(({ merges, lists }) => merges === 0 || lists === 0);
 }
 
-/** The smallest point on every axis by which `isSmaller` goes. */
-export function smallest(space: Space, axes: readonly Axis[]): Point {
+/** The smallest point along these axes, then those with ever more of their patches left, for where so few MACs cannot be reached. */
+export function* smallestFirst(space: Space, axes: readonly Axis[]): Generator<Point> {
   const point = { ...DENSE };
   for (const axis of axes) point[axis] = space[axis].length - 1;
-  return point.merges && point.lists ? { ...point, lists: 0 } : point;
+  const tokens = point.merges ? "merges" : "lists"; // not both
+  for (let steps = point[tokens]; steps >= 0; steps--) yield { ...point, lists: 0, [tokens]: steps };
 }
 
 /**

@@ -5,7 +5,7 @@ import { fileBytes } from "../models/folders.ts";
 import { percent, si } from "../shared/terminal.ts";
 import type { Builder } from "./build.ts";
 import { type CostName, type PointMeasurer, timeInTurn } from "./measure.ts";
-import { AXES, type Axis, DENSE, type Space, settingOf, shapeOf, smallest } from "./space.ts";
+import { AXES, type Axis, DENSE, type Space, settingOf, shapeOf, smallestFirst } from "./space.ts";
 
 export interface Targets {
   /** points of top-1 on the val pictures; of agreement with the dense model where labels are not looked at */
@@ -76,7 +76,7 @@ export async function requireReachable(
   const shown = {
     ms: (value: number) => `${value.toFixed(1)} ms`,
     macs: (value: number) => `${percent(value / dense)} of the MACs (${si(value)})`,
-    bytes: (value: number) => `${(value / 1e6).toFixed(2)} MB`,
+    bytes: (value: number) => `${si(value)}B`,
   }[kind];
   const hint = kind === "bytes" ? " Only widths and 8 bits make a file smaller." : "";
   throw new SlimViTError(
@@ -89,10 +89,8 @@ export async function requireReachable(
 /** Of the smallest model there is, as far as its patches can be merged. */
 async function leastCost(kind: "ms" | "macs" | "bytes", space: Space, builder: Builder): Promise<number> {
   const { manifest } = builder.dense;
-  let point = smallest(space, COSTS[kind].axes);
-  while (!shapeOf(manifest, settingOf(space, point)) && point.merges > 0)
-    point = { ...point, merges: point.merges - 1 };
-  const setting = settingOf(space, point);
+  const all = [...smallestFirst(space, COSTS[kind].axes)].map((point) => settingOf(space, point));
+  const setting = all.find((one) => shapeOf(manifest, one))!; // the last has all of its patches
   if (kind === "macs") return countMacs(shapeOf(manifest, setting)!, manifest.labels.length);
   const outline = builder.outline(setting);
   return kind === "bytes" ? fileBytes(outline.tensors, outline.dtype) : (await timeInTurn([outline], RUNS))[0];

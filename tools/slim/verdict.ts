@@ -14,6 +14,8 @@ export function settingText({ size, merges, lists, attn, mlp }: Setting): string
   ].join(", ");
 }
 
+/** Small models take microseconds. */
+export const milliseconds = (ms: number) => ms.toFixed(ms < 1 ? 3 : 1);
 const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(2)} MB`;
 const signed = (share: number) => `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(2)}`;
 
@@ -34,7 +36,7 @@ export function verdictLines(outcome: Outcome): string[] {
       : "  the data has no test pictures; val chose the model, so new pictures may do a little worse",
     `  MACs: ${si(dense.macs)} → ${si(slim.macs)} (${percent(slim.macsShare)})`,
     `  file: ${megabytes(dense.bytes)} (${dense.dtype}) → ${megabytes(slim.bytes)} (${slim.dtype})`,
-    `  time: ${dense.ms.toFixed(1)} ms (${dense.dtype}) → ${slim.ms.toFixed(1)} ms (${slim.dtype}) an image here, one thread of engine simd`,
+    `  time: ${milliseconds(dense.ms)} ms (${dense.dtype}) → ${milliseconds(slim.ms)} ms (${slim.dtype}) an image here, one thread of engine simd`,
     `  made of: ${slim.what}`,
     `  target: ${target}`,
     ...notes.map((note) => `  ${note}`),
@@ -57,7 +59,7 @@ function frontierLines(frontier: Row[]): string[] {
   const cells = frontier.map((row) => [
     row.isTaken ? "→" : " ",
     percent(row.macsShare),
-    `${row.ms.toFixed(1)} ms`,
+    `${milliseconds(row.ms)} ms`,
     megabytes(row.bytes),
     percent(row.top1),
     `${signed(row.difference)} (${signed(row.interval[0])} to ${signed(row.interval[1])})`,
@@ -84,7 +86,7 @@ export function tradeLines(frontier: Row[]): string[] {
     const time = row.ms - taken.ms;
     const gain =
       points === 0 ? "the same top-1" : `${Math.abs(points).toFixed(1)} points ${points > 0 ? "more" : "less"}`;
-    const price = `${Math.abs(time).toFixed(1)} ms ${time > 0 ? "more" : "less"}`;
+    const price = `${milliseconds(Math.abs(time))} ms ${time > 0 ? "more" : "less"}`;
     return `  ${gain} for ${price}: ${row.what}, ${row.dtype}`;
   });
 }

@@ -6,7 +6,7 @@ import type { Accuracy } from "./validation.ts";
 export class BestWeights {
   /** by the variables' names; empty before the first measurement */
   readonly tensors = new Map<string, Tensor>();
-  step = 0;
+  private step = 0;
   private score = Number.NEGATIVE_INFINITY;
 
   /** Copies the variables where they are better than all before. Of equals the later ones stay: they have seen more pictures. */
@@ -30,13 +30,15 @@ export class BestWeights {
     }
   }
 
-  assignTo(variables: Map<string, tfjs.Variable>): void {
-    for (const [name, tensor] of this.tensors) variables.get(name)!.assign(tensor as tfjs.Tensor);
-  }
-
-  dispose(): void {
-    for (const tensor of this.tensors.values()) tensor.dispose();
+  /** Gives the variables the best weights, and up the copies. @returns their step; undefined where nothing was measured */
+  takeOver(variables: Map<string, tfjs.Variable>): number | undefined {
+    if (!this.tensors.size) return undefined;
+    for (const [name, tensor] of this.tensors) {
+      variables.get(name)!.assign(tensor as tfjs.Tensor);
+      tensor.dispose();
+    }
     this.tensors.clear();
+    return this.step;
   }
 }
 

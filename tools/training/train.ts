@@ -164,18 +164,15 @@ async function trainSteps(tf: TF, task: TrainTask, recipe: Recipe, interrupts: I
   progress.stop();
   await saveCheckpoint(task, optimiser, ema, history, step); // so that a kill while the result is written loses nothing
   for (const [name, average] of ema) task.variables.get(name)!.assign(average as tfjs.Tensor);
-  if (task.best && task.best.step < step && task.best.tensors.size) {
-    task.best.assignTo(task.variables);
-    say(`${task.name}: ends with the weights of step ${task.best.step}, which were best on val`);
-  }
-  task.best?.dispose();
+  const endsWith = task.best?.takeOver(task.variables) ?? step;
+  if (endsWith < step) say(`${task.name}: ends with the weights of step ${endsWith}, which were best on val`);
   optimiser.dispose();
   tf.dispose([...ema.values()]);
   const seconds = (performance.now() - started) / 1000;
   const summary = accuracySummary(history);
   if (meter && summary.length)
     say(`${task.name}: on val ${summary.join("; ")}; measuring took ${percent(measured / 1000 / seconds)} of the time`);
-  const last = history.at(-1) ?? {};
+  const last = history.find((line) => line.step === endsWith) ?? history.at(-1) ?? {};
   return {
     steps: step - firstStep,
     imagesPerSecond: imagesPerSecond(),
