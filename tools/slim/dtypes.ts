@@ -8,12 +8,13 @@ import { DENSE, type Space, settingOf } from "./space.ts";
 import type { Target } from "./target.ts";
 
 const ROUNDS = 7;
-/** With more other best classes than these, int8 is not taken for a target of cost. */
+/** With more other best classes than these, int8 is not taken without a look at what it loses. */
 const SAME_ENOUGH = 0.02;
 
 /**
  * @param file keeps the speed that was measured, so that a search that goes on counts as before
- * @returns the space with the dtypes that are worth a look, and the time of int8 as a share of that of f16
+ * @returns the space with the dtypes that are worth a look, int8 alone where it changes next to nothing, and the time of int8 as a
+ *   share of that of f16
  */
 export async function int8Choice(
   space: Space,
@@ -37,7 +38,12 @@ export async function int8Choice(
     say(`slim: int8 is left out: ${messageOf(error)}`);
     return only("f16", 1);
   }
-  if (target.kind === "loss") return { space, int8Factor: Math.min(factor, 0.99) };
-  const close = await measurerFor(space, "macs", factor).closeness(int8, 1);
-  return only(close.disagreement <= SAME_ENOUGH ? "int8" : "f16", factor);
+  const measurer = measurerFor(space, "macs", factor);
+  const isSame = (await measurer.closeness(int8, 1)).disagreement <= SAME_ENOUGH;
+  if (target.kind !== "loss") return only(isSame ? "int8" : "f16", factor);
+  if (isSame && (await measurer.loss(int8)) <= target.most) return only("int8", factor);
+  return { space, int8Factor: Math.min(factor, MOST_FACTOR) };
 }
+
+/** Where both dtypes are searched, int8 counts as a step that saves something. */
+const MOST_FACTOR = 0.99;

@@ -4,7 +4,7 @@
  */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
-import { freemem } from "node:os";
+import { availableParallelism, freemem, loadavg } from "node:os";
 import { join } from "node:path";
 import { openSimd } from "../../src/engines/simd/engine.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
@@ -76,11 +76,15 @@ export class PointMeasurer implements Measurer {
       int8Factor: number;
       identity: string;
       folder: string;
-      threads: number;
     },
   ) {
     this.pixels = new PixelCache();
     this.firstLook = spread(pictures.held, FIRST_LOOK);
+  }
+
+  /** The dense model in 16 bits, against which everything is compared. */
+  get reference(): Setting {
+    return { ...settingOf(this.space, DENSE), dtype: "f16" };
   }
 
   /** How often a network was run over pictures in this process; what a file already knew is not. */
@@ -156,10 +160,7 @@ export class PointMeasurer implements Measurer {
   }
 
   async loss(point: Point): Promise<number> {
-    const [own, dense] = [
-      await this.onVal(settingOf(this.space, point)),
-      await this.onVal(settingOf(this.space, DENSE)),
-    ];
+    const [own, dense] = [await this.onVal(settingOf(this.space, point)), await this.onVal(this.reference)];
     return lossOf(own, dense);
   }
 
@@ -184,7 +185,7 @@ export class PointMeasurer implements Measurer {
   private async denseLogits(pictures: Picture[]): Promise<Float32Array[]> {
     const known = this.dense.get(pictures);
     if (known) return known;
-    const logits = await this.answer(await this.builder.build(settingOf(this.space, DENSE)), pictures);
+    const logits = await this.answer(await this.builder.build(this.reference), pictures);
     this.dense.set(pictures, logits);
     return logits;
   }
@@ -193,7 +194,7 @@ export class PointMeasurer implements Measurer {
   private async answer(model: Model, pictures: Picture[]): Promise<Float32Array[]> {
     this.stopIfAsked();
     const pixels = await this.pixels.of(pictures, model.manifest);
-    const engine = await openSimd(model, { threads: this.settings.threads });
+    const engine = await openSimd(model, { threads: freeThreads() });
     try {
       const logits: Float32Array[] = [];
       for (const input of pixels) logits.push((await engine.run(input)).logits.slice());
@@ -241,6 +242,12 @@ export class PointMeasurer implements Measurer {
     return join(folder, "points", `${name}.json`);
   }
 }
+
+/** All cores where they have nothing else to do. Threads that wait for a core hold up all others. */
+const freeThreads = (): number => (loadavg()[0] > LOADED * availableParallelism() ? 1 : availableParallelism());
+
+/** Processes that want a core, for each core; this one is among them. */
+const LOADED = 1.6;
 
 /** Points of top-1 that are lost, of pictures with labels; else points of agreement on the best class. */
 export function lossOf(own: Answers, dense: Answers): number {

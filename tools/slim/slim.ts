@@ -4,7 +4,6 @@
  * (trained.ts), and ends with the model, a verdict and a page. What was measured lies in OUT.stages: the same command goes on.
  */
 import { existsSync, readFileSync } from "node:fs";
-import { availableParallelism } from "node:os";
 import { join, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 import { claimOutput, readManifestFile, readModelFolder, sha256, writeFileAtomic } from "../models/folders.ts";
@@ -22,7 +21,7 @@ import { type CostName, PointMeasurer } from "./measure.ts";
 import type { Outcome } from "./outcome.ts";
 import type { SlimOptions, SlimRun } from "./run.ts";
 import { type Choice, cheapestWithin, exploreFrontier, mostAccurateUnder } from "./search.ts";
-import { type AXES, type Space, spaceOf } from "./space.ts";
+import { type Axis, DENSE, type Space, spaceOf } from "./space.ts";
 import { COSTS, requireReachable, type Target, targetOf } from "./target.ts";
 import { trainWherePays } from "./trained.ts";
 import { verdictLines } from "./verdict.ts";
@@ -95,16 +94,16 @@ async function searchAndWrite(run: SlimRun, identity: string, started: number): 
   const dense = widened(readModelFolder(source));
   const denseKey = JSON.stringify([identity, readManifestFile(source).weights.map((file) => file.sha256)]);
   const { held, calibration } = heldBack(data);
-  const builder = new Builder(dense, denseKey, calibration, folder, backend?.tf);
   const pictures = {
     held,
     val: data.val,
     ...(options.unlabelled ? {} : { indices: indicesOf(data, dense.manifest.labels) }),
   };
-  const threads = availableParallelism();
   const whole = spaceOf(dense.manifest, backend !== undefined);
+  const middle = whole.size[whole.size.length >> 1];
+  const builder = new Builder(dense, denseKey, calibration, middle, folder, backend?.tf);
   const measurerFor = (space: Space, costName: CostName, int8Factor: number) =>
-    new PointMeasurer(builder, space, pictures, { costName, int8Factor, identity: denseKey, folder, threads });
+    new PointMeasurer(builder, space, pictures, { costName, int8Factor, identity: denseKey, folder });
   const { space, int8Factor } = await int8Choice(
     whole,
     target,
@@ -147,9 +146,9 @@ export async function searchUntrained(
   measurer: PointMeasurer,
   target: Target,
   most: number,
-  axes: (typeof AXES)[number][] | readonly (typeof AXES)[number][],
+  axes: readonly Axis[],
 ): Promise<Choice & { frontier: Awaited<ReturnType<typeof exploreFrontier>> }> {
-  const dense = (await measurer.cost({ size: 0, merges: 0, lists: 0, attn: 0, mlp: 0, dtype: 0 }))!;
+  const dense = (await measurer.cost(DENSE))!;
   const isLoss = target.kind === "loss";
   const limits = isLoss
     ? { leastCost: LEAST_SHARE * dense, mostDisagreement: DISAGREEMENT_BASE + (DISAGREEMENT_FACTOR * most) / 100, axes }

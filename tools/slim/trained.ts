@@ -2,9 +2,9 @@
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { countMacs, type Model } from "../../src/format/model.ts";
+import type { Model } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
-import { architectureOf, readManifestFile, readModelFolder, writeModelFolder } from "../models/folders.ts";
+import { architectureOf, readModelFolder, writeModelFolder } from "../models/folders.ts";
 import { FINETUNE, RETRAIN } from "../options/retrain.ts";
 import { readOptions } from "../options/spec.ts";
 import { percent, say } from "../shared/terminal.ts";
@@ -96,6 +96,8 @@ export interface Trained {
   setting: Setting;
   cost: number;
   loss: number;
+  /** than the same model before its training */
+  isBetter: boolean;
 }
 
 /** Without training, that little is left or lost that more training is not worth hours of it. */
@@ -117,7 +119,7 @@ export async function trainWherePays(run: SlimRun, search: Search): Promise<Trai
   const { measurer, space, untrained } = search;
   if (!clock.mayTrain || !backend) return undefined;
   const dense = (await measurer.cost(DENSE))!;
-  const share = measurer.macs(settingOf(space, untrained.chosen.point))! / measurer.macs(settingOf(space, DENSE))!;
+  const share = measurer.macs(settingOf(space, untrained.chosen.point))! / measurer.macs(measurer.reference)!;
   const isEnough = target.kind === "loss" ? share <= GOOD_ENOUGH.macsShare : untrained.chosen.loss <= GOOD_ENOUGH.loss;
   if (isEnough && !clock.isGiven) {
     notes.push(
@@ -137,7 +139,7 @@ export async function trainWherePays(run: SlimRun, search: Search): Promise<Trai
   while (clock.left > LEAST_SECONDS && bad / good < CLOSE) {
     const trained = await attempts.at(aim);
     if (!trained) break;
-    if (trained.loss <= search.most && trained.cost < good) [best, good] = [trained, trained.cost];
+    if (trained.isBetter && trained.loss <= search.most && trained.cost < good) [best, good] = [trained, trained.cost];
     else bad = Math.max(bad, Math.min(trained.cost, aim));
     aim = Math.sqrt(good * bad);
   }
@@ -163,7 +165,7 @@ class Attempts {
   /** For a target of cost: only what is more accurate than what the search found counts. */
   best(trained: Trained | undefined): Trained | undefined {
     const { chosen } = this.search.untrained;
-    return trained && trained.loss < chosen.loss && trained.cost <= this.search.most ? trained : undefined;
+    return trained?.isBetter && trained.loss < chosen.loss && trained.cost <= this.search.most ? trained : undefined;
   }
 
   /** Trains the dearest candidate of at most this cost. */
@@ -196,13 +198,13 @@ class Attempts {
       const shipped = { ...trained, dtype: setting.dtype, tensors: encodeTensors(trained.tensors, setting.dtype) };
       return measurer.answersOf(shipped, run.data.val);
     });
-    const loss = lossOf(answers, await measurer.onVal(settingOf(space, DENSE)));
-    const share =
-      measurer.macs(setting)! / countMacs(readManifestFile(run.source), readManifestFile(run.source).labels.length);
+    const loss = lossOf(answers, await measurer.onVal(measurer.reference));
+    const share = measurer.macs(setting)! / measurer.macs(measurer.reference)!;
     const result = `${percent(share)} of the MACs (${settingText(setting)}): ${before.toFixed(2)} points lost before training, ${loss.toFixed(2)} after`;
     say(`slim: ${result}`);
-    run.notes.push(`trained: ${result}${loss > before ? "; thrown away, as training made it worse" : ""}`);
-    return { folder: loss > before ? start : out, setting, cost: candidate.cost, loss: Math.min(loss, before) };
+    const isBetter = loss <= before;
+    run.notes.push(`trained: ${result}${isBetter ? "" : "; thrown away, as training made it worse"}`);
+    return { folder: out, setting, cost: candidate.cost, loss, isBetter };
   }
 
   private async retrainOne(start: string, out: string, model: Model, setting: Setting): Promise<void> {

@@ -15,7 +15,7 @@ import type { Outcome, PairedTop1, Row } from "./outcome.ts";
 import { slimPage } from "./page.ts";
 import type { SlimRun } from "./run.ts";
 import type { Choice, Measured } from "./search.ts";
-import { DENSE, type Setting, type Space, settingOf } from "./space.ts";
+import { type Setting, type Space, settingOf } from "./space.ts";
 import { targetText } from "./target.ts";
 import type { Trained } from "./trained.ts";
 import { settingText } from "./verdict.ts";
@@ -46,7 +46,7 @@ const ROUNDS = 15;
 export async function writeOutcome(run: SlimRun, found: Found): Promise<Outcome> {
   const { options, data, target, key, notes } = run;
   const unlabelled = options.unlabelled ?? false;
-  const dense = await shownAt(found, settingOf(found.space, DENSE), false);
+  const dense = await shownAt(found, found.measurer.reference, false);
   const frontier = await shownFrontier(found);
   const trained = found.trained && (await shownTrained(run, found, found.trained));
   const taken = trained ?? frontier.find(({ isTaken }) => isTaken)!;
