@@ -5,8 +5,8 @@ import { countMacs, type Model, type WeightsDtype } from "../../src/format/model
 import { encodeTensors } from "../../src/format/write.ts";
 import type { Picture } from "../data/data.ts";
 import { paired } from "../evaluation/evaluate.ts";
-import { cardText } from "../models/card.ts";
-import { fileBytes, readModelFolder, withStep, writeModel } from "../models/folders.ts";
+import { cardText, denseOf } from "../models/card.ts";
+import { fileBytes, readManifestFile, readModelFolder, withStep, writeModel } from "../models/folders.ts";
 import type { AccuracyRecord } from "../models/metrics.ts";
 import { say } from "../shared/terminal.ts";
 import { type Builder, widened } from "./build.ts";
@@ -174,8 +174,16 @@ async function writeSlim(
 ): Promise<void> {
   const { options, target, key } = run;
   const { format: _, weights: __, ...draft } = model.manifest;
-  const step = { ...target, made: what, data: options.data.map((source) => basename(resolve(source))) };
-  const provenance = { ...withStep(draft.provenance, "slim", step), slim: { key } };
+  const before = readManifestFile(run.source);
+  const isResized = before.imageSize.join() !== draft.imageSize.join();
+  const step = {
+    ...{ target: target.kind, most: target.most, made: what },
+    data: options.data.map((source) => basename(resolve(source))),
+    ...(isResized && { imageSize: draft.imageSize, imageSizeBefore: before.imageSize }),
+  };
+  const widths = denseOf(before).blocks;
+  const dense = { heads: widths[0].headDims.length, mlpHidden: widths.map(({ mlpHidden }) => mlpHidden) };
+  const provenance = { ...withStep({ ...draft.provenance, dense }, "slim", step), slim: { key } };
   const metrics = accuracy.length ? { accuracy } : {};
   const content = (dtypes: WeightsDtype[]) => ({
     draft: { ...draft, name: basename(resolve(options.out)), provenance, metrics },
