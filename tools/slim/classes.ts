@@ -25,14 +25,11 @@ export async function withDataClasses(run: SlimRun): Promise<string> {
  */
 const NEW_HEADS: ((run: SlimRun, unknown: string) => Promise<string | undefined>)[] = [requireTraining, finetuneDense];
 
-async function requireTraining({ clock, backend, source }: SlimRun, unknown: string): Promise<undefined> {
-  if (clock.mayTrain && backend) return undefined;
-  const why = clock.mayTrain
-    ? 'training is not possible here (run "npm run setup:tools")'
-    : "--train no keeps the model's classes";
+async function requireTraining({ untrainable, source }: SlimRun, unknown: string): Promise<undefined> {
+  if (!untrainable) return undefined;
   throw new SlimViTError(
     "bad-option",
-    `slim: ${unknown}, and ${why}. Let slim train (--train auto), finetune first ("slimvit finetune ${source} --data …") and slim ` +
+    `slim: ${unknown}, and ${untrainable}. Let slim train (--train auto), finetune first ("slimvit finetune ${source} --data …") and slim ` +
       "that model, or give --unlabelled to stay close to the model whatever the classes are called.",
   );
 }

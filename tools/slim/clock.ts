@@ -28,10 +28,6 @@ export class TrainingClock {
     this.spent = existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as { spent: number }).spent : 0;
   }
 
-  get mayTrain(): boolean {
-    return this.choice !== "no";
-  }
-
   /** Whether the time was given, and is to be used. */
   get isGiven(): boolean {
     return typeof this.choice === "number";

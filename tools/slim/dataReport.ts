@@ -13,6 +13,8 @@ export interface SlimData {
   classNames: string[];
   /** what there is to say of all this, a line each */
   lines: string[];
+  /** val was held out of another split here, which the training commands do not know of */
+  isHeldOut: boolean;
 }
 
 /** Pictures are opened to find those that cannot be read for at most so long. */
@@ -36,7 +38,8 @@ export async function lookAtData(sources: string[], unlabelled: boolean): Promis
       `${sources.join(", ")}: has no train and no val pictures, which slim chooses by.`,
     );
   const lines: string[] = [];
-  if (!parts.val.length || !parts.train.length) {
+  const isHeldOut = !parts.val.length || !parts.train.length;
+  if (isHeldOut) {
     const [from, to] = parts.val.length ? (["val", "train"] as const) : (["train", "val"] as const);
     const all = parts[from];
     parts.val = all.filter((_, k) => k % HELD_OUT === HELD_OUT - 1);
@@ -53,6 +56,7 @@ export async function lookAtData(sources: string[], unlabelled: boolean): Promis
   const data = { train, val, test: usable(test), classNames };
   return {
     ...data,
+    isHeldOut,
     lines: [...describeData(data, unlabelled), ...lines, ...unreadable.lines, ...warnings(val, allVal)],
   };
 }
@@ -72,7 +76,7 @@ async function split(sources: string[], part: Split, unlabelled: boolean): Promi
 }
 
 /** "1,817 train, 341 val and 0 test pictures of 10 classes; the smallest class is …" */
-export function describeData(data: Omit<SlimData, "lines">, unlabelled: boolean): string[] {
+export function describeData(data: Omit<SlimData, "lines" | "isHeldOut">, unlabelled: boolean): string[] {
   const { train, val, test, classNames } = data;
   const n = (pictures: Picture[]) => pictures.length.toLocaleString("en");
   const counts = `${n(train)} train, ${n(val)} val and ${test.length ? n(test) : "no"} test pictures`;

@@ -26,5 +26,7 @@ export interface SlimRun {
   key: string;
   backend: Backend | undefined;
   clock: TrainingClock;
+  /** why nothing is trained, whatever was asked */
+  untrainable?: string;
   notes: string[];
 }

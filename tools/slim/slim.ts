@@ -47,10 +47,11 @@ export async function slimModel(source: string, options: SlimOptions): Promise<O
     const started = performance.now();
     const data = await lookAtData(options.data, options.unlabelled ?? false);
     sayData(data);
-    const backend = await backendFor(options);
+    const backend = await backendFor();
+    const untrainable = untrainableBy(options, data, backend);
     const clock = new TrainingClock(options.train, join(folder, `clock-${key.slice(0, 10)}.json`));
     const notes: string[] = [];
-    const begun: SlimRun = { options, target, data, source, folder, key, backend, clock, notes };
+    const begun: SlimRun = { options, target, data, source, folder, key, backend, clock, untrainable, notes };
     const run = { ...begun, source: await withDataClasses(begun) };
     return searchAndWrite(run, JSON.stringify(identity), started);
   });
@@ -67,23 +68,29 @@ function madeBefore({ out, force }: SlimOptions, folder: string, key: string): O
   return outcome;
 }
 
-/** TensorFlow.js cuts widths and trains. Where it would crawl, both are left out. */
-async function backendFor({ train }: SlimOptions): Promise<Backend | undefined> {
+/** TensorFlow.js cuts widths and trains; where it would crawl, both are left out. */
+async function backendFor(): Promise<Backend | undefined> {
   try {
     const backend = await openBackend();
     if (backend.name !== "wasm") return backend;
   } catch (error) {
     if (!(error instanceof SlimViTError) || error.code !== "unsupported") throw error;
   }
-  if (typeof train === "number")
-    throw new SlimViTError(
-      "unsupported",
-      `slim: --train needs TensorFlow's native library. Run "npm run setup:tools", or give --train no.`,
-    );
-  say(
-    'slim: widths are not cut and nothing is trained, since TensorFlow\'s native library is not there ("npm run setup:tools")',
-  );
+  say('slim: widths are not cut, since TensorFlow\'s native library is not there ("npm run setup:tools")');
   return undefined;
+}
+
+/** @throws SlimViTError where a time to train was given, and there is no training */
+function untrainableBy({ train }: SlimOptions, data: SlimData, backend: Backend | undefined): string | undefined {
+  if (train === "no") return "--train no keeps the model's classes";
+  const why = backend
+    ? data.isHeldOut && "the data has no train and val pictures of its own, such as train/CLASS and val/CLASS"
+    : 'TensorFlow\'s native library is not there (run "npm run setup:tools")';
+  if (!why) return undefined;
+  if (train !== "auto")
+    throw new SlimViTError("bad-option", `slim: --train is not possible: ${why}. Change that, or give --train no.`);
+  say(`slim: nothing is trained: ${why}`);
+  return why;
 }
 
 /** Held-back train pictures by which candidates are ranked, and at least as many to calibrate by. */

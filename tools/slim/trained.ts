@@ -117,7 +117,7 @@ const CLOSE = 0.88;
 export async function trainWherePays(run: SlimRun, search: Search): Promise<Trained | undefined> {
   const { clock, backend, data, notes, target } = run;
   const { measurer, space, untrained } = search;
-  if (!clock.mayTrain || !backend) return undefined;
+  if (run.untrainable || !backend) return undefined;
   const dense = (await measurer.cost(DENSE))!;
   const share = measurer.macs(settingOf(space, untrained.chosen.point))! / measurer.macs(measurer.reference)!;
   const isEnough = target.kind === "loss" ? share <= GOOD_ENOUGH.macsShare : untrained.chosen.loss <= GOOD_ENOUGH.loss;

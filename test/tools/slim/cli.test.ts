@@ -149,6 +149,14 @@ test("--train no with other classes says what to do", () => {
   expect(status).toBe(2);
 });
 
+test("a time to train is refused where the data has no val pictures of its own", async () => {
+  await writePictures(at("unsplit", "train"), 6);
+  const args = ["--data", at("unsplit"), "-o", at("never"), "--lose-at-most", "1", "--train", "1h"];
+  const { status, stderr } = slimvit("slim", at("dense"), ...args);
+  expect(stderr).toMatch(/slim: --train is not possible: the data has no train and val pictures of its own/);
+  expect(status).toBe(2);
+});
+
 test("an output that holds something else is not touched, with --force either", () => {
   mkdirSync(at("full"), { recursive: true });
   for (const force of [[], ["--force"]]) {

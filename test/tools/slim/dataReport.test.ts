@@ -28,7 +28,8 @@ test("what cannot be read is left out and named", async () => {
 });
 
 test("without a val split, every fifth train picture of the data is held out, and test stays as it is", async () => {
-  const { lines, train, val, test } = await lookAtData([at("split")], false);
+  const { lines, train, val, test, isHeldOut } = await lookAtData([at("split")], false);
+  expect(isHeldOut).toBe(true);
   expect(lines.join("\n")).toContain("the data has no val pictures; every fifth of the train pictures is held out");
   expect([train, val, test].map(({ length }) => length)).toEqual([24, 6, 9]);
   expect(new Set(val.map(({ className }) => className)).size).toBe(3);
