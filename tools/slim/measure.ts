@@ -12,7 +12,7 @@ import { messageOf, SlimViTError } from "../../src/errors.ts";
 import { countMacs, type Model } from "../../src/format/model.ts";
 import { selfTestPixels } from "../../src/format/write.ts";
 import { softmax } from "../../src/reference/scores.ts";
-import { evalPixels, type Picture, spread } from "../data/data.ts";
+import { evalPixels, type Picture } from "../data/data.ts";
 import { bestClass, rankOf } from "../evaluation/ranks.ts";
 import { fileBytes, writeFileAtomic } from "../models/folders.ts";
 import { commandLine, type Interrupts, watchInterrupts } from "../shared/interrupt.ts";
@@ -31,6 +31,8 @@ export interface Answers {
 
 /** The pictures of a measurement. */
 export interface Measuring {
+  /** some of `held`, for the first look at a candidate */
+  firstLook: Picture[];
   /** that no choice of cuts sees, to rank candidates */
   held: Picture[];
   /** to choose among few */
@@ -49,7 +51,7 @@ interface Record {
 }
 
 /** Held-back pictures of the first look at a candidate. */
-const FIRST_LOOK = 64;
+export const FIRST_LOOK = 40;
 /** Preprocessed pictures are kept while they take less memory than this, or a quarter of what is free. */
 const CACHE_BYTES = 1.2e9;
 const CACHE_SHARE = 0.25;
@@ -61,11 +63,9 @@ const TURN = 8;
 export type CostName = "work" | "macs" | "bytes" | "ms";
 
 export class PointMeasurer implements Measurer {
-  private records = new Map<string, Record>();
-  private pixels: PixelCache;
-  private readonly dense = new Map<Picture[], Float32Array[]>();
-  private readonly firstLook: Picture[];
-
+  private readonly records = new Map<string, Record>();
+  private readonly pixels: PixelCache;
+  private readonly wanted = new Map<Picture[], Float32Array[]>();
   /**
    * @param identity of the model, the pictures and the engine: nothing that was measured with another one is taken
    * @param settings.costName what `cost` counts; "work" is MACs, those of int8 times `int8Factor`
@@ -79,13 +79,18 @@ export class PointMeasurer implements Measurer {
       int8Factor: number;
       identity: string;
       folder: string;
+      /** of the model that is compared with, where it is not the one that the points are made of */
+      against?: PointMeasurer;
     },
   ) {
-    this.pixels = new PixelCache();
-    this.firstLook = spread(pictures.held, FIRST_LOOK);
+    this.pixels = settings.against?.pixels ?? new PixelCache();
   }
 
-  /** The dense model in 16 bits, against which everything is compared. */
+  private get dense(): PointMeasurer {
+    return this.settings.against ?? this;
+  }
+
+  /** What the points are made of, in 16 bits: the dense model, against which everything is compared. */
   get reference(): Setting {
     return { ...settingOf(this.space, DENSE), dtype: "f16" };
   }
@@ -104,13 +109,6 @@ export class PointMeasurer implements Measurer {
       this.interrupts.stop();
       this.interrupts = undefined;
     }
-  }
-
-  /** The same over another space: what was measured is shared. */
-  over(space: Space): PointMeasurer {
-    const other = new PointMeasurer(this.builder, space, this.pictures, this.settings);
-    [other.pixels, other.records] = [this.pixels, this.records];
-    return other;
   }
 
   async cost(point: Point): Promise<number | undefined> {
@@ -152,8 +150,8 @@ export class PointMeasurer implements Measurer {
     const record = this.recordOf(setting);
     const known = record.closeness?.[stage];
     if (known) return known;
-    const pictures = stage === 0 ? this.firstLook : this.pictures.held;
-    const wanted = await this.denseLogits(pictures);
+    const pictures = stage === 0 ? this.pictures.firstLook : this.pictures.held;
+    const wanted = await this.dense.ownLogits(pictures);
     const logits = await this.answer(await this.builder.build(setting), pictures);
     const close = closenessOf(logits, wanted);
     const closeness = record.closeness ?? [];
@@ -163,7 +161,7 @@ export class PointMeasurer implements Measurer {
   }
 
   async loss(point: Point): Promise<number> {
-    const [own, dense] = [await this.onVal(settingOf(this.space, point)), await this.onVal(this.reference)];
+    const [own, dense] = [await this.onVal(settingOf(this.space, point)), await this.dense.onVal(this.dense.reference)];
     return lossOf(own, dense);
   }
 
@@ -185,12 +183,11 @@ export class PointMeasurer implements Measurer {
     };
   }
 
-  private async denseLogits(pictures: Picture[]): Promise<Float32Array[]> {
-    const known = this.dense.get(pictures);
-    if (known) return known;
-    const logits = await this.answer(await this.builder.build(this.reference), pictures);
-    this.dense.set(pictures, logits);
-    return logits;
+  /** Of what the points are made of. */
+  private async ownLogits(pictures: Picture[]): Promise<Float32Array[]> {
+    const known = this.wanted.get(pictures) ?? (await this.answer(await this.builder.build(this.reference), pictures));
+    this.wanted.set(pictures, known);
+    return known;
   }
 
   /** Logits of the pictures that can be read. */

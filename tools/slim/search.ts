@@ -64,8 +64,8 @@ export async function exploreFrontier(
   onLook: (looked: number, frontier: Candidate[]) => void = () => {},
 ): Promise<Candidate[]> {
   const seen = new Set<string>();
-  const dense: Candidate = { point: DENSE, cost: (await measurer.cost(DENSE))!, divergence: 0, disagreement: 0 };
-  let frontier = [dense];
+  const dense = { point: DENSE, cost: (await measurer.cost(DENSE))!, ...(await measurer.closeness(DENSE, 1)) };
+  let frontier: Candidate[] = [dense];
   seen.add(nameOf(DENSE));
   let [looked, from]: [number, Candidate | undefined] = [0, dense];
   const expanded = new Set<string>();
@@ -136,14 +136,20 @@ export interface Choice {
 /**
  * The cheapest point of the frontier that loses at most `most` points on val. One lucky result is not believed: a point
  * must also hold the target when losses are smoothed, so that a cheaper model never looks better than a dearer one.
+ *
+ * @returns nothing where the first point, which the others were made of, does not keep the target itself
  */
-export async function cheapestWithin(frontier: Candidate[], measurer: Measurer, most: number): Promise<Choice> {
+export async function cheapestWithin(
+  frontier: Candidate[],
+  measurer: Measurer,
+  most: number,
+): Promise<Choice | undefined> {
   const losses = new Map<number, number>();
   const lossAt = async (k: number) => {
     if (!losses.has(k)) losses.set(k, await measurer.loss(frontier[k].point));
     return losses.get(k)!;
   };
-  await lossAt(0);
+  if ((await lossAt(0)) > most) return undefined;
   let [low, high] = [0, frontier.length]; // low holds the target
   while (high - low > 1) {
     const middle = (low + high) >> 1;
@@ -154,6 +160,7 @@ export async function cheapestWithin(frontier: Candidate[], measurer: Measurer, 
   const known = [...losses.keys()].sort((a, b) => a - b);
   const measured = known.map((k): Measured => ({ ...frontier[k], loss: losses.get(k)! }));
   const smooth = nonDecreasing(measured.map(({ loss }) => loss));
+  // The first one's smoothed loss is not above its own.
   const chosen = measured.filter(({ loss }, k) => loss <= most && smooth[k] <= most).at(-1)!;
   return { chosen, measured };
 }

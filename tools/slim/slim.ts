@@ -6,6 +6,8 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
+import type { Model } from "../../src/format/model.ts";
+import { type Picture, spread } from "../data/data.ts";
 import { claimOutput, readManifestFile, readModelFolder, sha256, writeFileAtomic } from "../models/folders.ts";
 import { digestData } from "../models/provenance.ts";
 import { withLock } from "../shared/lock.ts";
@@ -17,12 +19,12 @@ import { indicesOf, withDataClasses } from "./classes.ts";
 import { TrainingClock } from "./clock.ts";
 import { lookAtData, type SlimData, sayData } from "./dataReport.ts";
 import { int8Choice } from "./dtypes.ts";
-import { type CostName, PointMeasurer } from "./measure.ts";
+import { type CostName, FIRST_LOOK, type Measuring, PointMeasurer } from "./measure.ts";
 import type { Outcome } from "./outcome.ts";
 import type { SlimOptions, SlimRun } from "./run.ts";
 import { type Choice, cheapestWithin, exploreFrontier, mostAccurateUnder } from "./search.ts";
-import { type Axis, DENSE, type Space, spaceOf } from "./space.ts";
-import { COSTS, requireReachable, type Target, targetOf } from "./target.ts";
+import { DENSE, type Space, spaceOf } from "./space.ts";
+import { COSTS, requireReachable, targetOf } from "./target.ts";
 import { trainWherePays } from "./trained.ts";
 import { verdictLines } from "./verdict.ts";
 import { writeOutcome } from "./write.ts";
@@ -94,50 +96,71 @@ function untrainableBy({ train }: SlimOptions, data: SlimData, backend: Backend 
 }
 
 /** Held-back train pictures by which candidates are ranked, and at least as many to calibrate by. */
-const HELD = 256;
+const HELD = 160;
 
 async function searchAndWrite(run: SlimRun, identity: string, started: number): Promise<Outcome> {
-  const { source, data, target, options, folder, backend } = run;
+  const { source, folder } = run;
   const dense = widened(readModelFolder(source));
-  const denseKey = JSON.stringify([identity, readManifestFile(source).weights.map((file) => file.sha256)]);
-  const { held, calibration } = heldBack(data);
-  const pictures = {
-    held,
-    val: data.val,
-    ...(options.unlabelled ? {} : { indices: indicesOf(data, dense.manifest.labels) }),
+  const denseKey = JSON.stringify([identity, HELD, readManifestFile(source).weights.map((file) => file.sha256)]);
+  const pictures = picturesOf(run, dense);
+  const lab = await openLab(run, dense, denseKey, pictures);
+  const choice = await searchIn(run, lab);
+  if (!choice) throw new Error("The dense model does not keep its own accuracy."); // a target of accuracy is at least 0
+  const minutes = ((performance.now() - started) / 60_000).toFixed(1);
+  say(`slim: without training: ${lab.measurer.runs} measurements in ${minutes} min`);
+  const from = async (model: Model, key: string) => {
+    const other = await openLab(run, model, `${denseKey} ${key}`, pictures, lab);
+    return { ...other, choice: await searchIn(run, other) };
   };
-  const whole = spaceOf(dense.manifest, backend !== undefined);
+  const trained = await trainWherePays(run, { ...lab, untrained: choice, from });
+  const outcome = await writeOutcome(run, { ...lab, untrained: choice, trained, started });
+  writeFileAtomic(join(folder, "verdict.json"), `${JSON.stringify(outcome, null, 2)}\n`);
+  for (const line of verdictLines(outcome)) say(line);
+  return outcome;
+}
+
+/** What the models that can be made of one model are built and measured with. */
+interface Lab {
+  space: Space;
+  builder: Builder;
+  measurer: PointMeasurer;
+  /** the target, in the unit of the cost */
+  most: number;
+}
+
+/** @param dense what a trained model is compared with */
+async function openLab(
+  { backend, folder, target }: SlimRun,
+  model: Model,
+  identity: string,
+  pictures: SlimPictures,
+  dense?: Lab,
+): Promise<Lab> {
+  const whole = spaceOf(model.manifest, backend !== undefined);
   const middle = whole.size[whole.size.length >> 1];
-  const builder = new Builder(dense, denseKey, calibration, middle, folder, backend?.tf);
+  const builder = new Builder(model, identity, pictures.calibration, middle, folder, backend?.tf);
   const measurerFor = (space: Space, costName: CostName, int8Factor: number) =>
-    new PointMeasurer(builder, space, pictures, { costName, int8Factor, identity: denseKey, folder });
+    new PointMeasurer(builder, space, pictures, { costName, int8Factor, identity, folder, against: dense?.measurer });
   const { space, int8Factor } = await int8Choice(
     whole,
     target,
     builder,
     measurerFor,
     join(folder, "speed.json"),
-    denseKey,
+    identity,
   );
-  const { cost, axes } = COSTS[target.kind];
-  const measurer = measurerFor(space, cost, int8Factor);
-  const most = await requireReachable(target, space, builder, measurer);
-  const untrained = await measurer.interruptibly(() => searchUntrained(space, measurer, target, most, axes));
-  say(
-    `slim: without training: ${measurer.runs} measurements in ${((performance.now() - started) / 60_000).toFixed(1)} min`,
-  );
-  const trained = await trainWherePays(run, { space, measurer, builder, most, untrained });
-  const outcome = await writeOutcome(run, {
-    space,
-    measurer,
-    builder,
-    untrained,
-    trained,
-    seconds: (performance.now() - started) / 1000,
-  });
-  writeFileAtomic(join(folder, "verdict.json"), `${JSON.stringify(outcome, null, 2)}\n`);
-  for (const line of verdictLines(outcome)) say(line);
-  return outcome;
+  const measurer = measurerFor(space, COSTS[target.kind].cost, int8Factor);
+  return { space, builder, measurer, most: dense?.most ?? (await requireReachable(target, space, builder, measurer)) };
+}
+
+interface SlimPictures extends Measuring {
+  calibration: Picture[];
+}
+
+function picturesOf({ data, options }: SlimRun, { manifest }: Model): SlimPictures {
+  const { held, calibration } = heldBack(data);
+  const indices = options.unlabelled ? {} : { indices: indicesOf(data, manifest.labels) };
+  return { held, calibration, firstLook: spread(held, FIRST_LOOK), val: data.val, ...indices };
 }
 
 /** Every second train picture of those that are needed ranks candidates, the others calibrate. */
@@ -148,27 +171,21 @@ function heldBack({ train }: SlimData) {
   return { held: even.filter((_, k) => k % step === 0).slice(0, HELD), calibration: odd.length ? odd : train };
 }
 
-export async function searchUntrained(
-  space: Space,
-  measurer: PointMeasurer,
-  target: Target,
-  most: number,
-  axes: readonly Axis[],
-): Promise<Choice & { frontier: Awaited<ReturnType<typeof exploreFrontier>> }> {
+async function searchIn({ target }: SlimRun, { space, measurer, most }: Lab): Promise<Choice | undefined> {
+  const { axes } = COSTS[target.kind];
   const dense = (await measurer.cost(DENSE))!;
   const isLoss = target.kind === "loss";
   const limits = isLoss
     ? { leastCost: LEAST_SHARE * dense, mostDisagreement: DISAGREEMENT_BASE + (DISAGREEMENT_FACTOR * most) / 100, axes }
     : { leastCost: BELOW_TARGET * most, reach: most, mostDisagreement: 1, axes };
-  const progress = startProgress("slim: candidates", USUAL_LOOKS);
-  const frontier = await exploreFrontier(space, measurer, limits, (looked, found) =>
-    progress.update(Math.min(looked, USUAL_LOOKS - 1), `${found.length} on the frontier`),
-  );
-  progress.stop();
-  const choice = isLoss
-    ? await cheapestWithin(frontier, measurer, most)
-    : await mostAccurateUnder(frontier, measurer, most);
-  return { ...choice, frontier };
+  return measurer.interruptibly(async () => {
+    const progress = startProgress("slim: candidates", USUAL_LOOKS);
+    const frontier = await exploreFrontier(space, measurer, limits, (looked, found) =>
+      progress.update(Math.min(looked, USUAL_LOOKS - 1), `${found.length} on the frontier`),
+    );
+    progress.stop();
+    return isLoss ? cheapestWithin(frontier, measurer, most) : mostAccurateUnder(frontier, measurer, most);
+  });
 }
 
 /** Candidates that are looked at before the frontier is known, for the bar. */

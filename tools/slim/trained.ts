@@ -3,25 +3,20 @@ import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Model } from "../../src/format/model.ts";
-import { encodeTensors } from "../../src/format/write.ts";
-import { architectureOf, readModelFolder, writeModelFolder } from "../models/folders.ts";
+import { readModelFolder, writeModelFolder } from "../models/folders.ts";
 import { FINETUNE, RETRAIN } from "../options/retrain.ts";
 import { readOptions } from "../options/spec.ts";
-import { percent, say } from "../shared/terminal.ts";
+import { say } from "../shared/terminal.ts";
 import { finetune } from "../training/finetune.ts";
 import { batchFor, secondsAPicture, trainingBytes } from "../training/probe.ts";
 import { retrain } from "../training/retrain.ts";
-import type { Builder } from "./build.ts";
+import { type Builder, widened } from "./build.ts";
 import { decided } from "./decided.ts";
-import { type Answers, lossOf, type PointMeasurer } from "./measure.ts";
+import { lossOf, type PointMeasurer } from "./measure.ts";
 import type { SlimRun } from "./run.ts";
-import { type Candidate, type Choice, exploreFrontier } from "./search.ts";
+import type { Choice, Measured } from "./search.ts";
 import { DENSE, keyOf, type Setting, type Space, settingOf } from "./space.ts";
-import { COSTS } from "./target.ts";
 import { settingText } from "./verdict.ts";
-
-/** Whether patches that merge can be trained. Until they can, trained models drop patches instead. */
-const TRAINS_MERGES = false;
 
 /** What a few thousand pictures of a class folder were trained best with; the same for the dense model and the slim ones. */
 const RECIPE = { lr: 1.5e-4, warmup: 0.3, mixup: 0.2, randaugment: 7, erase: 0.1, minScale: 0.4 };
@@ -88,137 +83,120 @@ export interface Search {
   /** the target, in the unit of the cost */
   most: number;
   untrained: Choice;
+  /** the search without training, over the models that can be made of another one */
+  from(model: Model, key: string): Promise<FoundFrom>;
 }
 
-/** A model that was trained and keeps the target. */
-export interface Trained {
-  folder: string;
-  setting: Setting;
-  cost: number;
-  loss: number;
-  /** than the same model before its training */
-  isBetter: boolean;
+/** What was found among the models that can be made of a trained one. */
+export interface FoundFrom {
+  space: Space;
+  measurer: PointMeasurer;
+  builder: Builder;
+  /** nothing where none keeps the target */
+  choice: Choice | undefined;
+}
+
+/** A model that was trained and then searched from, and what was taken of it. */
+export interface Trained extends FoundFrom {
+  choice: Choice;
+  /** "trained at 160×160 px" */
+  how: string;
 }
 
 /** Without training, that little is left or lost that more training is not worth hours of it. */
 const GOOD_ENOUGH = { macsShare: 0.3, loss: 0.3 };
-/** Of the time that is left, what the next attempt may take; the last one takes what there is. */
-const ATTEMPT_SHARE = 0.5;
-/** An attempt that had less time than this would not learn. */
+/** A training that had less time than this would not learn. */
 const LEAST_SECONDS = 60;
-/** The first attempt aims at this share of what is reached without training. */
-const FIRST_AIM = 0.6;
-/** No attempt goes below this share of the dense cost. */
-const FLOOR = 0.1;
-/** The next aim is this close to what is known: no more attempts. */
-const CLOSE = 0.88;
+/** MACs of the picture sizes that are trained for a target of accuracy, the first one with this share of the time that is left. */
+const TRAINED_SHARES = [0.5, 0.33];
+const FIRST_SHARE = 0.6;
 
-/** @returns the best that was trained; nothing where training was not tried, or gave nothing better */
+/**
+ * Trains the dense model for smaller pictures, with itself as the teacher, and searches on from there without training: what
+ * training makes up for best is the picture size, and merged patches lose least without.
+ *
+ * @returns the best that was found so; nothing where training was not tried, or gave nothing better
+ */
 export async function trainWherePays(run: SlimRun, search: Search): Promise<Trained | undefined> {
-  const { clock, backend, data, notes, target } = run;
+  const { clock, backend, notes, target } = run;
   const { measurer, space, untrained } = search;
   if (run.untrainable || !backend) return undefined;
-  const dense = (await measurer.cost(DENSE))!;
-  const share = measurer.macs(settingOf(space, untrained.chosen.point))! / measurer.macs(measurer.reference)!;
+  const denseMacs = measurer.macs(measurer.reference)!;
+  const share = measurer.macs(settingOf(space, untrained.chosen.point))! / denseMacs;
   const isEnough = target.kind === "loss" ? share <= GOOD_ENOUGH.macsShare : untrained.chosen.loss <= GOOD_ENOUGH.loss;
   if (isEnough && !clock.isGiven) {
     notes.push(
-      "nothing was trained after the search: what it found leaves little to gain (--train 1h trains all the same)",
+      "nothing more was trained: what the search found leaves little to gain (--train 1h trains all the same)",
     );
     return undefined;
   }
-  const trainable = { ...space, merges: TRAINS_MERGES ? space.merges : [1] };
-  const own = measurer.over(trainable);
-  const limits = { leastCost: FLOOR * dense, reach: FLOOR * dense, mostDisagreement: 1, axes: COSTS[target.kind].axes };
-  const frontier = await own.interruptibly(() => exploreFrontier(trainable, own, limits));
-  const attempts = new Attempts(run, search, own, trainable, frontier);
-  if (target.kind !== "loss") return attempts.best(await attempts.oneUnder(search.most));
-  let [good, bad] = [untrained.chosen.cost, FLOOR * dense];
   let best: Trained | undefined;
-  let aim = FIRST_AIM * good;
-  while (clock.left > LEAST_SECONDS && bad / good < CLOSE) {
-    const trained = await attempts.at(aim);
-    if (!trained) break;
-    if (trained.isBetter && trained.loss <= search.most && trained.cost < good) [best, good] = [trained, trained.cost];
-    else bad = Math.max(bad, Math.min(trained.cost, aim));
-    aim = Math.sqrt(good * bad);
+  for (const [k, start] of startsOf(run, search).entries()) {
+    if (clock.left < LEAST_SECONDS) break;
+    const last = k === TRAINED_SHARES.length - 1 || target.kind !== "loss";
+    const trained = await trainAndSearch(run, search, start, last ? 1 : FIRST_SHARE);
+    if (!trained) break; // smaller pictures lose more
+    if (isBetter(target, trained.choice.chosen, (best?.choice ?? untrained).chosen)) best = trained;
   }
-  if (!best) notes.push(`training gave nothing smaller that keeps the target (${data.train.length} train pictures)`);
+  if (!best) notes.push("training gave nothing better than what was found without");
   return best;
 }
 
-class Attempts {
-  private readonly tried = new Set<string>();
+/** By accuracy under a target of cost, by cost under one of accuracy. */
+const isBetter = ({ kind }: SlimRun["target"], a: Measured, b: Measured): boolean =>
+  kind === "loss" ? a.cost < b.cost : a.loss < b.loss;
 
-  constructor(
-    private readonly run: SlimRun,
-    private readonly search: Search,
-    private readonly measurer: PointMeasurer,
-    private readonly space: Space,
-    private readonly frontier: Candidate[],
-  ) {}
+/** Points of the space that are trained: smaller pictures; where only bytes count, the widths that were taken. */
+function startsOf({ target }: SlimRun, { space, measurer, untrained }: Search): Setting[] {
+  if (target.kind === "bytes") return [settingOf(space, untrained.chosen.point)];
+  const denseMacs = measurer.macs(measurer.reference)!;
+  const taken = measurer.macs(settingOf(space, untrained.chosen.point))! / denseMacs;
+  // Of a target of cost, the picture size does half of the saving, and merged patches the other half.
+  const shares = target.kind === "loss" ? TRAINED_SHARES : [Math.sqrt(taken)];
+  const starts = shares.map((share) => {
+    const distance = (size: [number, number]) =>
+      Math.abs(measurer.macs({ ...measurer.reference, size })! / denseMacs - share);
+    const size = space.size.reduce((a, b) => (distance(b) < distance(a) ? b : a));
+    return { ...measurer.reference, size };
+  });
+  return starts.filter((start, k) => k === 0 || keyOf(start) !== keyOf(starts[k - 1]));
+}
 
-  oneUnder(most: number): Promise<Trained | undefined> {
-    return this.at(most);
+/** @returns nothing where no model that can be made of the trained one keeps the target */
+async function trainAndSearch(
+  run: SlimRun,
+  search: Search,
+  setting: Setting,
+  timeShare: number,
+): Promise<Trained | undefined> {
+  const { measurer } = search;
+  const name = createHash("sha256")
+    .update(`${run.key} ${keyOf(setting)}`)
+    .digest("hex")
+    .slice(0, 10);
+  const [start, out] = ["start", "retrain"].map((stage) => join(run.folder, `${stage}-${name}`));
+  const model = await search.builder.exact(setting);
+  if (!existsSync(start)) {
+    const { format: _, weights: __, ...draft } = { ...model.manifest, metrics: {} };
+    writeModelFolder(start, draft, model.tensors, ["f32"]);
   }
+  if (!existsSync(out)) await retrainOne(run, start, out, model, timeShare);
+  const before = lossOf(await measurer.onVal(setting), await measurer.onVal(measurer.reference));
+  const found = await search.from(widened(readModelFolder(out)), name);
+  const after = await found.measurer.loss(DENSE);
+  const result = `${settingText(setting)}: ${before.toFixed(2)} points lost before training, ${after.toFixed(2)} after`;
+  say(`slim: trained ${result}`);
+  const isWorse = after > before;
+  run.notes.push(`trained ${result}${isWorse ? "; thrown away, as training made it worse" : ""}`);
+  return found.choice && !isWorse
+    ? { ...found, choice: found.choice, how: `trained at ${setting.size[1]}×${setting.size[0]} px` }
+    : undefined;
+}
 
-  /** For a target of cost: only what is more accurate than what the search found counts. */
-  best(trained: Trained | undefined): Trained | undefined {
-    const { chosen } = this.search.untrained;
-    return trained?.isBetter && trained.loss < chosen.loss && trained.cost <= this.search.most ? trained : undefined;
-  }
-
-  /** Trains the dearest candidate of at most this cost. */
-  async at(aim: number): Promise<Trained | undefined> {
-    const { run, measurer, space, search } = this;
-    const candidate = this.frontier.find(
-      ({ cost, point }) => cost <= aim && !this.tried.has(keyOf(settingOf(space, point))),
-    );
-    if (!candidate) return undefined;
-    const setting = settingOf(space, candidate.point);
-    this.tried.add(keyOf(setting));
-    const name = createHash("sha256")
-      .update(`${run.key} ${keyOf(setting)}`)
-      .digest("hex")
-      .slice(0, 10);
-    const [start, out] = ["start", "retrain"].map((stage) => join(run.folder, `${stage}-${name}`));
-    const model = await search.builder.exact(setting);
-    if (!existsSync(start)) {
-      const {
-        format: _,
-        weights: __,
-        ...draft
-      } = { ...model.manifest, ...architectureOf(model.manifest), metrics: {} };
-      writeModelFolder(start, draft, model.tensors, ["f32"]);
-    }
-    const before = await measurer.loss(candidate.point);
-    if (!existsSync(out)) await this.retrainOne(start, out, model, setting);
-    const answers = await decided<Answers>(join(run.folder, "trained.json"), `${out} ${setting.dtype}`, async () => {
-      const trained = readModelFolder(out);
-      const shipped = { ...trained, dtype: setting.dtype, tensors: encodeTensors(trained.tensors, setting.dtype) };
-      return measurer.answersOf(shipped, run.data.val);
-    });
-    const loss = lossOf(answers, await measurer.onVal(measurer.reference));
-    const share = measurer.macs(setting)! / measurer.macs(measurer.reference)!;
-    const result = `${percent(share)} of the MACs (${settingText(setting)}): ${before.toFixed(2)} points lost before training, ${loss.toFixed(2)} after`;
-    say(`slim: ${result}`);
-    const isBetter = loss <= before;
-    run.notes.push(`trained: ${result}${isBetter ? "" : "; thrown away, as training made it worse"}`);
-    return { folder: out, setting, cost: candidate.cost, loss, isBetter };
-  }
-
-  private async retrainOne(start: string, out: string, model: Model, setting: Setting): Promise<void> {
-    const { run } = this;
-    const { options, clock, source } = run;
-    const teacher = readModelFolder(source);
-    const plan = await planOf(run, out, model, ATTEMPT_SHARE * clock.left, MOST_EPOCHS.retrain, teacher);
-    say(`slim: retrains ${settingText(setting)}`);
-    const given = { ...RECIPE, ...plan.options, data: options.data, out, teacher: source, keepBest: true };
-    const more = {
-      valPictures: VAL_PICTURES,
-      seed: options.seed ?? 0,
-      ...(options.unlabelled && { unlabelled: true }),
-    };
-    await clock.during(() => retrain(start, readOptions(RETRAIN, { ...given, ...more }, "slim")));
-  }
+async function retrainOne(run: SlimRun, start: string, out: string, model: Model, timeShare: number): Promise<void> {
+  const { options, clock, source } = run;
+  const plan = await planOf(run, out, model, timeShare * clock.left, MOST_EPOCHS.retrain, readModelFolder(source));
+  const given = { ...RECIPE, ...plan.options, data: options.data, out, teacher: source, keepBest: true };
+  const more = { valPictures: VAL_PICTURES, seed: options.seed ?? 0, ...(options.unlabelled && { unlabelled: true }) };
+  await clock.during(() => retrain(start, readOptions(RETRAIN, { ...given, ...more }, "slim")));
 }

@@ -6,15 +6,15 @@ import { encodeTensors } from "../../src/format/write.ts";
 import type { Picture } from "../data/data.ts";
 import { paired } from "../evaluation/evaluate.ts";
 import { cardText, denseOf } from "../models/card.ts";
-import { fileBytes, readManifestFile, readModelFolder, withStep, writeModel } from "../models/folders.ts";
+import { fileBytes, readManifestFile, withStep, writeModel } from "../models/folders.ts";
 import type { AccuracyRecord } from "../models/metrics.ts";
 import { say } from "../shared/terminal.ts";
-import { type Builder, widened } from "./build.ts";
+import type { Builder } from "./build.ts";
 import { type Answers, type PointMeasurer, timeInTurn } from "./measure.ts";
 import type { Outcome, PairedTop1, Row } from "./outcome.ts";
 import { slimPage } from "./page.ts";
 import type { SlimRun } from "./run.ts";
-import type { Choice, Measured } from "./search.ts";
+import type { Choice } from "./search.ts";
 import { type Setting, type Space, settingOf } from "./space.ts";
 import { targetText } from "./target.ts";
 import type { Trained } from "./trained.ts";
@@ -26,7 +26,8 @@ export interface Found {
   builder: Builder;
   untrained: Choice;
   trained?: Trained;
-  seconds: number;
+  /** performance.now() at the beginning */
+  started: number;
 }
 
 /** A model that is shown, with what it answered on val. */
@@ -47,10 +48,10 @@ export async function writeOutcome(run: SlimRun, found: Found): Promise<Outcome>
   const { options, data, target, key, notes } = run;
   const unlabelled = options.unlabelled ?? false;
   const dense = await shownAt(found, found.measurer.reference, false);
-  const frontier = await shownFrontier(found);
-  const trained = found.trained && (await shownTrained(run, found, found.trained));
-  const taken = trained ?? frontier.find(({ isTaken }) => isTaken)!;
-  const all = [dense, ...frontier, ...(trained ? [trained] : [])];
+  const frontier = await shownFrontier(found, !found.trained);
+  const trained = found.trained ? await shownFrontier(toFound(found, found.trained), true, found.trained.how) : [];
+  const all = [dense, ...frontier, ...trained];
+  const taken = all.find(({ isTaken }) => isTaken)!;
   const ms = await timeInTurn(all.map(shipped), ROUNDS);
   const rows = all.map((shown, k) => rowOf(shown, dense, ms[k]));
   const outcome: Outcome = {
@@ -61,11 +62,11 @@ export async function writeOutcome(run: SlimRun, found: Found): Promise<Outcome>
     denseName: dense.model.manifest.name,
     dense: rows[0],
     slim: rows[all.indexOf(taken)],
-    // A trained model stands among the others by what it costs.
-    frontier: rows.slice(1).sort((a, b) => b.macs - a.macs || b.ms - a.ms),
+    // Trained models stand among the others by what they cost, and in the place of those that they beat.
+    frontier: unbeaten(rows.slice(1)).sort((a, b) => b.macs - a.macs || b.ms - a.ms),
     val: pairedTop1(taken.answers, dense.answers),
     notes,
-    seconds: found.seconds,
+    seconds: (performance.now() - found.started) / 1000,
     pointsMeasured: found.untrained.measured.length,
   };
   const tested = data.test.length ? await onTest(found, data.test, taken, dense) : undefined;
@@ -76,35 +77,39 @@ export async function writeOutcome(run: SlimRun, found: Found): Promise<Outcome>
   return outcome;
 }
 
+/** Of one search none is beaten; of two some are, but not what was taken. */
+const unbeaten = (rows: Row[]): Row[] =>
+  rows.filter(
+    (row) =>
+      row.isTaken ||
+      !rows.some((other) => other.macs < row.macs && other.top1 > row.top1 && other.setting !== row.setting),
+  );
+
 const shipped = ({ model, setting }: Shown): Model => ({
   ...model,
   dtype: setting.dtype,
   tensors: encodeTensors(model.tensors, setting.dtype),
 });
 
-async function shownAt({ builder, measurer }: Found, setting: Setting, isTaken: boolean): Promise<Shown> {
+/** The trained model's own search. */
+const toFound = (found: Found, { space, measurer, builder, choice }: Trained): Found => ({
+  ...found,
+  ...{ space, measurer, builder, untrained: choice },
+});
+
+async function shownAt({ builder, measurer }: Found, setting: Setting, isTaken: boolean, how?: string): Promise<Shown> {
   const [model, answers] = [await builder.exact(setting), await measurer.onVal(setting)];
-  return { setting, model, answers, what: settingText(setting), isTaken };
+  return { setting, model, answers, what: [settingText(setting), ...(how ? [how] : [])].join(", "), isTaken };
 }
 
-/** What the search took, and the next two on either side; none taken where a trained model is. */
-async function shownFrontier(found: Found): Promise<Shown[]> {
+/** What a search found, and the next two on either side. */
+async function shownFrontier(found: Found, isTaken: boolean, how?: string): Promise<Shown[]> {
   const { chosen, measured } = found.untrained;
-  const at = measured.findIndex(({ point }) => point === chosen.point);
-  const near = measured.slice(Math.max(0, at - BESIDE), at + BESIDE + 1);
+  const at = measured.indexOf(chosen);
   const shown: Shown[] = [];
-  for (const one of near as Measured[])
-    shown.push(await shownAt(found, settingOf(found.space, one.point), one === chosen && !found.trained));
+  for (const one of measured.slice(Math.max(0, at - BESIDE), at + BESIDE + 1))
+    shown.push(await shownAt(found, settingOf(found.space, one.point), isTaken && one === chosen, how));
   return shown;
-}
-
-async function shownTrained(run: SlimRun, { measurer }: Found, { folder, setting }: Trained): Promise<Shown> {
-  const model = widened(readModelFolder(folder));
-  const answers = await measurer.answersOf(
-    { ...model, dtype: setting.dtype, tensors: encodeTensors(model.tensors, setting.dtype) },
-    run.data.val,
-  );
-  return { setting, model, answers, what: `${settingText(setting)}, retrained`, isTaken: true };
 }
 
 function rowOf({ setting, model, answers, what, isTaken }: Shown, dense: Shown, ms: number): Row {

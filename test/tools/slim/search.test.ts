@@ -80,7 +80,7 @@ describe("the guided search", () => {
       fc.asyncProperty(worlds, fc.double({ min: 0, max: 5, noNaN: true }), async (world, most) => {
         const { measurer } = measurerOf(world);
         const frontier = await exploreFrontier(SPACE, measurer, LIMITS);
-        const { chosen, measured } = await cheapestWithin(frontier, measurer, most);
+        const { chosen, measured } = (await cheapestWithin(frontier, measurer, most))!;
         expect(chosen.loss).toBeLessThanOrEqual(most);
         expect(frontier.map(({ point }) => point)).toContain(chosen.point);
         expect(measured).toContain(chosen);
@@ -114,7 +114,7 @@ describe("the guided search", () => {
     const find = async () => {
       const { measurer, asked } = measurerOf(world);
       const frontier = await exploreFrontier(SPACE, measurer, LIMITS);
-      return { ...(await cheapestWithin(frontier, measurer, 1)), asked, frontier };
+      return { ...(await cheapestWithin(frontier, measurer, 1))!, asked, frontier };
     };
     const [once, again] = [await find(), await find()];
     expect(again).toEqual(once);
@@ -135,9 +135,15 @@ describe("the guided search", () => {
       ...measurerOf({ shares: [], harms: [], noise: 0, seed: 0 }).measurer,
       loss: async ({ size }: Point) => losses[size],
     };
-    const { chosen, measured } = await cheapestWithin(frontier, measurer, 1);
+    const { chosen, measured } = (await cheapestWithin(frontier, measurer, 1))!;
     expect(chosen.cost).toBe(800);
     expect(measured.map(({ loss }) => loss)).toEqual(losses);
+  });
+
+  test("nothing is taken where what all is made of does not keep the target", async () => {
+    const { measurer } = measurerOf({ shares: AXES.map(() => 0.8), harms: AXES.map(() => 0.01), noise: 0, seed: 1 });
+    const bad = { ...measurer, loss: async () => 2 };
+    expect(await cheapestWithin(await exploreFrontier(SPACE, bad, LIMITS), bad, 1)).toBeUndefined();
   });
 
   test("patches merge or are dropped, not both", () => {
