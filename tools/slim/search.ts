@@ -38,7 +38,7 @@ export interface Measured extends Candidate {
 /** After the look at few pictures, a candidate goes on when it diverges at most so many times as much as the best one of its cost. */
 const PROMISING = 1.5;
 /** Two points that are both looked around from differ in cost by this factor at least. */
-const STRIDE = 0.95;
+const STRIDE = 0.93;
 /** A step that saves less than this share is not worth a look. */
 const LEAST_SAVING = 0.003;
 

@@ -189,7 +189,7 @@ async function searchIn({ target }: SlimRun, { space, measurer, most }: Lab): Pr
 }
 
 /** Candidates that are looked at before the frontier is known, for the bar. */
-const USUAL_LOOKS = 120;
+const USUAL_LOOKS = 60;
 /** With a target of accuracy, nothing below this share of the dense model's cost is looked at. */
 const LEAST_SHARE = 0.04;
 /** With a target of cost, models down to this share of it are looked at. */

@@ -42,7 +42,7 @@ export type Setting = { [A in Axis]: Space[A][number] };
 const LEAST_SIDE = 0.42;
 /** Two picture sizes differ by this factor at least. */
 const SIDE_STEP = 0.96;
-const TOKEN_SHARES = [1, 0.94, 0.88, 0.82, 0.76, 0.7, 0.64, 0.58, 0.52, 0.46, 0.4];
+const TOKEN_SHARES = [1, 0.9, 0.8, 0.7, 0.62, 0.54, 0.47, 0.4];
 const WIDTH_SHARES = [1, 0.9, 0.8, 0.7, 0.6, 0.5];
 
 /** @param canCut whether widths can be cut here: it takes TensorFlow.js */

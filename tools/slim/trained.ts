@@ -33,11 +33,11 @@ const OVERHEAD = 1.25;
 export async function finetuneDense(run: SlimRun, unknown: string): Promise<string> {
   const { source, data, options, folder, clock, key } = run;
   const out = join(folder, `finetune-${key.slice(0, 10)}`);
-  if (existsSync(out)) return out;
-  say(`slim: finetunes first, because the data's classes are not the model's: ${unknown}`);
+  if (!existsSync(out)) say(`slim: finetunes first, because the data's classes are not the model's: ${unknown}`);
   const plan = await planOf(run, out, readModelFolder(source), FINETUNE_SHARE * clock.total, MOST_EPOCHS.finetune);
   const given = { ...RECIPE, ...plan.options, data: options.data, out, keepBest: true, valPictures: VAL_PICTURES };
-  await clock.during(() => finetune(source, readOptions(FINETUNE, { ...given, seed: options.seed ?? 0 }, "slim")));
+  const all = readOptions(FINETUNE, { ...given, seed: options.seed ?? 0 }, "slim");
+  if (!existsSync(out)) await clock.during(() => finetune(source, all));
   run.notes.push(`the dense model was finetuned for ${plan.options.epochs} epochs on ${data.train.length} pictures`);
   return out;
 }
@@ -146,7 +146,10 @@ export async function trainWherePays(run: SlimRun, search: Search): Promise<Trai
 const isBetter = ({ kind }: SlimRun["target"], a: Measured, b: Measured): boolean =>
   kind === "loss" ? a.cost < b.cost : a.loss < b.loss;
 
-/** Points of the space that are trained: smaller pictures; where only bytes count, the widths that were taken. */
+/**
+ * Points of the space that are trained: smaller pictures; where only bytes count, the widths that were taken. Patches do not merge
+ * while training; where they can, a start may have `merges` as well.
+ */
 function startsOf({ target }: SlimRun, { space, measurer, untrained }: Search): Setting[] {
   if (target.kind === "bytes") return [settingOf(space, untrained.chosen.point)];
   const denseMacs = measurer.macs(measurer.reference)!;

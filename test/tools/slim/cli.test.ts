@@ -106,11 +106,14 @@ describe("slimvit slim MODEL", () => {
   });
 
   test("trains a head for the data's classes, then smaller models, in the time that is given", () => {
-    const args = ["--data", at("renamed"), "-o", at("own"), "--lose-at-most", "20", "--train", "1.2m"];
+    const args = ["--data", at("renamed"), "-o", at("own"), "--lose-at-most", "20", "--train", "5m"];
     const outcome = slimvitJson<Outcome>("slim", at("dense"), ...args);
     expect(readManifestFile(at("own")).labels.map(({ label }) => label)).toEqual(["apples", "figs", "limes"]);
     expect(outcome.notes.join("\n")).toMatch(/the dense model was finetuned for \d+ epochs on 18 pictures/);
     expect(-100 * outcome.val.difference).toBeLessThanOrEqual(20);
+    expect(outcome.notes.join("\n")).toMatch(
+      /trained \d+×\d+ px: -?[\d.]+ points lost before training, -?[\d.]+ after/,
+    );
     const [finetuned] = readdirSync(at("own.stages")).filter((name) => name.startsWith("finetune"));
     const { steps } = readManifestFile(join(at("own.stages"), finetuned)).provenance as {
       steps: { command: string }[];
