@@ -1,14 +1,15 @@
 /** A loaded model and its engine → what the page may know of them. */
 import type { OpenedEngine } from "../engines/opening.ts";
 import { countMacs, countParams, type Model } from "../format/model.ts";
-import type { ModelInfo } from "../protocol.ts";
+import type { ModelInfo, TaughtInfo } from "../protocol.ts";
 
 export function describeModel(
   { manifest, dtype }: Model,
   opened: OpenedEngine,
   rest: Pick<ModelInfo, "loadMs" | "notes" | "dtypeReason">,
 ): ModelInfo {
-  const { name, license, embedDim, imageSize, labels, blocks, weights, pooling, variant, variants } = manifest;
+  const { name, license, embedDim, imageSize, labels, blocks, weights, pooling, variant, variants, provenance } =
+    manifest;
   return {
     name,
     license,
@@ -25,6 +26,7 @@ export function describeModel(
     pooling,
     variants: variants.map(({ name, macs, imageSize, metrics }) => ({ name, macs, imageSize, metrics })),
     variant,
+    taught: provenance.taught as TaughtInfo | undefined, // by whoever saved the model
     ...rest,
   };
 }

@@ -1,18 +1,32 @@
 /** One loaded model on one engine: picture → pixels → logits → classes. It lives in the worker; in Node, in the process. */
 
+import { type Chunk, loadChunk } from "../engines/chunks.ts";
+import type { EngineOptions } from "../engines/engine.ts";
 import { nextMacrotask } from "../engines/nextMacrotask.ts";
 import type { OpenedEngine } from "../engines/opening.ts";
 import { RecoveringEngine } from "../engines/recovery.ts";
 import { checkEngineName, prepareEngine } from "../engines/registry.ts";
 import { isWrongResults } from "../engines/selfTest.ts";
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
-import type { Manifest } from "../format/model.ts";
+import { type Manifest, MEANS } from "../format/model.ts";
+import { float32 } from "../format/read.ts";
 import { readImage } from "../image/decode.ts";
 import { preprocessWith, type Resample } from "../image/preprocess.ts";
+import { digest } from "../loading/digest.ts";
+import { openFolder } from "../loading/folders.ts";
 import { type LoadedModel, loadModel } from "../loading/loadModel.ts";
-import type { LoadLinks, LoadRequest, ModelInfo, RunRequest, RunResult, TransferredImage } from "../protocol.ts";
+import type {
+  LoadLinks,
+  LoadRequest,
+  ModelInfo,
+  RunRequest,
+  RunResult,
+  TeachRequest,
+  TeachResult,
+  TransferredImage,
+} from "../protocol.ts";
 import type { RunOutput } from "../reference/forward.ts";
-import { checkFinite, classPicker } from "./classes.ts";
+import { checkFinite, classPicker, type Picked, type Rule } from "./classes.ts";
 import { describeEngine, describeModel } from "./info.ts";
 import { attentionOverPatches } from "./insight.ts";
 import { chooseThreads } from "./threads.ts";
@@ -22,9 +36,16 @@ async function openResampler(): Promise<Resample> {
   return (await import("../image/resampleWasm.ts")).openResampler();
 }
 
+/** Loaded when a model is first taught. */
+const TEACH: Chunk<typeof import("../teach/index.ts")> = {
+  name: "slimvit/teach.js",
+  load: () => import("../teach/index.ts"),
+};
+
 /** A call that waits for its turn. */
 interface Job {
-  image: TransferredImage;
+  /** or the network's input itself */
+  image: TransferredImage | { pixels: Float32Array };
   request: RunRequest;
   signal?: AbortSignal;
   resolve(result: RunResult): void;
@@ -35,7 +56,7 @@ interface Job {
 interface Prepared {
   job: Job;
   pixels: Float32Array;
-  pickClasses: (output: RunOutput) => RunResult["classes"];
+  pick: (output: RunOutput) => Picked;
   preprocessMs: number;
 }
 
@@ -52,6 +73,8 @@ export class Session {
     private readonly manifest: Manifest,
     private readonly engine: RecoveringEngine,
     private readonly resample: Resample,
+    private readonly from: { request: LoadRequest; links: LoadLinks; options: EngineOptions },
+    private readonly rule: Rule | undefined,
   ) {
     this.sentInfo = currentInfo;
     this.opened = engine.opened;
@@ -83,15 +106,26 @@ export class Session {
     const { model } = loaded;
     const notes = [...loaded.notes, ...engine.notes];
     const info = describeModel(model, engine.opened, { loadMs, notes, dtypeReason: loaded.dtypeReason });
-    return new Session(info, model.manifest, engine, await openResampler());
+    const { head } = model.manifest;
+    const rule = head?.unknown && { unknown: head.unknown, means: float32(model.tensors, MEANS) };
+    return new Session(info, model.manifest, engine, await openResampler(), { request, links, options }, rule);
   }
 
   /** One call at a time, in the order of arrival; an engine that takes batches gets those that wait together. */
-  run(image: TransferredImage, request: RunRequest, signal?: AbortSignal): Promise<RunResult> {
+  run(image: Job["image"], request: RunRequest, signal?: AbortSignal): Promise<RunResult> {
     return new Promise((resolve, reject) => {
       this.waiting.push({ image, request, signal, resolve, reject });
       void this.work();
     });
+  }
+
+  /** Pictures are answered meanwhile. */
+  async teach(request: TeachRequest, signal: AbortSignal, onProgress?: (done: number) => void): Promise<TeachResult> {
+    const { answer } = await loadChunk(TEACH, this.from.options);
+    const run = (pixels: Float32Array) => this.run({ pixels }, { want: "features" }, signal);
+    const { manifest, info, from } = this;
+    const host = { manifest, info, ...from, signal, onProgress, run, loadModel, openFolder, digest, nextMacrotask };
+    return answer(request, host);
   }
 
   /** Idempotent. A run that has begun ends first. */
@@ -141,13 +175,13 @@ export class Session {
     const outputs = await this.infer(batch);
     const inferenceMs = (performance.now() - start) / batch.length;
     this.noteReplacement();
-    for (const [i, { job, pickClasses, preprocessMs }] of batch.entries()) {
+    for (const [i, { job, pick, preprocessMs }] of batch.entries()) {
       try {
         throwIfAborted(job.signal);
         const { features, blockMs, attention, groups } = this.readable(outputs[i]);
-        const classes = pickClasses(outputs[i]);
+        const picked = pick(outputs[i]);
         const insight = { ...(blockMs && { blockMs }), ...(attention && { attention }), ...(groups && { groups }) };
-        job.resolve({ classes, features, preprocessMs, inferenceMs, ...insight, ...this.newInfo() });
+        job.resolve({ ...picked, features, preprocessMs, inferenceMs, ...insight, ...this.newInfo() });
       } catch (error) {
         job.reject(error);
       }
@@ -159,18 +193,19 @@ export class Session {
     throwIfAborted(signal);
     if (this.isDisposed) throw new SlimViTError("disposed", "The model was disposed of.");
     const { preprocess, name } = this.manifest;
-    const pickClasses =
+    const pick =
       request.want === "classes"
-        ? classPicker(this.manifest, request)
+        ? classPicker(this.manifest, request, this.rule)
         : ({ features }: RunOutput) => {
             checkFinite(features, name);
-            return [];
+            return { classes: [] };
           };
+    if ("pixels" in transferred) return { job, pixels: transferred.pixels, pick, preprocessMs: 0 };
     const start = performance.now();
     const { image, region } = await readImage(transferred, request.region, preprocess, signal);
     const pixels = preprocessWith(this.resample, image, preprocess, region);
     throwIfAborted(signal);
-    return { job, pixels, pickClasses, preprocessMs: performance.now() - start };
+    return { job, pixels, pick, preprocessMs: performance.now() - start };
   }
 
   private async infer(batch: Prepared[]): Promise<RunOutput[]> {

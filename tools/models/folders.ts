@@ -5,15 +5,16 @@ import { join } from "node:path";
 import { constants, deflateSync, inflateSync } from "node:zlib";
 import { openWithoutDevice } from "../../src/engines/opening.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
-import type {
-  ActivationRanges,
-  Architecture,
-  Manifest,
-  Model,
-  SelfTest,
-  Tensors,
-  WeightsDtype,
-  WeightsFile,
+import {
+  type ActivationRanges,
+  type Architecture,
+  type Manifest,
+  MEANS,
+  type Model,
+  type SelfTest,
+  type Tensors,
+  type WeightsDtype,
+  type WeightsFile,
 } from "../../src/format/model.ts";
 import { readManifest, readModel } from "../../src/format/read.ts";
 import { type SingleManifest, singleVariant } from "../../src/format/variants.ts";
@@ -30,7 +31,11 @@ const SELF_TEST_SEED = 1;
 /** Of the recorded numbers: engines are compared by the numbers' own size, which a head that is hardly trained makes small. */
 const SELF_TEST_DIGITS = 6;
 
-/** @throws SlimViTError `bad-model` for a folder without slimvit.json, a missing weights file or a wrong hash */
+/**
+ * @returns the model without its rule for unknown pictures: that holds for the very features that it was measured on, and what
+ * commands make of a model has others
+ * @throws SlimViTError `bad-model` for a folder without slimvit.json, a missing weights file or a wrong hash
+ */
 export function readModelFolder(dir: string, dtype?: WeightsDtype): Model {
   const manifest = readManifestFile(dir);
   const order: WeightsDtype[] = dtype ? [dtype] : ["f32", "f16", "int8"];
@@ -39,7 +44,18 @@ export function readModelFolder(dir: string, dtype?: WeightsDtype): Model {
     const has = manifest.weights.map((file) => file.dtype).join(", ") || "none";
     throw new SlimViTError("bad-model", `${join(dir, MANIFEST)}: has no ${dtype ?? ""} weights (it has ${has}).`);
   }
-  return readModel(manifest, entry.dtype, readWeightsFile(dir, entry).bytes, join(dir, entry.file));
+  return withoutRule(readModel(manifest, entry.dtype, readWeightsFile(dir, entry).bytes, join(dir, entry.file)));
+}
+
+function withoutRule({ manifest, dtype, tensors }: Model): Model {
+  if (!manifest.head?.unknown) return { manifest, dtype, tensors };
+  const { unknown: _, ...head } = manifest.head;
+  const { taught: __, ...provenance } = manifest.provenance;
+  return {
+    manifest: { ...manifest, head, provenance },
+    dtype,
+    tensors: new Map([...tensors].filter(([key]) => key !== MEANS)),
+  };
 }
 
 /**
@@ -101,6 +117,8 @@ interface FolderContent {
   /** in any dtype, of which each of `dtypes` is made */
   tensors: Tensors | ((dtype: WeightsDtype) => Tensors);
   dtypes: WeightsDtype[];
+  /** tensors that are written as they are, whatever the dtype */
+  asTheyAre?: Tensors;
   /** further files, or what gives them for the manifest as written */
   extra?: Files | ((manifest: Manifest) => Files);
   /** of the int8 weights: what enters their linears */
@@ -161,13 +179,14 @@ export function writeModelFolder(
   return manifest;
 }
 
-function encodeFolder({ draft, tensors, dtypes, extra = {}, activations }: FolderContent) {
+function encodeFolder({ draft, tensors, dtypes, asTheyAre = new Map(), extra = {}, activations }: FolderContent) {
   const files: Files = {};
   const safetensors: Partial<Record<WeightsDtype, Uint8Array>> = {};
   const manifest = singleVariant({ ...draft, weights: [] });
   const selfTests: Partial<Record<WeightsDtype, SelfTest>> = {};
   for (const dtype of dtypes) {
     const encoded = encodeTensors(typeof tensors === "function" ? tensors(dtype) : tensors, dtype);
+    for (const [key, tensor] of asTheyAre) encoded.set(key, tensor);
     const bytes = writeWeights(encoded);
     const packed = dtype === "int8" ? pack(bytes) : undefined; // f16 hardly shrinks, and other tools read it as it is
     const file = `model.${dtype}.safetensors${packed ? ".zz" : ""}`;

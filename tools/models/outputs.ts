@@ -23,7 +23,7 @@ const OWN_FILES = [
   /^(slimvit|set|search)\.json$/,
   /^model\.(f32|f16|int8)\.safetensors(\.zz)?$/,
   /^model\.onnx$/,
-  /^(zetas|importance)\.safetensors$/,
+  /^(zetas|importance|taught)\.safetensors$/,
   /^(card\.md|report\.html|history\.json|scalars\.csv|recipe\.ya?ml)$/,
   /^events\.out\.tfevents\./,
   /^(LICENSE|NOTICE|README)(\.\w+)*$/,

@@ -84,7 +84,7 @@ async function backendFor(): Promise<Backend | undefined> {
 
 /** @throws SlimViTError where a time to train was given, and there is no training */
 function untrainableBy({ train }: SlimOptions, data: SlimData, backend: Backend | undefined): string | undefined {
-  if (train === "no") return "--train no keeps the model's classes";
+  if (train === "no") return "--train no was given";
   const why = backend
     ? data.isHeldOut && "the data has no train and val pictures of its own, such as train/CLASS and val/CLASS"
     : 'TensorFlow\'s native library is not there (run "npm run setup:tools")';

@@ -143,11 +143,19 @@ test.each<[string, string[], RegExp]>([
   expect(existsSync(at("never"))).toBe(false);
 });
 
-test("--train no with other classes says what to do", () => {
-  const args = ["--data", at("renamed"), "-o", at("never"), "--lose-at-most", "1", "--train", "no"];
-  const { status, stderr } = slimvit("slim", at("dense"), ...args);
+test("--train no with other classes fits a head first, and where val is missing says what to do", async () => {
+  const args = ["--lose-at-most", "20", "--train", "no"];
+  const outcome = slimvitJson<Outcome>("slim", at("dense"), "--data", at("renamed"), "-o", at("fitted"), ...args);
+  expect(outcome.notes[0]).toMatch(
+    /the dense model's head was fitted to its features, and nothing was trained: --train no/,
+  );
+  expect(readManifestFile(at("fitted")).labels.map(({ label }) => label)).toEqual(["apples", "figs", "limes"]);
+  expect(-100 * outcome.val.difference).toBeLessThanOrEqual(20);
+
+  await writePictures(at("other", "train"), 6, ["apples", "figs", "limes"]);
+  const { status, stderr } = slimvit("slim", at("dense"), "--data", at("other"), "-o", at("never"), ...args);
   expect(stderr).toMatch(
-    /slim: Class folder "apples" is none of .*--train no keeps .*"slimvit finetune .*--unlabelled/,
+    /slim: Class folder "apples" is none of .*, and --train no was given.* into val\/CLASS .*--unlabelled/,
   );
   expect(status).toBe(2);
 });
