@@ -1,4 +1,4 @@
-/** Makes a point's model: widths cut and compensated, then another picture size, then patches that merge or go, then the dtype. */
+/** Makes a point's model: widths cut and compensated, another picture size, patches that merge or go, a head for that, the dtype. */
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -19,7 +19,8 @@ import { compensate } from "../masks/compensate.ts";
 import { cutTensors, slimArchitecture } from "../masks/masks.ts";
 import { writeFileAtomic } from "../models/folders.ts";
 import { safetensorsMetadata } from "../models/metadata.ts";
-import { type Setting, withTokens } from "./space.ts";
+import { type Answer, canRefit, refitHead } from "./refit.ts";
+import { keyOf, type Setting, withTokens } from "./space.ts";
 
 /** Makes the models of one dense model. What took a calibration is kept in `folder`. */
 export class Builder {
@@ -40,14 +41,40 @@ export class Builder {
     private readonly tf?: TF,
   ) {}
 
-  /** @throws Error for a point whose share of the MACs cannot be reached; `shapeOf` is asked before */
+  /** Answers of a model and of the dense one on the same pictures, by which heads are solved again; without it they stay. */
+  answers?: (model: Model) => Promise<{ slim: Answer[]; wanted: Float32Array[] }>;
+
   async build(setting: Setting): Promise<Model> {
-    const { manifest, tensors } = await this.exact(setting);
-    return { manifest, dtype: setting.dtype, tensors: encodeTensors(tensors, setting.dtype) };
+    return encoded(await this.exact(setting), setting);
+  }
+
+  /** With the dense model's head. */
+  async buildRaw(setting: Setting): Promise<Model> {
+    return encoded(await this.raw(setting), setting);
   }
 
   /** In f32, of which each dtype is made. */
   async exact(setting: Setting): Promise<Model> {
+    const model = await this.raw(setting);
+    const isWhole = model.manifest === this.dense.manifest;
+    if (isWhole || !this.answers || !canRefit(model.manifest)) return model;
+    return { ...model, tensors: new Map([...model.tensors, ...(await this.headFor(setting, model))]) };
+  }
+
+  /** Kept in a file, whatever the dtype. */
+  private async headFor(setting: Setting, model: Model): Promise<Tensors> {
+    const key = `${keyOf({ ...setting, dtype: "f16" })} ${this.identity}`;
+    const path = join(this.folder, "heads", `${hashOf(key)}.safetensors`);
+    if (existsSync(path)) return readSafetensors(readFileSync(path), path) as Tensors;
+    const { slim, wanted } = await this.answers!(encoded(model, setting));
+    const tensors = refitHead(model.manifest, model.tensors, slim, wanted);
+    const head: Tensors = new Map([...tensors].filter(([name]) => name.startsWith("head.")));
+    writeFileAtomic(path, writeSafetensors(head));
+    return head;
+  }
+
+  /** @throws Error for a point whose share of the MACs cannot be reached; `shapeOf` is asked before */
+  private async raw(setting: Setting): Promise<Model> {
     const resized = resizeModel(await this.cut(setting), setting.size);
     const manifest = withTokens(resized.manifest, setting);
     if (!manifest) throw new Error(`No model has these settings: ${JSON.stringify(setting)}`);
@@ -84,7 +111,7 @@ export class Builder {
   }
 
   private async readOrCut(key: string, shares: { attn: number; mlp: number }): Promise<Model> {
-    const path = join(this.folder, `widths-${createHash("sha256").update(key).digest("hex").slice(0, 12)}.safetensors`);
+    const path = join(this.folder, `widths-${hashOf(key)}.safetensors`);
     const { manifest } = this.dense;
     if (existsSync(path)) {
       const bytes = readFileSync(path);
@@ -112,6 +139,13 @@ const CALIBRATION_PICTURES = 128;
 
 const firstOf = (count: number, share: number) =>
   Array.from({ length: count }, (_, k) => k < Math.max(1, Math.round(share * count)));
+
+const hashOf = (key: string) => createHash("sha256").update(key).digest("hex").slice(0, 12);
+
+const encoded = ({ manifest, tensors }: Model, { dtype }: Setting): Model => ({
+  ...{ manifest, dtype },
+  tensors: encodeTensors(tensors, dtype),
+});
 
 /** @returns the model with its tensors in f32 */
 export function widened(model: Model): Model {

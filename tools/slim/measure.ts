@@ -4,20 +4,21 @@
  */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
-import { availableParallelism, freemem, loadavg } from "node:os";
+import { availableParallelism, loadavg } from "node:os";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { openSimd } from "../../src/engines/simd/engine.ts";
-import { messageOf, SlimViTError } from "../../src/errors.ts";
+import { SlimViTError } from "../../src/errors.ts";
 import { countMacs, type Model } from "../../src/format/model.ts";
 import { selfTestPixels } from "../../src/format/write.ts";
 import { softmax } from "../../src/reference/scores.ts";
-import { evalPixels, type Picture } from "../data/data.ts";
+import type { Picture } from "../data/data.ts";
 import { bestClass, rankOf } from "../evaluation/ranks.ts";
 import { fileBytes, writeFileAtomic } from "../models/folders.ts";
 import { commandLine, type Interrupts, watchInterrupts } from "../shared/interrupt.ts";
-import { say } from "../shared/terminal.ts";
 import type { Builder } from "./build.ts";
+import { PixelCache } from "./pixelCache.ts";
+import type { Answer } from "./refit.ts";
 import type { Closeness, Measurer } from "./search.ts";
 import { DENSE, keyOf, type Point, type Setting, type Space, settingOf, shapeOf } from "./space.ts";
 
@@ -31,6 +32,8 @@ export interface Answers {
 
 /** The pictures of a measurement. */
 export interface Measuring {
+  /** by which heads are solved again */
+  calibration: Picture[];
   /** some of `held`, for the first look at a candidate */
   firstLook: Picture[];
   /** that no choice of cuts sees, to rank candidates */
@@ -52,9 +55,6 @@ interface Record {
 
 /** Held-back pictures of the first look at a candidate. */
 export const FIRST_LOOK = 40;
-/** Preprocessed pictures are kept while they take less memory than this, or a quarter of what is free. */
-const CACHE_BYTES = 1.2e9;
-const CACHE_SHARE = 0.25;
 const RUNS = 9;
 /** Pictures after which the event loop gets a turn. */
 const TURN = 8;
@@ -84,6 +84,10 @@ export class PointMeasurer implements Measurer {
     },
   ) {
     this.pixels = settings.against?.pixels ?? new PixelCache();
+    builder.answers ??= async (model) => ({
+      slim: await this.run(model, pictures.calibration),
+      wanted: await this.dense.ownLogits(pictures.calibration),
+    });
   }
 
   private get dense(): PointMeasurer {
@@ -141,7 +145,7 @@ export class PointMeasurer implements Measurer {
     return (await this.known(
       setting,
       "ms",
-      async () => (await timeInTurn([await this.builder.build(setting)], RUNS))[0],
+      async () => (await timeInTurn([await this.builder.buildRaw(setting)], RUNS))[0],
     ))!;
   }
 
@@ -152,7 +156,8 @@ export class PointMeasurer implements Measurer {
     if (known) return known;
     const pictures = stage === 0 ? this.pictures.firstLook : this.pictures.held;
     const wanted = await this.dense.ownLogits(pictures);
-    const logits = await this.answer(await this.builder.build(setting), pictures);
+    const model = stage === 0 ? await this.builder.buildRaw(setting) : await this.builder.build(setting);
+    const logits = await this.answer(model, pictures);
     const close = closenessOf(logits, wanted);
     const closeness = record.closeness ?? [];
     closeness[stage] = close;
@@ -190,20 +195,25 @@ export class PointMeasurer implements Measurer {
     return known;
   }
 
-  /** Logits of the pictures that can be read. */
   private async answer(model: Model, pictures: Picture[]): Promise<Float32Array[]> {
+    return (await this.run(model, pictures)).map(({ logits }) => logits);
+  }
+
+  /** Of the pictures that can be read. */
+  private async run(model: Model, pictures: Picture[]): Promise<Answer[]> {
     this.stopIfAsked();
     const pixels = await this.pixels.of(pictures, model.manifest);
     const engine = await openSimd(model, { threads: freeThreads() });
     try {
-      const logits: Float32Array[] = [];
+      const answers: Answer[] = [];
       for (const [k, input] of pixels.entries()) {
-        logits.push((await engine.run(input)).logits.slice());
+        const { logits, features } = await engine.run(input);
+        answers.push({ logits: logits.slice(), features: features.slice() });
         if (k % TURN === 0) await setImmediate(); // or Ctrl-C would not be seen
         this.stopIfAsked();
       }
       this.runs++;
-      return logits;
+      return answers;
     } finally {
       engine.dispose();
     }
@@ -298,56 +308,3 @@ export async function timeInTurn(models: Model[], rounds: number): Promise<numbe
     for (const engine of engines) engine.dispose();
   }
 }
-
-/** Pictures as the network takes them, by picture size; the sizes that were not asked for lately go first. */
-class PixelCache {
-  private readonly kept = new Map<string, Float32Array[]>();
-  private readonly sets = new Map<Picture[], number>();
-  private readonly broken = new Set<Picture>();
-  private bytes = 0;
-  private readonly most = Math.min(CACHE_BYTES, CACHE_SHARE * freemem());
-
-  async of(pictures: Picture[], manifest: Model["manifest"]): Promise<Float32Array[]> {
-    if (!this.sets.has(pictures)) this.sets.set(pictures, this.sets.size);
-    const key = `${this.sets.get(pictures)} ${manifest.imageSize}`;
-    const known = this.kept.get(key);
-    this.kept.delete(key);
-    const pixels = known ?? (await this.decode(pictures, manifest));
-    if (!known) this.bytes += sizeOf(pixels);
-    this.kept.set(key, pixels);
-    for (const [old, some] of this.kept) {
-      if (this.bytes <= this.most || old === key) break;
-      this.kept.delete(old);
-      this.bytes -= sizeOf(some);
-    }
-    return pixels;
-  }
-
-  /** In the order of what `of` gives. */
-  async readable(pictures: Picture[], manifest: Model["manifest"]): Promise<Picture[]> {
-    await this.of(pictures, manifest);
-    return pictures.filter((picture) => !this.broken.has(picture));
-  }
-
-  private async decode(pictures: Picture[], { preprocess }: Model["manifest"]): Promise<Float32Array[]> {
-    const out: Float32Array[] = [];
-    for (let first = 0; first < pictures.length; first += AT_ONCE) {
-      const some = pictures.slice(first, first + AT_ONCE).filter((picture) => !this.broken.has(picture));
-      const decoded = await Promise.all(
-        some.map((picture) =>
-          evalPixels(picture, preprocess).catch((error) => {
-            this.broken.add(picture);
-            say(`skipped: ${messageOf(error)}`);
-          }),
-        ),
-      );
-      out.push(...decoded.filter((pixels) => pixels !== undefined));
-    }
-    return out;
-  }
-}
-
-/** Pictures decoded side by side. */
-const AT_ONCE = 8;
-
-const sizeOf = (pixels: Float32Array[]) => pixels.reduce((sum, { byteLength }) => sum + byteLength, 0);

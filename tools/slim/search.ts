@@ -1,7 +1,8 @@
 /**
- * The guided search for small models. It goes from the dense model one step at a time: of every model that no other one
- * beats in both cost and divergence, each neighbour is looked at. A look is cheap, on few pictures first, and most candidates
- * end there. Accuracy on the val pictures is measured of few points, and chooses among them.
+ * The guided search for small models. It goes from the dense model one step at a time: of every model that no other one of its
+ * picture size beats in both cost and divergence, each neighbour is looked at. A look is cheap, on few pictures first, and most
+ * candidates end there. Accuracy on the val pictures is measured of few points, and chooses among them, also among picture sizes:
+ * at another size a network is less sure of the same classes, which divergence counts and accuracy does not.
  */
 import { type Axis, DENSE, neighbours, type Point, type Space, smallestFirst } from "./space.ts";
 
@@ -36,7 +37,7 @@ export interface Measured extends Candidate {
 }
 
 /** After the look at few pictures, a candidate goes on when it diverges at most so many times as much as the best one of its cost. */
-const PROMISING = 1.5;
+const PROMISING = 2.2;
 /** Two points that are both looked around from differ in cost by this factor at least. */
 const STRIDE = 0.93;
 /** A step that saves less than this share is not worth a look. */
@@ -55,7 +56,7 @@ export interface Limits {
 
 /**
  * @param onLook called after each look at a candidate
- * @returns the frontier: the dense model, then every point that is beaten by no other in both cost and divergence
+ * @returns the frontier: the dense model, then every point that no other of its picture size beats in both cost and divergence
  */
 export async function exploreFrontier(
   space: Space,
@@ -78,7 +79,7 @@ export async function exploreFrontier(
       if (cost === undefined || cost > from.cost * (1 - LEAST_SAVING) || cost < limits.leastCost) continue;
       const look = await measurer.closeness(point, 0);
       onLook(++looked, frontier);
-      if (look.divergence > PROMISING * divergenceAt(frontier, cost)) continue;
+      if (look.divergence > PROMISING * divergenceAt(frontier, point, cost)) continue;
       frontier = withCandidate(frontier, { point, cost, ...(await measurer.closeness(point, 1)) });
     }
     from = nextFrom(frontier, expanded, limits);
@@ -99,33 +100,39 @@ const nameOf = (point: Point) => JSON.stringify(point);
 
 /** The dearest point of the frontier that is not close to one already looked around from; at last the cheapest one. */
 function nextFrom(frontier: Candidate[], expanded: Set<string>, limits: Limits): Candidate | undefined {
-  const costs = frontier.filter(({ point }) => expanded.has(nameOf(point))).map(({ cost }) => cost);
+  const before = frontier.filter(({ point }) => expanded.has(nameOf(point)));
+  const isClose = (a: Candidate, b: Candidate) =>
+    isSameSize(a.point, b.point) && Math.min(a.cost, b.cost) > STRIDE * Math.max(a.cost, b.cost);
   const next = frontier.find(
-    ({ point, cost, disagreement }) =>
-      !expanded.has(nameOf(point)) &&
-      disagreement <= limits.mostDisagreement &&
-      costs.every((other) => Math.min(cost, other) <= STRIDE * Math.max(cost, other)),
+    (one) =>
+      !expanded.has(nameOf(one.point)) &&
+      one.disagreement <= limits.mostDisagreement &&
+      !before.some((other) => isClose(one, other)),
   );
   const last = frontier.at(-1)!;
   const isShort = limits.reach !== undefined && last.cost > limits.reach && !expanded.has(nameOf(last.point));
   return next ?? (isShort ? last : undefined);
 }
 
-/** The least divergence that is known at this cost or below it; infinite where nothing so cheap is known. */
-function divergenceAt(frontier: Candidate[], cost: number): number {
-  return frontier.reduce((least, one) => (one.cost <= cost ? Math.min(least, one.divergence) : least), Infinity);
+const isSameSize = (a: Point, b: Point): boolean => a.size === b.size;
+
+/** The least divergence that is known at this picture size and at this cost or below; infinite where nothing so cheap is known. */
+function divergenceAt(frontier: Candidate[], point: Point, cost: number): number {
+  const others = frontier.filter((one) => isSameSize(one.point, point) && one.cost <= cost);
+  return others.reduce((least, one) => Math.min(least, one.divergence), Infinity);
 }
 
-/** Sorted from the dearest to the cheapest; divergence then rises. The dense model stays: it is what holds every target. */
+/** Sorted from the dearest to the cheapest. The dense model stays: it is what holds every target. */
 function withCandidate(frontier: Candidate[], one: Candidate): Candidate[] {
-  const beats = (a: Candidate, b: Candidate) => a.cost <= b.cost && a.divergence <= b.divergence;
+  const beats = (a: Candidate, b: Candidate) =>
+    isSameSize(a.point, b.point) && a.cost <= b.cost && a.divergence <= b.divergence;
   if (frontier.some((other) => beats(other, one))) return frontier;
   const stays = (other: Candidate) => other.point === DENSE || !beats(one, other);
   return [...frontier.filter(stays), one].sort((a, b) => b.cost - a.cost);
 }
 
-/** How many points of the frontier are measured on either side of the one that is taken. */
-const BESIDE = 3;
+/** Of each picture size, how many points are measured on either side of the border between enough and too little. */
+const BESIDE = 2;
 
 export interface Choice {
   chosen: Measured;
@@ -135,7 +142,8 @@ export interface Choice {
 
 /**
  * The cheapest point of the frontier that loses at most `most` points on val. One lucky result is not believed: a point
- * must also hold the target when losses are smoothed, so that a cheaper model never looks better than a dearer one.
+ * must also hold the target when losses are smoothed, so that a cheaper model of the same picture size never looks better than
+ * a dearer one.
  *
  * @returns nothing where the first point, which the others were made of, does not keep the target itself
  */
@@ -144,37 +152,62 @@ export async function cheapestWithin(
   measurer: Measurer,
   most: number,
 ): Promise<Choice | undefined> {
+  const [all, held]: [Measured[], Measured[]] = [[], []];
+  for (const group of bySize(frontier)) {
+    const { chosen, measured } = await cheapestOfSize(group, measurer, most);
+    if (!all.length && measured[0].loss > most) return undefined;
+    all.push(...measured);
+    if (chosen) held.push(chosen);
+  }
+  return { chosen: held.reduce((a, b) => (b.cost < a.cost ? b : a)), measured: all.sort((a, b) => b.cost - a.cost) };
+}
+
+/** The parts of the frontier with one picture size each, the largest first. */
+function bySize(frontier: Candidate[]): Candidate[][] {
+  const sizes = [...new Set(frontier.map(({ point }) => point.size))].sort((a, b) => a - b);
+  return sizes.map((size) => frontier.filter(({ point }) => point.size === size));
+}
+
+/** @param frontier of one picture size, the dearest first */
+async function cheapestOfSize(
+  frontier: Candidate[],
+  measurer: Measurer,
+  most: number,
+): Promise<{ chosen: Measured | undefined; measured: Measured[] }> {
   const losses = new Map<number, number>();
   const lossAt = async (k: number) => {
     if (!losses.has(k)) losses.set(k, await measurer.loss(frontier[k].point));
     return losses.get(k)!;
   };
-  if ((await lossAt(0)) > most) return undefined;
-  let [low, high] = [0, frontier.length]; // low holds the target
-  while (high - low > 1) {
-    const middle = (low + high) >> 1;
-    if ((await lossAt(middle)) <= most) low = middle;
-    else high = middle;
+  if ((await lossAt(0)) <= most) {
+    let [low, high] = [0, frontier.length]; // low holds the target
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if ((await lossAt(middle)) <= most) low = middle;
+      else high = middle;
+    }
+    for (let k = Math.max(0, low - BESIDE); k <= Math.min(frontier.length - 1, low + BESIDE); k++) await lossAt(k);
   }
-  for (let k = Math.max(0, low - BESIDE); k <= Math.min(frontier.length - 1, low + BESIDE); k++) await lossAt(k);
   const known = [...losses.keys()].sort((a, b) => a - b);
   const measured = known.map((k): Measured => ({ ...frontier[k], loss: losses.get(k)! }));
   const smooth = nonDecreasing(measured.map(({ loss }) => loss));
-  // The first one's smoothed loss is not above its own.
-  const chosen = measured.filter(({ loss }, k) => loss <= most && smooth[k] <= most).at(-1)!;
-  return { chosen, measured };
+  return { chosen: measured.filter(({ loss }, k) => loss <= most && smooth[k] <= most).at(-1), measured };
 }
 
-/** The most accurate on val of the points that cost at most `most`, among those of the frontier next to it. */
+/** The most accurate on val of the points that cost at most `most`: of each picture size, the dearest ones are measured. */
 export async function mostAccurateUnder(frontier: Candidate[], measurer: Measurer, most: number): Promise<Choice> {
-  const first = frontier.findIndex(({ cost }) => cost <= most);
   const measured: Measured[] = [];
-  for (let k = Math.max(0, first - BESIDE); k < Math.min(frontier.length, first + BESIDE + 1); k++) {
-    measured.push({ ...frontier[k], loss: await measurer.loss(frontier[k].point) });
+  for (const group of bySize(frontier)) {
+    const first = group.findIndex(({ cost }) => cost <= most);
+    if (first < 0) continue;
+    for (const one of group.slice(Math.max(0, first - 1), first + BESIDE))
+      measured.push({ ...one, loss: await measurer.loss(one.point) });
   }
+  measured.sort((a, b) => b.cost - a.cost);
   const under = measured.filter(({ cost }) => cost <= most);
-  // Of equal losses the first, which diverges least.
-  return { chosen: under.reduce((best, one) => (one.loss < best.loss ? one : best)), measured };
+  // Of equal losses the one that diverges least.
+  const isBetter = (a: Measured, b: Measured) => a.loss < b.loss || (a.loss === b.loss && a.divergence < b.divergence);
+  return { chosen: under.reduce((best, one) => (isBetter(one, best) ? one : best)), measured };
 }
 
 /** The closest non-decreasing values by least squares: neighbours that fall are averaged (pool adjacent violators). */

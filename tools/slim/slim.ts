@@ -7,7 +7,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 import type { Model } from "../../src/format/model.ts";
-import { type Picture, spread } from "../data/data.ts";
+import { spread } from "../data/data.ts";
 import { claimOutput, readManifestFile, readModelFolder, sha256, writeFileAtomic } from "../models/folders.ts";
 import { digestData } from "../models/provenance.ts";
 import { withLock } from "../shared/lock.ts";
@@ -95,13 +95,20 @@ function untrainableBy({ train }: SlimOptions, data: SlimData, backend: Backend 
   return why;
 }
 
-/** Held-back train pictures by which candidates are ranked, and at least as many to calibrate by. */
+/** Held-back train pictures by which candidates are ranked. */
 const HELD = 160;
+/** Other train pictures, by which widths are compensated and heads solved again. */
+const CALIBRATION = 320;
 
 async function searchAndWrite(run: SlimRun, identity: string, started: number): Promise<Outcome> {
   const { source, folder } = run;
   const dense = widened(readModelFolder(source));
-  const denseKey = JSON.stringify([identity, HELD, readManifestFile(source).weights.map((file) => file.sha256)]);
+  const denseKey = JSON.stringify([
+    identity,
+    HELD,
+    CALIBRATION,
+    readManifestFile(source).weights.map((file) => file.sha256),
+  ]);
   const pictures = picturesOf(run, dense);
   const lab = await openLab(run, dense, denseKey, pictures);
   const choice = await searchIn(run, lab);
@@ -133,7 +140,7 @@ async function openLab(
   { backend, folder, target }: SlimRun,
   model: Model,
   identity: string,
-  pictures: SlimPictures,
+  pictures: Measuring,
   dense?: Lab,
 ): Promise<Lab> {
   const whole = spaceOf(model.manifest, backend !== undefined);
@@ -153,11 +160,7 @@ async function openLab(
   return { space, builder, measurer, most: dense?.most ?? (await requireReachable(target, space, builder, measurer)) };
 }
 
-interface SlimPictures extends Measuring {
-  calibration: Picture[];
-}
-
-function picturesOf({ data, options }: SlimRun, { manifest }: Model): SlimPictures {
+function picturesOf({ data, options }: SlimRun, { manifest }: Model): Measuring {
   const { held, calibration } = heldBack(data);
   const indices = options.unlabelled ? {} : { indices: indicesOf(data, manifest.labels) };
   return { held, calibration, firstLook: spread(held, FIRST_LOOK), val: data.val, ...indices };
@@ -168,7 +171,10 @@ function heldBack({ train }: SlimData) {
   const even = train.filter((_, k) => k % 2 === 0);
   const odd = train.filter((_, k) => k % 2 === 1);
   const step = Math.max(1, Math.floor(even.length / HELD));
-  return { held: even.filter((_, k) => k % step === 0).slice(0, HELD), calibration: odd.length ? odd : train };
+  return {
+    held: even.filter((_, k) => k % step === 0).slice(0, HELD),
+    calibration: spread(odd.length ? odd : train, CALIBRATION),
+  };
 }
 
 async function searchIn({ target }: SlimRun, { space, measurer, most }: Lab): Promise<Choice | undefined> {

@@ -41,7 +41,7 @@ export type Setting = { [A in Axis]: Space[A][number] };
 /** The smallest pictures, as a share of the dense model's side: below, too few patches are left to tell classes apart. */
 const LEAST_SIDE = 0.42;
 /** Two picture sizes differ by this factor at least. */
-const SIDE_STEP = 0.96;
+const SIDE_STEP = 0.88;
 const TOKEN_SHARES = [1, 0.9, 0.8, 0.7, 0.62, 0.54, 0.47, 0.4];
 const WIDTH_SHARES = [1, 0.9, 0.8, 0.7, 0.6, 0.5];
 
@@ -85,9 +85,13 @@ export function keyOf({ size, merges, lists, attn, mlp, dtype }: Setting): strin
   return `${size[1]}x${size[0]} merges ${merges} lists ${lists} attn ${attn} mlp ${mlp} ${dtype}`;
 }
 
-/** Every point that is one step smaller. Patches are merged or dropped, not both. */
+/**
+ * Every point that is one step smaller. Patches are merged or dropped, not both. The picture size changes first: only from points
+ * with nothing else taken away.
+ */
 export function neighbours(space: Space, point: Point): Point[] {
-  return AXES.filter((axis) => point[axis] + 1 < space[axis].length)
+  const isWhole = AXES.every((axis) => point[axis] === 0 || axis === "size");
+  return AXES.filter((axis) => point[axis] + 1 < space[axis].length && (axis !== "size" || isWhole))
     .map((axis) => ({ ...point, [axis]: point[axis] + 1 }))
     .filter(({ merges, lists }) => merges === 0 || lists === 0);
 }

@@ -14,7 +14,7 @@ import { type Answers, type PointMeasurer, timeInTurn } from "./measure.ts";
 import type { Outcome, PairedTop1, Row } from "./outcome.ts";
 import { slimPage } from "./page.ts";
 import type { SlimRun } from "./run.ts";
-import type { Choice } from "./search.ts";
+import type { Choice, Measured } from "./search.ts";
 import { type Setting, type Space, settingOf } from "./space.ts";
 import { targetText } from "./target.ts";
 import type { Trained } from "./trained.ts";
@@ -105,9 +105,11 @@ async function shownAt({ builder, measurer }: Found, setting: Setting, isTaken: 
 /** What a search found, and the next two on either side. */
 async function shownFrontier(found: Found, isTaken: boolean, how?: string): Promise<Shown[]> {
   const { chosen, measured } = found.untrained;
-  const at = measured.indexOf(chosen);
+  const isBeaten = (one: Measured) => measured.some((other) => other.cost < one.cost && other.loss <= one.loss);
+  const frontier = measured.filter((one) => one === chosen || !isBeaten(one));
+  const at = frontier.indexOf(chosen);
   const shown: Shown[] = [];
-  for (const one of measured.slice(Math.max(0, at - BESIDE), at + BESIDE + 1))
+  for (const one of frontier.slice(Math.max(0, at - BESIDE), at + BESIDE + 1))
     shown.push(await shownAt(found, settingOf(found.space, one.point), isTaken && one === chosen, how));
   return shown;
 }
