@@ -26,9 +26,9 @@ import type {
   TransferredImage,
 } from "../protocol.ts";
 import type { RunOutput } from "../reference/forward.ts";
+import { attentionOverPatches } from "../reference/insight.ts";
 import { checkFinite, classPicker, type Picked, type Rule } from "./classes.ts";
 import { describeEngine, describeModel } from "./info.ts";
-import { attentionOverPatches } from "./insight.ts";
 import { chooseThreads } from "./threads.ts";
 
 /** The resampler's kernels are a part of their own, like an engine. */

@@ -123,6 +123,8 @@ interface FolderContent {
   extra?: Files | ((manifest: Manifest) => Files);
   /** of the int8 weights: what enters their linears */
   activations?: ActivationRanges;
+  /** further checks of what would be written; throws where it must not be */
+  check?: (manifest: Manifest) => Promise<void>;
 }
 
 /**
@@ -147,6 +149,7 @@ export async function writeModel(out: string, content: FolderContent, replace = 
       );
     }
   }
+  await content.check?.(written);
   writeFolder(out, files, replace);
   return manifest;
 }
