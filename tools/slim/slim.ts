@@ -32,6 +32,11 @@ import { writeOutcome } from "./write.ts";
 export async function slimModel(source: string, options: SlimOptions): Promise<Outcome> {
   const target = targetOf(options);
   const manifest = readManifestFile(source);
+  if (options.unlabelled && !manifest.head)
+    throw new SlimViTError(
+      "bad-option",
+      `slim: ${source} is an embedding model, which has no best class to agree on. Give labelled pictures, for which slim makes a head.`,
+    );
   const folder = options.stages ?? `${resolve(options.out)}.stages`;
   const digests = await Promise.all(options.data.map(digestData));
   const identity = [

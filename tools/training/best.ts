@@ -42,4 +42,5 @@ export class BestWeights {
   }
 }
 
-const scoreOf = (accuracy: Accuracy): number | undefined => accuracy["val.top1"] ?? accuracy["val.agreement"];
+const scoreOf = (accuracy: Accuracy): number | undefined =>
+  accuracy["val.top1"] ?? accuracy["val.agreement"] ?? accuracy["val.cosine"];
