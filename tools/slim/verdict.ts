@@ -16,6 +16,7 @@ export function settingText({ size, merges, lists, attn, mlp }: Setting): string
 
 /** Small models take microseconds. */
 export const milliseconds = (ms: number) => ms.toFixed(ms < 1 ? 3 : 1);
+const timeText = ({ ms, dtype }: Row) => `${milliseconds(ms)} ms (${dtype})`;
 const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(2)} MB`;
 const signed = (share: number) => `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(2)}`;
 
@@ -36,7 +37,7 @@ export function verdictLines(outcome: Outcome): string[] {
       : "  the data has no test pictures; val chose the model, so new pictures may do a little worse",
     `  MACs: ${si(dense.macs)} → ${si(slim.macs)} (${percent(slim.macsShare)})`,
     `  file: ${megabytes(dense.bytes)} (${dense.dtype}) → ${megabytes(slim.bytes)} (${slim.dtype})`,
-    `  time: ${milliseconds(dense.ms)} ms (${dense.dtype}) → ${milliseconds(slim.ms)} ms (${slim.dtype}) an image here, one thread of engine simd`,
+    `  time an image here, one thread of engine simd: ${timeText(dense)} → ${timeText(slim)}`,
     `  made of: ${slim.what}`,
     `  target: ${target}`,
     ...notes.map((note) => `  ${note}`),
