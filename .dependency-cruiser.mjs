@@ -43,6 +43,7 @@ const TOOLS = [
   "report",
   "options",
   "recipes",
+  "slim",
   "commands",
   "research",
 ];

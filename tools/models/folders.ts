@@ -93,6 +93,12 @@ function unpack(file: Uint8Array, most: number | undefined, path: string): Uint8
 const pack = (bytes: Uint8Array): Uint8Array =>
   deflateSync(bytes, { level: 9, memLevel: 9, strategy: constants.Z_HUFFMAN_ONLY });
 
+/** What the weights take on disk, and to download. */
+export function fileBytes(tensors: Tensors, dtype: WeightsDtype): number {
+  const bytes = writeWeights(encodeTensors(tensors, dtype));
+  return (dtype === "int8" ? pack(bytes) : bytes).length;
+}
+
 export function readManifestFile(dir: string): Manifest {
   const path = join(dir, MANIFEST);
   if (!statSync(dir, { throwIfNoEntry: false })?.isDirectory())
