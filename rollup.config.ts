@@ -6,8 +6,7 @@ import dts from "rollup-plugin-dts";
 import esbuild from "rollup-plugin-esbuild";
 
 // All into one folder, so that new URL("./worker.js", import.meta.url) holds. The worker is one file without a relative
-// import: it must also work from a blob and from a CDN. The optional engines are files of their own, and so is
-// what a set of models needs: few pages choose them.
+// import: it must also work from a blob and from a CDN. The optional engines are files of their own: few pages choose them.
 export const OPTIONAL = [/^onnxruntime-web/, /^@tensorflow\//];
 export const plugins = [
   resolve({ browser: true }),
@@ -47,7 +46,6 @@ export const ENGINE_CHUNKS: Record<string, string> = {
 /** What index.ts imports dynamically are files of their own, beside index.js: few pages need them. */
 const BESIDE: Record<string, string> = {
   "../worker/worker.ts": "./worker.js",
-  "./set.ts": "./set.js",
   "./drawSvg.ts": "./draw-svg.js",
   "./videoFrames.ts": "./video-frames.js",
   "./batchOf.ts": "./batch-of.js",
@@ -95,7 +93,7 @@ const configs: RollupOptions[] = [
       plugins: [dts()],
     },
   ]),
-  ...["set", "drawSvg", "videoFrames", "batchOf", "optionAdvice"].map(
+  ...["drawSvg", "videoFrames", "batchOf", "optionAdvice"].map(
     (name): RollupOptions => ({
       input: `src/page/${name}.ts`,
       output: { file: `dist/${BESIDE[`./${name}.ts`].slice(2)}`, format: "es", sourcemap: true },

@@ -5,7 +5,6 @@
 
 import type { SlimViTError } from "./errors.ts";
 import type { BlockShape, Label, Pooling, WeightsDtype } from "./format/model.ts";
-import type { SetChoice } from "./format/setChoice.ts";
 import type { Drawable, Instance } from "./platform.ts";
 
 // ---- Loading a model ----
@@ -160,8 +159,6 @@ export interface ModelInfo {
   tried: TriedEngine[];
   /** what could not be done here, for people */
   notes: string[];
-  /** Of a model out of a set: which member, and why. */
-  set?: SetChoice;
 }
 
 export interface VariantInfo {
@@ -183,8 +180,6 @@ export interface TriedEngine {
   /** Median milliseconds of a few runs, if it was measured. */
   ms?: number;
 }
-
-export type { MeasuredMember, SetChoice } from "./format/setChoice.ts";
 
 // ---- Classifying pictures ----
 

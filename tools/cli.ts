@@ -14,7 +14,6 @@ import { profileCommand } from "./commands/profile.ts";
 import { retrainCommand } from "./commands/retrain.ts";
 import { runCommand } from "./commands/run.ts";
 import { searchCommand } from "./commands/search.ts";
-import { setCommand } from "./commands/set.ts";
 import { slimCommand } from "./commands/slim.ts";
 import { sweepCommand } from "./commands/sweep.ts";
 import { thinCommand } from "./commands/thin.ts";
@@ -34,7 +33,6 @@ const COMMANDS = [
   mergeCommand,
   retrainCommand,
   exportCommand,
-  setCommand,
   sweepCommand,
   inspectCommand,
   evalCommand,

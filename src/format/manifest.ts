@@ -19,6 +19,7 @@ import {
   type Preprocess,
   type RopeGrid,
   type SelfTest,
+  type Slab,
   type Variant,
   type WeightsDtype,
   type WeightsFile,
@@ -76,6 +77,8 @@ export function readManifest(text: string, name: string): Manifest {
   );
   const { imageSize, blocks, metrics, preprocess, rope, name: variant } = variants[0];
   const architecture: Architecture = { ...shared, imageSize, blocks, ...(rope && { rope }) };
+  const weights = readWeightsFiles(check, m.weights, unpackedLimit(shared, variants, labels.length));
+  checkSlabs(check, variants, weights);
   return {
     ...withoutArchitecture(m),
     ...architecture,
@@ -84,7 +87,7 @@ export function readManifest(text: string, name: string): Manifest {
     license: m.license as string,
     preprocess,
     labels,
-    weights: readWeightsFiles(check, m.weights, unpackedLimit(shared, variants, labels.length)),
+    weights,
     provenance: check.object(m.provenance ?? {}, "provenance"),
     metrics,
     variants,
@@ -133,6 +136,7 @@ function readVariants(check: Check, value: unknown, m: Json, shared: SharedArchi
     arch.blocks = checkBlocks(check, v.blocks, at, arch, isVersion1);
     const own = v.preprocess !== undefined;
     const preprocess = own ? v.preprocess : m.preprocess;
+    const slabs = v.slabs === undefined ? undefined : check.integer(v.slabs, `${at}slabs`, 1, LIMITS.variants);
     const selfTest = v.selfTest === undefined ? undefined : readSelfTests(check, v.selfTest, at, arch, classes);
     return {
       name,
@@ -142,6 +146,7 @@ function readVariants(check: Check, value: unknown, m: Json, shared: SharedArchi
       metrics: check.object(v.metrics ?? {}, `${at}metrics`),
       preprocess: checkPreprocess(check, preprocess, own ? `${at}preprocess` : "preprocess", imageSize),
       ...(rope && { rope }),
+      ...(slabs && { slabs }),
       ...(selfTest && { selfTest }),
     };
   });
@@ -203,18 +208,18 @@ function readLabels(check: Check, value: unknown, hasHead: boolean): Label[] {
 
 /**
  * Of a file that is packed: a few bytes can make very many. No more than the network's in f32, or in int8 of rows of one
- * weight, and a header.
+ * weight, and a header. Variants can have tensors of their own, so theirs are added up.
  */
 function unpackedLimit(shared: SharedArchitecture, variants: Variant[], classes: number): number {
   const params = variants.map(({ imageSize, blocks }) => countParams({ ...shared, imageSize, blocks }, classes));
-  return 5 * Math.max(...params) + MAX_HEADER_BYTES;
+  return params.reduce((limit, count) => limit + 5 * count + MAX_HEADER_BYTES, 0);
 }
 
-function readWeightsFiles(check: Check, value: unknown, unpackedLimit: number): WeightsFile[] {
+function readWeightsFiles(check: Check, list: unknown, unpackedLimit: number): WeightsFile[] {
   const dtypes = new Set<WeightsDtype>();
-  return check.list(value, "weights", 0, 8).map((entry, i) => {
+  return check.list(list, "weights", 0, 8).map((value, i): WeightsFile => {
     const at = `weights[${i}]`;
-    const { dtype: type, file, bytes, sha256, unpackedBytes, activations } = check.object(entry, at);
+    const { dtype: type, file, bytes, sha256, unpackedBytes, activations, slabs } = check.object(value, at);
     const dtype = check.oneOf(type, `${at}.dtype`, DTYPES);
     if (dtypes.has(dtype)) check.fail(`${at} is a second ${dtype} file.`);
     dtypes.add(dtype);
@@ -226,12 +231,47 @@ function readWeightsFiles(check: Check, value: unknown, unpackedLimit: number): 
     check.integer(bytes, `${at}.bytes`, 8, LIMITS.weightsBytes);
     const isPacked = file.endsWith(".zz");
     if (isPacked) check.integer(unpackedBytes, `${at}.unpackedBytes`, 8, unpackedLimit);
-    if (typeof sha256 !== "string" || !/^[0-9a-f]{64}$/.test(sha256))
-      return check.fail(`${at}.sha256 is ${show(sha256)}; expected 64 hex digits.`);
+    checkSha256(check, sha256, at);
     const size = { bytes: bytes as number, ...(isPacked && { unpackedBytes: unpackedBytes as number }) };
     const ranges = activations === undefined ? {} : { activations: readActivations(check, activations, at) };
-    return { dtype, file, ...size, sha256, ...ranges };
+    const parts = slabs === undefined ? {} : { slabs: readSlabs(check, slabs, at, isPacked) };
+    const entry = { dtype, file, ...size, sha256: sha256 as string, ...ranges, ...parts };
+    for (const key of ["bytes", "unpackedBytes"] as const) {
+      const sum = entry.slabs?.reduce((total, slab) => total + (slab[key] ?? 0), 0);
+      if (sum && sum !== entry[key]) check.fail(`${at}.slabs have ${sum} ${key}; the file has ${entry[key]}.`);
+    }
+    return entry;
   });
+}
+
+function checkSha256(check: Check, sha256: unknown, at: string): void {
+  if (typeof sha256 !== "string" || !/^[0-9a-f]{64}$/.test(sha256))
+    check.fail(`${at}.sha256 is ${show(sha256)}; expected 64 hex digits.`);
+}
+
+function readSlabs(check: Check, value: unknown, at: string, isPacked: boolean): Slab[] {
+  return check.list(value, `${at}.slabs`, 1, LIMITS.variants).map((entry, i) => {
+    const where = `${at}.slabs[${i}]`;
+    const { bytes, unpackedBytes, sha256 } = check.object(entry, where);
+    check.integer(bytes, `${where}.bytes`, 8, LIMITS.weightsBytes);
+    if (isPacked) check.integer(unpackedBytes, `${where}.unpackedBytes`, 8, LIMITS.weightsBytes);
+    checkSha256(check, sha256, where);
+    const size = { bytes: bytes as number, ...(isPacked && { unpackedBytes: unpackedBytes as number }) };
+    return { ...size, sha256: sha256 as string };
+  });
+}
+
+/** Every weights file has as many slabs as the largest variant needs, and each slab makes a variant. */
+function checkSlabs(check: Check, variants: Variant[], weights: WeightsFile[]): void {
+  const needed = new Set(variants.map(({ slabs }) => slabs));
+  const count = Math.max(...variants.map(({ slabs = 0 }) => slabs));
+  weights.forEach(({ slabs }, i) => {
+    if ((slabs?.length ?? 0) !== count)
+      check.fail(`weights[${i}] has ${slabs?.length ?? "no"} slabs; the variants are made of ${count || "none"}.`);
+  });
+  if (!count) return;
+  if (needed.has(undefined)) check.fail("has variants with and without slabs; expected the field in each.");
+  for (let k = 1; k <= count; k++) if (!needed.has(k)) check.fail(`has no variant of ${k} slabs; each slab makes one.`);
 }
 
 function readActivations(check: Check, value: unknown, at: string): ActivationRanges {

@@ -13,16 +13,39 @@ import {
 } from "./model.ts";
 import { readSafetensors, type StoredTensor } from "./safetensors.ts";
 import { show } from "./show.ts";
+import { fromSlabs, type Stored } from "./slabs.ts";
+import { withVariant } from "./variants.ts";
 
 export { MAX_MANIFEST_BYTES, readManifest } from "./manifest.ts";
 
 /**
- * @param bytes the weights file, whole; its integrity is the caller's business
- * @returns the selected variant's network
+ * @param bytes the weights file, whole, or its slabs from the first on, unpacked; their integrity is the caller's business
+ * @returns the selected variant's network, with the other variants that these slabs make
  * @throws SlimViTError `bad-model` for a missing, unknown, misshapen or mistyped tensor, and for NaN or Inf
  */
-export function readModel(manifest: Manifest, dtype: WeightsDtype, bytes: Uint8Array, name: string): Model {
-  const stored = readSafetensors(bytes, name);
+export function readModel(
+  manifest: Manifest,
+  dtype: WeightsDtype,
+  bytes: Uint8Array | readonly Uint8Array[],
+  name: string,
+): Model {
+  const slabs = (bytes instanceof Uint8Array ? [bytes] : bytes).map((slab) => readSafetensors(slab, name));
+  const model = (variant: string) => readVariant(withVariant(manifest, variant), dtype, slabs, name);
+  const { variants } = manifest;
+  if (variants.length < 2) return readVariant(manifest, dtype, slabs, name);
+  const there = variants.filter((variant) => (variant.slabs ?? 1) <= slabs.length);
+  const names = there.sort((a, b) => a.macs - b.macs).map((variant) => variant.name);
+  return { ...model(manifest.variant), family: { names, model } };
+}
+
+function readVariant(manifest: Manifest, dtype: WeightsDtype, slabs: Stored[], name: string): Model {
+  const { variants, variant } = manifest;
+  const count = variants.find((one) => one.name === variant)?.slabs ?? 1;
+  const made = slabs.slice(0, count).map((stored, i) => {
+    const completed = variants.find((one) => one.slabs === i + 1);
+    return { stored, manifest: completed ? withVariant(manifest, completed.name) : manifest };
+  });
+  const stored = fromSlabs(made, name);
   const tensors = tensorsOf(manifest, stored, name);
   const unknown = [...stored.keys()].find((key) => !tensors.has(key));
   if (unknown !== undefined)
@@ -31,7 +54,7 @@ export function readModel(manifest: Manifest, dtype: WeightsDtype, bytes: Uint8A
 }
 
 /**
- * The selected variant's tensors out of those that a file stores. Variants share every tensor, so their shapes must agree.
+ * The selected variant's tensors out of those that a file stores.
  *
  * @param name how messages call the file
  * @returns also the zeros that the file leaves out

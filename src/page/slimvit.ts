@@ -14,7 +14,6 @@ import type {
   ModelSource,
   RunRequest,
   RunResult,
-  SetChoice,
 } from "../protocol.ts";
 import { absoluteUrl, resolveSource } from "./addresses.ts";
 import { eachOf, MIN_IN_FLIGHT } from "./batch.ts";
@@ -23,17 +22,11 @@ import { disposedError, PendingCalls } from "./pendingCalls.ts";
 import { handOver, prepareTransfer } from "./pictures.ts";
 import { type Shared, type SharedModel, share, type User } from "./sharedModel.ts";
 
-/** The name of a set of models. */
-const SET = /set\.json($|[?#])/;
-
 /** A loaded model. Calls are answered in order; `dispose()` frees worker and memory. */
 export class SlimViT {
   private readonly user: User;
   private readonly shared: SharedModel;
   private readonly calls = new PendingCalls();
-  private setChoice: SetChoice | undefined;
-  /** `info` with the choice, and the info that it was made from */
-  private infoWithChoice: { from: ModelInfo; info: ModelInfo } | undefined;
 
   private constructor(shared: Shared, onProgress: LoadOptions["onProgress"]) {
     this.user = { onProgress, onLost: (error) => this.calls.rejectAll(error) };
@@ -42,11 +35,7 @@ export class SlimViT {
 
   /** What was loaded and how it runs. Another object when that changes, as after a lost GPU. */
   get info(): ModelInfo {
-    const info = this.shared.info!; // `load` resolves only when it is there
-    if (!this.setChoice) return info;
-    if (this.infoWithChoice?.from !== info)
-      this.infoWithChoice = { from: info, info: { ...info, set: this.setChoice } };
-    return this.infoWithChoice.info;
+    return this.shared.info!; // `load` resolves only when it is there
   }
 
   /**
@@ -67,12 +56,6 @@ export class SlimViT {
   }
 
   private static async loadChecked(source: ModelSource, options: LoadOptions): Promise<SlimViT> {
-    if (options.latencyMs !== undefined || SET.test(String(source))) {
-      const { loadFromSet } = await import("./set.ts");
-      const { model, choice } = await loadFromSet(source, options, SlimViT.load);
-      model.setChoice = choice;
-      return model;
-    }
     const { cache = true, workerUrl, engines, host, onProgress, signal } = options;
     const store = typeof cache === "object" ? cache : undefined;
     const vit = new SlimViT({ request: await requestOf(source, options), store, engines, host, workerUrl }, onProgress);

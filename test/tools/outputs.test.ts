@@ -60,15 +60,14 @@ describe("--force", () => {
     expect(claim).toThrow(message);
   });
 
-  test("replaces what SlimViT wrote, sets and search results included", () => {
-    writeFolder(at("set"), {
-      "set.json": "{}",
+  test("replaces what SlimViT wrote, folders of models and search results included", () => {
+    writeFolder(at("several"), {
       "a/slimvit.json": "{}",
       "a/model.int8.safetensors.zz": "",
       "a/card.md": "",
     });
     writeFolder(at("found"), { "slimvit.json": "{}", "zetas.safetensors": "", "search.json": "", "scalars.csv": "" });
-    for (const folder of ["set", "found"]) expect(() => claimOutput(at(folder), true, [at("dense")])).not.toThrow();
+    for (const folder of ["several", "found"]) expect(() => claimOutput(at(folder), true, [at("dense")])).not.toThrow();
   });
 
   test("looks again when the work is done", () => {

@@ -20,7 +20,7 @@ export type Files = Record<string, string | Uint8Array>;
 
 /** What SlimViT's commands write into a folder, and what people keep beside a model: its recipe, its licence, a README. */
 const OWN_FILES = [
-  /^(slimvit|set|search)\.json$/,
+  /^(slimvit|search)\.json$/,
   /^model\.(f32|f16|int8)\.safetensors(\.zz)?$/,
   /^model\.onnx$/,
   /^(zetas|importance)\.safetensors$/,
@@ -71,19 +71,17 @@ export function requireOwn(out: string): void {
   if (stranger !== undefined) throw refuse(`holds ${relative(out, stranger)}, which SlimViT did not write`);
 }
 
-/** A file that no command writes; sets have their models in folders below. */
+/** A file that no command writes; `compress --budgets` has its models in folders below. */
 function strangerIn(folder: string): string | undefined {
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
     const path = join(folder, entry.name);
     if (entry.isFile() && OWN_FILES.some((own) => own.test(entry.name))) continue;
-    if (!entry.isDirectory() || !isModelOrSet(path)) return path;
+    if (!entry.isDirectory() || !existsSync(join(path, "slimvit.json"))) return path;
     const inside = strangerIn(path);
     if (inside !== undefined) return inside;
   }
   return undefined;
 }
-
-const isModelOrSet = (folder: string) => ["slimvit.json", "set.json"].some((name) => existsSync(join(folder, name)));
 
 function requireWritable(out: string): void {
   let parent = dirname(resolve(out));

@@ -1,0 +1,137 @@
+/** The slabs of a weights file, each from the store or the network; a file that is a single piece counts as one slab. */
+import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
+import type { Slab, WeightsFile } from "../format/model.ts";
+import type { WeightsStore } from "../protocol.ts";
+import { collect, MANIFEST } from "./collector.ts";
+import { digest } from "./digest.ts";
+import type { Folder } from "./folders.ts";
+import { inflating } from "./inflate.ts";
+import { inTurn } from "./inTurn.ts";
+import { readKept, type Weights } from "./weightsStore.ts";
+
+/** What a reader needs of a load. */
+export interface SlabLoad {
+  folder: Folder;
+  store?: WeightsStore;
+  notes: string[];
+  signal?: AbortSignal;
+}
+
+/** @param loadedBytes of the file, from its begin on */
+export type OnBytes = (loadedBytes: number) => void;
+
+export class SlabReader {
+  private readonly slabs: readonly Slab[];
+  /** as they are unpacked */
+  private held: (Promise<Weights | undefined> | undefined)[] = [];
+  /** what came when a part was asked for, from where parts are not served */
+  private whole: Uint8Array | undefined;
+
+  constructor(
+    private readonly weights: WeightsFile,
+    private readonly load: SlabLoad,
+  ) {
+    this.slabs = weights.slabs ?? [weights];
+  }
+
+  /** Bytes of the first slabs in the file. */
+  bytesOf(count: number): number {
+    return this.slabs.slice(0, count).reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
+  /** Begins to look for the first slabs in the store. */
+  lookUp(count: number): void {
+    for (let i = 0; i < count; i++) this.held[i] ??= readKept(this.load.store, this.slabs[i].sha256);
+  }
+
+  /**
+   * The first slabs, and whether all of them were in the store. Workers and tabs that want the same download it once.
+   *
+   * @throws SlimViTError `network`, `integrity`, `aborted`, `out-of-memory`
+   */
+  async first(count: number, onBytes: OnBytes): Promise<{ slabs: Uint8Array[]; cached: boolean }> {
+    this.lookUp(count);
+    const missing = await this.missing(count);
+    if (missing) {
+      const { store, signal } = this.load;
+      const work = async () => {
+        if (store) for (let i = missing[0]; i < missing[1]; i++) this.held[i] = readKept(store, this.slabs[i].sha256);
+        const left = await this.missing(count);
+        if (left) await this.download(left[0], left[1], onBytes);
+      };
+      await (store ? inTurn(`slimvit-${this.slabs[missing[0]].sha256}`, work, signal) : work());
+    }
+    throwIfAborted(this.load.signal);
+    const all = (await Promise.all(this.held.slice(0, count))) as Weights[];
+    return { slabs: all.map(({ bytes }) => bytes), cached: all.every(({ cached }) => cached) };
+  }
+
+  /** Lets the bytes go. They are read again when they are asked for. */
+  release(): void {
+    this.held = [];
+    this.whole = undefined;
+  }
+
+  /** @returns the first slab that is not there and the one after the last, or undefined */
+  private async missing(count: number): Promise<[from: number, to: number] | undefined> {
+    const there = await Promise.all(this.held.slice(0, count));
+    const from = there.findIndex((slab) => !slab);
+    return from < 0 ? undefined : [from, there.findLastIndex((slab) => !slab) + 1];
+  }
+
+  private async download(from: number, to: number, onBytes: OnBytes): Promise<void> {
+    const { folder } = this.load;
+    const { file, bytes } = this.weights;
+    const [start, end] = [this.bytesOf(from), this.bytesOf(to)];
+    const report = (count: number) => {
+      if (count < end - start) onBytes(start + count); // the last report comes when they are checked
+    };
+    const isPart = start > 0 || end < bytes;
+    if (this.whole) {
+      for (let i = from; i < to; i++) await this.hold(i, this.whole, 0);
+      return;
+    }
+    const part = isPart && (await folder.readRange(file, start, { exactly: end - start, onBytes: report }));
+    if (part) {
+      for (let i = from; i < to; i++) await this.hold(i, part, start);
+      return;
+    }
+    const whole = await folder.read(file, { exactly: bytes, onBytes: (count) => void (count < end && onBytes(count)) });
+    if (end < bytes) this.whole = whole;
+    for (let i = from; i < to; i++) await this.hold(i, whole, 0);
+  }
+
+  /** @param bytes of the file, from `start` on */
+  private async hold(i: number, bytes: Uint8Array, start: number): Promise<void> {
+    const { folder, store, notes, signal } = this.load;
+    const { file } = this.weights;
+    const at = this.bytesOf(i) - start;
+    const slab = this.slabs[i];
+    const name = folder.nameOf(file) + (this.slabs.length > 1 ? `, slab ${i + 1}` : "");
+    const packed = bytes.subarray(at, at + slab.bytes);
+    const unpacked = file.endsWith(".zz") ? await unpack(packed, name, slab.unpackedBytes) : packed;
+    const found = await digest(unpacked);
+    throwIfAborted(signal);
+    if (found !== slab.sha256) {
+      throw new SlimViTError(
+        "integrity",
+        `${name}: its sha256 is ${found}; ${MANIFEST} promises ${slab.sha256}. ` +
+          "It is damaged or of another version: publish both again.",
+      );
+    }
+    this.held[i] = Promise.resolve({ bytes: unpacked, cached: false });
+    await store?.put(slab.sha256, unpacked).catch((error) => {
+      notes.push(`The weights are not kept for the next visit (${messageOf(error)}).`); // no quota, perhaps
+    });
+  }
+}
+
+/** zlib → its content, of a size that was promised. */
+async function unpack(bytes: Uint8Array, name: string, exactly?: number): Promise<Uint8Array> {
+  try {
+    return await collect(inflating(bytes, "deflate"), name, { exactly });
+  } catch (error) {
+    if (error instanceof SlimViTError) throw error;
+    throw new SlimViTError("integrity", `${name}: cannot be unpacked (${messageOf(error)}).`, { cause: error });
+  }
+}
