@@ -61,7 +61,7 @@ export function fromSlabs(slabs: StoredVariant[], name: string): Stored {
   const [first, ...further] = slabs;
   const tensors: Stored = new Map(first.stored);
   let { manifest } = first;
-  further.forEach((slab, i) => {
+  for (const [i, slab] of further.entries()) {
     const where = `slab ${i + 2}`;
     for (const [key, tensor] of slab.stored) {
       if (!key.endsWith(MORE)) {
@@ -79,7 +79,7 @@ export function fromSlabs(slabs: StoredVariant[], name: string): Stored {
       tensors.set(base, join(old, tensor, nesting));
     }
     manifest = slab.manifest;
-  });
+  }
   return tensors;
 }
 
