@@ -32,14 +32,14 @@ export class RecoveringEngine {
 
   /** @throws SlimViTError as `openEngine`, but for `device-lost` */
   static async open(name: EngineName | "auto", model: Model, options: OpenOptions): Promise<RecoveringEngine> {
-    const { threads, engineUrls, webnn } = options;
-    const source = { model, options: { threads, engineUrls, webnn } };
+    const { signal: _, keeps: __, mayUseOthers: ___, ...lasting } = options;
+    const source = { model, options: lasting as EngineOptions };
     const opened = await openEngine(name, model, options).catch((error) => {
       if (name === "auto") throw error;
       return reopen(name, source, error, false);
     });
     const { deviceType } = opened.engine;
-    if (deviceType) source.options.webnn = { ...webnn, deviceType }; // a fresh one of the kind that was chosen
+    if (deviceType) source.options.webnn = { ...options.webnn, deviceType }; // a fresh one of the kind that was chosen
     return new RecoveringEngine(opened, "note" in opened ? [opened.note as string] : [], keptFor(opened, source));
   }
 

@@ -5,13 +5,17 @@ import { createHost } from "/dist/worker.js";
 import { alive } from "./devices.js";
 
 const channel = new BroadcastChannel("rounds");
+
+/** The engines' files lie beside worker.js. */
+const locate = async (name) => new URL(name.replace("slimvit/", "/dist/"), location.href).href;
+
 channel.onmessage = async ({ data: { request, image, rounds } }) => {
   try {
     const loaded = [];
     const left = [];
     for (let round = 0; round < rounds; round++) {
       const host = createHost();
-      await host.load(0, request, false);
+      await host.load(0, request, undefined, undefined, locate);
       const { data, width, height } = image;
       await host.run(1, { kind: "pixels", image: { data: data.slice(), width, height } }, {});
       loaded.push({ ...alive });

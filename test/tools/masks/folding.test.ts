@@ -120,7 +120,7 @@ describe.each(MASK_MODES)("%s masks", (mode) => {
     );
 
     /** Compresses a folder as `search` leaves it. @returns the slim model's logits */
-    function compressed(options: Partial<CompressOptions>): Float32Array {
+    async function compressed(options: Partial<CompressOptions>): Promise<Float32Array> {
       const name = `${mode}-${prefixTokens}`;
       writeModelFolder(
         at(name),
@@ -142,15 +142,15 @@ describe.each(MASK_MODES)("%s masks", (mode) => {
         },
         true,
       );
-      compress(at(name), { out: at(`${name}-slim`), force: true, tokens: "union", ...options });
+      await compress(at(name), { out: at(`${name}-slim`), force: true, tokens: "union", ...options });
       return referenceForward(readModelFolder(at(`${name}-slim`)), pixels).logits;
     }
 
-    test("are folded by compress once, with their sign and into the biases", () => {
-      expectClose(compressed({ attn: 1, mlp: 1, patch: 1 }), maskedLogits(arch, tensors, gates, pixels), 2e-5);
+    test("are folded by compress once, with their sign and into the biases", async () => {
+      expectClose(await compressed({ attn: 1, mlp: 1, patch: 1 }), maskedLogits(arch, tensors, gates, pixels), 2e-5);
     });
 
-    test("leave, where they are cut, what is left when the lowest of them are zero", () => {
+    test("leave, where they are cut, what is left when the lowest of them are zero", async () => {
       const plain: BlockZeta[] = blockZetas(arch, mode, (name) => zetas.get(name)!.data);
       const limit = (family: "attn" | "mlp", share: number) => {
         // One value for each ζ that there is; those of a head or a channel of all heads are repeated in `plain`.
@@ -163,7 +163,7 @@ describe.each(MASK_MODES)("%s masks", (mode) => {
         mlp: [...mlp].map((v) => (v >= limits.mlp ? v : 0)),
       }));
       expect(cut.flatMap(({ mlp }) => mlp).filter((v) => v === 0).length).toBeGreaterThan(30);
-      expectClose(compressed({ attn: 0.6, mlp: 0.5, patch: 1 }), maskedLogits(arch, tensors, cut, pixels), 2e-5);
+      expectClose(await compressed({ attn: 0.6, mlp: 0.5, patch: 1 }), maskedLogits(arch, tensors, cut, pixels), 2e-5);
     });
   });
 });
