@@ -22,8 +22,11 @@ export type {
   RawImage,
   Region,
   ScoredClass,
+  StreamOptions,
   TriedEngine,
+  VariantChoice,
   VariantInfo,
+  VariantRequest,
   WebnnOptions,
   WeightsStore,
 } from "./protocol.ts";

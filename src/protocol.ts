@@ -34,7 +34,7 @@ export interface LoadOptions {
    * best in the folder. `info.dtypeReason` names the reason.
    */
   dtype?: WeightsDtype | "auto";
-  /** One of `info.variants`; default the folder's first. */
+  /** One of `info.variants`, and no other; default by `latencyMs`. */
   variant?: string;
   /** Default "auto". More than one needs a cross-origin isolated page. */
   threads?: number | "auto";
@@ -56,8 +56,13 @@ export interface LoadOptions {
    */
   host?: () => ModelHost;
   webnn?: WebnnOptions;
-  /** Of a set: the most accurate member that takes at most this many milliseconds of inference here, measured; default the most accurate. */
+  /**
+   * Of a folder with several variants: the most accurate that takes at most this many milliseconds of inference here, measured;
+   * default 50. The smallest one answers until that is there. `variant` wins.
+   */
   latencyMs?: number;
+  /** Called when another variant becomes the one that answers. */
+  onVariant?: (info: ModelInfo) => void;
 }
 
 /** An optional engine's packages, as the app's bundler serves them: what slimvit/engines/* exports. */
@@ -96,6 +101,7 @@ export interface LoadRequest {
   engine: EngineName | "auto";
   dtype: WeightsDtype | "auto";
   variant?: string;
+  latencyMs?: number;
   threads: number | "auto";
   /** Keep weights and measurements in the browser's cache. */
   cache: boolean;
@@ -113,6 +119,8 @@ export interface LoadLinks {
   onProgress?: (progress: Progress) => unknown;
   /** Asks the page for the address of a package or of an engine's file. */
   locate?(name: string): Promise<string>;
+  /** Tells that another variant became the one that answers. */
+  onInfo?(info: ModelInfo): unknown;
 }
 
 /** What was loaded and how it runs. */
@@ -151,8 +159,10 @@ export interface ModelInfo {
   pooling: Pooling;
   /** The networks that this folder's weights make. */
   variants: VariantInfo[];
-  /** name of the one that is loaded */
+  /** name of the one that answers */
   variant: string;
+  /** Where it was chosen by a budget: how. Absent until then. */
+  choice?: VariantChoice;
   /** why this engine */
   engineReason: string;
   /** Engines that `auto` tried and did not take: those that did not open, and those that were slower. */
@@ -168,7 +178,24 @@ export interface VariantInfo {
   imageSize: [number, number];
   /** measured figures, each with the data and n it was measured on */
   metrics: Record<string, unknown>;
+  /** It runs without a download. */
+  ready: boolean;
 }
+
+/** How a variant was chosen. */
+export interface VariantChoice {
+  /** the budget: milliseconds of inference */
+  latencyMs: number;
+  /** whether the variant was measured to be within it */
+  meets: boolean;
+  /** for people */
+  reason: string;
+  /** Median milliseconds of those that were timed here, or why one is not used. */
+  measured: { variant: string; ms?: number; fault?: string }[];
+}
+
+/** A variant by its name, or the best within a budget. */
+export type VariantRequest = string | { latencyMs: number };
 
 /** An engine that `auto` tried and did not take. */
 export interface TriedEngine {
@@ -241,6 +268,16 @@ export interface ClassifyOptions {
 
 export type EmbedOptions = Pick<ClassifyOptions, "signal" | "region">;
 
+export interface StreamOptions extends ClassifyOptions {
+  /**
+   * Of a folder with several variants: milliseconds that a frame may take, from its call to its answer. A smaller variant
+   * answers while this device is too slow for the present one, and the larger ones when there is time for them again.
+   */
+  latencyMs?: number;
+  /** Called when another variant answers from the next frame on. */
+  onVariant?: (info: ModelInfo) => void;
+}
+
 export interface ClassifyAllOptions extends ClassifyOptions {
   /** Pictures on their way at once; default what the engine takes at once, at least 2. */
   concurrency?: number;
@@ -287,6 +324,8 @@ export interface Classification extends Insight {
   /** `preprocess` and `inference` in the worker; `total` as the caller waited */
   latencyMs: { preprocess: number; inference: number; total: number };
   engine: EngineName;
+  /** name of the variant that answered */
+  variant: string;
 }
 
 // ---- Calls to the worker ----
@@ -307,15 +346,25 @@ export type TransferredImage =
 export interface RunRequest extends Omit<ClassifyOptions, "signal"> {
   /** "features": no classes are picked, so that embedding models answer. */
   want: "classes" | "features";
+  /** of the folder; default the one that its loading chose */
+  variant?: string;
+}
+
+/** One of both. */
+export interface UseRequest {
+  variant?: string;
+  latencyMs?: number;
 }
 
 export interface RunResult extends Insight {
   /** best first */
   classes: ScoredClass[];
   features: Float32Array;
+  /** that answered */
+  variant: string;
   preprocessMs: number;
   inferenceMs: number;
-  /** where it has changed since the last result */
+  /** of that variant, where it has changed since the last result */
   info?: ModelInfo;
 }
 
@@ -329,8 +378,11 @@ export interface Host {
     store?: WeightsStore,
     onProgress?: (progress: Progress) => void,
     locate?: (name: string) => Promise<string>,
+    onInfo?: (info: ModelInfo) => unknown,
   ): Promise<ModelInfo>;
   run(call: CallId, image: TransferredImage, request: RunRequest): Promise<RunResult>;
+  /** @returns of the variant that calls can name then */
+  use(call: CallId, request: UseRequest): Promise<ModelInfo>;
   abort(call: CallId): void;
   dispose(): void;
 }

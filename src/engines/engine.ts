@@ -30,6 +30,10 @@ export interface Engine {
    * @returns one output for each picture, in their order
    */
   runBatch?(pictures: readonly Float32Array[], options?: RunOptions): Promise<RunOutput[]>;
+  /** With `use`: the variants of the folder that it has the weights of. */
+  readonly variants?: readonly string[];
+  /** Runs another of its `variants` from the next run on. */
+  use?(variant: string): void;
   /** GPU programs that one picture launches, where the engine counts them. */
   readonly dispatches?: number;
   /** Frees everything. Idempotent. */

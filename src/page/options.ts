@@ -1,6 +1,6 @@
 /** Options by name: one that is misspelt is refused, because an option without effect is found much later. */
 import { SlimViTError } from "../errors.ts";
-import type { ClassifyAllOptions, ClassifyOptions, EmbedOptions, LoadOptions } from "../protocol.ts";
+import type { ClassifyAllOptions, ClassifyOptions, EmbedOptions, LoadOptions, StreamOptions } from "../protocol.ts";
 
 /** Every name of an options type, so that a new option cannot be forgotten here. */
 type Names<T> = Record<keyof Required<T>, true>;
@@ -20,6 +20,7 @@ const LOAD: Names<LoadOptions> = {
   engineUrls: true,
   webnn: true,
   latencyMs: true,
+  onVariant: true,
 };
 const EMBED: Names<EmbedOptions> = { signal: true, region: true };
 const CLASSIFY: Names<ClassifyOptions> = {
@@ -33,13 +34,14 @@ const CLASSIFY: Names<ClassifyOptions> = {
   profile: true,
   explain: true,
 };
+const STREAM: Names<StreamOptions> = { ...CLASSIFY, latencyMs: true, onVariant: true };
 const CLASSIFY_ALL: Names<ClassifyAllOptions> = { ...CLASSIFY, concurrency: true, onProgress: true };
 
 const NAMES: Record<"load" | "embed" | "classify" | "stream" | "classifyAll", Record<string, true>> = {
   load: LOAD,
   embed: EMBED,
   classify: CLASSIFY,
-  stream: CLASSIFY,
+  stream: STREAM,
   classifyAll: CLASSIFY_ALL,
 };
 

@@ -17,6 +17,7 @@ export interface Shared {
 /** One that loaded the model. */
 export interface User {
   onProgress?: (progress: Progress) => unknown;
+  onVariant?: (info: ModelInfo) => unknown;
   onLost(error: SlimViTError): void;
 }
 
@@ -37,7 +38,10 @@ function keyOf({ request, workerUrl }: Shared): string | undefined {
 }
 
 export class SharedModel {
+  /** of the variant that answers whoever names none */
   info: ModelInfo | undefined;
+  /** by variant, as they were last */
+  readonly infos = new Map<string, ModelInfo>();
   readonly users = new Set<User>();
   private host: Promise<AnyHost> | undefined;
   private close = () => {};
@@ -54,7 +58,7 @@ export class SharedModel {
 
   /** The worker with its model, started when it is not there or was lost. */
   connect(user: User): Promise<AnyHost> {
-    if (this.host && this.progress) reportProgress(user, this.progress);
+    if (this.host && this.progress) callBack(user.onProgress, this.progress);
     if (this.host) return this.host;
     const opening = this.open().catch((error) => {
       if (this.host === opening) this.disconnect();
@@ -83,19 +87,39 @@ export class SharedModel {
     const { request, store, engines = [] } = this.shared;
     const report = (progress: Progress) => {
       this.progress = progress;
-      for (const user of this.users) reportProgress(user, progress);
+      for (const user of this.users) callBack(user.onProgress, progress);
     };
     const pass: <T extends object>(own: T) => T = runsHere(this.shared) ? (own) => own : proxy;
     const load = (host: AnyHost) =>
-      host.load(LOAD, request, store && pass(store), pass(report), pass(locator(engines))) as Promise<ModelInfo>;
+      host.load(
+        LOAD,
+        request,
+        store && pass(store),
+        pass(report),
+        pass(locator(engines)),
+        pass((info: ModelInfo) => this.change(info)),
+      ) as Promise<ModelInfo>;
     const { host, answer, close } = await startHost(this.shared, () => this.lose(), load);
     if (!this.users.size) {
       close();
       throw new SlimViTError("disposed", "The model was disposed of while it was loaded.");
     }
     this.close = close;
-    this.info = await answer;
+    this.note(await answer, true);
     return host;
+  }
+
+  /** @param isChosen of the variant that answers whoever names none; else the same variant's, after a change */
+  note(info: ModelInfo, isChosen = false): void {
+    this.infos.set(info.variant, info);
+    if (isChosen || info.variant === this.info?.variant) this.info = info;
+  }
+
+  /** Another variant has taken the place of the first. */
+  private change(info: ModelInfo): void {
+    const isOther = info.variant !== this.info?.variant;
+    this.note(info, true);
+    if (isOther) for (const { onVariant } of this.users) callBack(onVariant, info);
   }
 
   private lose(): void {
@@ -106,8 +130,8 @@ export class SharedModel {
 }
 
 /** What the user's function throws is the user's own affair. */
-function reportProgress({ onProgress }: User, progress: Progress): void {
-  void Promise.resolve(progress)
-    .then(onProgress)
+export function callBack<T>(call: ((value: T) => unknown) | undefined, value: T): void {
+  void Promise.resolve(value)
+    .then(call)
     .catch(() => {});
 }

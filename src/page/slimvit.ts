@@ -14,6 +14,9 @@ import type {
   ModelSource,
   RunRequest,
   RunResult,
+  StreamOptions,
+  UseRequest,
+  VariantRequest,
 } from "../protocol.ts";
 import { absoluteUrl, resolveSource } from "./addresses.ts";
 import { eachOf, MIN_IN_FLIGHT } from "./batch.ts";
@@ -28,14 +31,18 @@ export class SlimViT {
   private readonly shared: SharedModel;
   private readonly calls = new PendingCalls();
 
-  private constructor(shared: Shared, onProgress: LoadOptions["onProgress"]) {
-    this.user = { onProgress, onLost: (error) => this.calls.rejectAll(error) };
+  /** The variant that `use` asked for; undefined for the one that loading chose. */
+  private variant: string | undefined;
+
+  private constructor(shared: Shared, { onProgress, onVariant }: LoadOptions) {
+    this.user = { onProgress, onVariant, onLost: (error) => this.calls.rejectAll(error) };
     this.shared = share(shared, this.user);
   }
 
-  /** What was loaded and how it runs. Another object when that changes, as after a lost GPU. */
+  /** What was loaded and how it runs. Another object when that changes, as after a lost GPU or with another variant. */
   get info(): ModelInfo {
-    return this.shared.info!; // `load` resolves only when it is there
+    const { info, infos } = this.shared;
+    return infos.get(this.variant ?? info!.variant)!; // `load` resolves only when it is there
   }
 
   /**
@@ -56,9 +63,9 @@ export class SlimViT {
   }
 
   private static async loadChecked(source: ModelSource, options: LoadOptions): Promise<SlimViT> {
-    const { cache = true, workerUrl, engines, host, onProgress, signal } = options;
+    const { cache = true, workerUrl, engines, host, signal } = options;
     const store = typeof cache === "object" ? cache : undefined;
-    const vit = new SlimViT({ request: await requestOf(source, options), store, engines, host, workerUrl }, onProgress);
+    const vit = new SlimViT({ request: await requestOf(source, options), store, engines, host, workerUrl }, options);
     try {
       await vit.calls.settle(signal, () => vit.shared.connect(vit.user));
       return vit;
@@ -116,6 +123,26 @@ export class SlimViT {
   }
 
   /**
+   * Answers with another of the folder's variants from the next call on. Those that `info.variants` calls ready need no
+   * download. Others that loaded the same model are not changed.
+   *
+   * @param variant its name, or the budget for which the best is found
+   * @returns its `info`
+   * @throws SlimViTError `bad-option` for a name that is none, and as `load`; the present variant goes on then
+   */
+  use(variant: VariantRequest): Promise<ModelInfo> {
+    return this.calls.settle(undefined, async (call) => {
+      const host = await this.shared.connect(this.user);
+      const info = (await host.use(call, variantRequest(variant)).catch((error) => {
+        throw asSlimViTError(error);
+      })) as ModelInfo;
+      this.shared.note(info);
+      this.variant = info.variant;
+      return info;
+    });
+  }
+
+  /**
    * Classifies pictures as they come. Of a video it is always the newest frame, so that answers never lag behind; frames
    * that cannot be read yet are skipped. Of any other source every picture is classified. Leave the loop to stop.
    *
@@ -123,11 +150,16 @@ export class SlimViT {
    *   track is stopped does not end: abort then.
    * @throws SlimViTError as `classify`, and what the source throws
    */
-  async *stream(source: FrameSource<ImageInput>, options: ClassifyOptions = {}): AsyncGenerator<Classification> {
+  async *stream(source: FrameSource<ImageInput>, options: StreamOptions = {}): AsyncGenerator<Classification> {
     await checkOptions("stream", options);
-    const { answersTo } = await import("./videoFrames.ts");
+    const { answersTo, pacedBy } = await import("./videoFrames.ts");
+    const { latencyMs, onVariant, ...rest } = options;
     const settle = <R>(work: () => Promise<R>) => this.calls.settle(options.signal, work);
-    yield* answersTo(source, settle, (picture) => this.classifyOne(picture, options));
+    const classify = (picture: ImageInput, variant?: string) => this.classifyOne(picture, rest, variant);
+    const infoOf = (variant: string) => this.shared.infos.get(variant) ?? this.info;
+    const paced =
+      latencyMs === undefined ? classify : pacedBy(latencyMs, () => this.info, classify, infoOf, onVariant);
+    yield* answersTo(source, settle, (picture) => paced(picture));
   }
 
   /** Frees worker, weights and memory; calls in flight reject with `disposed`. Idempotent. */
@@ -149,14 +181,19 @@ export class SlimViT {
     return Math.max(MIN_IN_FLIGHT, 2 * (this.shared.info?.batchSize ?? 1));
   }
 
-  private async classifyOne(image: ImageInput, { signal, ...options }: ClassifyOptions): Promise<Classification> {
+  private async classifyOne(
+    image: ImageInput,
+    { signal, ...options }: ClassifyOptions,
+    wanted?: string,
+  ): Promise<Classification> {
     const start = performance.now();
-    const result = await this.run(image, { ...plainCopy(options), want: "classes" }, signal);
-    const { classes, preprocessMs, inferenceMs, blockMs, attention, groups } = result;
+    const result = await this.run(image, { ...plainCopy(options), want: "classes", variant: wanted }, signal);
+    const { classes, variant, preprocessMs, inferenceMs, blockMs, attention, groups } = result;
     return {
       classes,
       latencyMs: { preprocess: preprocessMs, inference: inferenceMs, total: performance.now() - start },
-      engine: this.info.engine,
+      engine: this.shared.infos.get(variant)!.engine,
+      variant,
       ...(blockMs && { blockMs }),
       ...(attention && { attention }),
       ...(groups && { groups }),
@@ -170,8 +207,9 @@ export class SlimViT {
         const host = ended.aborted ? undefined : await this.shared.connect(this.user);
         if (!host || ended.aborted) throw disposedError(); // nobody waits for it any more
         ended.addEventListener("abort", () => void host.abort(call));
-        const result = (await host.run(call, handOver(picture), request)) as RunResult;
-        if (result.info) this.shared.info = result.info;
+        const named = { ...request, variant: request.variant ?? this.variant };
+        const result = (await host.run(call, handOver(picture), named)) as RunResult;
+        if (result.info) this.shared.note(result.info);
         return result;
       } catch (error) {
         if (picture.kind !== "bitmap" || (error as Error)?.name !== "DataCloneError") throw asSlimViTError(error);
@@ -194,6 +232,7 @@ async function requestOf(source: ModelSource, options: LoadOptions): Promise<Loa
     threads = "auto",
     cache = true,
     variant,
+    latencyMs,
     engineUrls,
     engines,
     webnn,
@@ -206,10 +245,20 @@ async function requestOf(source: ModelSource, options: LoadOptions): Promise<Loa
     threads,
     cache: cache === true,
     ...(variant !== undefined && { variant }),
+    ...(latencyMs !== undefined && { latencyMs: checkLatency(latencyMs) }),
     ...(engines && { packages: engines.flatMap(({ packages }) => Object.keys(packages)) }),
     ...(urls && { engineUrls: Object.fromEntries(urls) }),
     ...(webnn && { webnn: { ...webnn } }),
   };
+}
+
+function variantRequest(wanted: VariantRequest): UseRequest {
+  return typeof wanted === "string" ? { variant: wanted } : { latencyMs: checkLatency(wanted?.latencyMs) };
+}
+
+function checkLatency(latencyMs: number): number {
+  if (typeof latencyMs === "number" && latencyMs > 0) return latencyMs;
+  throw new SlimViTError("bad-option", `latencyMs is ${String(latencyMs)}; expected milliseconds above 0.`);
 }
 
 /** Proxies, which the frameworks make of lists and objects, do not cross to a worker. */

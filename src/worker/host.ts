@@ -19,9 +19,9 @@ export function createHost(): Host {
   };
   return {
     hello: holdLock,
-    load: (call, request, store, onProgress, locate) =>
+    load: (call, request, store, onProgress, locate, onInfo) =>
       abortable(call, async (signal) => {
-        const opened = await Session.open(request, { store, onProgress, locate }, signal);
+        const opened = await Session.open(request, { store, onProgress, locate, onInfo }, signal);
         if (signal.aborted) opened.dispose(); // the abort came in the last moment
         throwIfAborted(signal);
         session = opened;
@@ -31,6 +31,11 @@ export function createHost(): Host {
       abortable(call, (signal) => {
         if (!session) throw new SlimViTError("disposed", "No model is loaded.");
         return session.run(image, request, signal);
+      }),
+    use: (call, request) =>
+      abortable(call, async () => {
+        if (!session) throw new SlimViTError("disposed", "No model is loaded.");
+        return session.use(request);
       }),
     abort: (call) => calls.get(call)?.abort(),
     dispose() {

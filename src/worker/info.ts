@@ -1,14 +1,19 @@
 /** A loaded model and its engine → what the page may know of them. */
 import type { OpenedEngine } from "../engines/opening.ts";
 import { countMacs, countParams, type Model } from "../format/model.ts";
+import { slabsOf } from "../format/variants.ts";
 import type { ModelInfo } from "../protocol.ts";
 
+/** @param ready names of the variants that run without a download */
 export function describeModel(
-  { manifest, dtype }: Model,
+  { manifest, dtype }: Pick<Model, "manifest" | "dtype">,
   opened: OpenedEngine,
+  ready: readonly string[],
   rest: Pick<ModelInfo, "loadMs" | "notes" | "dtypeReason">,
 ): ModelInfo {
   const { name, license, embedDim, imageSize, labels, blocks, weights, pooling, variant, variants } = manifest;
+  const entry = weights.find((one) => one.dtype === dtype)!;
+  const slabs = slabsOf(manifest, entry);
   return {
     name,
     license,
@@ -19,18 +24,20 @@ export function describeModel(
     macs: countMacs(manifest, labels.length),
     dtype,
     dtypes: weights.map((entry) => entry.dtype),
-    sizeBytes: weights.find((entry) => entry.dtype === dtype)!.bytes,
+    sizeBytes: slabs ? slabs.reduce((sum, { bytes }) => sum + bytes, 0) : entry.bytes,
     ...describeEngine(opened),
     blocks,
     pooling,
-    variants: variants.map(({ name, macs, imageSize, metrics }) => ({ name, macs, imageSize, metrics })),
+    variants: variants.map(({ name, macs, imageSize, metrics }) => ({
+      ...{ name, macs, imageSize, metrics },
+      ready: ready.includes(name),
+    })),
     variant,
     ...rest,
   };
 }
 
-/** The part that changes when another engine takes over. */
-export function describeEngine({ engine, tried, reason }: OpenedEngine) {
+function describeEngine({ engine, tried, reason }: OpenedEngine) {
   const { name, threads, simd, deviceType, memoryBytes, runBatch, batchSize = 1 } = engine;
   return {
     engine: name,

@@ -6,20 +6,35 @@ import { RecoveringEngine } from "../engines/recovery.ts";
 import { checkEngineName, prepareEngine } from "../engines/registry.ts";
 import { isWrongResults } from "../engines/selfTest.ts";
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
-import type { Manifest } from "../format/model.ts";
+import type { Manifest, Model } from "../format/model.ts";
 import { readImage } from "../image/decode.ts";
 import { preprocessWith, type Resample } from "../image/preprocess.ts";
 import { type LoadedModel, loadModel } from "../loading/loadModel.ts";
-import type { LoadLinks, LoadRequest, ModelInfo, RunRequest, RunResult, TransferredImage } from "../protocol.ts";
+import type {
+  LoadLinks,
+  LoadRequest,
+  ModelInfo,
+  RunRequest,
+  RunResult,
+  TransferredImage,
+  UseRequest,
+  VariantChoice,
+} from "../protocol.ts";
 import type { RunOutput } from "../reference/forward.ts";
 import { checkFinite, classPicker } from "./classes.ts";
-import { describeEngine, describeModel } from "./info.ts";
+import { describeModel } from "./info.ts";
 import { attentionOverPatches } from "./insight.ts";
 import { chooseThreads } from "./threads.ts";
+import { DEFAULT_LATENCY_MS, type InTurn, Variants } from "./variants.ts";
 
 /** The resampler's kernels are a part of their own, like an engine. */
 async function openResampler(): Promise<Resample> {
   return (await import("../image/resampleWasm.ts")).openResampler();
+}
+
+/** Work on the model itself, for which no call may be under way. */
+interface Task {
+  task: () => Promise<void>;
 }
 
 /** A call that waits for its turn. */
@@ -40,25 +55,53 @@ interface Prepared {
 }
 
 export class Session {
-  private readonly waiting: Job[] = [];
+  private readonly waiting: (Job | Task)[] = [];
   private isWorking = false;
   private isDisposed = false;
-  private opened: OpenedEngine;
+  /** with which calls are answered that name no variant */
+  private chosen: string;
+  private choice: VariantChoice | undefined;
+  /** variants are fetched and measured one after the other */
+  private opening: Promise<unknown> = Promise.resolve();
+  /** by variant, and of what each was made */
+  private readonly infos = new Map<string, { info: ModelInfo; key: string; opened: OpenedEngine }>();
   /** what the page knows already */
-  private sentInfo: ModelInfo;
+  private readonly sent = new Set<ModelInfo>();
 
   private constructor(
-    private currentInfo: ModelInfo,
-    private readonly manifest: Manifest,
-    private readonly engine: RecoveringEngine,
+    private readonly variants: Variants,
+    private readonly model: Pick<Model, "dtype">,
+    private readonly facts: Pick<ModelInfo, "loadMs" | "notes" | "dtypeReason">,
     private readonly resample: Resample,
+    private readonly life: AbortController,
+    private readonly onInfo: LoadLinks["onInfo"],
   ) {
-    this.sentInfo = currentInfo;
-    this.opened = engine.opened;
+    this.chosen = this.manifest.variant;
+    this.sent.add(this.info);
   }
 
+  /** Of the variant that runs. */
   get info(): ModelInfo {
-    return this.currentInfo;
+    const { variants, choice, facts } = this;
+    const { manifest, engine } = variants.running;
+    const { opened } = engine;
+    const ready = variants.ready;
+    const notes = [...new Set([...facts.notes, ...engine.notes])];
+    const key = JSON.stringify([ready, choice, notes]);
+    const known = this.infos.get(manifest.variant);
+    if (known?.opened === opened && known.key === key) return known.info;
+    const described = describeModel({ manifest, dtype: this.model.dtype }, opened, ready, { ...facts, notes });
+    const info = choice ? { ...described, choice } : described;
+    this.infos.set(manifest.variant, { info, key, opened });
+    return info;
+  }
+
+  private get manifest(): Manifest {
+    return this.variants.running.manifest;
+  }
+
+  private get engine(): RecoveringEngine {
+    return this.variants.running.engine;
   }
 
   /** @throws SlimViTError as `loadModel` and `openEngine` */
@@ -68,23 +111,72 @@ export class Session {
     const { engineUrls, packages, webnn } = request;
     const options = { threads, engineUrls, packages, locate: links.locate, webnn };
     const start = performance.now();
-    const first = await loadModel(request, { ...links, signal }, () => {
+    const life = new AbortController();
+    signal?.addEventListener("abort", () => life.abort(signal.reason));
+    const first = await loadModel(request, { ...links, signal: life.signal }, () => {
       void openResampler();
       prepareEngine(request.engine, options);
     });
     const filesMs = performance.now() - start;
+    const opening = { ...options, signal: life.signal, keeps: request.cache };
     const { loaded, engine } = await openFirstSound(request, first, (model, isLast) =>
-      RecoveringEngine.open(request.engine, model, { ...options, signal, keeps: request.cache, mayUseOthers: isLast }),
+      RecoveringEngine.open(request.engine, model, { ...opening, mayUseOthers: isLast }),
     );
     if (signal?.aborted) engine.dispose();
     throwIfAborted(signal);
     const { firstRunMs } = engine.opened;
     const loadMs = { files: filesMs, engine: performance.now() - start - filesMs - firstRunMs, firstRun: firstRunMs };
-    const { model } = loaded;
-    const notes = [...loaded.notes, ...engine.notes];
-    const info = describeModel(model, engine.opened, { loadMs, notes, dtypeReason: loaded.dtypeReason });
-    return new Session(info, model.manifest, engine, await openResampler());
+    const { manifest, dtype } = loaded.model;
+    if (engine.engine.variants) loaded.release();
+    const variants = new Variants({ manifest, engine }, { loaded, engineName: request.engine, options: opening });
+    const facts = { loadMs, notes: loaded.notes, dtypeReason: loaded.dtypeReason };
+    const session = new Session(variants, { dtype }, facts, await openResampler(), life, links.onInfo);
+    if (request.variant === undefined && manifest.variants.length > 1)
+      session.settle(request.latencyMs ?? DEFAULT_LATENCY_MS).catch(() => {}); // disposed of
+    return session;
   }
+
+  /** Goes on to the variant that meets the budget, while the first one answers, and tells the page. */
+  private async settle(latencyMs: number): Promise<void> {
+    const { name } = await this.choose(latencyMs);
+    this.chosen = name;
+    await this.inTurn(async () => this.onInfo?.(this.info));
+  }
+
+  /** The choice for a budget. It runs afterwards. */
+  private choose(latencyMs: number): Promise<{ name: string }> {
+    return this.afterOthers(async () => {
+      const { name, ...choice } = await this.variants.choose(latencyMs, this.inTurn);
+      await this.variants.use(name, this.inTurn);
+      this.choice = choice;
+      return { name };
+    });
+  }
+
+  private afterOthers<T>(work: () => Promise<T>): Promise<T> {
+    const working = this.opening.then(work);
+    this.opening = working.catch(() => {});
+    return working;
+  }
+
+  /**
+   * @returns what runs then. Calls that name that variant are answered with it; others are not changed.
+   * @throws SlimViTError as `loadModel` and `openEngine`; what ran before goes on then
+   */
+  async use({ variant, latencyMs = DEFAULT_LATENCY_MS }: UseRequest): Promise<ModelInfo> {
+    if (variant === undefined) await this.choose(latencyMs);
+    else if (!this.variants.isInPlace(variant)) await this.afterOthers(() => this.variants.use(variant, this.inTurn));
+    return this.inTurn(async () => {
+      if (variant !== undefined) await this.runVariant(variant);
+      return this.info;
+    });
+  }
+
+  private readonly inTurn: InTurn = (work) =>
+    new Promise((resolve, reject) => {
+      this.waiting.push({ task: () => work().then(resolve, reject) });
+      void this.work();
+    });
 
   /** One call at a time, in the order of arrival; an engine that takes batches gets those that wait together. */
   run(image: TransferredImage, request: RunRequest, signal?: AbortSignal): Promise<RunResult> {
@@ -98,7 +190,8 @@ export class Session {
   dispose(): void {
     if (this.isDisposed) return;
     this.isDisposed = true;
-    if (!this.isWorking) this.engine.dispose();
+    this.life.abort();
+    if (!this.isWorking) this.variants.dispose();
   }
 
   private async work(): Promise<void> {
@@ -106,25 +199,40 @@ export class Session {
     this.isWorking = true;
     while (this.waiting.length) {
       await nextMacrotask(); // lets aborts in, which an engine that never waits would keep out
+      const [first] = this.waiting;
+      if ("task" in first) {
+        this.waiting.shift();
+        await first.task();
+        continue;
+      }
       const jobs = this.takeJobs();
       try {
+        await this.runVariant(jobs[0].request.variant ?? this.chosen);
         await this.answer(jobs);
       } catch (error) {
         for (const { reject } of jobs) reject(error); // without effect on those that are answered
       }
     }
     this.isWorking = false;
-    if (this.isDisposed) this.engine.dispose();
+    if (this.isDisposed) this.variants.dispose();
+  }
+
+  /** An engine that cannot change in place is opened again. */
+  private async runVariant(name: string): Promise<void> {
+    if (this.variants.isInPlace(name)) this.variants.swap(name);
+    else await this.variants.use(name, (work) => work());
   }
 
   /** The next job, with those behind it that fit into the same batch. */
   private takeJobs(): Job[] {
-    const isPlain = ({ request }: Job) => !request.profile && !request.explain;
+    const { variant } = (this.waiting[0] as Job).request;
+    const isPlain = (job: Job | Task): job is Job =>
+      "request" in job && !job.request.profile && !job.request.explain && job.request.variant === variant;
     const { batchSize } = this.info;
     let count = 1;
     if (isPlain(this.waiting[0]))
       while (count < Math.min(batchSize, this.waiting.length) && isPlain(this.waiting[count])) count++;
-    return this.waiting.splice(0, count);
+    return this.waiting.splice(0, count) as Job[];
   }
 
   private async answer(jobs: Job[]): Promise<void> {
@@ -140,14 +248,14 @@ export class Session {
     const start = performance.now();
     const outputs = await this.infer(batch);
     const inferenceMs = (performance.now() - start) / batch.length;
-    this.noteReplacement();
+    const { variant } = this.manifest;
     for (const [i, { job, pickClasses, preprocessMs }] of batch.entries()) {
       try {
         throwIfAborted(job.signal);
         const { features, blockMs, attention, groups } = this.readable(outputs[i]);
         const classes = pickClasses(outputs[i]);
         const insight = { ...(blockMs && { blockMs }), ...(attention && { attention }), ...(groups && { groups }) };
-        job.resolve({ classes, features, preprocessMs, inferenceMs, ...insight, ...this.newInfo() });
+        job.resolve({ classes, features, variant, preprocessMs, inferenceMs, ...insight, ...this.newInfo() });
       } catch (error) {
         job.reject(error);
       }
@@ -186,19 +294,12 @@ export class Session {
     return { ...output, attention: attentionOverPatches(this.manifest, attention, groups) };
   }
 
-  /** After a lost GPU, `info` is that of the engine that took over. */
-  private noteReplacement(): void {
-    const { opened, notes } = this.engine;
-    if (opened === this.opened) return;
-    this.opened = opened;
-    const allNotes = [...new Set([...this.info.notes, ...notes])];
-    this.currentInfo = { ...this.info, ...describeEngine(opened), notes: allNotes };
-  }
-
   private newInfo(): { info?: ModelInfo } {
-    if (this.info === this.sentInfo) return {};
-    this.sentInfo = this.info;
-    return { info: this.info };
+    const { info } = this;
+    if (this.sent.has(info)) return {};
+    for (const old of this.sent) if (old.variant === info.variant) this.sent.delete(old);
+    this.sent.add(info);
+    return { info };
   }
 }
 

@@ -39,14 +39,14 @@ export function readModelFolder(dir: string, dtype?: WeightsDtype): Model {
     const has = manifest.weights.map((file) => file.dtype).join(", ") || "none";
     throw new SlimViTError("bad-model", `${join(dir, MANIFEST)}: has no ${dtype ?? ""} weights (it has ${has}).`);
   }
-  return readModel(manifest, entry.dtype, readWeightsFile(dir, entry).bytes, join(dir, entry.file));
+  return readModel(manifest, entry.dtype, readWeightsFile(dir, entry).slabs, join(dir, entry.file));
 }
 
 /**
- * @returns the file as it lies in the folder, and the safetensors in it
+ * @returns the file as it lies in the folder, and the safetensors in it: one, or its slabs
  * @throws SlimViTError `bad-model` for a missing one or a wrong size, `integrity`
  */
-export function readWeightsFile(dir: string, entry: WeightsFile): { file: Uint8Array; bytes: Uint8Array } {
+export function readWeightsFile(dir: string, entry: WeightsFile): { file: Uint8Array; slabs: Uint8Array[] } {
   const path = join(dir, entry.file);
   if (!existsSync(path)) throw new SlimViTError("bad-model", `${path}: is missing; slimvit.json names it.`);
   const file = readFileSync(path);
@@ -56,10 +56,16 @@ export function readWeightsFile(dir: string, entry: WeightsFile): { file: Uint8A
       `${path}: has ${file.length} bytes, slimvit.json says ${entry.bytes}; the file is cut off or another one.`,
     );
   }
-  const bytes = entry.file.endsWith(".zz") ? unpack(file, entry.unpackedBytes, path) : file;
-  if (sha256(bytes) !== entry.sha256)
-    throw new SlimViTError("integrity", `${path}: its sha256 is not the one in slimvit.json.`);
-  return { file, bytes };
+  let at = 0;
+  const slabs = (entry.slabs ?? [entry]).map(({ bytes, unpackedBytes, sha256: promised }, i, { length }) => {
+    const packed = file.subarray(at, at + bytes);
+    at += bytes;
+    const slab = entry.file.endsWith(".zz") ? unpack(packed, unpackedBytes, path) : packed;
+    if (sha256(slab) === promised) return slab;
+    const which = length > 1 ? `the sha256 of slab ${i + 1}` : "its sha256";
+    throw new SlimViTError("integrity", `${path}: ${which} is not the one in slimvit.json.`);
+  });
+  return { file, slabs };
 }
 
 function unpack(file: Uint8Array, most: number | undefined, path: string): Uint8Array {
@@ -74,7 +80,7 @@ function unpack(file: Uint8Array, most: number | undefined, path: string): Uint8
  * Small levels are all but random in their order: what deflate finds to repeat costs more than it saves, and symbols alone,
  * by how often they come, take less.
  */
-const pack = (bytes: Uint8Array): Uint8Array =>
+export const pack = (bytes: Uint8Array): Uint8Array =>
   deflateSync(bytes, { level: 9, memLevel: 9, strategy: constants.Z_HUFFMAN_ONLY });
 
 export function readManifestFile(dir: string): Manifest {
@@ -127,13 +133,13 @@ export async function writeModel(out: string, content: FolderContent, replace = 
   return manifest;
 }
 
-const ADVICE: Record<WeightsDtype, string> = {
+export const ADVICE: Record<WeightsDtype, string> = {
   f32: "Look for NaN or very large weights in what it was made from.",
   f16: "Its numbers are too large for f16; export f32 or int8 instead.",
   int8: "Channels of very different sizes do not fit one scale; export f16 instead, or retrain with --weight-step.",
 };
 
-function readableManifest(out: string, text: string): Manifest {
+export function readableManifest(out: string, text: string): Manifest {
   try {
     return readManifest(text, join(out, MANIFEST));
   } catch (error) {
@@ -184,12 +190,12 @@ function encodeFolder({ draft, tensors, dtypes, extra = {}, activations }: Folde
 }
 
 /** Four digits are finer than any grid of 255 levels. */
-function shortened(ranges: ActivationRanges): ActivationRanges {
+export function shortened(ranges: ActivationRanges): ActivationRanges {
   const short = (value: number) => Number(value.toPrecision(4));
   return Object.fromEntries(Object.entries(ranges).map(([name, [low, high]]) => [name, [short(low), short(high)]]));
 }
 
-function selfTest(manifest: Manifest, dtype: WeightsDtype, tensors: Tensors): SelfTest {
+export function selfTest(manifest: Manifest, dtype: WeightsDtype, tensors: Tensors): SelfTest {
   const { logits, features } = forward({ manifest, dtype, tensors }, selfTestPixels(manifest, SELF_TEST_SEED));
   const rounded = (values: Float32Array) => Array.from(values, (v) => Number(v.toPrecision(SELF_TEST_DIGITS)));
   const known = manifest.head ? { logits: rounded(logits) } : { features: rounded(features) };
