@@ -41,7 +41,11 @@ export async function writeElastic(
 ): Promise<void> {
   const large = randomModel(archOf(2, width), 3);
   const small = archOf(0, width);
-  const positions = { dtype: "F32" as const, shape: [1, 10, small.embedDim], data: randomValues(10 * small.embedDim, 9) };
+  const positions = {
+    dtype: "F32" as const,
+    shape: [1, 10, small.embedDim],
+    data: randomValues(10 * small.embedDim, 9),
+  };
   const variants = NAMES.map((name, i) => {
     const arch = archOf(i, width);
     const accuracy = [{ top1: accuracies[i], n: 100, data: "fruit", split: "val", engine: "simd", dtype: dtypes[0] }];

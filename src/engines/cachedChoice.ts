@@ -54,5 +54,15 @@ function keyOf({ manifest, dtype }: Model, { threads, engineUrls, packages, webn
   const weights = manifest.weights.find((entry) => entry.dtype === dtype)?.sha256;
   const build = location.href.replace(/^blob:.*/, "");
   const variant = manifest.variants.length > 1 ? manifest.variant : undefined; // which differ in what is fastest
-  return JSON.stringify([weights, variant, threads, engineUrls, packages, webnn, userAgent, hardwareConcurrency, build]);
+  return JSON.stringify([
+    weights,
+    variant,
+    threads,
+    engineUrls,
+    packages,
+    webnn,
+    userAgent,
+    hardwareConcurrency,
+    build,
+  ]);
 }

@@ -149,6 +149,12 @@ export interface Model {
 /** Variants of one folder, for engines that change between them. */
 export interface Family {
   names: string[];
-  /** The variant's own model. Its tensors are views where they can be, else fresh copies. */
-  model(name: string): Model;
+  /** Tensors that a variant has in place of a smaller one's. All others are parts of the largest variant's. */
+  replaced: ReadonlySet<string>;
+  /**
+   * The variant's own model. Its tensors are views where they can be, else fresh copies.
+   *
+   * @param without tensors whose numbers nobody needs: they come with their shapes alone
+   */
+  model(name: string, without?: RegExp): Model;
 }

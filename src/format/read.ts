@@ -13,7 +13,7 @@ import {
 } from "./model.ts";
 import { readSafetensors, type StoredTensor } from "./safetensors.ts";
 import { show } from "./show.ts";
-import { fromSlabs, type Stored } from "./slabs.ts";
+import { fromSlabs, MORE, type Stored } from "./slabs.ts";
 import { withVariant } from "./variants.ts";
 
 export { MAX_MANIFEST_BYTES, readManifest } from "./manifest.ts";
@@ -30,22 +30,24 @@ export function readModel(
   name: string,
 ): Model {
   const slabs = (bytes instanceof Uint8Array ? [bytes] : bytes).map((slab) => readSafetensors(slab, name));
-  const model = (variant: string) => readVariant(withVariant(manifest, variant), dtype, slabs, name);
+  const model = (variant: string, without?: RegExp) =>
+    readVariant(withVariant(manifest, variant), dtype, slabs, name, without);
   const { variants } = manifest;
   if (variants.length < 2) return readVariant(manifest, dtype, slabs, name);
   const there = variants.filter((variant) => (variant.slabs ?? 1) <= slabs.length);
   const names = there.sort((a, b) => a.macs - b.macs).map((variant) => variant.name);
-  return { ...model(manifest.variant), family: { names, model } };
+  const replaced = new Set(slabs.slice(1).flatMap((slab) => [...slab.keys()].filter((key) => !key.endsWith(MORE))));
+  return { ...model(manifest.variant), family: { names, replaced, model } };
 }
 
-function readVariant(manifest: Manifest, dtype: WeightsDtype, slabs: Stored[], name: string): Model {
+function readVariant(manifest: Manifest, dtype: WeightsDtype, slabs: Stored[], name: string, without?: RegExp): Model {
   const { variants, variant } = manifest;
   const count = variants.find((one) => one.name === variant)?.slabs ?? 1;
   const made = slabs.slice(0, count).map((stored, i) => {
     const completed = variants.find((one) => one.slabs === i + 1);
     return { stored, manifest: completed ? withVariant(manifest, completed.name) : manifest };
   });
-  const stored = fromSlabs(made, name);
+  const stored = fromSlabs(made, name, without);
   const tensors = tensorsOf(manifest, stored, name);
   const unknown = [...stored.keys()].find((key) => !tensors.has(key));
   if (unknown !== undefined)

@@ -13,7 +13,8 @@ import { show } from "./show.ts";
 /** Tensors as a file stores them. */
 export type Stored = Map<string, StoredTensor>;
 
-const MORE = ".more";
+/** Ends the name of what a tensor gains. */
+export const MORE = ".more";
 
 /** A variant's network and its tensors. */
 export interface StoredVariant {
@@ -52,20 +53,23 @@ function addChange(slab: Stored, key: string, tensor: StoredTensor, before: Stor
  *
  * @param slabs from the first on, each with the network that it completes
  * @param name how messages call the file
+ * @param without tensors that come with their shapes alone
  * @throws SlimViTError `bad-model` for a part that does not belong to what is there
  */
-export function fromSlabs(slabs: StoredVariant[], name: string): Stored {
+export function fromSlabs(slabs: StoredVariant[], name: string, without?: RegExp): Stored {
   const fail = (fault: string): never => {
     throw new SlimViTError("bad-model", `${name}: ${fault}`);
   };
   const [first, ...further] = slabs;
-  const tensors: Stored = new Map(first.stored);
+  const light = (key: string, tensor: StoredTensor) =>
+    without?.test(key) ? { ...tensor, data: emptyLike(tensor.data, 0) } : tensor;
+  const tensors: Stored = new Map([...first.stored].map(([key, tensor]) => [key, light(key, tensor)]));
   let { manifest } = first;
   for (const [i, slab] of further.entries()) {
     const where = `slab ${i + 2}`;
     for (const [key, tensor] of slab.stored) {
       if (!key.endsWith(MORE)) {
-        tensors.set(key, tensor);
+        tensors.set(key, light(key, tensor));
         continue;
       }
       const base = key.slice(0, -MORE.length);
@@ -76,7 +80,8 @@ export function fromSlabs(slabs: StoredVariant[], name: string): Stored {
       const nesting = nestingOf(base, manifest, slab.manifest);
       if (!nesting) return fail(`${where} adds to tensor ${show(base)}, which does not grow there.`);
       requireShapes(old, tensor, nesting, `${where} adds to tensor ${show(base)}`, fail);
-      tensors.set(base, join(old, tensor, nesting));
+      const shape = old.shape.map((size, axis) => (axis === nesting.axis ? nesting.length : size));
+      tensors.set(base, without?.test(base) ? { ...old, shape } : join(old, tensor, nesting));
     }
     manifest = slab.manifest;
   }

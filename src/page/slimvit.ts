@@ -157,8 +157,7 @@ export class SlimViT {
     const settle = <R>(work: () => Promise<R>) => this.calls.settle(options.signal, work);
     const classify = (picture: ImageInput, variant?: string) => this.classifyOne(picture, rest, variant);
     const infoOf = (variant: string) => this.shared.infos.get(variant) ?? this.info;
-    const paced =
-      latencyMs === undefined ? classify : pacedBy(latencyMs, () => this.info, classify, infoOf, onVariant);
+    const paced = latencyMs === undefined ? classify : pacedBy(latencyMs, () => this.info, classify, infoOf, onVariant);
     yield* answersTo(source, settle, (picture) => paced(picture));
   }
 

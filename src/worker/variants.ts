@@ -1,5 +1,5 @@
 /** The variants of a loaded folder: which one runs, how long each takes here, and how another takes its place. */
-import { type OpenOptions } from "../engines/auto.ts";
+import type { OpenOptions } from "../engines/auto.ts";
 import { RecoveringEngine } from "../engines/recovery.ts";
 import { messageOf, throwIfAborted } from "../errors.ts";
 import type { Manifest } from "../format/model.ts";

@@ -145,7 +145,10 @@ describe("with ranges", () => {
     await vit.use("large");
     await expectAnswers(vit, "large");
     expect(ranges.at(-1)).toBe(`bytes=${end(2)}-${end(3) - 1}`);
-    await expect(vit.use("huge")).rejects.toMatchObject({ code: "bad-option", message: expect.stringContaining("huge") });
+    await expect(vit.use("huge")).rejects.toMatchObject({
+      code: "bad-option",
+      message: expect.stringContaining("huge"),
+    });
     await expectAnswers(vit, "large");
   });
 

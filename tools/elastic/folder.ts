@@ -2,7 +2,14 @@
 import { join } from "node:path";
 import { openWithoutDevice } from "../../src/engines/opening.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
-import type { ActivationRanges, Manifest, SelfTest, Tensors, WeightsDtype, WeightsFile } from "../../src/format/model.ts";
+import type {
+  ActivationRanges,
+  Manifest,
+  SelfTest,
+  Tensors,
+  WeightsDtype,
+  WeightsFile,
+} from "../../src/format/model.ts";
 import { readModel } from "../../src/format/read.ts";
 import { singleVariant, withVariant } from "../../src/format/variants.ts";
 import { manifestJson, writeSlabs } from "../../src/format/write.ts";
@@ -77,7 +84,8 @@ export function encodeElastic({ draft, variants, dtypes, activations, extra }: E
     const { file, content, entry } = weightsFile(dtype, parts);
     files[file] = content;
     weights.push({ ...entry, ...(dtype === "int8" && activations && { activations: shortened(activations) }) });
-    for (const [i, { manifest, tensors }] of encoded.entries()) selfTests[i][dtype] = selfTest(manifest, dtype, tensors);
+    for (const [i, { manifest, tensors }] of encoded.entries())
+      selfTests[i][dtype] = selfTest(manifest, dtype, tensors);
   }
   const manifest = singleVariant({ ...draft, weights });
   manifest.variants = variants
