@@ -77,11 +77,11 @@ describe("slimvit sweep", () => {
   });
 
   test("a point that fails is named with its reason, the others are made", () => {
-    writeSweep(at("failing.yaml"), { budgets: [0.7, 0], seeds: [3] }, "failing");
+    writeSweep(at("failing.yaml"), { budgets: [0.7, 0.000001], seeds: [3] }, "failing");
     const { status, stderr } = slimvit("sweep", at("failing.yaml"));
     expect(status).toBe(1);
-    expect(stderr).toMatch(/macs-0-seed-3 ended with 2: slimvit: compress: --macs 0 cannot be reached/);
-    expect(stderr).toMatch(/slimvit: sweep: 1 of 2 points failed \(macs-0-seed-3\); .*logs says why/);
+    expect(stderr).toMatch(/macs-0\.000001-seed-3 ended with 2: slimvit: slim: --macs 0\.000001 cannot be reached/);
+    expect(stderr).toMatch(/slimvit: sweep: 1 of 2 points failed \(macs-0\.000001-seed-3\); .*logs says why/);
     expect(files("failing", "points")).toHaveLength(1);
   });
 

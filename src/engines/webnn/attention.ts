@@ -1,5 +1,6 @@
 /** Self-attention over heads that need not have the same width. */
-import { type Architecture, type BlockShape, innerDim, patchGrid } from "../../format/model.ts";
+import { type BlockShape, innerDim } from "../../format/model.ts";
+import { relativeBias } from "../../reference/positions.ts";
 import type { Layers } from "./layers.ts";
 import type { Stream } from "./stream.ts";
 
@@ -28,11 +29,12 @@ export function attend(layers: Layers, i: number, stream: Stream, read: number, 
   const normed = layers.norm(stream.x, `blocks.${i}.norm1`);
   const scale = 1 / Math.sqrt(manifest.headDim);
   const isPlain = !manifest.qkNorm && manifest.position !== "rope" && !block.merge;
-  const part = (x: MLOperand, k: number, options: { bias?: null; factor?: number } = {}) =>
-    layers.linear(x, `${at}.qkv`, { rows: [k * inner, (k + 1) * inner], ...options });
-  let q = part(graph.slice(normed, [0, 0], [read, normed.shape[1]]), 0, { factor: manifest.qkNorm ? 1 : scale });
-  let k = part(normed, 1, isPlain ? { bias: null } : {});
-  const v = part(normed, 2, { bias: null });
+  const part = (x: MLOperand, k: number, bias: null | undefined, factor = 1) =>
+    layers.linear(x, `${at}.qkv`, { rows: [k * inner, (k + 1) * inner], bias, factor });
+  const readers = graph.slice(normed, [0, 0], [read, normed.shape[1]]);
+  let q = part(readers, 0, undefined, manifest.qkNorm ? 1 : scale);
+  let k = part(normed, 1, isPlain ? null : undefined);
+  const v = part(normed, 2, null);
   if (manifest.qkNorm) {
     q = graph.op("mul", normHeads(layers, block, q, `${at}.q_norm`), graph.scalar(scale));
     k = normHeads(layers, block, k, `${at}.k_norm`);
@@ -68,7 +70,6 @@ function mixHeads(
   qkv: MLOperand[],
   bias: (head: number, heads: number) => MLOperand[],
 ): { mixed: MLOperand; chances: MLOperand[] } {
-  const inner = headDims.reduce((a, b) => a + b);
   const read = qkv[0].shape[0];
   const runs = headDims.every((width) => width === headDims[0]) ? [headDims] : headDims.map((width) => [width]);
   const parts = qkv.map((x) =>
@@ -91,9 +92,8 @@ function mixHeads(
     head += heads;
     chances.push(graph.op("softmax", scores, 2));
     const values = graph.op("matmul", chances[r], ofHeads(2, [1, 0, 2]));
-    return graph.reshape(graph.op("transpose", values, { permutation: [1, 0, 2] }), [read, heads * run[0]]);
+    return graph.reshape(graph.transpose(values, [1, 0, 2]), [read, heads * run[0]]);
   });
-  void inner;
   return { mixed: graph.concat(outputs, 1), chances };
 }
 
@@ -107,45 +107,18 @@ function scoreBias(
   const { graph, model } = layers;
   const [tokens] = stream.x.shape;
   const sizes = stream.sizes && graph.reshape(graph.op("log", stream.sizes), [1, 1, tokens]);
-  const table = model.manifest.position === "relative" ? layers.values(`blocks.${i}.attn.rel_bias`) : undefined;
-  return (head, heads) => [
-    ...(sizes ? [sizes] : []),
-    ...(table
-      ? [
-          graph.floats(`relative ${i} ${head}`, [heads, read, tokens], () =>
-            relativeBias(model.manifest, stream.alive, table, head, heads, read),
-          ),
-        ]
-      : []),
-  ];
-}
-
-/** Of src/reference/positions.ts, as a table. */
-function relativeBias(
-  arch: Architecture,
-  alive: number[],
-  table: Float32Array,
-  head: number,
-  heads: number,
-  read: number,
-): Float32Array {
-  const [rows, columns] = patchGrid(arch);
-  const places = (2 * rows - 1) * (2 * columns - 1);
-  const indexOf = (from: number, to: number) => {
-    if (from < 0) return places + (to < 0 ? 2 : 0);
-    if (to < 0) return places + 1;
-    const down = Math.floor(from / columns) - Math.floor(to / columns) + rows - 1;
-    return down * (2 * columns - 1) + (from % columns) - (to % columns) + columns - 1;
+  const bias =
+    model.manifest.position === "relative"
+      ? relativeBias(model.manifest, stream.alive, layers.values(`blocks.${i}.attn.rel_bias`))
+      : undefined;
+  return (head, heads) => {
+    const table = () =>
+      Float32Array.from({ length: heads * read * tokens }, (_, k) =>
+        bias!(head + Math.floor(k / tokens / read), Math.floor(k / tokens) % read, k % tokens),
+      );
+    const relative = bias && graph.floats(`relative ${i} ${head}`, [heads, read, tokens], table);
+    return [sizes, relative].filter((one) => one !== undefined);
   };
-  const tokens = alive.length;
-  const out = new Float32Array(heads * read * tokens);
-  for (let query = 0; query < read; query++) {
-    for (let key = 0; key < tokens; key++) {
-      const index = indexOf(alive[query] - arch.prefixTokens, alive[key] - arch.prefixTokens);
-      for (let h = 0; h < heads; h++) out[(h * read + query) * tokens + key] = table[(head + h) * (places + 3) + index];
-    }
-  }
-  return out;
 }
 
 /** Norms each head's channels; those that were cut count as zeros. */

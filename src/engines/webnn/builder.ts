@@ -1,8 +1,10 @@
 /** A graph under construction: operators that the context was asked about first, and constants that are stored once. */
 import { messageOf, SlimViTError } from "../../errors.ts";
-import { encodeFloat16 } from "../../format/float16.ts";
 
 export type FloatType = "float32" | "float16";
+
+/** ES2025's, which is older in browsers than WebNN. Without it no graph is made in float16. */
+export const { Float16Array } = globalThis as { Float16Array?: new (values: Float32Array) => ArrayBufferView };
 
 /** An operator of MLGraphBuilder, whichever it is. */
 type Operator = (...args: unknown[]) => MLOperand | MLOperand[];
@@ -48,6 +50,15 @@ export class GraphBuilder {
     return this.op("reshape", x, shape);
   }
 
+  transpose(x: MLOperand, permutation: number[]): MLOperand {
+    return this.op("transpose", x, { permutation });
+  }
+
+  /** Along an axis, which stays as one of length 1. */
+  sum(x: MLOperand, axis: number): MLOperand {
+    return this.op("reduceSum", x, { axes: [axis], keepDimensions: true });
+  }
+
   concat(parts: MLOperand[], axis: number): MLOperand {
     return parts.length === 1 ? parts[0] : this.op("concat", parts, axis);
   }
@@ -69,7 +80,7 @@ export class GraphBuilder {
   floats(key: string, shape: number[], values: () => Float32Array): MLOperand {
     const known = this.constants.get(key);
     if (known) return known;
-    const data = this.type === "float16" ? encodeFloat16(values()) : values();
+    const data = this.type === "float16" ? new Float16Array!(values()) : values();
     const constant = this.constant(this.type, shape, data);
     this.constants.set(key, constant);
     return constant;
@@ -88,7 +99,7 @@ export class GraphBuilder {
     try {
       return await this.builder.build(outputs);
     } catch (error) {
-      throw refusal("the whole graph", error);
+      throw unsupported(`this context refused the whole graph (${messageOf(error)})`, error);
     }
   }
 
@@ -98,17 +109,15 @@ export class GraphBuilder {
 
   private call(name: string, args: unknown[]): MLOperand | MLOperand[] {
     const method = this.method(name);
-    if (!method) throw refusal(`operator "${name}"`, "the browser has none of that name");
+    if (!method) throw unsupported(`this browser has no operator "${name}"`);
     try {
       return method.apply(this.builder, args);
     } catch (error) {
-      throw refusal(`operator "${name}"`, error);
+      throw unsupported(`this context refused operator "${name}" (${messageOf(error)})`, error);
     }
   }
 }
 
-function refusal(what: string, why: unknown): SlimViTError {
-  return new SlimViTError("unsupported", `Engine "webnn": this context refused ${what} (${messageOf(why)}).`, {
-    cause: why,
-  });
+export function unsupported(fault: string, cause?: unknown): SlimViTError {
+  return new SlimViTError("unsupported", `Engine "webnn" cannot run: ${fault}.`, { cause });
 }

@@ -30,14 +30,14 @@ export async function compile(context: MLContext, model: Model, type: FloatType,
   const { manifest } = model;
   const patches = keptPatches(manifest).length;
   const inputShapes: [string, number[]][] = patches ? [[INPUT, [patches, 3 * manifest.patchSize ** 2]]] : [];
-  const tensors = (all: [string, number[]][], use: object) =>
+  const tensors = (all: [string, number[]][], writable: boolean) =>
     Promise.all(
       all.map(async ([name, shape]): Promise<[string, MLTensor]> => {
-        return [name, await context.createTensor({ dataType: "float32", shape, ...use })];
+        return [name, await context.createTensor({ dataType: "float32", shape, writable, readable: !writable })];
       }),
     ).then(Object.fromEntries) as Promise<Record<string, MLTensor>>;
-  const read = await tensors(inputShapes, { writable: true });
-  const written = await tensors(shapes, { readable: true });
+  const read = await tensors(inputShapes, true);
+  const written = await tensors(shapes, false);
   return {
     async run(inputs) {
       for (const [name, tensor] of Object.entries(read)) context.writeTensor(tensor, inputs[name]);

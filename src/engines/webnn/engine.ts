@@ -3,6 +3,7 @@ import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import { featureDim, type Manifest, type Model, patchGrid, tokenCounts } from "../../format/model.ts";
 import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
 import { DeviceWatch } from "../gpuDevice.ts";
+import { Float16Array, unsupported } from "./builder.ts";
 import { compile, type FloatType, type Program } from "./compile.ts";
 import { explainMerges } from "./explain.ts";
 import { INPUT, keptPatches } from "./network.ts";
@@ -29,17 +30,13 @@ export async function openWebnn(model: Model, { webnn = {} }: EngineOptions): Pr
 
 async function requestContext(options: MLContextOptions): Promise<MLContext> {
   const ml = globalThis.navigator?.ml;
-  if (!ml) throw refused("has no WebNN; docs/webnn.md says where there is one");
+  if (!ml) throw unsupported("this browser has no WebNN; docs/webnn.md says where there is one");
   try {
     return await ml.createContext(options);
   } catch (error) {
     const device = options.deviceType ? ` for device "${options.deviceType}"` : "";
-    throw refused(`gave no WebNN context${device} (${messageOf(error)})`, error);
+    throw unsupported(`this browser gave no WebNN context${device} (${messageOf(error)})`, error);
   }
-}
-
-function refused(fault: string, cause?: unknown): SlimViTError {
-  return new SlimViTError("unsupported", `Engine "${NAME}" cannot run: this browser ${fault}.`, { cause });
 }
 
 /** Of the arithmetic, best first: f16 where the weights are, which not every context takes. */
@@ -47,19 +44,22 @@ function typesOf(context: MLContext, { dtype, manifest }: Model): FloatType[] {
   // Which tokens merge depends on the last bits of their keys, and rows beyond 2048 have no number in f16.
   const merges = manifest.blocks.some(({ merge }) => merge > 0);
   const { dataTypes } = context.opSupportLimits().constant as MLTensorLimits;
-  return dtype === "f16" && !merges && dataTypes.includes("float16") ? ["float16", "float32"] : ["float32"];
+  const isHalf = dtype === "f16" && Float16Array && !merges && dataTypes.includes("float16");
+  return isHalf ? ["float16", "float32"] : ["float32"];
 }
 
 /** In the first type in which every operator is to be had. */
-async function compileIn(types: FloatType[], context: MLContext, model: Model) {
-  for (const [k, type] of types.entries()) {
-    try {
-      return { program: await compile(context, model, type), type };
-    } catch (error) {
-      if (k === types.length - 1) throw error;
-    }
+async function compileIn(
+  [type, ...others]: FloatType[],
+  context: MLContext,
+  model: Model,
+): Promise<{ program: Program; type: FloatType }> {
+  try {
+    return { program: await compile(context, model, type), type };
+  } catch (error) {
+    if (!others.length) throw error;
+    return compileIn(others, context, model);
   }
-  throw new Error("unreachable");
 }
 
 class WebnnEngine implements Engine {
@@ -80,21 +80,11 @@ class WebnnEngine implements Engine {
 
   async run(pixels: Float32Array, { signal, profile, explain }: RunOptions = {}): Promise<RunOutput> {
     if (this.disposed) throw new SlimViTError("disposed", "The engine has been disposed of.");
-    if (profile) {
-      const advice = 'use "simd", "tfjs-webgpu" or "reference"';
-      throw new SlimViTError(
-        "unsupported",
-        `Engine "${NAME}" runs the network as a whole, so cannot profile; ${advice}.`,
-      );
-    }
+    if (profile) throw new SlimViTError("unsupported", `Engine "${NAME}" cannot profile; use "simd" or "tfjs-webgpu".`);
     const { imageSize } = this.model.manifest;
     const expected = 3 * imageSize[0] * imageSize[1];
-    if (pixels.length !== expected) {
-      throw new SlimViTError(
-        "bad-input",
-        `pixels has ${pixels.length} numbers; expected ${expected}, 3 × ${imageSize[0]} × ${imageSize[1]}.`,
-      );
-    }
+    if (pixels.length !== expected)
+      throw new SlimViTError("bad-input", `pixels has ${pixels.length} numbers; expected ${expected}.`);
     throwIfAborted(signal);
     const output = await this.watch.guard(() => this.infer(pixels, explain));
     throwIfAborted(signal);
@@ -115,14 +105,15 @@ class WebnnEngine implements Engine {
     const program = explain ? await this.explaining! : this.program;
     const results = await program.run({ [INPUT]: cutPatches(manifest, pixels) });
     const classes = manifest.head ? manifest.labels.length : 0;
-    return {
+    const output: RunOutput = {
       logits: results.output.slice(0, classes),
       features: results.output.slice(classes, classes + featureDim(manifest)),
-      ...(explain && {
-        attention: manifest.blocks.map((_, i) => results[`map${i}`] ?? new Float32Array(0)),
-        ...explainMerges(manifest, tokenCounts(manifest), results),
-      }),
     };
+    if (explain) {
+      output.attention = manifest.blocks.map((_, i) => results[`map${i}`] ?? new Float32Array(0));
+      Object.assign(output, explainMerges(manifest, tokenCounts(manifest), results));
+    }
+    return output;
   }
 }
 

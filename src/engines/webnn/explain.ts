@@ -5,7 +5,7 @@ import type { RunOutput } from "../engine.ts";
 import { halves } from "./stream.ts";
 
 /**
- * @param results with `rows0` … of blocks that merge: for each row before, in the order prefix, A, B, its row after
+ * @param results with `rows0` … of blocks that merge: for each row before, its row after
  * @returns nothing for a network that does not merge
  */
 export function explainMerges(
@@ -28,14 +28,8 @@ export function explainMerges(
     pairs[i] = [];
     if (after) {
       const [inA, inB] = halves(counts[i].entering, prefixTokens);
-      const order = [...Array(prefixTokens).keys(), ...inA, ...inB];
-      const rows = new Map(order.map((row, k) => [row, after[k]]));
-      const ofB = new Map(inB.map((row) => [rows.get(row)!, row]));
-      for (const a of inA) {
-        const b = ofB.get(rows.get(a)!);
-        if (b !== undefined) pairs[i].push([a, b]);
-      }
-      rowOf = rowOf.map((row) => (row < 0 ? -1 : rows.get(row)!));
+      for (const a of inA) for (const b of inB) if (after[a] === after[b]) pairs[i].push([a, b]);
+      rowOf = rowOf.map((row) => (row < 0 ? -1 : after[row]));
     }
     groups.push(rowOf);
   });

@@ -62,8 +62,8 @@ export class Layers {
       scaled(this.values(`${key}.weight`).subarray(from * inDim, to * inDim)),
     );
     const offset = () => scaled(bias ?? this.values(`${key}.bias`).subarray(from, to));
-    const c = bias === null ? {} : { c: graph.floats(`${name} bias`, [to - from], offset) };
-    const y = graph.op("gemm", x, weight, { bTranspose: true, ...c });
+    const c = bias === null ? undefined : graph.floats(`${name} bias`, [to - from], offset);
+    const y = graph.op("gemm", x, weight, { bTranspose: true, c });
     this.observe?.(nameOf(key, from, to), x, y);
     return y;
   }
@@ -115,7 +115,7 @@ export class Layers {
     const axis = x.shape.length - 1;
     const cut = denseDim - x.shape[axis];
     const share = graph.scalar(1 / denseDim);
-    const sum = (of: MLOperand) => graph.op("reduceSum", of, { axes: [axis], keepDimensions: true });
+    const sum = (of: MLOperand) => graph.sum(of, axis);
     const square = (of: MLOperand) => graph.op("mul", of, of);
     const mean = graph.op("mul", sum(x), share);
     const centred = graph.op("sub", x, mean);
@@ -128,7 +128,7 @@ export class Layers {
   /** Rows of length 1; zeros stay zeros. */
   unit(x: MLOperand): MLOperand {
     const { graph } = this;
-    const squares = graph.op("reduceSum", graph.op("mul", x, x), { axes: [1], keepDimensions: true });
+    const squares = graph.sum(graph.op("mul", x, x), 1);
     return graph.op("div", x, graph.op("max", graph.op("sqrt", squares), graph.scalar(1e-12)));
   }
 

@@ -48,7 +48,7 @@ export function writeNetwork(graph: GraphBuilder, model: Model, explain = false)
     } else added = layers.vector(`blocks.${i}.attn.proj.bias`);
     // What is not read leaves the last block as keys and values, and nothing more.
     const x = graph.slice(stream.x, [0, 0], [read, manifest.embedDim]);
-    stream = { ...stream, x: graph.op("add", x, added) };
+    stream.x = graph.op("add", x, added);
     if (block.merge) {
       const merged = mergeTokens(layers, stream, keys!, block);
       stream = merged.stream;
@@ -56,7 +56,8 @@ export function writeNetwork(graph: GraphBuilder, model: Model, explain = false)
     }
     stream.x = graph.op("add", stream.x, mlp(layers, i, stream.x));
   });
-  return { ...classify(layers, stream), maps, rows };
+  const { features, logits } = classify(layers, stream);
+  return { features, logits, maps, rows };
 }
 
 /** [keepIdx.length, embedDim] of the first block: prefix tokens, whose values are constants, and the kept patches. */

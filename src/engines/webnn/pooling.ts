@@ -8,7 +8,7 @@ export function classify(layers: Layers, stream: Stream): { features: MLOperand;
   const { embedDim, finalNorm, normEps, distilled, projection, head } = model.manifest;
   const isNormed = finalNorm === "tokens" || finalNorm === "both";
   const x = isNormed ? layers.norm(stream.x, "norm", normEps?.final) : stream.x;
-  let features = pool(layers, { ...stream, x });
+  let features = pool(layers, x, stream.sizes);
   if (finalNorm === "pooled" || finalNorm === "both") features = layers.norm(features, "fc_norm", normEps?.pooled);
   if (projection) features = layers.linear(features, "projection", { bias: null });
   if (!head) return { features };
@@ -22,7 +22,7 @@ export function classify(layers: Layers, stream: Stream): { features: MLOperand;
 }
 
 /** [1, pooledDim] */
-function pool(layers: Layers, { x, sizes }: Stream): MLOperand {
+function pool(layers: Layers, x: MLOperand, sizes: MLOperand | undefined): MLOperand {
   const { graph, model } = layers;
   const { embedDim, prefixTokens, pooling } = model.manifest;
   const parts: MLOperand[] = [];
@@ -33,7 +33,7 @@ function pool(layers: Layers, { x, sizes }: Stream): MLOperand {
   const patchSizes = sizes && graph.slice(sizes, [0, prefixTokens], [1, count]);
   if (pooling === "map") return attentionPool(layers, patches, patchSizes);
   if (patchSizes) {
-    const total = graph.op("reduceSum", patchSizes, { axes: [1], keepDimensions: true });
+    const total = graph.sum(patchSizes, 1);
     parts.push(graph.op("div", graph.op("matmul", patchSizes, patches), total));
   } else parts.push(graph.op("reduceMean", patches, { axes: [0], keepDimensions: true }));
   return graph.concat(parts, 1);
@@ -46,11 +46,11 @@ function attentionPool(layers: Layers, x: MLOperand, sizes?: MLOperand): MLOpera
   const [count, dim] = x.shape;
   const heads = poolHeads!;
   const query = layers.vector("attn_pool.query", [heads, dim]);
-  let scores = graph.op("transpose", graph.op("gemm", x, query, { bTranspose: true }), { permutation: [1, 0] });
+  let scores = graph.transpose(graph.op("gemm", x, query, { bTranspose: true }), [1, 0]);
   if (sizes) scores = graph.op("add", scores, graph.op("log", sizes));
   const chances = graph.reshape(graph.op("softmax", scores, 1), [heads, 1, count]);
   const v = graph.reshape(layers.linear(x, "attn_pool.v"), [count, heads, dim / heads]);
-  const mixed = graph.op("matmul", chances, graph.op("transpose", v, { permutation: [1, 0, 2] }));
+  const mixed = graph.op("matmul", chances, graph.transpose(v, [1, 0, 2]));
   const y = layers.linear(graph.reshape(mixed, [1, dim]), "attn_pool.proj");
   const normed = layers.norm(y, "attn_pool.norm", normEps?.pool);
   const hidden = layers.activate(layers.linear(normed, "attn_pool.mlp.fc1"), poolActivation ?? activation);

@@ -1,5 +1,6 @@
 /** The tokens between two blocks, and how some of them leave or merge. */
-import { type Architecture, type BlockShape, patchGrid } from "../../format/model.ts";
+import type { Architecture, BlockShape } from "../../format/model.ts";
+import { ropeCoordinates } from "../../reference/positions.ts";
 import type { GraphBuilder } from "./builder.ts";
 import type { Layers } from "./layers.ts";
 
@@ -24,25 +25,17 @@ export function keepTokens(graph: GraphBuilder, arch: Architecture, stream: Stre
 
 /** undefined without RoPE. A prefix token lies at 0, 0, where nothing is turned. */
 export function coordinatesOf(graph: GraphBuilder, arch: Architecture, keepIdx: number[]): MLOperand | undefined {
-  const { position, rope, prefixTokens } = arch;
-  if (position !== "rope" || !rope) return undefined;
-  const columns = patchGrid(arch)[1];
-  const values = new Float32Array(2 * keepIdx.length);
-  keepIdx.forEach((token, k) => {
-    const patch = token - prefixTokens;
-    if (patch < 0) return;
-    values[2 * k] = rope.rows[0] + rope.rows[1] * Math.floor(patch / columns);
-    values[2 * k + 1] = rope.columns[0] + rope.columns[1] * (patch % columns);
-  });
-  return graph.floats(`coordinates ${keepIdx.length}`, [keepIdx.length, 2], () => values);
+  if (arch.position !== "rope") return undefined;
+  const values = () => Float32Array.from(ropeCoordinates(arch, keepIdx));
+  return graph.floats(`coordinates ${keepIdx.length}`, [keepIdx.length, 2], values);
 }
 
 /**
- * As src/reference/merge.ts, without a sort: a pair's rank is the number of pairs that are more alike. Everything is a matrix
- * of ones and zeros, [rows after, rows before], whose columns are in the order prefix, A, B.
+ * As src/reference/merge.ts, without a sort: a pair's rank is the number of pairs that are more alike. What merges with what
+ * is a matrix, [rows after, rows before].
  *
  * @param keys [tokens, inner], as they enter the scores
- * @returns the stream after the merge, and for each row before it, in that order of columns, its row after
+ * @returns the stream after the merge, and for each row before it, its row after: [1, rows before]
  */
 export function mergeTokens(
   layers: Layers,
@@ -56,14 +49,14 @@ export function mergeTokens(
   const [inA, inB] = halves(n, p);
   const [a, b] = [inA.length, inB.length];
   const unit = layers.unit(keys);
-  const turned = graph.op("transpose", graph.rows(unit, inB), { permutation: [1, 0] });
+  const turned = graph.transpose(graph.rows(unit, inB), [1, 0]);
   const alike = graph.op("matmul", graph.rows(unit, inA), turned);
   const best = graph.op("reduceMax", alike, { axes: [1], keepDimensions: true });
   const partner = graph.op("cast", graph.reshape(graph.op("argMax", alike, 1), [a, 1]), graph.type);
 
-  const other = graph.op("transpose", best, { permutation: [1, 0] });
+  const other = graph.transpose(best, [1, 0]);
   const number = (truth: MLOperand) => graph.op("cast", truth, graph.type);
-  const sum = (x: MLOperand) => graph.op("reduceSum", x, { axes: [1], keepDimensions: true });
+  const sum = (x: MLOperand) => graph.sum(x, 1);
   // [i, j] of `before` is 1 where j < i: of pairs that are equally alike, the lower comes first.
   const before = graph.floats(`before ${a}`, [a, a], () =>
     Float32Array.from({ length: a * a }, (_, k) => Number(k % a < Math.floor(k / a))),
@@ -79,16 +72,14 @@ export function mergeTokens(
 
   const count = (first: number, length: number) =>
     graph.floats(`count ${first} ${length}`, [length, 1], () => Float32Array.from({ length }, (_, k) => first + k));
-  const rowsInOrder = [...(p ? [count(0, p)] : []), ofA, count(p + a - merge, b)];
-  const rows = graph.op("transpose", graph.concat(rowsInOrder, 0), { permutation: [1, 0] });
-  const order = [...Array(p).keys(), ...inA, ...inB];
+  const rowsByPart = graph.concat([...(p ? [count(0, p)] : []), ofA, count(p + a - merge, b)], 0);
+  const places: number[] = [];
+  for (const [k, row] of [...Array(p).keys(), ...inA, ...inB].entries()) places[row] = k;
+  const rows = graph.transpose(graph.rows(rowsByPart, places), [1, 0]);
   let share = number(graph.op("equal", rows, count(0, n - merge)));
-  if (stream.sizes) {
-    const column = graph.reshape(stream.sizes, [n, 1]);
-    share = graph.op("mul", share, graph.reshape(graph.rows(column, order), [1, n]));
-  }
+  if (stream.sizes) share = graph.op("mul", share, stream.sizes);
   const total = sum(share);
-  const mean = (x: MLOperand) => graph.op("div", graph.op("matmul", share, graph.rows(x, order)), total);
+  const mean = (x: MLOperand) => graph.op("div", graph.op("matmul", share, x), total);
   return {
     rows,
     stream: {
