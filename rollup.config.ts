@@ -34,8 +34,9 @@ const workerPlugins = [
   ...plugins.slice(2),
 ];
 
-/** Engines that few pages open: src/engines/FOLDER/index.ts becomes dist/engine-NAME.js, beside worker.js. */
+/** Engines that few pages open, and what several variants need: src/engines/FOLDER/index.ts becomes dist/engine-NAME.js, beside worker.js. */
 export const ENGINE_CHUNKS: Record<string, string> = {
+  family: "family",
   onnx: "onnx",
   reference: "reference",
   "tfjs-webgpu": "tfjs",
@@ -50,6 +51,7 @@ const BESIDE: Record<string, string> = {
   "./videoFrames.ts": "./video-frames.js",
   "./batchOf.ts": "./batch-of.js",
   "./optionAdvice.ts": "./option-advice.js",
+  "./engine-family.js": "./engine-family.js",
   "./engine-onnx.js": "./engine-onnx.js",
   "./engine-reference.js": "./engine-reference.js",
   "./engine-tfjs.js": "./engine-tfjs.js",

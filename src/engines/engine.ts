@@ -40,6 +40,19 @@ export interface Engine {
   dispose(): void;
 }
 
+/** Variants that can share their weights, smallest first, without their weights' numbers but for the largest. */
+export interface SharedFamily {
+  models: Map<string, Model>;
+  largest: Model;
+}
+
+/** An engine that another takes the place of when its device is lost. */
+export interface LastingEngine {
+  readonly engine: Engine;
+  run(pixels: Float32Array, options: RunOptions): Promise<RunOutput>;
+  dispose(): void;
+}
+
 export interface EngineOptions {
   /** How many are wanted. An engine takes what it can get and reports it in `threads`. */
   threads?: number;
@@ -50,6 +63,8 @@ export interface EngineOptions {
   /** Asks the page for the address of a package or of an engine's file, such as "slimvit/engine-onnx.js". */
   locate?(name: string): Promise<string>;
   webnn?: WebnnOptions;
+  /** Finds out whether variants can share their weights; without it an engine is opened for one of them. */
+  sharedFamily?(model: Model): SharedFamily | undefined;
 }
 
 export type OpenEngine = (model: Model, options: EngineOptions) => Promise<Engine>;

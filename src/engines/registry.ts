@@ -10,10 +10,10 @@ import { importUrl } from "./installedPackages.ts";
 export type Device = "gpu" | "hardware-gpu" | "npu";
 
 /** A file beside worker.js. An app may serve it elsewhere and say so by `name` in `engineUrls`. */
-interface Chunk {
+interface Chunk<T = EngineChunk> {
   name: `slimvit/engine-${string}.js`;
   /** Where there is no page to ask for the file's address, as in the tools. */
-  load(): Promise<EngineChunk>;
+  load(): Promise<T>;
 }
 
 interface EngineEntry {
@@ -87,10 +87,20 @@ export async function loadEngine(name: EngineName, options: EngineOptions): Prom
   return engines[name]!;
 }
 
-async function loadChunk({ name, load }: Chunk, { engineUrls, locate }: EngineOptions): Promise<EngineChunk> {
+/** What folders of several variants need. */
+export type FamilyChunk = typeof import("./family/index.ts");
+
+const FAMILY: Chunk<FamilyChunk> = { name: "slimvit/engine-family.js", load: () => import("./family/index.ts") };
+
+/** @throws SlimViTError `unsupported` when the file does not load */
+export function loadFamily(options: EngineOptions): Promise<FamilyChunk> {
+  return loadChunk(FAMILY, options);
+}
+
+async function loadChunk<T>({ name, load }: Chunk<T>, { engineUrls, locate }: EngineOptions): Promise<T> {
   try {
     const url = engineUrls?.[name] ?? (await locate?.(name));
-    return url === undefined ? await load() : ((await importUrl(url)) as EngineChunk);
+    return url === undefined ? await load() : ((await importUrl(url)) as T);
   } catch (error) {
     if (error instanceof SlimViTError) throw error;
     throw new SlimViTError(

@@ -2,7 +2,7 @@
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
 import type { Source } from "../protocol.ts";
 import { Collector, collect, type ReadOptions } from "./collector.ts";
-import { download, downloadRange } from "./download.ts";
+import { download } from "./download.ts";
 import { importNode } from "./importNode.ts";
 
 export interface Folder {
@@ -11,13 +11,6 @@ export interface Folder {
   /** how messages call a file */
   nameOf(file: string): string;
   read(file: string, options: ReadOptions): Promise<Uint8Array>;
-  /**
-   * A part of a file.
-   *
-   * @param from its first byte; `options.exactly` is its length
-   * @returns undefined where only whole files are served
-   */
-  readRange(file: string, from: number, options: ReadOptions): Promise<Uint8Array | undefined>;
 }
 
 export async function openFolder(source: Source, signal?: AbortSignal): Promise<Folder> {
@@ -39,53 +32,31 @@ function folderOfUrls(urls: Record<string, string>, signal?: AbortSignal): Folde
         `${file}: is not among the package's files (${Object.keys(urls).join(", ")}).`,
       );
     },
-    readRange: async (file, from, options) =>
-      Object.hasOwn(urls, file) ? downloadRange(urls[file], from, options, signal) : undefined,
   };
 }
 
 function folderOfUrl(base: string, signal?: AbortSignal): Folder {
   const nameOf = (file: string) => new URL(file, base).href;
-  return {
-    isRemote: true,
-    nameOf,
-    read: (file, options) => download(nameOf(file), options, signal),
-    readRange: (file, from, options) => downloadRange(nameOf(file), from, options, signal),
-  };
+  return { isRemote: true, nameOf, read: (file, options) => download(nameOf(file), options, signal) };
 }
 
 function folderOfFiles(files: { name: string; blob: Blob }[], signal?: AbortSignal): Folder {
   const names = files.map((file) => file.name).join(", ") || "none";
-  const blobOf = (name: string): Blob => {
-    const file = files.find((candidate) => candidate.name === name);
-    if (file) return file.blob;
-    throw new SlimViTError("bad-model", `${name}: is not among the files given (${names}).`);
-  };
   return {
     isRemote: false,
     nameOf: (file) => file,
-    read: async (name, options) => collect(blobOf(name).stream(), name, options, signal),
-    readRange: async (name, from, options) =>
-      collect(
-        blobOf(name)
-          .slice(from, from + options.exactly!)
-          .stream(),
-        name,
-        options,
-        signal,
-      ),
+    async read(name, options) {
+      const file = files.find((candidate) => candidate.name === name);
+      if (!file) throw new SlimViTError("bad-model", `${name}: is not among the files given (${names}).`);
+      return collect(file.blob.stream(), name, options, signal);
+    },
   };
 }
 
 async function folderOnDisk(url: string, signal?: AbortSignal): Promise<Folder> {
   const { fileURLToPath } = (await importNode("node:url")) as typeof import("node:url");
   const nameOf = (file: string) => fileURLToPath(new URL(file, url));
-  return {
-    isRemote: false,
-    nameOf,
-    read: (file, options) => readFromDisk(nameOf(file), options, signal),
-    readRange: async () => undefined, // a disk reads the whole file sooner than it is opened twice
-  };
+  return { isRemote: false, nameOf, read: (file, options) => readFromDisk(nameOf(file), options, signal) };
 }
 
 /** @throws SlimViTError `bad-model` for a file that is missing or too long, `integrity` for one that is too short */

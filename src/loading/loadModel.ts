@@ -2,6 +2,7 @@
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
 import type { Manifest, Model, Variant, WeightsFile } from "../format/model.ts";
 import { MAX_MANIFEST_BYTES, readManifest, readModel } from "../format/read.ts";
+import type { fromSlabs } from "../format/slabs.ts";
 import { slabsOf, withVariant } from "../format/variants.ts";
 import type { LoadLinks, LoadRequest, Progress } from "../protocol.ts";
 import { CACHE } from "./cache.ts";
@@ -9,7 +10,8 @@ import { chooseWeights, type WeightsChoice } from "./chooseWeights.ts";
 import { MANIFEST } from "./collector.ts";
 import { type Folder, openFolder } from "./folders.ts";
 import { keepManifest, readKeptManifest } from "./manifestCache.ts";
-import { SlabReader } from "./slabReader.ts";
+import type { SlabReader } from "./slabReader.ts";
+import { type WeightsReader, WholeReader } from "./weightsReader.ts";
 import { storeIn } from "./weightsStore.ts";
 
 export interface LoadedModel {
@@ -30,7 +32,11 @@ export interface LoadedModel {
 }
 
 type Request = Pick<LoadRequest, "source" | "engine" | "dtype" | "variant" | "cache">;
-type Links = LoadLinks & { signal?: AbortSignal };
+type Links = LoadLinks & {
+  signal?: AbortSignal;
+  /** Reads files of several variants. */
+  loadFamily?: () => Promise<{ fromSlabs: typeof fromSlabs; SlabReader: typeof SlabReader }>;
+};
 
 /** What all steps of a load share. */
 interface Load extends Links {
@@ -47,7 +53,7 @@ interface Plan {
   manifest: Manifest;
   choices: WeightsChoice[];
   /** of the first choice */
-  reader: SlabReader;
+  reader: Promise<WeightsReader>;
 }
 
 /**
@@ -99,8 +105,8 @@ function makePlan(text: string, load: Load): Plan {
   const listed = readManifest(text, name);
   const manifest = withVariant(listed, request.variant ?? cheapest(listed.variants).name);
   const choices = chooseWeights(manifest, request.dtype, request.engine, name);
-  const reader = new SlabReader(choices[0].weights, load);
-  reader.lookUp(countSlabs(manifest, choices[0].weights));
+  const reader = readerOf(choices[0].weights, load);
+  reader.then((one) => one.lookUp(countSlabs(manifest, choices[0].weights))).catch(() => {}); // reported where it is read
   return { text, manifest, choices, reader };
 }
 
@@ -122,11 +128,12 @@ function planFromKept(text: string, load: Load): Plan | undefined {
 async function loadWeights(plan: Plan, rank: number, load: Load): Promise<LoadedModel> {
   const { manifest, choices } = plan;
   const { weights, reason } = choices[rank];
-  const reader = rank === 0 ? plan.reader : new SlabReader(weights, load);
+  const reader = await (rank === 0 ? plan.reader : readerOf(weights, load));
   const loadVariant = async (name: string) => {
     const selected = withVariant(manifest, name);
     const slabs = await readSlabs(reader, selected, weights, load);
-    return readModel(selected, weights.dtype, slabs, load.folder.nameOf(weights.file));
+    const family = manifest.variants.length > 1 ? await load.loadFamily?.() : undefined;
+    return readModel(selected, weights.dtype, slabs, load.folder.nameOf(weights.file), family?.fromSlabs);
   };
   const model = await loadVariant(manifest.variant);
   const loaded: LoadedModel = {
@@ -141,13 +148,13 @@ async function loadWeights(plan: Plan, rank: number, load: Load): Promise<Loaded
       load.notes.push(`The ${weights.dtype} weights are not used ${fault}`);
       return loadWeights(plan, rank + 1, load);
     };
-  } else if (manifest.variants.length === 1) reader.release();
+  }
   return loaded;
 }
 
 /** Those that the selected variant is made of. */
 async function readSlabs(
-  reader: SlabReader,
+  reader: WeightsReader,
   manifest: Manifest,
   weights: WeightsFile,
   load: Load,
@@ -160,6 +167,10 @@ async function readSlabs(
   });
   await reportProgress(load, { file, loadedBytes: totalBytes, totalBytes, cached });
   return slabs;
+}
+
+async function readerOf(weights: WeightsFile, load: Load): Promise<WeightsReader> {
+  return weights.slabs ? new (await load.loadFamily!()).SlabReader(weights, load) : new WholeReader(weights, load);
 }
 
 const countSlabs = (manifest: Manifest, weights: WeightsFile) => slabsOf(manifest, weights)?.length ?? 1;

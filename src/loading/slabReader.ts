@@ -1,26 +1,13 @@
-/** The slabs of a weights file, each from the store or the network; a file that is a single piece counts as one slab. */
-import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
+/** The slabs of a weights file, each from the store or the network. It is in dist/engine-family.js. */
+import { throwIfAborted } from "../errors.ts";
 import type { Slab, WeightsFile } from "../format/model.ts";
-import type { WeightsStore } from "../protocol.ts";
-import { collect, MANIFEST } from "./collector.ts";
-import { digest } from "./digest.ts";
-import type { Folder } from "./folders.ts";
-import { inflating } from "./inflate.ts";
+import type { ReadOptions } from "./collector.ts";
+import { downloadRange } from "./download.ts";
 import { inTurn } from "./inTurn.ts";
+import { keep, type OnBytes, unpackChecked, type WeightsLoad, type WeightsReader } from "./weightsReader.ts";
 import { readKept, type Weights } from "./weightsStore.ts";
 
-/** What a reader needs of a load. */
-export interface SlabLoad {
-  folder: Folder;
-  store?: WeightsStore;
-  notes: string[];
-  signal?: AbortSignal;
-}
-
-/** @param loadedBytes of the file, from its begin on */
-export type OnBytes = (loadedBytes: number) => void;
-
-export class SlabReader {
+export class SlabReader implements WeightsReader {
   private readonly slabs: readonly Slab[];
   /** as they are unpacked */
   private held: (Promise<Weights | undefined> | undefined)[] = [];
@@ -29,9 +16,9 @@ export class SlabReader {
 
   constructor(
     private readonly weights: WeightsFile,
-    private readonly load: SlabLoad,
+    private readonly load: WeightsLoad,
   ) {
-    this.slabs = weights.slabs ?? [weights];
+    this.slabs = weights.slabs!;
   }
 
   /** Bytes of the first slabs in the file. */
@@ -91,7 +78,7 @@ export class SlabReader {
       for (let i = from; i < to; i++) await this.hold(i, this.whole, 0);
       return;
     }
-    const part = isPart && (await folder.readRange(file, start, { exactly: end - start, onBytes: report }));
+    const part = isPart && (await this.readRange(start, { exactly: end - start, onBytes: report }));
     if (part) {
       for (let i = from; i < to; i++) await this.hold(i, part, start);
       return;
@@ -101,6 +88,13 @@ export class SlabReader {
     for (let i = from; i < to; i++) await this.hold(i, whole, 0);
   }
 
+  /** @returns undefined where only whole files are served; a disk reads one sooner than it is opened twice */
+  private async readRange(from: number, options: ReadOptions): Promise<Uint8Array | undefined> {
+    const { folder, signal } = this.load;
+    const url = folder.nameOf(this.weights.file);
+    return folder.isRemote && URL.canParse(url) ? downloadRange(url, from, options, signal) : undefined;
+  }
+
   /** @param bytes of the file, from `start` on */
   private async hold(i: number, bytes: Uint8Array, start: number): Promise<void> {
     const { folder, store, notes, signal } = this.load;
@@ -108,30 +102,8 @@ export class SlabReader {
     const at = this.bytesOf(i) - start;
     const slab = this.slabs[i];
     const name = folder.nameOf(file) + (this.slabs.length > 1 ? `, slab ${i + 1}` : "");
-    const packed = bytes.subarray(at, at + slab.bytes);
-    const unpacked = file.endsWith(".zz") ? await unpack(packed, name, slab.unpackedBytes) : packed;
-    const found = await digest(unpacked);
-    throwIfAborted(signal);
-    if (found !== slab.sha256) {
-      throw new SlimViTError(
-        "integrity",
-        `${name}: its sha256 is ${found}; ${MANIFEST} promises ${slab.sha256}. ` +
-          "It is damaged or of another version: publish both again.",
-      );
-    }
+    const unpacked = await unpackChecked(bytes.subarray(at, at + slab.bytes), { ...slab, file }, name, signal);
     this.held[i] = Promise.resolve({ bytes: unpacked, cached: false });
-    await store?.put(slab.sha256, unpacked).catch((error) => {
-      notes.push(`The weights are not kept for the next visit (${messageOf(error)}).`); // no quota, perhaps
-    });
-  }
-}
-
-/** zlib → its content, of a size that was promised. */
-async function unpack(bytes: Uint8Array, name: string, exactly?: number): Promise<Uint8Array> {
-  try {
-    return await collect(inflating(bytes, "deflate"), name, { exactly });
-  } catch (error) {
-    if (error instanceof SlimViTError) throw error;
-    throw new SlimViTError("integrity", `${name}: cannot be unpacked (${messageOf(error)}).`, { cause: error });
+    await keep(store, slab.sha256, unpacked, notes);
   }
 }

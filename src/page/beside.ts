@@ -11,6 +11,10 @@ interface File {
 }
 
 const FILES: Record<string, File> = {
+  "slimvit/engine-family.js": {
+    chunk: () => import(/* webpackIgnore: true */ "./engine-family.js"),
+    copy: () => new URL("./engine-family.js", import.meta.url),
+  },
   "slimvit/engine-onnx.js": {
     chunk: () => import(/* webpackIgnore: true */ "./engine-onnx.js"),
     copy: () => new URL("./engine-onnx.js", import.meta.url),

@@ -1,12 +1,15 @@
 /** One loaded model on one engine: picture → pixels → logits → classes. It lives in the worker; in Node, in the process. */
 
+import type { EngineOptions } from "../engines/engine.ts";
+import type { InTurn, Running, Variants } from "../engines/family/index.ts";
 import { nextMacrotask } from "../engines/nextMacrotask.ts";
 import type { OpenedEngine } from "../engines/opening.ts";
 import { RecoveringEngine } from "../engines/recovery.ts";
-import { checkEngineName, prepareEngine } from "../engines/registry.ts";
+import { checkEngineName, loadFamily, prepareEngine } from "../engines/registry.ts";
 import { isWrongResults } from "../engines/selfTest.ts";
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
 import type { Manifest, Model } from "../format/model.ts";
+import { withVariant } from "../format/variants.ts";
 import { readImage } from "../image/decode.ts";
 import { preprocessWith, type Resample } from "../image/preprocess.ts";
 import { type LoadedModel, loadModel } from "../loading/loadModel.ts";
@@ -18,14 +21,12 @@ import type {
   RunResult,
   TransferredImage,
   UseRequest,
-  VariantChoice,
 } from "../protocol.ts";
 import type { RunOutput } from "../reference/forward.ts";
 import { checkFinite, classPicker } from "./classes.ts";
 import { describeModel } from "./info.ts";
 import { attentionOverPatches } from "./insight.ts";
 import { chooseThreads } from "./threads.ts";
-import { DEFAULT_LATENCY_MS, type InTurn, Variants } from "./variants.ts";
 
 /** The resampler's kernels are a part of their own, like an engine. */
 async function openResampler(): Promise<Resample> {
@@ -58,34 +59,31 @@ export class Session {
   private readonly waiting: (Job | Task)[] = [];
   private isWorking = false;
   private isDisposed = false;
-  /** with which calls are answered that name no variant */
-  private chosen: string;
-  private choice: VariantChoice | undefined;
-  /** variants are fetched and measured one after the other */
-  private opening: Promise<unknown> = Promise.resolve();
+  /** of a folder that has several */
+  private readonly variants: Variants<RecoveringEngine> | undefined;
   /** by variant, and of what each was made */
   private readonly infos = new Map<string, { info: ModelInfo; key: string; opened: OpenedEngine }>();
   /** what the page knows already */
   private readonly sent = new Set<ModelInfo>();
 
   private constructor(
-    private readonly variants: Variants,
+    private readonly first: Running<RecoveringEngine>,
+    several: ((inTurn: InTurn) => Variants<RecoveringEngine>) | undefined,
     private readonly model: Pick<Model, "dtype">,
     private readonly facts: Pick<ModelInfo, "loadMs" | "notes" | "dtypeReason">,
     private readonly resample: Resample,
     private readonly life: AbortController,
-    private readonly onInfo: LoadLinks["onInfo"],
   ) {
-    this.chosen = this.manifest.variant;
+    this.variants = several?.(this.inTurn);
     this.sent.add(this.info);
   }
 
   /** Of the variant that runs. */
   get info(): ModelInfo {
-    const { variants, choice, facts } = this;
-    const { manifest, engine } = variants.running;
+    const { variants, facts, manifest, engine } = this;
+    const choice = variants?.choice;
     const { opened } = engine;
-    const ready = variants.ready;
+    const ready = variants?.ready ?? [manifest.variant];
     const notes = [...new Set([...facts.notes, ...engine.notes])];
     const key = JSON.stringify([ready, choice, notes]);
     const known = this.infos.get(manifest.variant);
@@ -97,11 +95,11 @@ export class Session {
   }
 
   private get manifest(): Manifest {
-    return this.variants.running.manifest;
+    return (this.variants?.running ?? this.first).manifest;
   }
 
   private get engine(): RecoveringEngine {
-    return this.variants.running.engine;
+    return (this.variants?.running ?? this.first).engine;
   }
 
   /** @throws SlimViTError as `loadModel` and `openEngine` */
@@ -109,16 +107,18 @@ export class Session {
     checkEngineName(request.engine); // before anything is downloaded, as are the threads
     const threads = chooseThreads(request.threads);
     const { engineUrls, packages, webnn } = request;
-    const options = { threads, engineUrls, packages, locate: links.locate, webnn };
+    const options: EngineOptions = { threads, engineUrls, packages, locate: links.locate, webnn };
+    const family = () => loadFamily(options);
     const start = performance.now();
     const life = new AbortController();
     signal?.addEventListener("abort", () => life.abort(signal.reason));
-    const first = await loadModel(request, { ...links, signal: life.signal }, () => {
+    const first = await loadModel(request, { ...links, signal: life.signal, loadFamily: family }, () => {
       void openResampler();
       prepareEngine(request.engine, options);
     });
     const filesMs = performance.now() - start;
-    const opening = { ...options, signal: life.signal, keeps: request.cache };
+    const several = first.model.family && (await family());
+    const opening = { ...options, signal: life.signal, keeps: request.cache, sharedFamily: several?.sharedFamily };
     const { loaded, engine } = await openFirstSound(request, first, (model, isLast) =>
       RecoveringEngine.open(request.engine, model, { ...opening, mayUseOthers: isLast }),
     );
@@ -127,47 +127,33 @@ export class Session {
     const { firstRunMs } = engine.opened;
     const loadMs = { files: filesMs, engine: performance.now() - start - filesMs - firstRunMs, firstRun: firstRunMs };
     const { manifest, dtype } = loaded.model;
-    if (engine.engine.variants) loaded.release();
-    const variants = new Variants({ manifest, engine }, { loaded, engineName: request.engine, options: opening });
+    const { loadVariant, release } = loaded;
+    const openEngine = (model: Model) => RecoveringEngine.open(request.engine, model, opening);
+    const loader = { loadVariant, release };
+    const running = { manifest, engine };
+    const make =
+      several &&
+      ((inTurn: InTurn) => new several.Variants(running, { loader, openEngine, signal: life.signal, inTurn }));
     const facts = { loadMs, notes: loaded.notes, dtypeReason: loaded.dtypeReason };
-    const session = new Session(variants, { dtype }, facts, await openResampler(), life, links.onInfo);
-    if (request.variant === undefined && manifest.variants.length > 1)
-      session.settle(request.latencyMs ?? DEFAULT_LATENCY_MS).catch(() => {}); // disposed of
+    const session = new Session(running, make, { dtype }, facts, await openResampler(), life);
+    const { variants } = session;
+    if (!variants) release();
+    else if (request.variant !== undefined) variants.rest();
+    else {
+      const settled = variants.settle(request.latencyMs).then(() => session.use({ variant: variants.chosen }));
+      settled.then(links.onInfo).catch(() => {}); // disposed of
+    }
     return session;
-  }
-
-  /** Goes on to the variant that meets the budget, while the first one answers, and tells the page. */
-  private async settle(latencyMs: number): Promise<void> {
-    const { name } = await this.choose(latencyMs);
-    this.chosen = name;
-    await this.inTurn(async () => this.onInfo?.(this.info));
-  }
-
-  /** The choice for a budget. It runs afterwards. */
-  private choose(latencyMs: number): Promise<{ name: string }> {
-    return this.afterOthers(async () => {
-      const { name, ...choice } = await this.variants.choose(latencyMs, this.inTurn);
-      await this.variants.use(name, this.inTurn);
-      this.choice = choice;
-      return { name };
-    });
-  }
-
-  private afterOthers<T>(work: () => Promise<T>): Promise<T> {
-    const working = this.opening.then(work);
-    this.opening = working.catch(() => {});
-    return working;
   }
 
   /**
    * @returns what runs then. Calls that name that variant are answered with it; others are not changed.
    * @throws SlimViTError as `loadModel` and `openEngine`; what ran before goes on then
    */
-  async use({ variant, latencyMs = DEFAULT_LATENCY_MS }: UseRequest): Promise<ModelInfo> {
-    if (variant === undefined) await this.choose(latencyMs);
-    else if (!this.variants.isInPlace(variant)) await this.afterOthers(() => this.variants.use(variant, this.inTurn));
+  async use(request: UseRequest): Promise<ModelInfo> {
+    const name = (await this.variants?.request(request)) ?? request.variant ?? this.manifest.variant;
     return this.inTurn(async () => {
-      if (variant !== undefined) await this.runVariant(variant);
+      await this.runVariant(name);
       return this.info;
     });
   }
@@ -191,7 +177,7 @@ export class Session {
     if (this.isDisposed) return;
     this.isDisposed = true;
     this.life.abort();
-    if (!this.isWorking) this.variants.dispose();
+    if (!this.isWorking) this.engine.dispose();
   }
 
   private async work(): Promise<void> {
@@ -207,20 +193,20 @@ export class Session {
       }
       const jobs = this.takeJobs();
       try {
-        await this.runVariant(jobs[0].request.variant ?? this.chosen);
+        await this.runVariant(jobs[0].request.variant ?? this.variants?.chosen ?? this.manifest.variant);
         await this.answer(jobs);
       } catch (error) {
         for (const { reject } of jobs) reject(error); // without effect on those that are answered
       }
     }
     this.isWorking = false;
-    if (this.isDisposed) this.variants.dispose();
+    if (this.isDisposed) this.engine.dispose();
   }
 
-  /** An engine that cannot change in place is opened again. */
   private async runVariant(name: string): Promise<void> {
-    if (this.variants.isInPlace(name)) this.variants.swap(name);
-    else await this.variants.use(name, (work) => work());
+    if (name === this.manifest.variant) return;
+    if (this.variants) await this.variants.run(name);
+    else withVariant(this.manifest, name); // `bad-option` for a name that is none
   }
 
   /** The next job, with those behind it that fit into the same batch. */

@@ -2,9 +2,11 @@
 import v8 from "node:v8";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { sharedFamily } from "../../src/engines/family/index.ts";
 import { openFlavour } from "../../src/engines/simd/engine.ts";
 import { type Architecture, type Model, plainArchitecture, type WeightsDtype } from "../../src/format/model.ts";
 import { readModel } from "../../src/format/read.ts";
+import { fromSlabs } from "../../src/format/slabs.ts";
 import { withVariant } from "../../src/format/variants.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { expectClose, randomModel, randomPixels } from "../helpers.ts";
@@ -55,7 +57,7 @@ const networks: fc.Arbitrary<Architecture> = fc
 
 function modelOf(nested: Nested, dtype: WeightsDtype, name: string): Model {
   const { slabs } = nested.weights(dtype);
-  return readModel(withVariant(nested.manifest, name), dtype, slabs, "file");
+  return readModel(withVariant(nested.manifest, name), dtype, slabs, "file", fromSlabs);
 }
 
 /** int8 engines quantise activations too. */
@@ -63,7 +65,7 @@ const TOLERANCE: Record<WeightsDtype, number> = { f32: 1e-3, f16: 1e-3, int8: 0.
 
 async function alone(model: Model, flavour: "relaxed" | "plain", pixels: Float32Array) {
   const { family: _, ...single } = model;
-  const engine = await openFlavour(single, { threads: 1 }, flavour);
+  const engine = await openFlavour(single, { threads: 1, sharedFamily }, flavour);
   const { features } = await engine.run(pixels);
   engine.dispose();
   return features;
@@ -83,7 +85,7 @@ describe.each(["relaxed", "plain"] as const)("%s kernels", (flavour) => {
             const nested = nestedFamily(randomModel(arch, seed), count, seed, wholePanels);
             const first = nested.names[seed % count];
             const whole = modelOf(nested, dtype, first);
-            const engine = await openFlavour(whole, { threads: 1 }, flavour);
+            const engine = await openFlavour(whole, { threads: 1, sharedFamily }, flavour);
             if (engine.variants) sharing++;
             for (const name of !engine.variants
               ? [first]
@@ -118,9 +120,9 @@ test("all variants take the memory of the largest, and little more", async () =>
     (wide, random) => Math.max(8, wholePanels(wide, random)),
     true,
   );
-  const engine = await openFlavour(modelOf(nested, "int8", "v0"), { threads: 1 }, "plain");
+  const engine = await openFlavour(modelOf(nested, "int8", "v0"), { threads: 1, sharedFamily }, "plain");
   const { family: _, ...single } = modelOf(nested, "int8", "v3");
-  const largest = await openFlavour(single, { threads: 1 }, "plain");
+  const largest = await openFlavour(single, { threads: 1, sharedFamily }, "plain");
   expect(engine.variants).toEqual(nested.names);
   expect(engine.memoryBytes! / largest.memoryBytes!).toBeLessThanOrEqual(1.1);
   engine.dispose();
@@ -129,7 +131,7 @@ test("all variants take the memory of the largest, and little more", async () =>
 
 test("several threads change along", async () => {
   const nested = nestedFamily(randomModel(DEIT, 1), 3, 3, wholePanels, true);
-  const engine = await openFlavour(modelOf(nested, "f16", "v2"), { threads: 3 }, "plain");
+  const engine = await openFlavour(modelOf(nested, "f16", "v2"), { threads: 3, sharedFamily }, "plain");
   expect(engine.threads).toBe(3);
   const names = nested.names;
   const expected = new Map<string, Float32Array>();
@@ -148,7 +150,7 @@ test("several threads change along", async () => {
 
 test("widths that share a panel have no common memory: the engine is opened for one variant", async () => {
   const nested = nestedFamily(randomModel(DEIT, 1), 3, 4, anyWidth, true);
-  const engine = await openFlavour(modelOf(nested, "f32", "v1"), { threads: 1 }, "plain");
+  const engine = await openFlavour(modelOf(nested, "f32", "v1"), { threads: 1, sharedFamily }, "plain");
   expect(engine.variants).toBeUndefined();
   const model = modelOf(nested, "f32", "v1");
   const pixels = randomPixels(model.manifest, 1);

@@ -18,6 +18,7 @@ import {
 } from "../../src/format/model.ts";
 import { readManifest, readModel } from "../../src/format/read.ts";
 import { readSafetensors, writeSafetensors } from "../../src/format/safetensors.ts";
+import { fromSlabs } from "../../src/format/slabs.ts";
 import { encodeTensors, manifestJson, writeWeights } from "../../src/format/write.ts";
 import { imageSize } from "../../src/image/imageSize.ts";
 import { FAMILY } from "../family.ts";
@@ -153,7 +154,9 @@ export const TARGETS: Record<string, Target> = {
     words: [".more", "blocks.0.mlp.fc2.weight.more", '"dtype":', '"shape":', '"data_offsets":', ...JSON_WORDS],
     fuzz(bytes) {
       const dtype = dtypes[(bytes[0] ?? 0) % 3];
-      const model = read(() => readModel(nested.manifest, dtype, [firstSlab[dtype], bytes.subarray(1)], "x"));
+      const model = read(() =>
+        readModel(nested.manifest, dtype, [firstSlab[dtype], bytes.subarray(1)], "x", fromSlabs),
+      );
       if (!model) return;
       for (const name of nested.names) {
         const { manifest, tensors } = model.family!.model(name);

@@ -11,6 +11,7 @@ import type {
   WeightsFile,
 } from "../../src/format/model.ts";
 import { readModel } from "../../src/format/read.ts";
+import { fromSlabs } from "../../src/format/slabs.ts";
 import { singleVariant, withVariant } from "../../src/format/variants.ts";
 import { manifestJson, writeSlabs } from "../../src/format/write.ts";
 import {
@@ -59,7 +60,7 @@ export async function writeElasticFolder(out: string, content: ElasticContent, r
     for (const { name, slabs: count } of manifest.variants) {
       try {
         const prefix = slabs.get(dtype)!.slice(0, count);
-        const model = readModel(withVariant(written, name), dtype, prefix, join(out, "slimvit.json"));
+        const model = readModel(withVariant(written, name), dtype, prefix, join(out, "slimvit.json"), fromSlabs);
         (await openWithoutDevice(model, {}, false)).engine.dispose();
       } catch (error) {
         const fault = `variant "${name}" fails in ${dtype}. ${messageOf(error)} ${ADVICE[dtype]}`;

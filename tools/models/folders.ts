@@ -16,6 +16,7 @@ import type {
   WeightsFile,
 } from "../../src/format/model.ts";
 import { readManifest, readModel } from "../../src/format/read.ts";
+import { fromSlabs } from "../../src/format/slabs.ts";
 import { type SingleManifest, singleVariant } from "../../src/format/variants.ts";
 import { encodeTensors, manifestJson, selfTestPixels, writeWeights } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
@@ -39,7 +40,7 @@ export function readModelFolder(dir: string, dtype?: WeightsDtype): Model {
     const has = manifest.weights.map((file) => file.dtype).join(", ") || "none";
     throw new SlimViTError("bad-model", `${join(dir, MANIFEST)}: has no ${dtype ?? ""} weights (it has ${has}).`);
   }
-  return readModel(manifest, entry.dtype, readWeightsFile(dir, entry).slabs, join(dir, entry.file));
+  return readModel(manifest, entry.dtype, readWeightsFile(dir, entry).slabs, join(dir, entry.file), fromSlabs);
 }
 
 /**

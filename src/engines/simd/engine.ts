@@ -1,10 +1,10 @@
 /** The engine of our own: WebAssembly kernels (assembly/) that run the whole forward pass over one memory a model. */
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import { type Manifest, type Model, tokenCounts } from "../../format/model.ts";
-import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
+import type { Engine, EngineOptions, RunOptions, RunOutput, SharedFamily } from "../engine.ts";
 import { nextMacrotask } from "../nextMacrotask.ts";
+import { planArea } from "./areaPlan.ts";
 import { chooseFlavour, compileKernels, type Flavour } from "./binary.ts";
-import { planArea, type SharedFamily, sharedFamily } from "./family.ts";
 import { PLAN_MAP_ROWS, SYNC_ACTIVE, SYNC_EPOCH, SYNC_QUIT } from "./layout.ts";
 import { groupsOf, readPairs, writePairs } from "./pairs.ts";
 import { type Plan, planMemory } from "./plan.ts";
@@ -43,10 +43,11 @@ export async function prepare({ threads }: EngineOptions): Promise<void> {
 }
 
 /** With a chosen binary, for tests. */
-export async function openFlavour(model: Model, { threads }: EngineOptions, flavour: Flavour): Promise<Engine> {
-  const wanted = possible(threads);
-  const opened = await openWith(model, wanted, flavour);
-  return opened ?? (await openWith(model, 1, flavour))!;
+export async function openFlavour(model: Model, options: EngineOptions, flavour: Flavour): Promise<Engine> {
+  const wanted = possible(options.threads);
+  const family = options.sharedFamily?.(model);
+  const opened = await openWith(model, wanted, flavour, family);
+  return opened ?? (await openWith(model, 1, flavour, family))!;
 }
 
 function possible(threads = 1): number {
@@ -54,10 +55,14 @@ function possible(threads = 1): number {
 }
 
 /** @returns undefined when the threads do not start */
-async function openWith(model: Model, threads: number, flavour: Flavour): Promise<Engine | undefined> {
+async function openWith(
+  model: Model,
+  threads: number,
+  flavour: Flavour,
+  family: SharedFamily | undefined,
+): Promise<Engine | undefined> {
   const shared = threads > 1;
   const module = await compileKernels(flavour, shared);
-  const family = sharedFamily(model);
   const area = family && planArea(family, flavour);
   const options = { flavour, threads, spins: SPINS, maySleep: maySleep(), area };
   const planOf = (one: Model) => planMemory(one, options);

@@ -1,5 +1,5 @@
 /** Which variant meets a budget here: measures as few as it takes, and predicts the others from their MACs. */
-import type { Variant } from "../format/model.ts";
+import type { Variant } from "../../format/model.ts";
 
 /** What is known of a variant's time. */
 export interface Timed {
