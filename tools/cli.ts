@@ -4,6 +4,7 @@ import { messageOf, SlimViTError } from "../src/errors.ts";
 import { benchCommand } from "./commands/bench.ts";
 import { classesCommand } from "./commands/classes.ts";
 import { compressCommand } from "./commands/compress.ts";
+import { elasticCommand } from "./commands/elastic.ts";
 import { evalCommand } from "./commands/eval.ts";
 import { exportCommand } from "./commands/export.ts";
 import { finetuneCommand } from "./commands/finetune.ts";
@@ -33,6 +34,7 @@ const COMMANDS = [
   mergeCommand,
   retrainCommand,
   exportCommand,
+  elasticCommand,
   sweepCommand,
   inspectCommand,
   evalCommand,

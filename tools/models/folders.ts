@@ -17,7 +17,7 @@ import type {
 } from "../../src/format/model.ts";
 import { readManifest, readModel } from "../../src/format/read.ts";
 import { fromSlabs } from "../../src/format/slabs.ts";
-import { type SingleManifest, singleVariant } from "../../src/format/variants.ts";
+import { type SingleManifest, singleVariant, withVariant } from "../../src/format/variants.ts";
 import { encodeTensors, manifestJson, selfTestPixels, writeWeights } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
 import toolsPackage from "../package.json" with { type: "json" };
@@ -31,9 +31,19 @@ const SELF_TEST_SEED = 1;
 /** Of the recorded numbers: engines are compared by the numbers' own size, which a head that is hardly trained makes small. */
 const SELF_TEST_DIGITS = 6;
 
-/** @throws SlimViTError `bad-model` for a folder without slimvit.json, a missing weights file or a wrong hash */
-export function readModelFolder(dir: string, dtype?: WeightsDtype): Model {
-  const manifest = readManifestFile(dir);
+/** `MODEL#NAME` names one of the folder's variants; without a name it is the first. */
+export function splitSource(source: string): { dir: string; variant?: string } {
+  const [, dir, variant] = source.match(/^(.+)#([\w.-]+)$/) ?? [];
+  return dir === undefined || existsSync(source) ? { dir: source } : { dir, variant };
+}
+
+/**
+ * @param source a folder, or `folder#variant`
+ * @throws SlimViTError `bad-model` for a folder without slimvit.json, a missing weights file or a wrong hash; `bad-option`
+ */
+export function readModelFolder(source: string, dtype?: WeightsDtype): Model {
+  const manifest = readManifestFile(source);
+  const { dir } = splitSource(source);
   const order: WeightsDtype[] = dtype ? [dtype] : ["f32", "f16", "int8"];
   const entry = order.map((want) => manifest.weights.find((file) => file.dtype === want)).find(Boolean);
   if (!entry) {
@@ -84,13 +94,16 @@ function unpack(file: Uint8Array, most: number | undefined, path: string): Uint8
 export const pack = (bytes: Uint8Array): Uint8Array =>
   deflateSync(bytes, { level: 9, memLevel: 9, strategy: constants.Z_HUFFMAN_ONLY });
 
-export function readManifestFile(dir: string): Manifest {
+/** @param source a folder, or `folder#variant` */
+export function readManifestFile(source: string): Manifest {
+  const { dir, variant } = splitSource(source);
   const path = join(dir, MANIFEST);
   if (!statSync(dir, { throwIfNoEntry: false })?.isDirectory())
     throw new SlimViTError("bad-model", `${dir}: no such folder.`);
   if (!existsSync(path))
     throw new SlimViTError("bad-model", `${dir}: has no ${MANIFEST}; it is no SlimViT model folder.`);
-  return readManifest(readFileSync(path, "utf8"), path);
+  const manifest = readManifest(readFileSync(path, "utf8"), path);
+  return variant === undefined ? manifest : withVariant(manifest, variant);
 }
 
 /** What a new folder says of itself; the weights entries are made when it is written. */
