@@ -31,7 +31,7 @@ const LINES: Record<Line, string> = {
   untrusted: "Manifest from an untrusted origin: a request outside its folder, over the stated bounds, code run",
   pictures: "Hostile pictures: a crash, another error than `bad-input`, a large one decoded",
   "worker-killed": "Worker killed in mid-classify: not rejected within 1 s, or the next call fails or differs",
-  "worker-methods": "Messages to the worker that are none of its five methods: answered, or the next call fails",
+  "worker-methods": "Messages to the worker that are none of its six methods: answered, or the next call fails",
   "device-lost": "GPU device lost in mid-classify: not recovered, other logits",
   abort: "Abort at a random moment: not settled within one block's time, the next answer differs, memory grows",
   network: "404, 500, stall, cut, short, HTML, redirect to nowhere: a wrong result, another code, no end",

@@ -81,7 +81,7 @@ function smaller(
   const even = (width: number) => (position === "rope" ? width & ~1 : width);
   const blocks = arch.blocks.map(({ headDims, mlpHidden, keepIdx, merge }) => {
     const widths = headDims.map((width) => even(widthOf(width, random())));
-    const alive = widths.findIndex((width) => width === 0);
+    const alive = widths.indexOf(0);
     const heads = alive < 0 ? widths : widths.slice(0, alive);
     const keepsLists = String(size) === String(imageSize);
     return {

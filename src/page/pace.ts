@@ -2,8 +2,9 @@
 import { SlimViTError } from "../errors.ts";
 import type { Classification, ModelInfo } from "../protocol.ts";
 
-/** Frames whose median decides. A single slow one is noise. */
+/** Frames whose median decides: of few to step down soon, of more to step up. A single slow one is noise. */
 const FRAMES = 3;
+const MORE_FRAMES = 9;
 
 /** A larger variant has to be predicted to take no more than this share of the budget … */
 const ROOM = 0.75;
@@ -18,6 +19,12 @@ const TRIAL_MS = 2000;
 /** What the pace is decided by. */
 type Frame = Pick<Classification, "latencyMs" | "variant">;
 
+/** Milliseconds of a frame. */
+interface Times {
+  inference: number;
+  total: number;
+}
+
 type Variants = Pick<ModelInfo["variants"][number], "name" | "macs">[];
 
 /**
@@ -27,7 +34,7 @@ type Variants = Pick<ModelInfo["variants"][number], "name" | "macs">[];
  */
 export class Pace {
   private readonly sizes: Variants;
-  private recent: number[] = [];
+  private recent: Times[] = [];
   private roomSince: number | undefined;
   private wait = WAIT_MS;
   /** when a larger variant was tried, until it has held */
@@ -46,21 +53,25 @@ export class Pace {
   /** Takes a frame's times into account. @returns whether another variant is next */
   note({ latencyMs: { inference, total }, variant }: Frame): boolean {
     if (variant !== this.name) return false;
-    this.recent = [...this.recent, total].slice(-FRAMES);
+    this.recent = [...this.recent, { inference, total }].slice(-MORE_FRAMES);
     if (this.recent.length < FRAMES) return false;
-    const median = [...this.recent].sort((a, b) => a - b)[FRAMES >> 1];
     const at = this.sizes.findIndex(({ name }) => name === variant);
-    const rest = Math.max(0, median - inference);
-    const predicted = (i: number) => rest + (inference * this.sizes[i].macs) / this.sizes[at].macs;
-    this.endTrial(median <= this.budgetMs);
-    if (median > this.budgetMs) return at > 0 && this.stepDown(at, predicted);
+    const newest = medians(this.recent.slice(-FRAMES));
+    const isLate = newest.total > this.budgetMs;
+    this.endTrial(!isLate);
+    if (isLate) return at > 0 && this.stepDown(at, newest);
     const next = at + 1;
-    const hasRoom = next < this.sizes.length && predicted(next) <= ROOM * this.budgetMs;
+    const hasRoom = next < this.sizes.length && this.predict(at, next, medians(this.recent)) <= ROOM * this.budgetMs;
     if (!hasRoom) this.roomSince = undefined;
     else this.roomSince ??= this.now();
     if (this.roomSince === undefined || this.now() - this.roomSince < this.wait) return false;
     this.trialSince = this.now();
     return this.goTo(next);
+  }
+
+  /** Milliseconds of a frame with another variant. */
+  private predict(from: number, to: number, { inference, total }: Times): number {
+    return Math.max(0, total - inference) + (inference * this.sizes[to].macs) / this.sizes[from].macs;
   }
 
   private endTrial(holds: boolean): void {
@@ -72,9 +83,9 @@ export class Pace {
   }
 
   /** To the largest that is predicted to fit, or the smallest of all. */
-  private stepDown(at: number, predicted: (i: number) => number): boolean {
+  private stepDown(at: number, newest: Times): boolean {
     let next = at - 1;
-    while (next > 0 && predicted(next) > this.budgetMs) next--;
+    while (next > 0 && this.predict(at, next, newest) > this.budgetMs) next--;
     return this.goTo(next);
   }
 
@@ -84,6 +95,11 @@ export class Pace {
     this.roomSince = undefined;
     return true;
   }
+}
+
+function medians(frames: Times[]): Times {
+  const median = (of: (frame: Times) => number) => frames.map(of).sort((a, b) => a - b)[frames.length >> 1];
+  return { inference: median(({ inference }) => inference), total: median(({ total }) => total) };
 }
 
 /**
