@@ -6,12 +6,16 @@
 /** Key of the global: packages by name. */
 export const PACKAGES: unique symbol = Symbol.for("slimvit.packages") as never;
 
-/** Of a worker that is started for nothing but the address of its script. */
+/**
+ * How the name begins of a worker that is started for nothing but the address of its script. Each has a name of its own:
+ * webpack puts workers of one name into one file.
+ */
 export const ADDRESS_WORKER = "slimvit-address";
 
 export function handOver(packages: Record<string, object>): void {
   const holder = globalThis as { [PACKAGES]?: Record<string, object> };
   holder[PACKAGES] = { ...holder[PACKAGES], ...packages };
   const scope = globalThis as unknown as { name?: string; postMessage(text: string): void };
-  if (typeof WorkerGlobalScope !== "undefined" && scope.name === ADDRESS_WORKER) scope.postMessage(location.href);
+  if (typeof WorkerGlobalScope !== "undefined" && scope.name?.startsWith(ADDRESS_WORKER))
+    scope.postMessage(location.href);
 }

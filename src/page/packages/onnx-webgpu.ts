@@ -10,7 +10,10 @@ export const onnxWebgpu: EnginePackage = {
         () => import(/* webpackIgnore: true */ "./onnx-webgpu-package.ts"),
         // webpack's kind looks for this form; a chunk beside it would make it split what both have in common.
         () =>
-          new Worker(new URL("./onnx-webgpu-package.js", import.meta.url), { type: "module", name: "slimvit-address" }),
+          new Worker(new URL("./onnx-webgpu-package.js", import.meta.url), {
+            type: "module",
+            name: "slimvit-address-onnx-webgpu",
+          }),
         import.meta.url,
       ),
   },

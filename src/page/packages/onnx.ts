@@ -9,7 +9,8 @@ export const onnx: EnginePackage = {
         "onnxruntime-web",
         () => import(/* webpackIgnore: true */ "./onnx-package.ts"),
         // webpack's kind looks for this form; a chunk beside it would make it split what both have in common.
-        () => new Worker(new URL("./onnx-package.js", import.meta.url), { type: "module", name: "slimvit-address" }),
+        () =>
+          new Worker(new URL("./onnx-package.js", import.meta.url), { type: "module", name: "slimvit-address-onnx" }),
         import.meta.url,
       ),
   },

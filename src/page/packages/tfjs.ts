@@ -10,7 +10,7 @@ function locate(): Promise<string> {
     "@tensorflow/tfjs-core",
     () => import(/* webpackIgnore: true */ "./tfjs-package.ts"),
     // webpack's kind looks for this form; a chunk beside it would make it split what both have in common.
-    () => new Worker(new URL("./tfjs-package.js", import.meta.url), { type: "module", name: "slimvit-address" }),
+    () => new Worker(new URL("./tfjs-package.js", import.meta.url), { type: "module", name: "slimvit-address-tfjs" }),
     import.meta.url,
   );
   return address;
