@@ -50,7 +50,7 @@ const BESIDE: Record<string, string> = {
   "./drawSvg.ts": "./draw-svg.js",
   "./videoFrames.ts": "./video-frames.js",
   "./batchOf.ts": "./batch-of.js",
-  "./optionAdvice.ts": "./option-advice.js",
+  "./advice.ts": "./advice.js",
   "./engine-family.js": "./engine-family.js",
   "./engine-onnx.js": "./engine-onnx.js",
   "./engine-reference.js": "./engine-reference.js",
@@ -95,7 +95,7 @@ const configs: RollupOptions[] = [
       plugins: [dts()],
     },
   ]),
-  ...["drawSvg", "videoFrames", "batchOf", "optionAdvice"].map(
+  ...["drawSvg", "videoFrames", "batchOf", "advice"].map(
     (name): RollupOptions => ({
       input: `src/page/${name}.ts`,
       output: { file: `dist/${BESIDE[`./${name}.ts`].slice(2)}`, format: "es", sourcemap: true },

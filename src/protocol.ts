@@ -5,6 +5,7 @@
 
 import type { SlimViTError } from "./errors.ts";
 import type { BlockShape, Label, Pooling, WeightsDtype } from "./format/model.ts";
+import type { VariantChoice, VariantInfo } from "./format/variantChoice.ts";
 import type { Drawable, Instance } from "./platform.ts";
 
 // ---- Loading a model ----
@@ -171,31 +172,7 @@ export interface ModelInfo {
   notes: string[];
 }
 
-export interface VariantInfo {
-  name: string;
-  macs: number;
-  /** [height, width] */
-  imageSize: [number, number];
-  /** measured figures, each with the data and n it was measured on */
-  metrics: Record<string, unknown>;
-  /** It runs without a download. */
-  ready: boolean;
-}
-
-/** How a variant was chosen. */
-export interface VariantChoice {
-  /** the budget: milliseconds of inference */
-  latencyMs: number;
-  /** whether the variant was measured to be within it */
-  meets: boolean;
-  /** for people */
-  reason: string;
-  /** Median milliseconds of those that were timed here, or why one is not used. */
-  measured: { variant: string; ms?: number; fault?: string }[];
-}
-
-/** A variant by its name, or the best within a budget. */
-export type VariantRequest = string | { latencyMs: number };
+export type { VariantChoice, VariantInfo, VariantRequest } from "./format/variantChoice.ts";
 
 /** An engine that `auto` tried and did not take. */
 export interface TriedEngine {

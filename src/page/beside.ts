@@ -1,6 +1,7 @@
 /** Where the worker finds what it may need later: the files of engines that are not in worker.js, and packages that the app hands over. */
 import { SlimViTError } from "../errors.ts";
 import type { EnginePackage } from "../protocol.ts";
+import { advise } from "./advise.ts";
 import { isAddress } from "./scripts.ts";
 
 interface File {
@@ -49,8 +50,7 @@ export function locator(engines: readonly EnginePackage[]): Locate {
     if (url && url !== import.meta.url) return url;
     throw new SlimViTError(
       "unsupported",
-      `The package's ${name.replace("slimvit/", "")} has no file of its own: the app's bundler puts everything into one. ` +
-        `Serve it yourself and pass engineUrls: { "${name}": "its URL" }.`,
+      await advise(({ noFile }) => noFile(name), `${name} has no file of its own.`),
     );
   };
 }

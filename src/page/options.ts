@@ -1,6 +1,7 @@
 /** Options by name: one that is misspelt is refused, because an option without effect is found much later. */
 import { SlimViTError } from "../errors.ts";
 import type { ClassifyAllOptions, ClassifyOptions, EmbedOptions, LoadOptions, StreamOptions } from "../protocol.ts";
+import { advise } from "./advise.ts";
 
 /** Every name of an options type, so that a new option cannot be forgotten here. */
 type Names<T> = Record<keyof Required<T>, true>;
@@ -62,10 +63,6 @@ export function checkOptions(call: keyof typeof NAMES, options: object): Promise
 
 async function refuse(call: keyof typeof NAMES, name: string): Promise<never> {
   const known = Object.keys(NAMES[call]);
-  // A service worker cannot load code later.
-  const advice = await import("./optionAdvice.ts").then(
-    ({ adviceOn }) => adviceOn(name, known),
-    () => `expected one of ${known.join(", ")}.`,
-  );
+  const advice = await advise(({ adviceOn }) => adviceOn(name, known), `expected one of ${known.join(", ")}.`);
   throw new SlimViTError("bad-option", `${call} has no option ${JSON.stringify(name)}; ${advice}`);
 }

@@ -19,6 +19,7 @@ import type {
   VariantRequest,
 } from "../protocol.ts";
 import { absoluteUrl, resolveSource } from "./addresses.ts";
+import { advise } from "./advise.ts";
 import { eachOf, MIN_IN_FLIGHT } from "./batch.ts";
 import { checkOptions } from "./options.ts";
 import { disposedError, PendingCalls } from "./pendingCalls.ts";
@@ -212,11 +213,8 @@ export class SlimViT {
         return result;
       } catch (error) {
         if (picture.kind !== "bitmap" || (error as Error)?.name !== "DataCloneError") throw asSlimViTError(error);
-        throw new SlimViTError(
-          "bad-input",
-          "The image is from another origin that does not allow its pixels to be read. Serve it with CORS headers and set crossorigin on the element.",
-          { cause: error },
-        );
+        const fault = await advise(({ unreadable }) => unreadable(), "The image's pixels may not be read.");
+        throw new SlimViTError("bad-input", fault, { cause: error });
       } finally {
         if (picture.kind === "bitmap") picture.bitmap.close(); // without effect on one that was handed over
       }

@@ -12,7 +12,14 @@ import { openStage, type Stage } from "./page.ts";
 const NAMES = ["v6", "v14", "v35", "v100"];
 
 /** Widths whose MACs are far apart: a fourth of the speed has to be made up for. */
-const archs = ([[8, 64], [24, 160], [24, 320], [64, 768]] as const).map(([headDim, mlpHidden], i) => {
+const archs = (
+  [
+    [8, 64],
+    [24, 160],
+    [24, 320],
+    [64, 768],
+  ] as const
+).map(([headDim, mlpHidden], i) => {
   const heads = i < 2 ? 1 : i === 2 ? 2 : 3;
   const block = { headDims: Array<number>(heads).fill(headDim), mlpHidden, keepIdx: [...Array(145).keys()] };
   return plainArchitecture({
@@ -22,7 +29,6 @@ const archs = ([[8, 64], [24, 160], [24, 320], [64, 768]] as const).map(([headDi
 });
 
 let stage: Stage;
-let throttle: (rate: number) => Promise<unknown>;
 beforeAll(async () => {
   stage = await openStage();
   const large = randomModel(archs[3], 3);
@@ -35,8 +41,8 @@ beforeAll(async () => {
   const { weights: _, format: __, ...draft } = large.manifest;
   await writeElasticFolder(join(stage.models, "elastic"), { draft, variants, dtypes: ["int8"] });
   const session = await stage.page.context().newCDPSession(stage.page);
-  throttle = (rate) => session.send("Emulation.setCPUThrottlingRate", { rate });
-  await stage.page.exposeFunction("throttle", throttle);
+  const setRate = (rate: number) => session.send("Emulation.setCPUThrottlingRate", { rate });
+  await stage.page.exposeFunction("throttle", setRate);
   const content = 'import { createHost } from "/dist/worker.js"; globalThis.createHost = createHost;';
   await stage.page.addScriptTag({ type: "module", content });
   await stage.page.waitForFunction(() => "createHost" in globalThis);
@@ -137,7 +143,9 @@ test("under a CPU four times as slow a stream keeps its budget after two seconds
   const slow = frames.filter(({ phase, at }) => phase === 1 && at > slowFrom + 2000);
   const within = slow.filter(({ ms }) => ms <= budget).length / slow.length;
   const used = [...new Set(slow.map(({ variant }) => variant))];
-  console.log(`budget ${budget.toFixed(1)} ms: ${(100 * within).toFixed(0)} % of ${slow.length} frames, by ${used.join(", ")}; ${changes.join(" → ")}`);
+  console.log(
+    `budget ${budget.toFixed(1)} ms: ${(100 * within).toFixed(0)} % of ${slow.length} frames, by ${used.join(", ")}; ${changes.join(" → ")}`,
+  );
   expect(slow.length).toBeGreaterThan(20);
   expect(within).toBeGreaterThanOrEqual(0.8);
   expect(slow.at(-1)!.variant).not.toBe(largest);

@@ -8,7 +8,12 @@ const variant = (name: string, macs: number, top1?: number) =>
 const FOUR = [variant("a", 25, 0.5), variant("b", 50, 0.6), variant("c", 75, 0.7), variant("d", 100, 0.8)];
 
 /** Measures by a rule. @returns what was chosen, and what was measured on the way */
-async function chosen(budget: number, msOf: (variant: Variant) => number, variants = FOUR, known = new Map<string, Timed>()) {
+async function chosen(
+  budget: number,
+  msOf: (variant: Variant) => number,
+  variants = FOUR,
+  known = new Map<string, Timed>(),
+) {
   const measured: string[] = [];
   const choice = await choose(
     variants,

@@ -38,6 +38,11 @@ class Stream {
     return within / frames;
   }
 
+  /** variant of the frame to come */
+  get next(): string {
+    return this.pace.name;
+  }
+
   get last(): string {
     return this.names.at(-1)!;
   }
@@ -77,7 +82,7 @@ describe("a stream within a budget", () => {
   test("does not flap at the edge: what is just too slow is tried more and more seldom", () => {
     // Whatever the prediction says, the largest takes twice as long as its MACs.
     const stream = new Stream(33, "middle");
-    const ms = () => (stream.names.length && stream["pace"].name === "large" ? 60 : 20);
+    const ms = () => (stream.names.length && stream.next === "large" ? 60 : 20);
     for (let frame = 0; frame < 900; frame++) stream.play(1, ms);
     expect(stream.names.filter((name) => name === "large").length).toBeLessThan(40);
     expect(stream.changes).toBeLessThanOrEqual(12);

@@ -3,7 +3,7 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { countMacs, type Manifest } from "../../src/format/model.ts";
 import { readManifest } from "../../src/format/read.ts";
 import { forward } from "../../src/reference/forward.ts";
-import { elastic, type ElasticReport } from "../../tools/elastic/elastic.ts";
+import { type ElasticReport, elastic } from "../../tools/elastic/elastic.ts";
 import { keptUnits, ordered, statisticsOfWeights } from "../../tools/elastic/units.ts";
 import { evaluate } from "../../tools/evaluation/evaluate.ts";
 import { readManifestFile, readModelFolder } from "../../tools/models/folders.ts";
@@ -30,7 +30,7 @@ describe("slimvit elastic", () => {
     expect(made.variants).toHaveLength(BUDGETS.length);
     made.variants.forEach(({ macsShare }, i) => {
       expect(macsShare).toBeLessThanOrEqual(BUDGETS[i]);
-      expect(macsShare).toBeGreaterThan(BUDGETS[i] / 2) // of so few units and patches, steps are large;
+      expect(macsShare).toBeGreaterThan(BUDGETS[i] / 2); // of so few units and patches, steps are large;
     });
     expect(manifest.variants.map(({ macs }) => macs)).toEqual(made.variants.map(({ macs }) => macs));
   });
@@ -68,7 +68,10 @@ describe("slimvit elastic", () => {
 
   test("a budget that nothing reaches is refused", async () => {
     const wanted = { out: at("none"), budgets: [0.01], sizes: [32], dtype: ["f32" as const] };
-    await expect(elastic(at("dense"), wanted)).rejects.toMatchObject({ code: "bad-option", message: /1.0 %.*cannot be reached/ });
+    await expect(elastic(at("dense"), wanted)).rejects.toMatchObject({
+      code: "bad-option",
+      message: /1.0 %.*cannot be reached/,
+    });
   });
 });
 

@@ -24,8 +24,9 @@ import { encodeTensors, manifestJson, writeWeights } from "../../src/format/writ
 import {
   architectureOf,
   manifestText,
-  readManifestFile, splitSource,
+  readManifestFile,
   sha256,
+  splitSource,
   writeFileAtomic,
   writeFolder,
 } from "../models/folders.ts";

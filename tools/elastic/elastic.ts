@@ -108,7 +108,9 @@ async function choose(
         "bad-option",
         `elastic: ${percent(budget)} of the MACs cannot be reached; give a larger budget, or --sizes with smaller pictures.`,
       );
-    chosen.push(pictures ? await closest(whole, plausible(all), pictures, percent(budget)) : mostTrusted(plausible(all)));
+    chosen.push(
+      pictures ? await closest(whole, plausible(all), pictures, percent(budget)) : mostTrusted(plausible(all)),
+    );
   }
   return chosen;
 }
