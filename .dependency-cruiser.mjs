@@ -36,6 +36,7 @@ const TOOLS = [
   "evaluation",
   "bench",
   "masks",
+  "elastic",
   "report",
   "options",
   "recipes",

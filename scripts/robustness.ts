@@ -37,7 +37,8 @@ const LINES: Record<Line, string> = {
   network: "404, 500, stall, cut, short, HTML, redirect to nowhere: a wrong result, another code, no end",
   cache: "Cache corrupt, without quota, deleted, of an older version: fatal, a wrong result, fetched more than once",
   "two-tabs": "Two tabs and two models at once: another answer than alone",
-  variants: "Several variants, ranges refused, cut or changed, the variant changed: a wrong answer, another code, memory grows",
+  variants:
+    "Several variants, ranges refused, cut or changed, the variant changed: a wrong answer, another code, memory grows",
   soak: "Load, classify, dispose, again and again: a worker left, memory grows",
   engines:
     "Random slim networks on every engine, both SIMD binaries: logits further off the reference's than 10⁻⁵ (int8 activations 0.2, WebGPU 10⁻³), another top-1",

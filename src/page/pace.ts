@@ -11,7 +11,7 @@ const ROOM = 0.75;
 
 /** … for so long; after it proved too slow at once, for twice as long, up to the longest. */
 const WAIT_MS = 1000;
-const LONGEST_WAIT_MS = 16_000;
+const LONGEST_WAIT_MS = 4000;
 
 /** A larger variant that gives way within this time was tried too early. */
 const TRIAL_MS = 2000;

@@ -123,7 +123,7 @@ test("under a CPU four times as slow a stream keeps its budget after two seconds
       phase++;
     };
     const phases = [() => next(4), () => next(1)];
-    const ends = [2000, 8000, 20_000];
+    const ends = [2000, 8000, 45_000];
     const changes: string[] = [];
     const onVariant = ({ variant }: { variant: string }) => void changes.push(variant);
     for await (const { latencyMs, variant } of vit.stream(pictures(), { latencyMs: budget, onVariant })) {
@@ -151,7 +151,7 @@ test("under a CPU four times as slow a stream keeps its budget after two seconds
   expect(slow.at(-1)!.variant).not.toBe(largest);
   expect(frames.at(-1)!.variant).toBe(largest);
   expect(changes.at(-1)).toBe(largest);
-}, 60_000);
+}, 90_000);
 
 test("what the page fetches for the smallest variant is its slab alone", () => {
   const { weights } = JSON.parse(readFileSync(join(stage.models, "elastic", "slimvit.json"), "utf8"));

@@ -8,8 +8,8 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { SlimViT } from "../../src/index.ts";
-import { NAMES, weightsIn, writeElastic } from "../elasticFolder.ts";
 import { random } from "../../tools/shared/random.ts";
+import { NAMES, weightsIn, writeElastic } from "../elasticFolder.ts";
 import { count, Tally } from "./tally.ts";
 
 let folder: string;
@@ -31,8 +31,10 @@ function sendPart({ headers }: IncomingMessage, response: ServerResponse, body: 
   else response.end(part);
 }
 
-const status = (code: number): Answer => (request, response) =>
-  request.headers.range ? void response.writeHead(code).end() : sendPart(request, response);
+const status =
+  (code: number): Answer =>
+  (request, response) =>
+    request.headers.range ? void response.writeHead(code).end() : sendPart(request, response);
 
 const FAULTS: Answer[] = [
   sendPart,
@@ -121,7 +123,9 @@ test("a thousand changes of the variant leave nothing behind", async () => {
     const name = NAMES[(7 * k) % NAMES.length];
     await vit.use(name);
     const { variant, classes } = await vit.classify(picture());
-    tally.add(variant === name && Math.abs(classes[0].score - wanted.get(name)!) < 1e-4 ? "" : `change ${k}: ${variant}`);
+    tally.add(
+      variant === name && Math.abs(classes[0].score - wanted.get(name)!) < 1e-4 ? "" : `change ${k}: ${variant}`,
+    );
     if (k % 100 === 99) {
       collect();
       const { heapUsed, external, arrayBuffers } = process.memoryUsage();
