@@ -13,49 +13,25 @@ import {
 } from "./model.ts";
 import { readSafetensors, type StoredTensor } from "./safetensors.ts";
 import { show } from "./show.ts";
-import type { fromSlabs, Stored } from "./slabs.ts";
-import { withVariant } from "./variants.ts";
 
 export { MAX_MANIFEST_BYTES, readManifest } from "./manifest.ts";
 
 /**
- * @param bytes the weights file, whole, or its slabs from the first on, unpacked; their integrity is the caller's business
- * @param join `fromSlabs`, where there are several variants
- * @returns the selected variant's network, with the other variants that these slabs make
+ * @param bytes the weights file, whole; its integrity is the caller's business
+ * @returns the selected variant's network, of a file that is a single piece
  * @throws SlimViTError `bad-model` for a missing, unknown, misshapen or mistyped tensor, and for NaN or Inf
  */
-export function readModel(
-  manifest: Manifest,
-  dtype: WeightsDtype,
-  bytes: Uint8Array | readonly Uint8Array[],
-  name: string,
-  join?: typeof fromSlabs,
-): Model {
-  const slabs = (bytes instanceof Uint8Array ? [bytes] : bytes).map((slab) => readSafetensors(slab, name));
-  const model = (variant: string, without?: RegExp) =>
-    readVariant(withVariant(manifest, variant), dtype, slabs, name, { join, without });
-  const { variants } = manifest;
-  if (variants.length < 2) return readVariant(manifest, dtype, slabs, name);
-  const there = variants.filter((variant) => (variant.slabs ?? 1) <= slabs.length);
-  const names = there.sort((a, b) => a.macs - b.macs).map((variant) => variant.name);
-  const replaced = new Set(slabs.slice(1).flatMap((slab) => [...slab.keys()].filter((key) => !key.endsWith(".more"))));
-  return { ...model(manifest.variant), family: { names, replaced, model } };
+export function readModel(manifest: Manifest, dtype: WeightsDtype, bytes: Uint8Array, name: string): Model {
+  return modelOf(manifest, dtype, readSafetensors(bytes, name), name);
 }
 
-function readVariant(
+/** @throws SlimViTError as `readModel` */
+export function modelOf(
   manifest: Manifest,
   dtype: WeightsDtype,
-  slabs: Stored[],
+  stored: Map<string, StoredTensor>,
   name: string,
-  { join, without }: { join?: typeof fromSlabs; without?: RegExp } = {},
 ): Model {
-  const { variants, variant } = manifest;
-  const count = variants.find((one) => one.name === variant)?.slabs ?? 1;
-  const made = slabs.slice(0, count).map((stored, i) => {
-    const completed = variants.find((one) => one.slabs === i + 1);
-    return { stored, manifest: completed ? withVariant(manifest, completed.name) : manifest };
-  });
-  const stored = join?.(made, name, without) ?? slabs[0];
   const tensors = tensorsOf(manifest, stored, name);
   const unknown = [...stored.keys()].find((key) => !tensors.has(key));
   if (unknown !== undefined)

@@ -2,17 +2,17 @@
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
 import type { Manifest, Model, Variant, WeightsFile } from "../format/model.ts";
 import { MAX_MANIFEST_BYTES, readManifest, readModel } from "../format/read.ts";
-import type { fromSlabs } from "../format/slabs.ts";
-import { slabsOf, withVariant } from "../format/variants.ts";
-import type { LoadLinks, LoadRequest, Progress } from "../protocol.ts";
+import { withVariant } from "../format/variants.ts";
+import type { LoadLinks, LoadRequest } from "../protocol.ts";
 import { CACHE } from "./cache.ts";
+import { keep, unpackChecked, type WeightsLoad } from "./checkedWeights.ts";
 import { chooseWeights, type WeightsChoice } from "./chooseWeights.ts";
 import { MANIFEST } from "./collector.ts";
 import { type Folder, openFolder } from "./folders.ts";
+import { inTurn } from "./inTurn.ts";
 import { keepManifest, readKeptManifest } from "./manifestCache.ts";
-import type { SlabReader } from "./slabReader.ts";
-import { type WeightsReader, WholeReader } from "./weightsReader.ts";
-import { storeIn } from "./weightsStore.ts";
+import { reportProgress } from "./progress.ts";
+import { readKept, storeIn, type Weights } from "./weightsStore.ts";
 
 export interface LoadedModel {
   model: Model;
@@ -25,7 +25,13 @@ export interface LoadedModel {
    * @param fault why these weights will not do
    */
   loadNext?: (fault: string) => Promise<LoadedModel>;
-  /** Another variant in the same weights. Only what it adds to what was read is fetched. */
+  /** of a folder with several */
+  variants?: VariantLoader;
+}
+
+/** Variants in the same weights. */
+export interface VariantLoader {
+  /** Only what a variant adds to what was read is fetched. */
   loadVariant(name: string): Promise<Model>;
   /** Lets the weights' bytes go; `loadVariant` reads them again. */
   release(): void;
@@ -34,8 +40,8 @@ export interface LoadedModel {
 type Request = Pick<LoadRequest, "source" | "engine" | "dtype" | "variant" | "cache">;
 type Links = LoadLinks & {
   signal?: AbortSignal;
-  /** Reads files of several variants. */
-  loadFamily?: () => Promise<{ fromSlabs: typeof fromSlabs; SlabReader: typeof SlabReader }>;
+  /** For folders of several variants. */
+  openVariants?: (manifest: Manifest, weights: WeightsFile, load: WeightsLoad) => Promise<VariantLoader>;
 };
 
 /** What all steps of a load share. */
@@ -52,8 +58,8 @@ interface Plan {
   text: string;
   manifest: Manifest;
   choices: WeightsChoice[];
-  /** of the first choice */
-  reader: Promise<WeightsReader>;
+  /** the first choice of a folder with one variant */
+  kept?: Promise<Weights | undefined>;
 }
 
 /**
@@ -105,9 +111,8 @@ function makePlan(text: string, load: Load): Plan {
   const listed = readManifest(text, name);
   const manifest = withVariant(listed, request.variant ?? cheapest(listed.variants).name);
   const choices = chooseWeights(manifest, request.dtype, request.engine, name);
-  const reader = readerOf(choices[0].weights, load);
-  reader.then((one) => one.lookUp(countSlabs(manifest, choices[0].weights))).catch(() => {}); // reported where it is read
-  return { text, manifest, choices, reader };
+  const isWhole = manifest.variants.length === 1;
+  return { text, manifest, choices, kept: isWhole ? readKept(load.store, choices[0].weights.sha256) : undefined };
 }
 
 /** It comes first over the network: of the fewest slabs, and of those the one with the fewest MACs. */
@@ -128,21 +133,11 @@ function planFromKept(text: string, load: Load): Plan | undefined {
 async function loadWeights(plan: Plan, rank: number, load: Load): Promise<LoadedModel> {
   const { manifest, choices } = plan;
   const { weights, reason } = choices[rank];
-  const reader = await (rank === 0 ? plan.reader : readerOf(weights, load));
-  const loadVariant = async (name: string) => {
-    const selected = withVariant(manifest, name);
-    const slabs = await readSlabs(reader, selected, weights, load);
-    const family = manifest.variants.length > 1 ? await load.loadFamily?.() : undefined;
-    return readModel(selected, weights.dtype, slabs, load.folder.nameOf(weights.file), family?.fromSlabs);
-  };
-  const model = await loadVariant(manifest.variant);
-  const loaded: LoadedModel = {
-    model,
-    dtypeReason: reason,
-    notes: load.notes,
-    loadVariant,
-    release: () => reader.release(),
-  };
+  const variants = manifest.variants.length > 1 ? await load.openVariants!(manifest, weights, load) : undefined;
+  const model = variants
+    ? await variants.loadVariant(manifest.variant)
+    : await readWhole(manifest, weights, load, rank === 0 ? plan.kept : undefined);
+  const loaded: LoadedModel = { model, dtypeReason: reason, notes: load.notes, variants };
   if (rank + 1 < choices.length) {
     loaded.loadNext = (fault) => {
       load.notes.push(`The ${weights.dtype} weights are not used ${fault}`);
@@ -152,34 +147,32 @@ async function loadWeights(plan: Plan, rank: number, load: Load): Promise<Loaded
   return loaded;
 }
 
-/** Those that the selected variant is made of. */
-async function readSlabs(
-  reader: WeightsReader,
+/** With a store, workers and tabs that want the same file download it once. */
+async function readWhole(
   manifest: Manifest,
   weights: WeightsFile,
   load: Load,
-): Promise<Uint8Array[]> {
-  const count = countSlabs(manifest, weights);
-  const { file } = weights;
-  const totalBytes = reader.bytesOf(count);
-  const { slabs, cached } = await reader.first(count, (loadedBytes) => {
-    if (loadedBytes < totalBytes) void reportProgress(load, { file, loadedBytes, totalBytes, cached: false });
-  });
-  await reportProgress(load, { file, loadedBytes: totalBytes, totalBytes, cached });
-  return slabs;
-}
-
-async function readerOf(weights: WeightsFile, load: Load): Promise<WeightsReader> {
-  return weights.slabs ? new (await load.loadFamily!()).SlabReader(weights, load) : new WholeReader(weights, load);
-}
-
-const countSlabs = (manifest: Manifest, weights: WeightsFile) => slabsOf(manifest, weights)?.length ?? 1;
-
-/** What the caller's function throws is the caller's own affair. */
-async function reportProgress({ onProgress }: Load, progress: Progress): Promise<void> {
-  try {
-    await onProgress?.(progress);
-  } catch {}
+  kept?: Promise<Weights | undefined>,
+): Promise<Model> {
+  const { store, signal, folder } = load;
+  const { file, bytes: totalBytes, sha256, dtype } = weights;
+  const read = async () => (await readKept(store, sha256)) ?? download();
+  const download = async (): Promise<Weights> => {
+    const onBytes = (loadedBytes: number) => {
+      // The last report comes when they are checked.
+      if (loadedBytes < totalBytes) void reportProgress(load, { file, loadedBytes, totalBytes, cached: false });
+    };
+    const packed = await folder.read(file, { exactly: totalBytes, onBytes });
+    const bytes = await unpackChecked(packed, weights, folder.nameOf(file), signal);
+    await keep(load, sha256, bytes);
+    return { bytes, cached: false };
+  };
+  const { bytes, cached } = (await kept) ?? (await (store ? inTurn(`slimvit-${sha256}`, read, signal) : read()));
+  throwIfAborted(signal);
+  const reported = reportProgress(load, { file, loadedBytes: totalBytes, totalBytes, cached });
+  const model = readModel(manifest, dtype, bytes, folder.nameOf(file));
+  await reported;
+  return model;
 }
 
 /** @returns undefined on insecure origins, and where the browser refuses */

@@ -1,13 +1,21 @@
 /** The slabs of a weights file, each from the store or the network. It is in dist/engine-family.js. */
 import { throwIfAborted } from "../errors.ts";
-import type { Slab, WeightsFile } from "../format/model.ts";
+import { readFamily } from "../format/family.ts";
+import type { Manifest, Model, Slab, WeightsFile } from "../format/model.ts";
+import { slabsOf, withVariant } from "../format/variants.ts";
+import { keep, unpackChecked, type WeightsLoad } from "./checkedWeights.ts";
 import type { ReadOptions } from "./collector.ts";
 import { downloadRange } from "./download.ts";
 import { inTurn } from "./inTurn.ts";
-import { keep, type OnBytes, unpackChecked, type WeightsLoad, type WeightsReader } from "./weightsReader.ts";
+import type { VariantLoader } from "./loadModel.ts";
+import { reportProgress } from "./progress.ts";
 import { readKept, type Weights } from "./weightsStore.ts";
 
-export class SlabReader implements WeightsReader {
+/** @param loadedBytes of the file, from its begin on */
+type OnBytes = (loadedBytes: number) => void;
+
+/** A weights file of several variants. One that is a single piece counts as one slab. */
+export class SlabReader implements VariantLoader {
   private readonly slabs: readonly Slab[];
   /** as they are unpacked */
   private held: (Promise<Weights | undefined> | undefined)[] = [];
@@ -15,19 +23,33 @@ export class SlabReader implements WeightsReader {
   private whole: Uint8Array | undefined;
 
   constructor(
+    private readonly manifest: Manifest,
     private readonly weights: WeightsFile,
     private readonly load: WeightsLoad,
   ) {
-    this.slabs = weights.slabs!;
+    this.slabs = weights.slabs ?? [weights];
+  }
+
+  /** @throws SlimViTError `network`, `integrity`, `aborted`, `out-of-memory`, `bad-option`, `bad-model` */
+  async loadVariant(name: string): Promise<Model> {
+    const { load, weights } = this;
+    const { file, dtype } = weights;
+    const manifest = withVariant(this.manifest, name);
+    const count = slabsOf(manifest, weights)?.length ?? 1;
+    const totalBytes = this.bytesOf(count);
+    const { slabs, cached } = await this.first(count, (loadedBytes) => {
+      if (loadedBytes < totalBytes) void reportProgress(load, { file, loadedBytes, totalBytes, cached: false });
+    });
+    await reportProgress(load, { file, loadedBytes: totalBytes, totalBytes, cached });
+    return readFamily(manifest, dtype, slabs, load.folder.nameOf(file));
   }
 
   /** Bytes of the first slabs in the file. */
-  bytesOf(count: number): number {
+  private bytesOf(count: number): number {
     return this.slabs.slice(0, count).reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
-  /** Begins to look for the first slabs in the store. */
-  lookUp(count: number): void {
+  private lookUp(count: number): void {
     for (let i = 0; i < count; i++) this.held[i] ??= readKept(this.load.store, this.slabs[i].sha256);
   }
 
@@ -36,7 +58,7 @@ export class SlabReader implements WeightsReader {
    *
    * @throws SlimViTError `network`, `integrity`, `aborted`, `out-of-memory`
    */
-  async first(count: number, onBytes: OnBytes): Promise<{ slabs: Uint8Array[]; cached: boolean }> {
+  private async first(count: number, onBytes: OnBytes): Promise<{ slabs: Uint8Array[]; cached: boolean }> {
     this.lookUp(count);
     const missing = await this.missing(count);
     if (missing) {
@@ -97,13 +119,13 @@ export class SlabReader implements WeightsReader {
 
   /** @param bytes of the file, from `start` on */
   private async hold(i: number, bytes: Uint8Array, start: number): Promise<void> {
-    const { folder, store, notes, signal } = this.load;
+    const { folder, signal } = this.load;
     const { file } = this.weights;
     const at = this.bytesOf(i) - start;
     const slab = this.slabs[i];
     const name = folder.nameOf(file) + (this.slabs.length > 1 ? `, slab ${i + 1}` : "");
     const unpacked = await unpackChecked(bytes.subarray(at, at + slab.bytes), { ...slab, file }, name, signal);
     this.held[i] = Promise.resolve({ bytes: unpacked, cached: false });
-    await keep(store, slab.sha256, unpacked, notes);
+    await keep(this.load, slab.sha256, unpacked);
   }
 }

@@ -5,7 +5,7 @@ import type { InTurn, Running, Variants } from "../engines/family/index.ts";
 import { nextMacrotask } from "../engines/nextMacrotask.ts";
 import type { OpenedEngine } from "../engines/opening.ts";
 import { RecoveringEngine } from "../engines/recovery.ts";
-import { checkEngineName, loadFamily, prepareEngine } from "../engines/registry.ts";
+import { checkEngineName, type FamilyChunk, loadFamily, prepareEngine } from "../engines/registry.ts";
 import { isWrongResults } from "../engines/selfTest.ts";
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
 import type { Manifest, Model } from "../format/model.ts";
@@ -68,13 +68,13 @@ export class Session {
 
   private constructor(
     private readonly first: Running<RecoveringEngine>,
-    several: ((inTurn: InTurn) => Variants<RecoveringEngine>) | undefined,
+    makeVariants: (inTurn: InTurn) => Variants<RecoveringEngine> | undefined,
     private readonly model: Pick<Model, "dtype">,
     private readonly facts: Pick<ModelInfo, "loadMs" | "notes" | "dtypeReason">,
     private readonly resample: Resample,
     private readonly life: AbortController,
   ) {
-    this.variants = several?.(this.inTurn);
+    this.variants = makeVariants(this.inTurn);
     this.sent.add(this.info);
   }
 
@@ -108,16 +108,19 @@ export class Session {
     const threads = chooseThreads(request.threads);
     const { engineUrls, packages, webnn } = request;
     const options: EngineOptions = { threads, engineUrls, packages, locate: links.locate, webnn };
-    const family = () => loadFamily(options);
+    let several: FamilyChunk | undefined;
+    const openVariants = async (...args: ConstructorParameters<FamilyChunk["SlabReader"]>) => {
+      several = await loadFamily(options);
+      return new several.SlabReader(...args);
+    };
     const start = performance.now();
     const life = new AbortController();
     signal?.addEventListener("abort", () => life.abort(signal.reason));
-    const first = await loadModel(request, { ...links, signal: life.signal, loadFamily: family }, () => {
+    const first = await loadModel(request, { ...links, signal: life.signal, openVariants }, () => {
       void openResampler();
       prepareEngine(request.engine, options);
     });
     const filesMs = performance.now() - start;
-    const several = first.model.family && (await family());
     const opening = { ...options, signal: life.signal, keeps: request.cache, sharedFamily: several?.sharedFamily };
     const { loaded, engine } = await openFirstSound(request, first, (model, isLast) =>
       RecoveringEngine.open(request.engine, model, { ...opening, mayUseOthers: isLast }),
@@ -127,19 +130,16 @@ export class Session {
     const { firstRunMs } = engine.opened;
     const loadMs = { files: filesMs, engine: performance.now() - start - filesMs - firstRunMs, firstRun: firstRunMs };
     const { manifest, dtype } = loaded.model;
-    const { loadVariant, release } = loaded;
+    const { variants: loader } = loaded;
     const openEngine = (model: Model) => RecoveringEngine.open(request.engine, model, opening);
-    const loader = { loadVariant, release };
     const running = { manifest, engine };
-    const make =
-      several &&
-      ((inTurn: InTurn) => new several.Variants(running, { loader, openEngine, signal: life.signal, inTurn }));
+    const make = (inTurn: InTurn) =>
+      loader && new several!.Variants(running, { loader, openEngine, signal: life.signal, inTurn });
     const facts = { loadMs, notes: loaded.notes, dtypeReason: loaded.dtypeReason };
     const session = new Session(running, make, { dtype }, facts, await openResampler(), life);
     const { variants } = session;
-    if (!variants) release();
-    else if (request.variant !== undefined) variants.rest();
-    else {
+    if (request.variant !== undefined) variants?.rest();
+    else if (variants) {
       const settled = variants.settle(request.latencyMs).then(() => session.use({ variant: variants.chosen }));
       settled.then(links.onInfo).catch(() => {}); // disposed of
     }

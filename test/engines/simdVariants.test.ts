@@ -4,9 +4,8 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { sharedFamily } from "../../src/engines/family/index.ts";
 import { openFlavour } from "../../src/engines/simd/engine.ts";
+import { readFamily } from "../../src/format/family.ts";
 import { type Architecture, type Model, plainArchitecture, type WeightsDtype } from "../../src/format/model.ts";
-import { readModel } from "../../src/format/read.ts";
-import { fromSlabs } from "../../src/format/slabs.ts";
 import { withVariant } from "../../src/format/variants.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { expectClose, randomModel, randomPixels } from "../helpers.ts";
@@ -57,7 +56,7 @@ const networks: fc.Arbitrary<Architecture> = fc
 
 function modelOf(nested: Nested, dtype: WeightsDtype, name: string): Model {
   const { slabs } = nested.weights(dtype);
-  return readModel(withVariant(nested.manifest, name), dtype, slabs, "file", fromSlabs);
+  return readFamily(withVariant(nested.manifest, name), dtype, slabs, "file");
 }
 
 /** int8 engines quantise activations too. */

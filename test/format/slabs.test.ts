@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { readFamily } from "../../src/format/family.ts";
 import { readModel } from "../../src/format/read.ts";
-import { fromSlabs } from "../../src/format/slabs.ts";
 import { withVariant } from "../../src/format/variants.ts";
 import { writeWeights } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
@@ -29,7 +29,7 @@ describe.each(["f32", "f16", "int8"] as const)("in %s", (dtype) => {
             const expected = forward(alone, pixels);
             // From the prefix that it needs, and as one of the family that the whole file makes.
             for (const count of new Set([k + 1, slabs.length])) {
-              const model = readModel(manifest, dtype, slabs.slice(0, count), "file", fromSlabs);
+              const model = readFamily(manifest, dtype, slabs.slice(0, count), "file");
               expect(model.family!.names).toHaveLength(count);
               const actual = forward(model.family!.model(name), pixels);
               expect(actual.features).toEqual(expected.features);
@@ -49,7 +49,7 @@ test.each(Object.keys(FAMILY))("%s has variants", (kind) => {
   const manifest = withVariant(nested.manifest, "v1");
   const pixels = randomPixels(manifest, 3);
   const alone = readModel(variants[1].manifest, "f16", writeWeights(variants[1].tensors), "alone");
-  expect(forward(readModel(manifest, "f16", slabs, "file", fromSlabs), pixels)).toEqual(forward(alone, pixels));
+  expect(forward(readFamily(manifest, "f16", slabs, "file"), pixels)).toEqual(forward(alone, pixels));
 });
 
 test("what variants share is stored once", () => {

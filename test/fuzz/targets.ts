@@ -6,6 +6,7 @@
 import sharp from "sharp";
 import { writeOnnx } from "../../src/engines/onnx/graph.ts";
 import { SlimViTError } from "../../src/errors.ts";
+import { readFamily } from "../../src/format/family.ts";
 import { encodeFloat16 } from "../../src/format/float16.ts";
 import {
   countMacs,
@@ -18,7 +19,6 @@ import {
 } from "../../src/format/model.ts";
 import { readManifest, readModel } from "../../src/format/read.ts";
 import { readSafetensors, writeSafetensors } from "../../src/format/safetensors.ts";
-import { fromSlabs } from "../../src/format/slabs.ts";
 import { encodeTensors, manifestJson, writeWeights } from "../../src/format/write.ts";
 import { imageSize } from "../../src/image/imageSize.ts";
 import { FAMILY } from "../family.ts";
@@ -154,9 +154,7 @@ export const TARGETS: Record<string, Target> = {
     words: [".more", "blocks.0.mlp.fc2.weight.more", '"dtype":', '"shape":', '"data_offsets":', ...JSON_WORDS],
     fuzz(bytes) {
       const dtype = dtypes[(bytes[0] ?? 0) % 3];
-      const model = read(() =>
-        readModel(nested.manifest, dtype, [firstSlab[dtype], bytes.subarray(1)], "x", fromSlabs),
-      );
+      const model = read(() => readFamily(nested.manifest, dtype, [firstSlab[dtype], bytes.subarray(1)], "x"));
       if (!model) return;
       for (const name of nested.names) {
         const { manifest, tensors } = model.family!.model(name);

@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { openWithoutDevice } from "../../src/engines/opening.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
+import { readFamily } from "../../src/format/family.ts";
 import type {
   ActivationRanges,
   Manifest,
@@ -10,8 +11,6 @@ import type {
   WeightsDtype,
   WeightsFile,
 } from "../../src/format/model.ts";
-import { readModel } from "../../src/format/read.ts";
-import { fromSlabs } from "../../src/format/slabs.ts";
 import { singleVariant, withVariant } from "../../src/format/variants.ts";
 import { manifestJson, writeSlabs } from "../../src/format/write.ts";
 import {
@@ -60,7 +59,7 @@ export async function writeElasticFolder(out: string, content: ElasticContent, r
     for (const { name, slabs: count } of manifest.variants) {
       try {
         const prefix = slabs.get(dtype)!.slice(0, count);
-        const model = readModel(withVariant(written, name), dtype, prefix, join(out, "slimvit.json"), fromSlabs);
+        const model = readFamily(withVariant(written, name), dtype, prefix, join(out, "slimvit.json"));
         (await openWithoutDevice(model, {}, false)).engine.dispose();
       } catch (error) {
         const fault = `variant "${name}" fails in ${dtype}. ${messageOf(error)} ${ADVICE[dtype]}`;

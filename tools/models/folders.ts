@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { constants, deflateSync, inflateSync } from "node:zlib";
 import { openWithoutDevice } from "../../src/engines/opening.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
+import { readFamily } from "../../src/format/family.ts";
 import type {
   ActivationRanges,
   Architecture,
@@ -16,7 +17,6 @@ import type {
   WeightsFile,
 } from "../../src/format/model.ts";
 import { readManifest, readModel } from "../../src/format/read.ts";
-import { fromSlabs } from "../../src/format/slabs.ts";
 import { type SingleManifest, singleVariant, withVariant } from "../../src/format/variants.ts";
 import { encodeTensors, manifestJson, selfTestPixels, writeWeights } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
@@ -50,7 +50,10 @@ export function readModelFolder(source: string, dtype?: WeightsDtype): Model {
     const has = manifest.weights.map((file) => file.dtype).join(", ") || "none";
     throw new SlimViTError("bad-model", `${join(dir, MANIFEST)}: has no ${dtype ?? ""} weights (it has ${has}).`);
   }
-  return readModel(manifest, entry.dtype, readWeightsFile(dir, entry).slabs, join(dir, entry.file), fromSlabs);
+  const { slabs } = readWeightsFile(dir, entry);
+  const name = join(dir, entry.file);
+  if (manifest.variants.length > 1) return readFamily(manifest, entry.dtype, slabs, name);
+  return readModel(manifest, entry.dtype, slabs[0], name);
 }
 
 /**
