@@ -78,7 +78,6 @@ export function readManifest(text: string, name: string): Manifest {
   const { imageSize, blocks, metrics, preprocess, rope, name: variant } = variants[0];
   const architecture: Architecture = { ...shared, imageSize, blocks, ...(rope && { rope }) };
   const weights = readWeightsFiles(check, m.weights, unpackedLimit(shared, variants, labels.length));
-  checkSlabs(check, variants, weights);
   return {
     ...withoutArchitecture(m),
     ...architecture,
@@ -136,7 +135,6 @@ function readVariants(check: Check, value: unknown, m: Json, shared: SharedArchi
     arch.blocks = checkBlocks(check, v.blocks, at, arch, isVersion1);
     const own = v.preprocess !== undefined;
     const preprocess = own ? v.preprocess : m.preprocess;
-    const slabs = v.slabs === undefined ? undefined : check.integer(v.slabs, `${at}slabs`, 1, LIMITS.variants);
     const selfTest = v.selfTest === undefined ? undefined : readSelfTests(check, v.selfTest, at, arch, classes);
     return {
       name,
@@ -146,7 +144,7 @@ function readVariants(check: Check, value: unknown, m: Json, shared: SharedArchi
       metrics: check.object(v.metrics ?? {}, `${at}metrics`),
       preprocess: checkPreprocess(check, preprocess, own ? `${at}preprocess` : "preprocess", imageSize),
       ...(rope && { rope }),
-      ...(slabs && { slabs }),
+      ...(v.slabs !== undefined && { slabs: v.slabs as number }), // checked where it is used: slabFields.ts
       ...(selfTest && { selfTest }),
     };
   });
@@ -231,47 +229,12 @@ function readWeightsFiles(check: Check, list: unknown, unpackedLimit: number): W
     check.integer(bytes, `${at}.bytes`, 8, LIMITS.weightsBytes);
     const isPacked = file.endsWith(".zz");
     if (isPacked) check.integer(unpackedBytes, `${at}.unpackedBytes`, 8, unpackedLimit);
-    checkSha256(check, sha256, at);
+    if (typeof sha256 !== "string" || !/^[0-9a-f]{64}$/.test(sha256))
+      return check.fail(`${at}.sha256 is ${show(sha256)}; expected 64 hex digits.`);
     const size = { bytes: bytes as number, ...(isPacked && { unpackedBytes: unpackedBytes as number }) };
     const ranges = activations === undefined ? {} : { activations: readActivations(check, activations, at) };
-    const parts = slabs === undefined ? {} : { slabs: readSlabs(check, slabs, at, isPacked) };
-    const entry = { dtype, file, ...size, sha256: sha256 as string, ...ranges, ...parts };
-    for (const key of ["bytes", "unpackedBytes"] as const) {
-      const sum = entry.slabs?.reduce((total, slab) => total + (slab[key] ?? 0), 0);
-      if (sum && sum !== entry[key]) check.fail(`${at}.slabs have ${sum} ${key}; the file has ${entry[key]}.`);
-    }
-    return entry;
+    return { dtype, file, ...size, sha256, ...ranges, ...(slabs !== undefined && { slabs: slabs as Slab[] }) };
   });
-}
-
-function checkSha256(check: Check, sha256: unknown, at: string): void {
-  if (typeof sha256 !== "string" || !/^[0-9a-f]{64}$/.test(sha256))
-    check.fail(`${at}.sha256 is ${show(sha256)}; expected 64 hex digits.`);
-}
-
-function readSlabs(check: Check, value: unknown, at: string, isPacked: boolean): Slab[] {
-  return check.list(value, `${at}.slabs`, 1, LIMITS.variants).map((entry, i) => {
-    const where = `${at}.slabs[${i}]`;
-    const { bytes, unpackedBytes, sha256 } = check.object(entry, where);
-    check.integer(bytes, `${where}.bytes`, 8, LIMITS.weightsBytes);
-    if (isPacked) check.integer(unpackedBytes, `${where}.unpackedBytes`, 8, LIMITS.weightsBytes);
-    checkSha256(check, sha256, where);
-    const size = { bytes: bytes as number, ...(isPacked && { unpackedBytes: unpackedBytes as number }) };
-    return { ...size, sha256: sha256 as string };
-  });
-}
-
-/** Every weights file has as many slabs as the largest variant needs, and each slab makes a variant. */
-function checkSlabs(check: Check, variants: Variant[], weights: WeightsFile[]): void {
-  const needed = new Set(variants.map(({ slabs }) => slabs));
-  const count = Math.max(...variants.map(({ slabs = 0 }) => slabs));
-  weights.forEach(({ slabs }, i) => {
-    if ((slabs?.length ?? 0) !== count)
-      check.fail(`weights[${i}] has ${slabs?.length ?? "no"} slabs; the variants are made of ${count || "none"}.`);
-  });
-  if (!count) return;
-  if (needed.has(undefined)) check.fail("has variants with and without slabs; expected the field in each.");
-  for (let k = 1; k <= count; k++) if (!needed.has(k)) check.fail(`has no variant of ${k} slabs; each slab makes one.`);
 }
 
 function readActivations(check: Check, value: unknown, at: string): ActivationRanges {

@@ -2,9 +2,10 @@
 import { throwIfAborted } from "../errors.ts";
 import { readFamily } from "../format/family.ts";
 import type { Manifest, Model, Slab, WeightsFile } from "../format/model.ts";
+import { checkSlabs } from "../format/slabFields.ts";
 import { slabsOf, withVariant } from "../format/variants.ts";
 import { keep, unpackChecked, type WeightsLoad } from "./checkedWeights.ts";
-import type { ReadOptions } from "./collector.ts";
+import { MANIFEST, type ReadOptions } from "./collector.ts";
 import { downloadRange } from "./download.ts";
 import { inTurn } from "./inTurn.ts";
 import type { VariantLoader } from "./loadModel.ts";
@@ -27,6 +28,7 @@ export class SlabReader implements VariantLoader {
     private readonly weights: WeightsFile,
     private readonly load: WeightsLoad,
   ) {
+    checkSlabs(manifest, load.folder.nameOf(MANIFEST));
     this.slabs = weights.slabs ?? [weights];
   }
 

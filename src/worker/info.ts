@@ -2,14 +2,14 @@
 import type { OpenedEngine } from "../engines/opening.ts";
 import { countMacs, countParams, type Model } from "../format/model.ts";
 import { slabsOf } from "../format/variants.ts";
-import type { ModelInfo } from "../protocol.ts";
+import type { ModelInfo, VariantChoice } from "../protocol.ts";
 
-/** @param ready names of the variants that run without a download */
+/** @param known of a folder with several variants */
 export function describeModel(
   { manifest, dtype }: Pick<Model, "manifest" | "dtype">,
   opened: OpenedEngine,
-  ready: readonly string[],
   rest: Pick<ModelInfo, "loadMs" | "notes" | "dtypeReason">,
+  known?: { ready: readonly string[]; choice?: VariantChoice },
 ): ModelInfo {
   const { name, license, embedDim, imageSize, labels, blocks, weights, pooling, variant, variants } = manifest;
   const entry = weights.find((one) => one.dtype === dtype)!;
@@ -30,9 +30,10 @@ export function describeModel(
     pooling,
     variants: variants.map(({ name, macs, imageSize, metrics }) => ({
       ...{ name, macs, imageSize, metrics },
-      ready: ready.includes(name),
+      ready: known?.ready.includes(name) ?? true,
     })),
     variant,
+    ...(known?.choice && { choice: known.choice }),
     ...rest,
   };
 }

@@ -3,7 +3,6 @@
 import type { EngineOptions } from "../engines/engine.ts";
 import type { InTurn, Running, Variants } from "../engines/family/index.ts";
 import { nextMacrotask } from "../engines/nextMacrotask.ts";
-import type { OpenedEngine } from "../engines/opening.ts";
 import { RecoveringEngine } from "../engines/recovery.ts";
 import { checkEngineName, type FamilyChunk, loadFamily, prepareEngine } from "../engines/registry.ts";
 import { isWrongResults } from "../engines/selfTest.ts";
@@ -61,10 +60,10 @@ export class Session {
   private isDisposed = false;
   /** of a folder that has several */
   private readonly variants: Variants<RecoveringEngine> | undefined;
-  /** by variant, and of what each was made */
-  private readonly infos = new Map<string, { info: ModelInfo; key: string; opened: OpenedEngine }>();
+  /** of what runs, and what it was made from */
+  private described: { info: ModelInfo; from: unknown[] } | undefined;
   /** what the page knows already */
-  private readonly sent = new Set<ModelInfo>();
+  private sentInfo: ModelInfo;
 
   private constructor(
     private readonly first: Running<RecoveringEngine>,
@@ -75,31 +74,32 @@ export class Session {
     private readonly life: AbortController,
   ) {
     this.variants = makeVariants(this.inTurn);
-    this.sent.add(this.info);
+    this.sentInfo = this.info;
   }
 
   /** Of the variant that runs. */
   get info(): ModelInfo {
-    const { variants, facts, manifest, engine } = this;
-    const choice = variants?.choice;
-    const { opened } = engine;
-    const ready = variants?.ready ?? [manifest.variant];
-    const notes = [...new Set([...facts.notes, ...engine.notes])];
-    const key = JSON.stringify([ready, choice, notes]);
-    const known = this.infos.get(manifest.variant);
-    if (known?.opened === opened && known.key === key) return known.info;
-    const described = describeModel({ manifest, dtype: this.model.dtype }, opened, ready, { ...facts, notes });
-    const info = choice ? { ...described, choice } : described;
-    this.infos.set(manifest.variant, { info, key, opened });
-    return info;
+    const { variants, facts, running, model } = this;
+    const { manifest, engine } = running;
+    const from = [running, engine.opened, variants?.known];
+    if (!from.every((part, i) => part === this.described?.from[i])) {
+      const notes = [...new Set([...facts.notes, ...engine.notes])];
+      const info = describeModel({ manifest, ...model }, engine.opened, { ...facts, notes }, variants?.known);
+      this.described = { info, from };
+    }
+    return this.described!.info;
+  }
+
+  private get running(): Running<RecoveringEngine> {
+    return this.variants?.running ?? this.first;
   }
 
   private get manifest(): Manifest {
-    return (this.variants?.running ?? this.first).manifest;
+    return this.running.manifest;
   }
 
   private get engine(): RecoveringEngine {
-    return (this.variants?.running ?? this.first).engine;
+    return this.running.engine;
   }
 
   /** @throws SlimViTError as `loadModel` and `openEngine` */
@@ -281,11 +281,9 @@ export class Session {
   }
 
   private newInfo(): { info?: ModelInfo } {
-    const { info } = this;
-    if (this.sent.has(info)) return {};
-    for (const old of this.sent) if (old.variant === info.variant) this.sent.delete(old);
-    this.sent.add(info);
-    return { info };
+    if (this.info === this.sentInfo) return {};
+    this.sentInfo = this.info;
+    return { info: this.info };
   }
 }
 

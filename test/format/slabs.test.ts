@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { readFamily } from "../../src/format/family.ts";
 import { readModel } from "../../src/format/read.ts";
+import { checkSlabs } from "../../src/format/slabFields.ts";
 import { withVariant } from "../../src/format/variants.ts";
 import { writeWeights } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
@@ -74,4 +75,47 @@ test("what variants share is stored once", () => {
   expect(total).toBeGreaterThanOrEqual(own);
   expect(total).toBeLessThanOrEqual(own + 2 * more + 4 * 1024);
   expect(sizeOf(slabs[0])).toBe(sizeOf(writeWeights(variants[0].tensors)));
+});
+
+describe("a manifest whose slabs do not add up is refused", () => {
+  const nested = nestedFamily(randomModel(FAMILY.DeiT, 1), 2, 3, (width) => width >> 1);
+  const sha256 = "0".repeat(64);
+  const sound = () => ({
+    ...nested.manifest,
+    weights: [
+      {
+        ...{ dtype: "int8" as const, file: "model.int8.safetensors.zz", bytes: 100, unpackedBytes: 300, sha256 },
+        slabs: [40, 60].map((bytes) => ({ bytes, unpackedBytes: 3 * bytes, sha256 })),
+      },
+    ],
+  });
+  type Sound = ReturnType<typeof sound>;
+  test.each<[string, (manifest: Sound) => unknown, RegExp]>([
+    ["nothing", () => {}, /^$/],
+    [
+      "no slabs in the file",
+      (m) => delete (m.weights[0] as { slabs?: unknown }).slabs,
+      /slabs is undefined; expected a list/,
+    ],
+    ["a slab too few", (m) => m.weights[0].slabs.pop(), /slabs has 1 entries; expected 2/],
+    ["bytes", (m) => m.weights[0].slabs[0].bytes++, /slabs have 101 bytes; the file has 100/],
+    ["unpacked bytes", (m) => m.weights[0].slabs[1].unpackedBytes--, /slabs have 299 unpackedBytes; the file has 300/],
+    ["a negative size", (m) => (m.weights[0].slabs[0].bytes = -1), /slabs\[0\].bytes is -1/],
+    ["a hash", (m) => (m.weights[0].slabs[1].sha256 = "00"), /slabs\[1\].sha256 is "00"; expected 64 hex digits/],
+    ["a variant without", (m) => delete m.variants[0].slabs, /variants\[0\].slabs is undefined/],
+    ["no variant of the first", (m) => (m.variants[1].slabs = 2), /no variant of 1 slabs/],
+    ["too many", (m) => (m.variants[0].slabs = 1e9), /variants\[0\].slabs is 1000000000/],
+    ["slabs alone", (m) => m.variants.forEach((v) => void delete v.slabs), /weights\[0\] has slabs/],
+  ])("%s", (_, change, fault) => {
+    const manifest = structuredClone(sound());
+    change(manifest);
+    let message = "";
+    try {
+      checkSlabs(manifest, "m.json");
+    } catch (error) {
+      message = (error as Error).message;
+      expect(error).toMatchObject({ code: "bad-model", message: expect.stringMatching(/^m\.json: /) });
+    }
+    expect(message).toMatch(fault);
+  });
 });

@@ -19,6 +19,7 @@ import {
 } from "../../src/format/model.ts";
 import { readManifest, readModel } from "../../src/format/read.ts";
 import { readSafetensors, writeSafetensors } from "../../src/format/safetensors.ts";
+import { checkSlabs } from "../../src/format/slabFields.ts";
 import { encodeTensors, manifestJson, writeWeights } from "../../src/format/write.ts";
 import { imageSize } from "../../src/image/imageSize.ts";
 import { FAMILY } from "../family.ts";
@@ -244,6 +245,7 @@ export const TARGETS: Record<string, Target> = {
 function checkManifest(found: Manifest | undefined): void {
   if (!found) return;
   const { labels, weights, blocks } = found;
+  read(() => checkSlabs(found, "x"));
   const again = readManifest(JSON.stringify(manifestJson(found)), "y");
   expect(JSON.stringify(again.variants) === JSON.stringify(found.variants), "is written as another");
   for (const count of [countParams(found, labels.length), countMacs(found, labels.length)])

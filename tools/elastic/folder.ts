@@ -11,6 +11,7 @@ import type {
   WeightsDtype,
   WeightsFile,
 } from "../../src/format/model.ts";
+import { checkSlabs } from "../../src/format/slabFields.ts";
 import { singleVariant, withVariant } from "../../src/format/variants.ts";
 import { manifestJson, writeSlabs } from "../../src/format/write.ts";
 import {
@@ -55,6 +56,7 @@ interface ElasticContent {
 export async function writeElasticFolder(out: string, content: ElasticContent, replace = false): Promise<Manifest> {
   const { manifest, files, slabs } = encodeElastic(content);
   const written = readableManifest(out, files["slimvit.json"] as string);
+  checkSlabs(written, out);
   for (const { dtype } of manifest.weights) {
     for (const { name, slabs: count } of manifest.variants) {
       try {

@@ -17,6 +17,7 @@ import type {
   WeightsFile,
 } from "../../src/format/model.ts";
 import { readManifest, readModel } from "../../src/format/read.ts";
+import { checkSlabs } from "../../src/format/slabFields.ts";
 import { type SingleManifest, singleVariant, withVariant } from "../../src/format/variants.ts";
 import { encodeTensors, manifestJson, selfTestPixels, writeWeights } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
@@ -106,6 +107,7 @@ export function readManifestFile(source: string): Manifest {
   if (!existsSync(path))
     throw new SlimViTError("bad-model", `${dir}: has no ${MANIFEST}; it is no SlimViT model folder.`);
   const manifest = readManifest(readFileSync(path, "utf8"), path);
+  checkSlabs(manifest, path);
   return variant === undefined ? manifest : withVariant(manifest, variant);
 }
 

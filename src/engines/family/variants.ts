@@ -35,11 +35,9 @@ export interface Opening<E extends LastingEngine> {
 export class Variants<E extends LastingEngine> {
   /** with which calls are answered that name no variant */
   chosen: string;
-  /** how it was chosen */
-  choice: VariantChoice | undefined;
+  /** Which variants run without a download, and how one was chosen. Another object when that changes. */
+  known: { ready: string[]; choice?: VariantChoice };
   private readonly times = new Map<string, Timed>();
-  /** slabs that are there */
-  private slabs: number;
   /** variants are fetched and measured one after the other */
   private fetching: Promise<unknown> = Promise.resolve();
 
@@ -49,12 +47,7 @@ export class Variants<E extends LastingEngine> {
     private readonly opening: Opening<E>,
   ) {
     this.chosen = running.manifest.variant;
-    this.slabs = this.slabsOf(this.chosen);
-  }
-
-  /** Those that run without a download. */
-  get ready(): string[] {
-    return this.running.manifest.variants.map(({ name }) => name).filter((name) => this.slabsOf(name) <= this.slabs);
+    this.known = { ready: this.upTo(this.chosen) };
   }
 
   /** Goes on to the best variant within the budget, while the first one answers. */
@@ -98,7 +91,7 @@ export class Variants<E extends LastingEngine> {
         ...(Number.isFinite(ms) && { ms }),
         ...(fault !== undefined && { fault }),
       }));
-      this.choice = { latencyMs, meets, reason, measured };
+      this.known = { ...this.known, choice: { latencyMs, meets, reason, measured } };
       return name;
     });
   }
@@ -129,7 +122,7 @@ export class Variants<E extends LastingEngine> {
       engine.dispose();
       throw error;
     }
-    this.slabs = Math.max(this.slabs, this.slabsOf(name));
+    if (!this.known.ready.includes(name)) this.known = { ...this.known, ready: this.upTo(name) };
   }
 
   /** Whether the running engine has a variant already. */
@@ -175,7 +168,10 @@ export class Variants<E extends LastingEngine> {
     return times.sort((a, b) => a - b)[times.length >> 1];
   }
 
-  private slabsOf(name: string): number {
-    return this.running.manifest.variants.find((variant) => variant.name === name)?.slabs ?? 1;
+  /** Those that are made of no more slabs than `name`. */
+  private upTo(name: string): string[] {
+    const { variants } = this.running.manifest;
+    const slabsOf = (one: string) => variants.find((variant) => variant.name === one)?.slabs ?? 1;
+    return variants.map((variant) => variant.name).filter((one) => slabsOf(one) <= slabsOf(name));
   }
 }
