@@ -7,15 +7,18 @@ const SRC = {
   handOver: [],
   format: ["errors"],
   platform: [],
-  protocol: ["errors", "format", "platform"],
+  pictures: ["platform"],
+  taught: ["format", "platform", "pictures"],
+  protocol: ["errors", "format", "platform", "pictures", "taught"],
   errorTransfer: ["errors"],
   reference: ["errors", "format"],
+  teach: ["errors", "format", "protocol", "reference"],
   tfjs: ["errors", "format", "reference"],
   loading: ["errors", "format", "protocol"],
   image: ["errors", "format", "protocol", "loading"],
   engines: ["errors", "handOver", "format", "protocol", "reference", "tfjs", "loading"],
-  worker: ["errors", "errorTransfer", "format", "protocol", "reference", "loading", "image", "engines"],
-  page: ["errors", "handOver", "errorTransfer", "format", "protocol", "loading", "image"], // it sees the worker through protocol.ts
+  worker: ["errors", "errorTransfer", "format", "protocol", "reference", "teach", "loading", "image", "engines"],
+  page: ["errors", "handOver", "errorTransfer", "format", "platform", "protocol", "loading", "image"], // it sees the worker through protocol.ts
   index: ["errors", "format", "protocol", "page"],
 };
 
@@ -34,6 +37,7 @@ const TOOLS = [
   "quantise",
   "training",
   "evaluation",
+  "teach",
   "bench",
   "masks",
   "elastic",
@@ -145,7 +149,7 @@ export default {
       name: "not-resolved",
       severity: "error",
       from: { path: "^src/" },
-      to: { couldNotResolve: true, pathNot: "/engine-[a-z]+\\.js$" },
+      to: { couldNotResolve: true, pathNot: "/(engine-[a-z]+|teach)\\.js$" },
     },
   ],
   options: {

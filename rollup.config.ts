@@ -44,12 +44,21 @@ export const ENGINE_CHUNKS: Record<string, string> = {
   webgpu: "webgpu",
 };
 
+/** What the worker loads by its address: the engines' files, and what teaches a model. */
+export const WORKER_CHUNKS: Record<string, string> = {
+  ...Object.fromEntries(
+    Object.entries(ENGINE_CHUNKS).map(([folder, name]) => [`src/engines/${folder}/index.ts`, `engine-${name}`]),
+  ),
+  "src/teach/index.ts": "teach",
+};
+
 /** What index.ts imports dynamically are files of their own, beside index.js: few pages need them. */
 const BESIDE: Record<string, string> = {
   "../worker/worker.ts": "./worker.js",
   "./drawSvg.ts": "./draw-svg.js",
   "./videoFrames.ts": "./video-frames.js",
   "./batchOf.ts": "./batch-of.js",
+  "./teaching.ts": "./teaching.js",
   "./advice.ts": "./advice.js",
   "./engine-family.js": "./engine-family.js",
   "./engine-onnx.js": "./engine-onnx.js",
@@ -57,6 +66,7 @@ const BESIDE: Record<string, string> = {
   "./engine-tfjs.js": "./engine-tfjs.js",
   "./engine-webgpu.js": "./engine-webgpu.js",
   "./engine-webnn.js": "./engine-webnn.js",
+  "./teach.js": "./teach.js",
   "./onnx-package.ts": "./onnx-package.js",
   "./onnx-webgpu-package.ts": "./onnx-webgpu-package.js",
   "./tfjs-package.ts": "./tfjs-package.js",
@@ -69,10 +79,10 @@ const configs: RollupOptions[] = [
     external: OPTIONAL,
     plugins: [withoutChunks(), ...workerPlugins, oneFunction()],
   },
-  ...Object.entries(ENGINE_CHUNKS).map(
-    ([folder, name]): RollupOptions => ({
-      input: `src/engines/${folder}/index.ts`,
-      output: { file: `dist/engine-${name}.js`, format: "es", inlineDynamicImports: true, sourcemap: true },
+  ...Object.entries(WORKER_CHUNKS).map(
+    ([input, name]): RollupOptions => ({
+      input,
+      output: { file: `dist/${name}.js`, format: "es", inlineDynamicImports: true, sourcemap: true },
       external: OPTIONAL,
       plugins: [...workerPlugins, ownAddress()],
     }),
@@ -95,7 +105,7 @@ const configs: RollupOptions[] = [
       plugins: [dts()],
     },
   ]),
-  ...["drawSvg", "videoFrames", "batchOf", "advice"].map(
+  ...["drawSvg", "videoFrames", "batchOf", "advice", "teaching"].map(
     (name): RollupOptions => ({
       input: `src/page/${name}.ts`,
       output: { file: `dist/${BESIDE[`./${name}.ts`].slice(2)}`, format: "es", sourcemap: true },
@@ -134,10 +144,10 @@ export function withoutChunks(): Plugin {
   return {
     name: "without-chunks",
     resolveDynamicImport(specifier) {
-      const [, folder] = (typeof specifier === "string" && specifier.match(/^\.\/([\w-]+)\/index\.ts$/)) || [];
-      return folder && folder in ENGINE_CHUNKS ? "\0no-engines" : null;
+      const [, folder] = (typeof specifier === "string" && specifier.match(/^\.\.?\/([\w-]+)\/index\.ts$/)) || [];
+      return folder && (folder in ENGINE_CHUNKS || folder === "teach") ? "\0not-here" : null;
     },
-    load: (id) => (id === "\0no-engines" ? "export const engines = {};" : null),
+    load: (id) => (id === "\0not-here" ? "export const engines = {}, answer = undefined;" : null),
   };
 }
 

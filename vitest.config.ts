@@ -1,7 +1,7 @@
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
 import { BaseSequencer, type TestSpecification } from "vitest/node";
-import { ENGINE_CHUNKS } from "./rollup.config.ts";
+import { WORKER_CHUNKS } from "./rollup.config.ts";
 
 /** The longest of `npm run robustness`: begun last, one would run alone at its end. */
 const LONG = ["gpu-memory", "device-lost", "killed", "lifecycle", "engines"];
@@ -15,21 +15,22 @@ class LongestFirst extends BaseSequencer {
   }
 }
 
-/** As the build does it: an engine's chunk beside index.js is its folder's index.ts, and tells its address. */
-const engineChunks = {
-  name: "engine-chunks",
+/** As the build does it: a chunk of the worker's beside index.js is its folder's index.ts, and tells its address. */
+const workerChunks = {
+  name: "worker-chunks",
   enforce: "pre" as const,
   resolveId(id: string) {
-    const name = id.match(/^\.\/engine-([a-z]+)\.js$/)?.[1];
-    const [folder] = Object.entries(ENGINE_CHUNKS).find(([, chunk]) => chunk === name) ?? [];
-    return folder && fileURLToPath(new URL(`src/engines/${folder}/index.ts`, import.meta.url));
+    const [input] = Object.entries(WORKER_CHUNKS).find(([, name]) => id === `./${name}.js`) ?? [];
+    return input && fileURLToPath(new URL(input, import.meta.url));
   },
   transform: (code: string, id: string) =>
-    /\/src\/engines\/[\w-]+\/index\.ts$/.test(id) ? `${code}\nexport const url = import.meta.url;\n` : undefined,
+    /\/src\/(engines\/[\w-]+|teach)\/index\.ts$/.test(id)
+      ? `${code}\nexport const url = import.meta.url;\n`
+      : undefined,
 };
 
 export default defineConfig({
-  plugins: [engineChunks],
+  plugins: [workerChunks],
   test: {
     include: ["test/**/*.test.ts"],
     setupFiles: ["test/setup.ts"],

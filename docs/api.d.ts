@@ -29,6 +29,14 @@ interface BlockShape {
     merge: number;
 }
 type Pooling = "class" | "mean" | "class+mean" | "map";
+/** A picture whose features have a lower cosine than `threshold` with every row of head.means shows none of the classes. */
+interface UnknownRule {
+    threshold: number;
+    /** The share of pictures of its own classes that a rule made without them called unknown … */
+    falseRejection: number;
+    /** … and how many pictures that was measured on. */
+    n: number;
+}
 
 /**
  * The words everyone shares: what a slim vision transformer is, which tensors it has, and what it costs.
@@ -40,6 +48,18 @@ interface Label {
     label: string;
 }
 type WeightsDtype = "f32" | "f16" | "int8";
+
+/**
+ * Browsers' types in the package's public ones. A project's compiler may know them not at all, as in Node, or in part, as in
+ * a worker; a name that is missing is `never` there instead of an error in the package's types.
+ */
+type Instance<Name extends string> = typeof globalThis extends {
+    [K in Name]: {
+        prototype: infer T;
+    };
+} ? T : never;
+/** What createImageBitmap takes. */
+type Drawable = Instance<"HTMLImageElement"> | Instance<"SVGImageElement"> | Instance<"HTMLVideoElement"> | Instance<"HTMLCanvasElement"> | Instance<"ImageBitmap"> | Instance<"OffscreenCanvas"> | Instance<"VideoFrame"> | Instance<"Blob"> | Instance<"ImageData">;
 
 /** What is known of a folder's variants on a device, and how one of them was chosen. */
 /** A variant as `info` lists it. */
@@ -73,17 +93,69 @@ type VariantRequest = string | {
     latencyMs: number;
 };
 
+/** The forms of a picture that a caller may give. Part of protocol.ts, which exports them. */
+
 /**
- * Browsers' types in the package's public ones. A project's compiler may know them not at all, as in Node, or in part, as in
- * a worker; a name that is missing is `never` there instead of an error in the package's types.
+ * Anything the browser can draw, a URL, a Response, a picture file's bytes, or RGBA pixels (the one form that also works
+ * in Node).
  */
-type Instance<Name extends string> = typeof globalThis extends {
-    [K in Name]: {
-        prototype: infer T;
-    };
-} ? T : never;
-/** What createImageBitmap takes. */
-type Drawable = Instance<"HTMLImageElement"> | Instance<"SVGImageElement"> | Instance<"HTMLVideoElement"> | Instance<"HTMLCanvasElement"> | Instance<"ImageBitmap"> | Instance<"OffscreenCanvas"> | Instance<"VideoFrame"> | Instance<"Blob"> | Instance<"ImageData">;
+type ImageInput = Drawable | string | Instance<"URL"> | Instance<"Response"> | ArrayBuffer | Uint8Array<ArrayBuffer> | RawImage;
+/** RGBA, row-major, straight alpha. Alpha is dropped, as Pillow's `convert("RGB")` does. */
+interface RawImage {
+    data: Uint8ClampedArray | Uint8Array;
+    width: number;
+    height: number;
+}
+/** In pixels of the image. */
+interface Region {
+    x: number;
+    y: number;
+    width: number;
+    height: number;
+}
+/** A playing video, a camera's frames (MediaStreamTrackProcessor), or any source of pictures. */
+type FrameSource<T> = Instance<"HTMLVideoElement"> | Instance<"ReadableStream"> | AsyncIterable<T>;
+
+/** What passes between page and worker when a model is taught. Part of protocol.ts, which exports it. */
+
+/** By the name of a class, its pictures. */
+type TeachPictures = Readonly<Record<string, Iterable<ImageInput>>>;
+interface TeachOptions {
+    /** The share of pictures of its own classes that the model may call unknown; default 0.05, or what it was. */
+    falseRejection?: number;
+    onProgress?: (progress: TeachProgress) => void;
+    signal?: Instance<"AbortSignal">;
+}
+interface TeachProgress {
+    /** First all pictures are embedded, then the classes are fitted. */
+    step: "embed" | "fit";
+    /** pictures; of a fit, its share from 0 to 1 */
+    done: number;
+    total: number;
+}
+interface SaveOptions {
+    /** What the saved model is called; default the loaded model's name with "-taught". */
+    name?: string;
+    /** Saves the pictures' embeddings, so that the model can be taught more when it is loaded again; default true. */
+    embeddings?: boolean;
+}
+/** What a model was taught with, and how well that went. */
+interface TaughtInfo {
+    /** pictures of each class, in the order of `labels` */
+    pictures: number[];
+    /** Cross-validated: the share of the pictures whose class is given by a fit without them … */
+    accuracy: number;
+    /** … and how many pictures that is of. */
+    n: number;
+    /** Parts that the pictures were split into, each judged by a fit on the others. */
+    folds: number;
+    /** The inverse strength of the penalty that did best, for embeddings at a mean square of 1. */
+    c: number;
+    /** When `classify` calls a picture unknown. */
+    unknown: UnknownRule;
+    /** The share of pictures of its own classes that may be called unknown, as it was asked for. */
+    accepted: number;
+}
 
 /**
  * All that passes between the page and its worker: what a caller may ask for, the calls, and what comes back. How errors
@@ -214,6 +286,8 @@ interface ModelInfo {
     tried: TriedEngine[];
     /** what could not be done here, for people */
     notes: string[];
+    /** Of a taught model. */
+    taught?: TaughtInfo;
 }
 
 /** An engine that `auto` tried and did not take. */
@@ -226,26 +300,6 @@ interface TriedEngine {
     /** Median milliseconds of a few runs, if it was measured. */
     ms?: number;
 }
-/**
- * Anything the browser can draw, a URL, a Response, a picture file's bytes, or RGBA pixels (the one form that also works
- * in Node).
- */
-type ImageInput = Drawable | string | Instance<"URL"> | Instance<"Response"> | ArrayBuffer | Uint8Array<ArrayBuffer> | RawImage;
-/** RGBA, row-major, straight alpha. Alpha is dropped, as Pillow's `convert("RGB")` does. */
-interface RawImage {
-    data: Uint8ClampedArray | Uint8Array;
-    width: number;
-    height: number;
-}
-/** In pixels of the image. */
-interface Region {
-    x: number;
-    y: number;
-    width: number;
-    height: number;
-}
-/** A playing video, a camera's frames (MediaStreamTrackProcessor), or any source of pictures. */
-type FrameSource<T> = Instance<"HTMLVideoElement"> | Instance<"ReadableStream"> | AsyncIterable<T>;
 interface ClassifyOptions {
     /** How many classes to return; default 5. */
     topK?: number;
@@ -285,6 +339,8 @@ interface ClassifyAllOptions extends ClassifyOptions {
     concurrency?: number;
     onProgress?: (progress: BatchProgress) => void;
 }
+interface EmbedAllOptions extends EmbedOptions, Pick<ClassifyAllOptions, "concurrency" | "onProgress"> {
+}
 interface BatchProgress {
     /** pictures answered so far, failed ones included */
     done: number;
@@ -292,12 +348,12 @@ interface BatchProgress {
     /** undefined for inputs without a length */
     total?: number;
 }
-/** One input of `classifyAll`: its result or its error. */
-type BatchResult<T> = {
+/** One input of `classifyAll` or `embedAll`: its result or its error. */
+type BatchResult<T, R = Classification> = {
     index: number;
     input: T;
 } & ({
-    result: Classification;
+    result: R;
     error?: undefined;
 } | {
     result?: undefined;
@@ -333,6 +389,8 @@ interface Classification extends Insight {
     engine: EngineName;
     /** name of the variant that answered */
     variant: string;
+    /** Of a taught model: whether the picture shows none of its classes, as far as the features tell. */
+    unknown?: boolean;
 }
 
 /** A loaded model. Calls are answered in order; `dispose()` frees worker and memory. */
@@ -342,6 +400,11 @@ declare class SlimViT {
     private readonly calls;
     /** The variant that `use` asked for; undefined for the one that loading chose. */
     private variant;
+    private model;
+    /** What others that share the model do not have. */
+    private ownInfo;
+    /** `info` with the own part, and the info that it was made from */
+    private mergedInfo;
     private constructor();
     /** What was loaded and how it runs. Another object when that changes, as after a lost GPU or with another variant. */
     get info(): ModelInfo;
@@ -374,6 +437,30 @@ declare class SlimViT {
     /** A picture's features, [featureDim]: the pooled tokens after the final norm, in the space of zero-shot classes. */
     embed(image: ImageInput, options?: EmbedOptions): Promise<Float32Array>;
     embed(images: readonly ImageInput[], options?: EmbedOptions): Promise<Float32Array[]>;
+    /** `embed` for any number of pictures, as `classifyAll` classifies them. */
+    embedAll<T extends ImageInput>(inputs: Iterable<T> | AsyncIterable<T>, options?: EmbedAllOptions): AsyncGenerator<BatchResult<T, Float32Array>>;
+    /**
+     * Teaches classes of the caller's own: the pictures are embedded, and a head is fitted to their embeddings in the worker.
+     *
+     * @param pictures by the name of a class, at least two of each; classes and pictures are added to what a taught model knows
+     * @returns another model, which shares this one's worker and weights; of a taught model, the same one with more knowledge
+     * @throws SlimViTError `bad-input` naming the class and the picture, or for fewer than two classes; `bad-option`;
+     * `unsupported` for a model that was saved without its embeddings; as `embed`. What was known before stays.
+     */
+    teach(pictures: TeachPictures, options?: TeachOptions): Promise<SlimViT>;
+    /**
+     * Takes classes of a taught model away, with their pictures.
+     *
+     * @throws SlimViTError `bad-option` for a class that is not there, `bad-input` where fewer than two would be left,
+     * `unsupported` for a model that was not taught, or was saved without its embeddings
+     */
+    forget(classes: string | readonly string[], options?: TeachOptions): Promise<SlimViT>;
+    /**
+     * @returns the files of a taught model's folder, for `load`, a download or a server
+     * @throws SlimViTError `unsupported` for a model that was not taught; `network` and `integrity` where its weights, which
+     * are read once more, are no longer there
+     */
+    save(options?: SaveOptions): Promise<Instance<"File">[]>;
     /**
      * Answers with another of the folder's variants from the next call on. Those that `info.variants` calls ready need no
      * download. Others that loaded the same model are not changed.
@@ -398,9 +485,16 @@ declare class SlimViT {
     [Symbol.asyncDispose](): Promise<void>;
     /** Pictures on their way at once: while an engine computes one batch, the next is sent. */
     private get inFlight();
+    private become;
+    private addInfo;
+    private pupil;
+    private allOf;
+    private embedOne;
     private classifyOne;
+    /** @param ended fires when nobody waits for the call any more */
+    private hostFor;
     private run;
 }
 
 export { SlimViT, SlimViTError };
-export type { BatchProgress, BatchResult, BlockShape, Classification, ClassifyAllOptions, ClassifyOptions, EmbedOptions, EngineName, EnginePackage, FrameSource, ImageInput, Label, LoadOptions, ModelHost, ModelInfo, ModelPackage, ModelSource, Pooling, Progress, RawImage, Region, ScoredClass, SlimViTErrorCode, StreamOptions, TriedEngine, VariantChoice, VariantInfo, VariantRequest, WebnnOptions, WeightsDtype, WeightsStore };
+export type { BatchProgress, BatchResult, BlockShape, Classification, ClassifyAllOptions, ClassifyOptions, EmbedAllOptions, EmbedOptions, EngineName, EnginePackage, FrameSource, ImageInput, Label, LoadOptions, ModelHost, ModelInfo, ModelPackage, ModelSource, Pooling, Progress, RawImage, Region, SaveOptions, ScoredClass, SlimViTErrorCode, StreamOptions, TaughtInfo, TeachOptions, TeachPictures, TeachProgress, TriedEngine, UnknownRule, VariantChoice, VariantInfo, VariantRequest, WebnnOptions, WeightsDtype, WeightsStore };

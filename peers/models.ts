@@ -7,7 +7,7 @@ import { readModelFolder, writeModelFolder } from "../tools/models/folders.ts";
 import { randomShape } from "../tools/models/shapes.ts";
 import type { Network } from "./cases.ts";
 import { cutModel, uniformBlocks } from "./cut.ts";
-import { writeInt8Onnx, writeMaskedOnnx, writeRenamedOnnx } from "./onnx-forms.ts";
+import { writeInt8Onnx, writeMaskedOnnx } from "./onnx-forms.ts";
 import { writeTflite } from "./tflite.ts";
 
 /** @returns each network in f32, as the reference is to run it */
@@ -66,6 +66,6 @@ function writeTransformers(f32: Model, int8: Model, write: (file: string, conten
       image_std: preprocess.std,
     }),
   );
-  write("transformers/onnx/model.onnx", writeRenamedOnnx(f32, "pixel_values"));
-  write("transformers/onnx/model_quantized.onnx", writeInt8Onnx(int8, "MatMulInteger", "pixel_values"));
+  write("transformers/onnx/model.onnx", writeOnnx(f32));
+  write("transformers/onnx/model_quantized.onnx", writeInt8Onnx(int8, "MatMulInteger"));
 }

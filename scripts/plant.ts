@@ -9,13 +9,20 @@ import { spawnSync } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { BROWSER } from "./plants/browser.ts";
+import { FAMILY } from "./plants/family.ts";
 import { KERNELS } from "./plants/kernels.ts";
 import { OFFLINE } from "./plants/offline.ts";
 import type { Plant } from "./plants/plant.ts";
 import { RUNTIME } from "./plants/runtime.ts";
 import { ROOT } from "./section.ts";
 
-const GROUPS: Record<string, Plant[]> = { offline: OFFLINE, runtime: RUNTIME, kernels: KERNELS, browser: BROWSER };
+const GROUPS: Record<string, Plant[]> = {
+  offline: OFFLINE,
+  family: FAMILY,
+  runtime: RUNTIME,
+  kernels: KERNELS,
+  browser: BROWSER,
+};
 const COPY = join(ROOT, "build/planted");
 /** Large, and the same for every fault. */
 const LINKED = ["node_modules", "models"];

@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { type OutputChunk, rollup } from "rollup";
 import pkg from "../package.json" with { type: "json" };
-import { ENGINE_CHUNKS, OPTIONAL, plugins, withoutChunks } from "../rollup.config.ts";
+import { OPTIONAL, plugins, WORKER_CHUNKS, withoutChunks } from "../rollup.config.ts";
 
 const root = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url));
 const gzipBytes = (code: string) => gzipSync(code, { level: 9 }).length;
@@ -36,8 +36,8 @@ async function main(): Promise<void> {
   }
   const index = gzipBytes(readFileSync(root("dist/index.js"), "utf8"));
   const worker = gzipBytes(readFileSync(root("dist/worker.js"), "utf8"));
-  const engines = Object.values(ENGINE_CHUNKS).map((name): [string, number] => {
-    const file = `engine-${name}.js`;
+  const chunks = Object.values(WORKER_CHUNKS).map((name): [string, number] => {
+    const file = `${name}.js`;
     return [file, gzipBytes(readFileSync(root(`dist/${file}`), "utf8"))];
   });
   const sizes: Record<string, number> = {
@@ -45,7 +45,7 @@ async function main(): Promise<void> {
     ...(await workerParts()),
     worker,
     "index + worker": index + worker,
-    ...Object.fromEntries(engines), // loaded when chosen
+    ...Object.fromEntries(chunks), // loaded when they are needed
   };
   let isOver = false;
   for (const [name, bytes] of Object.entries(sizes)) {

@@ -1,6 +1,6 @@
 /** Slimmed vision transformers in the browser: `SlimViT.load`, `classify`, a label. */
 export { SlimViTError, type SlimViTErrorCode } from "./errors.ts";
-export type { BlockShape, Label, Pooling, WeightsDtype } from "./format/model.ts";
+export type { BlockShape, Label, Pooling, UnknownRule, WeightsDtype } from "./format/model.ts";
 export { SlimViT } from "./page/slimvit.ts";
 export type {
   BatchProgress,
@@ -8,6 +8,7 @@ export type {
   Classification,
   ClassifyAllOptions,
   ClassifyOptions,
+  EmbedAllOptions,
   EmbedOptions,
   EngineName,
   EnginePackage,
@@ -21,8 +22,13 @@ export type {
   Progress,
   RawImage,
   Region,
+  SaveOptions,
   ScoredClass,
   StreamOptions,
+  TaughtInfo,
+  TeachOptions,
+  TeachPictures,
+  TeachProgress,
   TriedEngine,
   VariantChoice,
   VariantInfo,

@@ -6,7 +6,12 @@
 import type { SlimViTError } from "./errors.ts";
 import type { BlockShape, Label, Pooling, WeightsDtype } from "./format/model.ts";
 import type { VariantChoice, VariantInfo } from "./format/variantChoice.ts";
-import type { Drawable, Instance } from "./platform.ts";
+import type { RawImage, Region } from "./pictures.ts";
+import type { Instance } from "./platform.ts";
+import type { TaughtHead, TaughtInfo, TeachRequest, TeachResult } from "./taught.ts";
+
+export type * from "./pictures.ts";
+export type * from "./taught.ts";
 
 // ---- Loading a model ----
 
@@ -170,6 +175,8 @@ export interface ModelInfo {
   tried: TriedEngine[];
   /** what could not be done here, for people */
   notes: string[];
+  /** Of a taught model. */
+  taught?: TaughtInfo;
 }
 
 export type { VariantChoice, VariantInfo, VariantRequest } from "./format/variantChoice.ts";
@@ -186,37 +193,6 @@ export interface TriedEngine {
 }
 
 // ---- Classifying pictures ----
-
-/**
- * Anything the browser can draw, a URL, a Response, a picture file's bytes, or RGBA pixels (the one form that also works
- * in Node).
- */
-export type ImageInput =
-  | Drawable
-  | string
-  | Instance<"URL">
-  | Instance<"Response">
-  | ArrayBuffer
-  | Uint8Array<ArrayBuffer>
-  | RawImage;
-
-/** RGBA, row-major, straight alpha. Alpha is dropped, as Pillow's `convert("RGB")` does. */
-export interface RawImage {
-  data: Uint8ClampedArray | Uint8Array;
-  width: number;
-  height: number;
-}
-
-/** In pixels of the image. */
-export interface Region {
-  x: number;
-  y: number;
-  width: number;
-  height: number;
-}
-
-/** A playing video, a camera's frames (MediaStreamTrackProcessor), or any source of pictures. */
-export type FrameSource<T> = Instance<"HTMLVideoElement"> | Instance<"ReadableStream"> | AsyncIterable<T>;
 
 export interface ClassifyOptions {
   /** How many classes to return; default 5. */
@@ -261,6 +237,8 @@ export interface ClassifyAllOptions extends ClassifyOptions {
   onProgress?: (progress: BatchProgress) => void;
 }
 
+export interface EmbedAllOptions extends EmbedOptions, Pick<ClassifyAllOptions, "concurrency" | "onProgress"> {}
+
 export interface BatchProgress {
   /** pictures answered so far, failed ones included */
   done: number;
@@ -269,9 +247,9 @@ export interface BatchProgress {
   total?: number;
 }
 
-/** One input of `classifyAll`: its result or its error. */
-export type BatchResult<T> = { index: number; input: T } & (
-  | { result: Classification; error?: undefined }
+/** One input of `classifyAll` or `embedAll`: its result or its error. */
+export type BatchResult<T, R = Classification> = { index: number; input: T } & (
+  | { result: R; error?: undefined }
   | { result?: undefined; error: SlimViTError }
 );
 
@@ -303,6 +281,8 @@ export interface Classification extends Insight {
   engine: EngineName;
   /** name of the variant that answered */
   variant: string;
+  /** Of a taught model: whether the picture shows none of its classes, as far as the features tell. */
+  unknown?: boolean;
 }
 
 // ---- Calls to the worker ----
@@ -323,6 +303,8 @@ export type TransferredImage =
 export interface RunRequest extends Omit<ClassifyOptions, "signal"> {
   /** "features": no classes are picked, so that embedding models answer. */
   want: "classes" | "features";
+  /** in place of the network's own */
+  head?: TaughtHead;
   /** of the folder; default the one that its loading chose */
   variant?: string;
 }
@@ -336,6 +318,7 @@ export interface UseRequest {
 export interface RunResult extends Insight {
   /** best first */
   classes: ScoredClass[];
+  unknown?: boolean;
   features: Float32Array;
   /** that answered */
   variant: string;
@@ -360,6 +343,8 @@ export interface Host {
   run(call: CallId, image: TransferredImage, request: RunRequest): Promise<RunResult>;
   /** @returns of the variant that calls can name then */
   use(call: CallId, request: UseRequest): Promise<ModelInfo>;
+  /** On its first call, the worker loads the code for it. */
+  teach(call: CallId, request: TeachRequest, onProgress?: (done: number) => void): Promise<TeachResult>;
   abort(call: CallId): void;
   dispose(): void;
 }

@@ -17,6 +17,7 @@ import { runCommand } from "./commands/run.ts";
 import { searchCommand } from "./commands/search.ts";
 import { slimCommand } from "./commands/slim.ts";
 import { sweepCommand } from "./commands/sweep.ts";
+import { teachCommand } from "./commands/teach.ts";
 import { thinCommand } from "./commands/thin.ts";
 import toolsPackage from "./package.json" with { type: "json" };
 import { INTERRUPTED } from "./shared/interrupt.ts";
@@ -26,6 +27,7 @@ import { say } from "./shared/terminal.ts";
 const COMMANDS = [
   importCommand,
   classesCommand,
+  teachCommand,
   slimCommand,
   finetuneCommand,
   searchCommand,

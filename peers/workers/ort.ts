@@ -14,7 +14,7 @@ servePeer({
   async run(pixels) {
     const side = Math.sqrt(pixels.length / 3);
     const start = performance.now();
-    const { logits } = await session.run({ pixels: new ort.Tensor("float32", pixels, [1, 3, side, side]) });
+    const { logits } = await session.run({ pixel_values: new ort.Tensor("float32", pixels, [1, 3, side, side]) });
     return { logits: logits.data as Float32Array, ms: performance.now() - start };
   },
 });

@@ -21,12 +21,46 @@ export async function importPackage(
     if (engineUrls[name] !== undefined) return await importUrl(engineUrls[name]);
     if (inNode) return await importUrl(name);
     if (!packages?.includes(name) || !locate) throw new Error(`${name} is not among the engines handed to load`);
-    const module = await importUrl(await locate(name));
-    return (globalThis as { [PACKAGES]?: Record<string, object> })[PACKAGES]?.[name] ?? module;
+    const url = await locate(name);
+    if (runScript(url)) return await handedOver(name);
+    const module = await importUrl(url);
+    return packagesHere()?.[name] ?? module;
   } catch (error) {
     if (error instanceof SlimViTError) throw error;
     throw new Error(messageOf(error));
   }
+}
+
+/**
+ * webpack and its kind write scripts that load their other parts by importScripts, which works in workers that are no modules,
+ * and there in no module that they import.
+ *
+ * @returns whether this worker is of that kind, and the script has run
+ */
+function runScript(url: string): boolean {
+  const { importScripts } = globalThis as { importScripts?: (url: string) => void };
+  try {
+    importScripts?.(url);
+    return importScripts !== undefined;
+  } catch {
+    return false; // A module has no such function, or this one refuses.
+  }
+}
+
+/** How long a script may take to load its other parts. */
+const LOAD_MS = 30_000;
+
+async function handedOver(name: string): Promise<object> {
+  for (const start = performance.now(); performance.now() - start < LOAD_MS; ) {
+    const here = packagesHere()?.[name];
+    if (here) return here;
+    await new Promise((resolve) => setTimeout(resolve));
+  }
+  throw new Error(`${name} was not handed over by its script`);
+}
+
+function packagesHere(): Record<string, object> | undefined {
+  return (globalThis as { [PACKAGES]?: Record<string, object> })[PACKAGES];
 }
 
 /** By a variable, which bundlers leave alone. */

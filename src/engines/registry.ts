@@ -2,26 +2,19 @@
  * Who there is. An engine is one line of `ENGINES` and its name in src/protocol.ts. The code of an engine is imported when it
  * is first asked for; one with a `chunk` is a file of its own beside worker.js, which only pages that open it download.
  */
-import { messageOf, SlimViTError } from "../errors.ts";
+import { SlimViTError } from "../errors.ts";
+import { type Chunk, loadChunk } from "./chunks.ts";
 import type { EngineChunk, EngineName, EngineOptions, OpenEngine } from "./engine.ts";
-import { importUrl } from "./installedPackages.ts";
 
 /** Hardware that an engine cannot run without, and that it can lose while it runs. */
 export type Device = "gpu" | "hardware-gpu" | "npu";
-
-/** A file beside worker.js. An app may serve it elsewhere and say so by `name` in `engineUrls`. */
-interface Chunk<T = EngineChunk> {
-  name: `slimvit/engine-${string}.js`;
-  /** Where there is no page to ask for the file's address, as in the tools. */
-  load(): Promise<T>;
-}
 
 interface EngineEntry {
   /** of an engine in worker.js itself */
   open?(): Promise<OpenEngine>;
   /** work that can begin while the model's files are on their way */
   prepare?(options: EngineOptions): Promise<void>;
-  chunk?: Chunk;
+  chunk?: Chunk<EngineChunk>;
   device?: Device;
   /** `auto` measures it on every machine that has its device; it needs no package. */
   isOwn?: boolean;
@@ -29,11 +22,14 @@ interface EngineEntry {
   namedBy?: readonly string[];
 }
 
-const ONNX: Chunk = { name: "slimvit/engine-onnx.js", load: () => import("./onnx/index.ts") };
-const REFERENCE: Chunk = { name: "slimvit/engine-reference.js", load: () => import("./reference/index.ts") };
-const TFJS: Chunk = { name: "slimvit/engine-tfjs.js", load: () => import("./tfjs-webgpu/index.ts") };
-const WEBGPU: Chunk = { name: "slimvit/engine-webgpu.js", load: () => import("./webgpu/index.ts") };
-const WEBNN: Chunk = { name: "slimvit/engine-webnn.js", load: () => import("./webnn/index.ts") };
+const ONNX: Chunk<EngineChunk> = { name: "slimvit/engine-onnx.js", load: () => import("./onnx/index.ts") };
+const REFERENCE: Chunk<EngineChunk> = {
+  name: "slimvit/engine-reference.js",
+  load: () => import("./reference/index.ts"),
+};
+const TFJS: Chunk<EngineChunk> = { name: "slimvit/engine-tfjs.js", load: () => import("./tfjs-webgpu/index.ts") };
+const WEBGPU: Chunk<EngineChunk> = { name: "slimvit/engine-webgpu.js", load: () => import("./webgpu/index.ts") };
+const WEBNN: Chunk<EngineChunk> = { name: "slimvit/engine-webnn.js", load: () => import("./webnn/index.ts") };
 
 const ENGINES: Record<EngineName, EngineEntry> = {
   simd: {
@@ -95,19 +91,4 @@ const FAMILY: Chunk<FamilyChunk> = { name: "slimvit/engine-family.js", load: () 
 /** @throws SlimViTError `unsupported` when the file does not load */
 export function loadFamily(options: EngineOptions): Promise<FamilyChunk> {
   return loadChunk(FAMILY, options);
-}
-
-async function loadChunk<T>({ name, load }: Chunk<T>, { engineUrls, locate }: EngineOptions): Promise<T> {
-  try {
-    const url = engineUrls?.[name] ?? (await locate?.(name));
-    return url === undefined ? await load() : ((await importUrl(url)) as T);
-  } catch (error) {
-    if (error instanceof SlimViTError) throw error;
-    throw new SlimViTError(
-      "unsupported",
-      `The package's ${name.replace("slimvit/", "")} did not load (${messageOf(error)}). Serve it from your own origin ` +
-        `and pass engineUrls: { "${name}": "its URL" }.`,
-      { cause: error },
-    );
-  }
 }

@@ -45,11 +45,22 @@ export interface RopeGrid {
   columns: [start: number, step: number];
 }
 
+/** A picture whose features have a lower cosine than `threshold` with every row of head.means shows none of the classes. */
+export interface UnknownRule {
+  threshold: number;
+  /** The share of pictures of its own classes that a rule made without them called unknown … */
+  falseRejection: number;
+  /** … and how many pictures that was measured on. */
+  n: number;
+}
+
 export interface Head {
   /** How logits become scores. */
   scores: "softmax" | "sigmoid";
   /** The features are divided by their length first; temperature and logit bias are folded into head.weight and head.bias. */
   cosine?: boolean;
+  /** There is head.means: the classes' mean features. */
+  unknown?: UnknownRule;
 }
 
 /** What fixes a network's arithmetic. */

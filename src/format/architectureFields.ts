@@ -1,5 +1,5 @@
 /** The fields of an architecture that all variants of a folder share, read and checked. */
-import { type Architecture, type Head, type NormEps, PLAIN } from "./architecture.ts";
+import { type Architecture, type Head, type NormEps, PLAIN, type UnknownRule } from "./architecture.ts";
 import type { Check } from "./check.ts";
 import { LIMITS } from "./limits.ts";
 
@@ -76,5 +76,15 @@ function readNormEps(check: Check, value: unknown): NormEps {
 function readHead(check: Check, value: unknown): Head {
   const head = check.object(value, "head");
   const scores = check.oneOf(head.scores, "head.scores", ["softmax", "sigmoid"]);
-  return check.boolean(head.cosine ?? false, "head.cosine") ? { scores, cosine: true } : { scores };
+  const read: Head = { scores };
+  if (check.boolean(head.cosine ?? false, "head.cosine")) read.cosine = true;
+  if (head.unknown !== undefined) read.unknown = readUnknown(check, head.unknown);
+  return read;
+}
+
+/** Only the threshold decides anything. */
+function readUnknown(check: Check, value: unknown): UnknownRule {
+  const rule = check.object(value, "head.unknown") as unknown as UnknownRule;
+  check.number(rule.threshold, "head.unknown.threshold", false);
+  return rule;
 }

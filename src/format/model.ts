@@ -6,7 +6,7 @@ import type { Architecture, BlockShape, RopeGrid } from "./architecture.ts";
 
 export * from "./architecture.ts";
 export { countMacs } from "./cost.ts";
-export { countParams, isOptional, tensorShapes } from "./tensors.ts";
+export { countParams, isOptional, MEANS, tensorShapes } from "./tensors.ts";
 
 export const FORMAT = "slimvit/2";
 

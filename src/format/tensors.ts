@@ -51,6 +51,7 @@ export function tensorShapes(arch: Architecture, classes: number): Map<string, n
   if (arch.head) {
     linear("head", classes, featureDim(arch));
     if (distilled) linear("head_dist", classes, featureDim(arch));
+    if (arch.head.unknown) shapes.set(MEANS, [classes, featureDim(arch)]);
   }
   return shapes;
 }
@@ -60,9 +61,12 @@ export function isOptional(name: string): boolean {
   return name === "pos_embed" || name.endsWith(".bias");
 }
 
-/** Parameters of the network: every element of every tensor, the full position embeddings included. */
+/** The classes' mean features, which the rule for unknown pictures compares with. No part of the network. */
+export const MEANS = "head.means";
+
+/** Parameters of the network: every element of every tensor of its own, the full position embeddings included. */
 export function countParams(arch: Architecture, classes: number): number {
   let total = 0;
-  for (const shape of tensorShapes(arch, classes).values()) total += shape.reduce((a, b) => a * b, 1);
+  for (const [key, shape] of tensorShapes(arch, classes)) if (key !== MEANS) total += shape.reduce((a, b) => a * b, 1);
   return total;
 }

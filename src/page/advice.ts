@@ -19,6 +19,9 @@ export const sameFile = () =>
 export const unreadable = () =>
   "The image is from another origin that does not allow its pixels to be read. Serve it with CORS headers and set crossorigin on the element.";
 
+export const oneVariant = () =>
+  'A head fits the features of one variant. Load the folder with variant: "NAME" to teach it, and teach another load for another variant.';
+
 /** @param name of a file of ours, as the worker asks for it */
 export const noFile = (name: string) =>
   `The package's ${name.replace("slimvit/", "")} has no file of its own: the app's bundler puts everything into one. ` +

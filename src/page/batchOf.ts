@@ -1,6 +1,6 @@
-/** Any number of pictures, with an answer for each. It is in dist/batch-of.js, which only pages that call `classifyAll` load. */
+/** Any number of pictures, with an answer for each. It is in dist/batch-of.js, which only pages that call `classifyAll` or `embedAll` load. */
 import { messageOf, SlimViTError } from "../errors.ts";
-import type { BatchProgress, BatchResult, Classification, ImageInput } from "../protocol.ts";
+import type { BatchProgress, BatchResult, ImageInput } from "../protocol.ts";
 
 interface BatchOptions {
   concurrency: number;
@@ -10,7 +10,7 @@ interface BatchOptions {
 }
 
 /** An input and what became of it. */
-type Answer<T> = { input: T } & ({ result: Classification } | { error: SlimViTError });
+type Answer<T, R> = { input: T } & ({ result: R } | { error: SlimViTError });
 
 /**
  * Every input's result or error, in the inputs' order. The next input is asked for when it can be sent; a slow source of
@@ -19,18 +19,18 @@ type Answer<T> = { input: T } & ({ result: Classification } | { error: SlimViTEr
  * @param work settles soon when its signal fires
  * @throws SlimViTError `aborted` and `disposed`, which end the batch; `bad-option` and `bad-input` before it; what the source of inputs throws
  */
-export async function* batchOf<T extends ImageInput>(
+export async function* batchOf<T extends ImageInput, R>(
   inputs: Iterable<T> | AsyncIterable<T>,
   { concurrency, onProgress, settle }: BatchOptions,
-  work: (input: T, signal: AbortSignal) => Promise<Classification>,
-): AsyncGenerator<BatchResult<T>> {
+  work: (input: T, signal: AbortSignal) => Promise<R>,
+): AsyncGenerator<BatchResult<T, R>> {
   if (!Number.isSafeInteger(concurrency) || concurrency < 1)
     throw new SlimViTError("bad-option", `concurrency is ${concurrency}; expected a whole number of at least 1.`);
   if (typeof inputs !== "object" || !inputs || !(Symbol.iterator in inputs || Symbol.asyncIterator in inputs))
-    throw new SlimViTError("bad-input", `classifyAll was given ${String(inputs)}; expected a list of pictures.`);
+    throw new SlimViTError("bad-input", `The inputs are ${String(inputs)}; expected a list of pictures.`);
   const left = new AbortController();
   const source = Symbol.asyncIterator in inputs ? inputs[Symbol.asyncIterator]() : inputs[Symbol.iterator]();
-  const inFlight: Promise<Answer<T>>[] = [];
+  const inFlight: Promise<Answer<T, R>>[] = [];
   const progress: BatchProgress = { done: 0, failed: 0, ...totalOf(inputs) };
   let asked: Promise<IteratorResult<T>> | undefined;
   let isAtEnd = false;
@@ -50,7 +50,7 @@ export async function* batchOf<T extends ImageInput>(
       progress.done++;
       if ("error" in answer) progress.failed++;
       onProgress?.({ ...progress });
-      yield { index: index++, ...answer } as BatchResult<T>;
+      yield { index: index++, ...answer } as BatchResult<T, R>;
     }
   } finally {
     left.abort(); // pictures on their way are of no use any more
@@ -59,11 +59,11 @@ export async function* batchOf<T extends ImageInput>(
   }
 }
 
-type Event<T> = { next: IteratorResult<T> } | { answer: Answer<T> };
+type Event<T, R> = { next: IteratorResult<T> } | { answer: Answer<T, R> };
 
 /** The next input first, so that the worker is kept busy. */
-function eventsOf<T>(asked?: Promise<IteratorResult<T>>, first?: Promise<Answer<T>>): Promise<Event<T>>[] {
-  const events: Promise<Event<T>>[] = [];
+function eventsOf<T, R>(asked?: Promise<IteratorResult<T>>, first?: Promise<Answer<T, R>>): Promise<Event<T, R>>[] {
+  const events: Promise<Event<T, R>>[] = [];
   if (asked) events.push(asked.then((next) => ({ next })));
   if (first) events.push(first.then((answer) => ({ answer })));
   return events;
@@ -73,7 +73,7 @@ async function nextOf<T>(source: Iterator<T> | AsyncIterator<T>): Promise<Iterat
   return source.next();
 }
 
-async function answerTo<T>(input: T, work: Promise<Classification>): Promise<Answer<T>> {
+async function answerTo<T, R>(input: T, work: Promise<R>): Promise<Answer<T, R>> {
   try {
     return { input, result: await work };
   } catch (error) {

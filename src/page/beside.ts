@@ -1,4 +1,4 @@
-/** Where the worker finds what it may need later: the files of engines that are not in worker.js, and packages that the app hands over. */
+/** Where the worker finds what it may need later: its files that are not in worker.js, and packages that the app hands over. */
 import { SlimViTError } from "../errors.ts";
 import type { EnginePackage } from "../protocol.ts";
 import { advise } from "./advise.ts";
@@ -35,6 +35,10 @@ const FILES: Record<string, File> = {
   "slimvit/engine-webnn.js": {
     chunk: () => import(/* webpackIgnore: true */ "./engine-webnn.js"),
     copy: () => new URL("./engine-webnn.js", import.meta.url),
+  },
+  "slimvit/teach.js": {
+    chunk: () => import(/* webpackIgnore: true */ "./teach.js"),
+    copy: () => new URL("./teach.js", import.meta.url),
   },
 };
 

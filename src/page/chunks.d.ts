@@ -1,4 +1,4 @@
-/** The engines' files beside index.js, made by the build; each tells its own address. */
+/** The worker's files beside index.js, made by the build; each tells its own address. */
 declare module "*/engine-family.js" {
   export const url: string | undefined;
 }
@@ -15,5 +15,8 @@ declare module "*/engine-webgpu.js" {
   export const url: string | undefined;
 }
 declare module "*/engine-webnn.js" {
+  export const url: string | undefined;
+}
+declare module "*/teach.js" {
   export const url: string | undefined;
 }

@@ -1,6 +1,15 @@
 /** Options by name: one that is misspelt is refused, because an option without effect is found much later. */
 import { SlimViTError } from "../errors.ts";
-import type { ClassifyAllOptions, ClassifyOptions, EmbedOptions, LoadOptions, StreamOptions } from "../protocol.ts";
+import type {
+  ClassifyAllOptions,
+  ClassifyOptions,
+  EmbedAllOptions,
+  EmbedOptions,
+  LoadOptions,
+  SaveOptions,
+  StreamOptions,
+  TeachOptions,
+} from "../protocol.ts";
 import { advise } from "./advise.ts";
 
 /** Every name of an options type, so that a new option cannot be forgotten here. */
@@ -38,13 +47,21 @@ const CLASSIFY: Names<ClassifyOptions> = {
 const STREAM: Names<StreamOptions> = { ...CLASSIFY, latencyMs: true, onVariant: true };
 const CLASSIFY_ALL: Names<ClassifyAllOptions> = { ...CLASSIFY, concurrency: true, onProgress: true };
 
-const NAMES: Record<"load" | "embed" | "classify" | "stream" | "classifyAll", Record<string, true>> = {
+const EMBED_ALL: Names<EmbedAllOptions> = { ...EMBED, concurrency: true, onProgress: true };
+const TEACH: Names<TeachOptions> = { falseRejection: true, onProgress: true, signal: true };
+const SAVE: Names<SaveOptions> = { name: true, embeddings: true };
+
+const NAMES = {
   load: LOAD,
   embed: EMBED,
   classify: CLASSIFY,
   stream: STREAM,
   classifyAll: CLASSIFY_ALL,
-};
+  embedAll: EMBED_ALL,
+  teach: TEACH,
+  forget: TEACH,
+  save: SAVE,
+} satisfies Record<string, Record<string, true>>;
 
 /**
  * Checks at once, so that a call with good options reads its picture before it returns.

@@ -28,8 +28,7 @@ export function share(shared: Shared, user: User): SharedModel {
   const key = keyOf(shared);
   const model = [...alive].find((other) => other.matches(key, shared.store)) ?? new SharedModel(shared, key);
   alive.add(model);
-  model.users.add(user);
-  return model;
+  return model.join(user);
 }
 
 /** Files have no name of their own, so their key is undefined, which equals no other. */
@@ -68,6 +67,17 @@ export class SharedModel {
     return opening;
   }
 
+  /** For one more user of the same model, which has to `leave` it. */
+  join(user: User): SharedModel {
+    this.users.add(user);
+    return this;
+  }
+
+  /** The caller's own object, as it crosses to the worker. */
+  pass<T extends object>(own: T): T {
+    return runsHere(this.shared) ? own : proxy(own);
+  }
+
   /** The last user ends the worker, and a download under way with it. Idempotent. */
   leave(user: User): void {
     this.users.delete(user);
@@ -89,15 +99,14 @@ export class SharedModel {
       this.progress = progress;
       for (const user of this.users) callBack(user.onProgress, progress);
     };
-    const pass: <T extends object>(own: T) => T = runsHere(this.shared) ? (own) => own : proxy;
     const load = (host: AnyHost) =>
       host.load(
         LOAD,
         request,
-        store && pass(store),
-        pass(report),
-        pass(locator(engines)),
-        pass((info: ModelInfo) => this.change(info)),
+        store && this.pass(store),
+        this.pass(report),
+        this.pass(locator(engines)),
+        this.pass((info: ModelInfo) => this.change(info)),
       ) as Promise<ModelInfo>;
     const { host, answer, close } = await startHost(this.shared, () => this.lose(), load);
     if (!this.users.size) {
@@ -113,6 +122,11 @@ export class SharedModel {
   note(info: ModelInfo, isChosen = false): void {
     this.infos.set(info.variant, info);
     if (isChosen || info.variant === this.info?.variant) this.info = info;
+  }
+
+  /** Whether another variant may come to answer. */
+  get mayChange(): boolean {
+    return this.shared.request.variant === undefined && this.info!.variants.length > 1;
   }
 
   /** Another variant has taken the place of the first. */

@@ -1,10 +1,13 @@
 /** SlimViT on the page's thread: sends pictures to the worker that it shares, and gives back what it answers. */
 import { asSlimViTError, SlimViTError, throwIfAborted } from "../errors.ts";
+import type { Instance } from "../platform.ts";
 import type {
   BatchResult,
+  CallId,
   Classification,
   ClassifyAllOptions,
   ClassifyOptions,
+  EmbedAllOptions,
   EmbedOptions,
   FrameSource,
   ImageInput,
@@ -14,7 +17,13 @@ import type {
   ModelSource,
   RunRequest,
   RunResult,
+  SaveOptions,
   StreamOptions,
+  TaughtModel,
+  TeachOptions,
+  TeachPictures,
+  TeachRequest,
+  TeachResult,
   UseRequest,
   VariantRequest,
 } from "../protocol.ts";
@@ -25,25 +34,33 @@ import { checkOptions } from "./options.ts";
 import { disposedError, PendingCalls } from "./pendingCalls.ts";
 import { handOver, prepareTransfer } from "./pictures.ts";
 import { type Shared, type SharedModel, share, type User } from "./sharedModel.ts";
+import type { AnyHost } from "./startHost.ts";
 
 /** A loaded model. Calls are answered in order; `dispose()` frees worker and memory. */
 export class SlimViT {
   private readonly user: User;
   private readonly shared: SharedModel;
   private readonly calls = new PendingCalls();
-
   /** The variant that `use` asked for; undefined for the one that loading chose. */
   private variant: string | undefined;
+  private model: TaughtModel | undefined;
+  /** What others that share the model do not have. */
+  private ownInfo: Partial<ModelInfo> | undefined;
+  /** `info` with the own part, and the info that it was made from */
+  private mergedInfo: { from: ModelInfo; info: ModelInfo } | undefined;
 
-  private constructor(shared: Shared, { onProgress, onVariant }: LoadOptions) {
+  private constructor(join: (user: User) => SharedModel, { onProgress, onVariant }: LoadOptions = {}) {
     this.user = { onProgress, onVariant, onLost: (error) => this.calls.rejectAll(error) };
-    this.shared = share(shared, this.user);
+    this.shared = join(this.user);
   }
 
   /** What was loaded and how it runs. Another object when that changes, as after a lost GPU or with another variant. */
   get info(): ModelInfo {
-    const { info, infos } = this.shared;
-    return infos.get(this.variant ?? info!.variant)!; // `load` resolves only when it is there
+    const { info: chosen, infos } = this.shared;
+    const info = infos.get(this.variant ?? chosen!.variant)!; // `load` resolves only when it is there
+    if (!this.ownInfo) return info;
+    if (this.mergedInfo?.from !== info) this.mergedInfo = { from: info, info: { ...info, ...this.ownInfo } };
+    return this.mergedInfo.info;
   }
 
   /**
@@ -66,7 +83,8 @@ export class SlimViT {
   private static async loadChecked(source: ModelSource, options: LoadOptions): Promise<SlimViT> {
     const { cache = true, workerUrl, engines, host, signal } = options;
     const store = typeof cache === "object" ? cache : undefined;
-    const vit = new SlimViT({ request: await requestOf(source, options), store, engines, host, workerUrl }, options);
+    const shared: Shared = { request: await requestOf(source, options), store, engines, host, workerUrl };
+    const vit = new SlimViT((user) => share(shared, user), options);
     try {
       await vit.calls.settle(signal, () => vit.shared.connect(vit.user));
       return vit;
@@ -103,12 +121,7 @@ export class SlimViT {
     options: ClassifyAllOptions = {},
   ): AsyncGenerator<BatchResult<T>> {
     await checkOptions("classifyAll", options);
-    const { concurrency = this.inFlight, onProgress, signal, ...rest } = options;
-    const { batchOf } = await import("./batchOf.ts");
-    const settle = <R>(work: () => Promise<R>) => this.calls.settle(signal, work);
-    yield* batchOf(inputs, { concurrency, onProgress, settle }, (one, left) =>
-      this.classifyOne(one, { ...rest, signal: left }),
-    );
+    yield* this.allOf(inputs, options, (one, rest) => this.classifyOne(one, rest));
   }
 
   /** A picture's features, [featureDim]: the pooled tokens after the final norm, in the space of zero-shot classes. */
@@ -117,10 +130,63 @@ export class SlimViT {
   async embed(image: ImageInput | readonly ImageInput[], options: EmbedOptions = {}) {
     const refused = checkOptions("embed", options);
     if (refused) return refused;
-    const { region, signal } = options;
-    return eachOf(image, this.inFlight, async (one) => {
-      return (await this.run(one, { want: "features", region }, signal)).features;
-    });
+    return eachOf(image, this.inFlight, (one) => this.embedOne(one, options));
+  }
+
+  /** `embed` for any number of pictures, as `classifyAll` classifies them. */
+  async *embedAll<T extends ImageInput>(
+    inputs: Iterable<T> | AsyncIterable<T>,
+    options: EmbedAllOptions = {},
+  ): AsyncGenerator<BatchResult<T, Float32Array>> {
+    await checkOptions("embedAll", options);
+    yield* this.allOf(inputs, options, (one, rest) => this.embedOne(one, rest));
+  }
+
+  /**
+   * Teaches classes of the caller's own: the pictures are embedded, and a head is fitted to their embeddings in the worker.
+   *
+   * @param pictures by the name of a class, at least two of each; classes and pictures are added to what a taught model knows
+   * @returns another model, which shares this one's worker and weights; of a taught model, the same one with more knowledge
+   * @throws SlimViTError `bad-input` naming the class and the picture, or for fewer than two classes; `bad-option`;
+   * `unsupported` for a model that was saved without its embeddings; as `embed`. What was known before stays.
+   */
+  async teach(pictures: TeachPictures, options: TeachOptions = {}): Promise<SlimViT> {
+    await checkOptions("teach", options);
+    if (this.shared.mayChange)
+      throw new SlimViTError("unsupported", await advise(({ oneVariant }) => oneVariant(), "Load it with variant."));
+    const { inOrder, teach } = await import("./teaching.ts");
+    const learn = () => teach(this.pupil(), pictures, options);
+    if (this.info.taught) return this.become(() => inOrder(this, learn));
+    const mine = new SlimViT((user) => this.shared.join(user));
+    try {
+      mine.ownInfo = this.ownInfo;
+      return await mine.become(learn);
+    } catch (error) {
+      mine.dispose();
+      throw error;
+    }
+  }
+
+  /**
+   * Takes classes of a taught model away, with their pictures.
+   *
+   * @throws SlimViTError `bad-option` for a class that is not there, `bad-input` where fewer than two would be left,
+   * `unsupported` for a model that was not taught, or was saved without its embeddings
+   */
+  async forget(classes: string | readonly string[], options: TeachOptions = {}): Promise<SlimViT> {
+    await checkOptions("forget", options);
+    const { forget, inOrder } = await import("./teaching.ts");
+    return this.become(() => inOrder(this, () => forget(this.pupil(), [classes].flat(), options)));
+  }
+
+  /**
+   * @returns the files of a taught model's folder, for `load`, a download or a server
+   * @throws SlimViTError `unsupported` for a model that was not taught; `network` and `integrity` where its weights, which
+   * are read once more, are no longer there
+   */
+  async save(options: SaveOptions = {}): Promise<Instance<"File">[]> {
+    await checkOptions("save", options);
+    return (await import("./teaching.ts")).save(this.pupil(), options);
   }
 
   /**
@@ -133,6 +199,8 @@ export class SlimViT {
    */
   use(variant: VariantRequest): Promise<ModelInfo> {
     return this.calls.settle(undefined, async (call) => {
+      if (this.model)
+        throw new SlimViTError("unsupported", await advise(({ oneVariant }) => oneVariant(), "It was taught."));
       const host = await this.shared.connect(this.user);
       const info = (await host.use(call, variantRequest(variant)).catch((error) => {
         throw asSlimViTError(error);
@@ -158,7 +226,10 @@ export class SlimViT {
     const settle = <R>(work: () => Promise<R>) => this.calls.settle(options.signal, work);
     const classify = (picture: ImageInput, variant?: string) => this.classifyOne(picture, rest, variant);
     const infoOf = (variant: string) => this.shared.infos.get(variant) ?? this.info;
-    const paced = latencyMs === undefined ? classify : pacedBy(latencyMs, () => this.info, classify, infoOf, onVariant);
+    const paced =
+      latencyMs === undefined || this.model
+        ? classify
+        : pacedBy(latencyMs, () => this.info, classify, infoOf, onVariant);
     yield* answersTo(source, settle, (picture) => paced(picture));
   }
 
@@ -181,32 +252,80 @@ export class SlimViT {
     return Math.max(MIN_IN_FLIGHT, 2 * (this.shared.info?.batchSize ?? 1));
   }
 
+  private async become(learn: () => Promise<TaughtModel>): Promise<SlimViT> {
+    this.model = await learn();
+    const { head, info, params, macs } = this.model;
+    this.addInfo({ labels: head.labels, taught: info, params, macs });
+    return this;
+  }
+
+  private addInfo(own: Partial<ModelInfo>): void {
+    this.ownInfo = { ...this.ownInfo, ...own };
+    this.mergedInfo = undefined;
+  }
+
+  private pupil() {
+    const { info, model } = this;
+    return {
+      info,
+      model,
+      embedAll: (inputs: ImageInput[], options: EmbedAllOptions) => this.embedAll(inputs, options),
+      ask: (request: TeachRequest, signal?: AbortSignal, onProgress?: (done: number) => void): Promise<TeachResult> =>
+        this.calls.settle(signal, async (call, ended) => {
+          const host = await this.hostFor(call, ended);
+          return host.teach(call, request, onProgress && this.shared.pass(onProgress)) as Promise<TeachResult>;
+        }),
+    };
+  }
+
+  private async *allOf<T extends ImageInput, R>(
+    inputs: Iterable<T> | AsyncIterable<T>,
+    { concurrency = this.inFlight, onProgress, signal, ...rest }: ClassifyAllOptions,
+    work: (one: T, options: ClassifyOptions) => Promise<R>,
+  ): AsyncGenerator<BatchResult<T, R>> {
+    const { batchOf } = await import("./batchOf.ts");
+    const settle = <S>(step: () => Promise<S>) => this.calls.settle(signal, step);
+    yield* batchOf(inputs, { concurrency, onProgress, settle }, (one, left) => work(one, { ...rest, signal: left }));
+  }
+
+  private async embedOne(image: ImageInput, { region, signal }: EmbedOptions): Promise<Float32Array> {
+    return (await this.run(image, { want: "features", region }, signal)).features;
+  }
+
   private async classifyOne(
     image: ImageInput,
     { signal, ...options }: ClassifyOptions,
     wanted?: string,
   ): Promise<Classification> {
     const start = performance.now();
-    const result = await this.run(image, { ...plainCopy(options), want: "classes", variant: wanted }, signal);
-    const { classes, variant, preprocessMs, inferenceMs, blockMs, attention, groups } = result;
+    const { head } = this.model ?? {};
+    const result = await this.run(image, { ...plainCopy(options), want: "classes", head, variant: wanted }, signal);
+    const { classes, unknown, variant, preprocessMs, inferenceMs, blockMs, attention, groups } = result;
     return {
       classes,
       latencyMs: { preprocess: preprocessMs, inference: inferenceMs, total: performance.now() - start },
       engine: this.shared.infos.get(variant)!.engine,
       variant,
+      ...(unknown !== undefined && { unknown }),
       ...(blockMs && { blockMs }),
       ...(attention && { attention }),
       ...(groups && { groups }),
     };
   }
 
+  /** @param ended fires when nobody waits for the call any more */
+  private async hostFor(call: CallId, ended: AbortSignal): Promise<AnyHost> {
+    const host = ended.aborted ? undefined : await this.shared.connect(this.user);
+    if (!host || ended.aborted) throw disposedError();
+    ended.addEventListener("abort", () => void host.abort(call));
+    return host;
+  }
+
   private run(image: ImageInput, request: RunRequest, signal?: AbortSignal): Promise<RunResult> {
     return this.calls.settle(signal, async (call, ended) => {
       const picture = await prepareTransfer(image, ended);
       try {
-        const host = ended.aborted ? undefined : await this.shared.connect(this.user);
-        if (!host || ended.aborted) throw disposedError(); // nobody waits for it any more
-        ended.addEventListener("abort", () => void host.abort(call));
+        const host = await this.hostFor(call, ended);
         const named = { ...request, variant: request.variant ?? this.variant };
         const result = (await host.run(call, handOver(picture), named)) as RunResult;
         if (result.info) this.shared.note(result.info);

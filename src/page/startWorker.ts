@@ -54,7 +54,10 @@ const WAYS: Way[] = [
   // Without a bundler: the package's own folder, in node_modules or on a CDN.
   [
     "worker.js beside the package",
-    () => (UNBUNDLED.test(import.meta.url ?? "") ? at(new URL("worker.js", import.meta.url).href) : undefined),
+    () =>
+      isAddress(import.meta.url) && UNBUNDLED.test(import.meta.url)
+        ? at(new URL("worker.js", import.meta.url).href)
+        : undefined,
   ],
   // webpack, Rspack, Turbopack and Parcel write chunks that only they themselves can load, but know this form of a
   // worker. It has to stand here as it is. They replace import.meta.url by a file's address, hence the condition.

@@ -16,6 +16,11 @@ type Save = (tensors: Tensor[]) => void;
  */
 const SPLIT_COLUMNS = 2000;
 
+/** What `of` gives, without a gradient: nothing in it is differentiated. */
+export function constant(tf: TF, of: () => Tensor): Tensor {
+  return tf.customGrad(() => ({ value: of(), gradFunc: () => [] }))();
+}
+
 /** y = x Wᵀ + b for x [rows, in], W [out, in] */
 export function linear(tf: TF, x: Tensor, weight: Tensor, bias: Tensor): Tensor {
   if (weight.size === 0) return tf.add(tf.zeros([x.shape[0], bias.shape[0]!]), bias); // nothing left to multiply
@@ -64,69 +69,59 @@ export function layerNorm(tf: TF, x: Tensor, weight: Tensor, bias: Tensor, eps: 
   return op(x, weight, bias);
 }
 
-/** Layer norm without gain and shift: (x − mean) / √(variance + eps) over the last axis of x [rows, dim]. */
-export function normalise(tf: TF, x: Tensor, eps: number): Tensor {
+/**
+ * Layer norm without gain and shift: (x − mean) / √(variance + eps) over the last axis of x.
+ * @param denseDim how many channels mean and variance are of; those that were cut, so are not in `x`, are zeros
+ */
+export function normalise(tf: TF, x: Tensor, eps: number, denseDim?: number): Tensor {
+  const width = x.shape.at(-1)!;
+  const share = width / (denseDim ?? width);
+  /** Over all channels, of values that are 0 in those that were cut. */
+  const mean = (y: Tensor) => (share === 1 ? tf.mean(y, -1, true) : tf.mul(tf.mean(y, -1, true), share));
   const op = tf.customGrad((x, save) => {
     const xt = x as Tensor;
-    const centred = tf.sub(xt, tf.mean(xt, -1, true));
-    const inverse = tf.rsqrt(tf.add(tf.mean(tf.square(centred), -1, true), eps));
+    const middle = mean(xt);
+    const centred = tf.sub(xt, middle);
+    const square = mean(tf.square(centred));
+    const variance = share === 1 ? square : tf.add(square, tf.mul(tf.square(middle), 1 - share));
+    const inverse = tf.rsqrt(tf.add(variance, eps));
     const normal = tf.mul(centred, inverse);
     (save as unknown as Save)([normal, inverse]);
     return {
       value: normal,
       gradFunc: (dy: Tensor, saved: Tensor[]) => {
         const [normal, inverse] = saved;
-        const along = tf.mean(tf.mul(dy, normal), -1, true);
-        return tf.mul(tf.sub(tf.sub(dy, tf.mean(dy, -1, true)), tf.mul(normal, along)), inverse);
+        const along = mean(tf.mul(dy, normal));
+        return tf.mul(tf.sub(tf.sub(dy, mean(dy)), tf.mul(normal, along)), inverse);
       },
     };
   });
   return op(x);
 }
 
-/**
- * u (1 + erf u), which is √2 · GELU(√2 u), exact. With √½ in the weights of the linears around it, as `forward` puts
- * it, this is GELU in the fewest passes over the widest activation.
- */
-export function erfGate(tf: TF, u: Tensor): Tensor {
-  const op = tf.customGrad((u, save) => {
-    const ut = u as Tensor;
-    const gate = tf.add(tf.erf(ut), 1);
-    (save as unknown as Save)([ut, gate]);
-    return {
-      value: tf.mul(ut, gate),
-      gradFunc: (dy: Tensor, saved: Tensor[]) => {
-        const [ut, gate] = saved;
-        const slope = tf.exp(tf.sub(Math.log(2 / Math.sqrt(Math.PI)), tf.square(ut))); // 2/√π e^(−u²)
-        return tf.mul(dy, tf.add(gate, tf.mul(ut, slope)));
-      },
-    };
-  });
-  return op(u);
+/** What changes the softmax of `attend`. */
+export interface AttendOptions {
+  /** [tokens], a factor G ≥ 0 for each key's exponential, with a gradient */
+  gate?: Tensor;
+  /** [batch, tokens]: how many tokens each key stands for, a constant factor beside the gate */
+  sizes?: Tensor;
+  /** [heads, queries, tokens], added to the scores */
+  bias?: Tensor;
 }
 
 /**
- * softmax(q kᵀ) v, with an optional factor G ≥ 0 for each key's exponential: p_ij = G_j e^(s_ij − m_i) / Σ_k G_k e^(s_ik − m_i),
- * the row's maximum m_i taken without gradient.
- * @param q [batch, heads, tokens, width], already scaled; k and v alike
- * @param keyGate [tokens]
+ * softmax(q kᵀ + bias) v, with factors for the keys' exponentials: p_ij = G_j e^(s_ij − m_i) / Σ_k G_k e^(s_ik − m_i), the row's
+ * maximum m_i taken without gradient.
+ * @param q [batch, heads, queries, width], already scaled; k and v [batch, heads, tokens, width]
  */
-export function attend(tf: TF, q: Tensor, k: Tensor, v: Tensor, keyGate?: Tensor): Tensor {
+export function attend(tf: TF, q: Tensor, k: Tensor, v: Tensor, { gate, sizes, bias }: AttendOptions = {}): Tensor {
+  const further = [gate, bias].filter((input) => input !== undefined);
   const op = tf.customGrad((...inputs) => {
-    const [q, k, v, gate] = inputs as unknown as Tensor[];
+    const [q, k, v] = inputs as unknown as Tensor[];
     const save = inputs.at(-1) as unknown as Save;
-    const scores = tf.matMul(q, k, false, true);
-    let p: Tensor;
-    let slope: Tensor | undefined;
-    if (keyGate) {
-      const exponentials = tf.exp(tf.sub(scores, tf.max(scores, -1, true)));
-      const weighted = tf.mul(exponentials, gate);
-      const inverse = tf.reciprocal(tf.sum(weighted, -1, true));
-      p = tf.mul(weighted, inverse);
-      slope = tf.mul(exponentials, inverse); // p over G, finite at G = 0: what a dropped key's share would grow by
-    } else {
-      p = tf.softmax(scores);
-    }
+    const products = tf.matMul(q, k, false, true);
+    const scores = bias ? tf.add(products, bias) : products;
+    const { p, slope } = weightedSoftmax(tf, scores, gate, sizes);
     const out = tf.matMul(p, v);
     save([q, k, v, p, out, ...(slope ? [slope] : [])]);
     return {
@@ -137,12 +132,25 @@ export function attend(tf: TF, q: Tensor, k: Tensor, v: Tensor, keyGate?: Tensor
         // Σ_j p_ij dp_ij, taken over the narrow head instead of over all keys
         const centred = tf.sub(dp, tf.sum(tf.mul(dy, out), -1, true));
         const ds = tf.mul(p, centred);
-        const gradients = [tf.matMul(ds, k), tf.matMul(ds, q, true, false), tf.matMul(p, dy, true, false)];
-        return slope ? [...gradients, tf.sum(tf.mul(slope, centred), [0, 1, 2])] : gradients;
+        return [
+          ...[tf.matMul(ds, k), tf.matMul(ds, q, true, false), tf.matMul(p, dy, true, false)],
+          ...(slope ? [tf.sum(tf.mul(slope, centred), [0, 1, 2])] : []),
+          ...(bias ? [tf.sum(ds, 0)] : []),
+        ];
       },
     };
   });
-  return keyGate ? op(q, k, v, keyGate) : op(q, k, v);
+  return op(q, k, v, ...further);
+}
+
+/** @returns p, and with a gate p over G, finite at G = 0: what a dropped key's share would grow by */
+function weightedSoftmax(tf: TF, scores: Tensor, gate?: Tensor, sizes?: Tensor): { p: Tensor; slope?: Tensor } {
+  if (!gate && !sizes) return { p: tf.softmax(scores) };
+  let exponentials = tf.exp(tf.sub(scores, tf.max(scores, -1, true)));
+  if (sizes) exponentials = tf.mul(exponentials, tf.reshape(sizes, [sizes.shape[0]!, 1, 1, -1]));
+  const weighted = gate ? tf.mul(exponentials, gate) : exponentials;
+  const inverse = tf.reciprocal(tf.sum(weighted, -1, true));
+  return { p: tf.mul(weighted, inverse), ...(gate && { slope: tf.mul(exponentials, inverse) }) };
 }
 
 /**
@@ -155,6 +163,12 @@ export function attend(tf: TF, q: Tensor, k: Tensor, v: Tensor, keyGate?: Tensor
 export function gatherTokens(tf: TF, x: Tensor, rows: number[]): Tensor {
   const tokens = x.shape[1]!;
   if (rows.length === tokens) return x;
+  return takeTokens(tf, x, rows);
+}
+
+/** The same in any order, with no row twice. */
+export function takeTokens(tf: TF, x: Tensor, rows: number[]): Tensor {
+  const tokens = x.shape[1]!;
   const op = tf.customGrad((x) => ({
     value: tf.gather(x as Tensor, tf.tensor1d(rows, "int32"), 1),
     gradFunc: (dy: Tensor) => {

@@ -1,8 +1,8 @@
 /** Outputs of a network → scored classes: softmax or sigmoid, the caller's own classes, filters, the best k. */
 import { SlimViTError } from "../errors.ts";
 import type { Label, Manifest } from "../format/model.ts";
-import type { ClassifyOptions, ScoredClass } from "../protocol.ts";
-import { sigmoid, softmax } from "../reference/scores.ts";
+import type { ClassifyOptions, ScoredClass, TaughtHead } from "../protocol.ts";
+import { dot, headLogits, nearestCosine, sigmoid, softmax } from "../reference/scores.ts";
 
 /** What of a network's output classes are picked from. */
 interface Output {
@@ -10,31 +10,48 @@ interface Output {
   features: Float32Array;
 }
 
+/** What a picture shows. */
+export interface Picked {
+  /** best first */
+  classes: ScoredClass[];
+  /** Where there is a rule for it: none of the classes. */
+  unknown?: boolean;
+}
+
+/** What the rule for unknown pictures is applied with. */
+export type Rule = Pick<TaughtHead, "means" | "unknown">;
+
 /** CLIP's logits are its cosines divided by this. */
 const CLIP_TEMPERATURE = 0.01;
 
 /**
  * Checks the options once, then picks from any output.
  *
+ * @param rule of the network's own head; `options.head` brings its own
  * @throws SlimViTError `bad-option`; `unsupported` for an embedding model without `classes`
  */
-export function classPicker(manifest: Manifest, options: ClassifyOptions): (output: Output) => ScoredClass[] {
-  const { topK = 5, scoreThreshold = 0, allow, deny, classes } = options;
+export function classPicker(
+  manifest: Manifest,
+  options: ClassifyOptions & { head?: TaughtHead },
+  rule?: Rule,
+): (output: Output) => Picked {
+  const { topK = 5, scoreThreshold = 0, allow, deny, classes, head } = options;
   if (!Number.isSafeInteger(topK) || topK < 1) {
     throw new SlimViTError("bad-option", `topK is ${topK}; expected a whole number of at least 1.`);
   }
   if (!(scoreThreshold >= 0 && scoreThreshold <= 1)) {
     throw new SlimViTError("bad-option", `scoreThreshold is ${scoreThreshold}; expected a number from 0 to 1.`);
   }
-  if (!classes && !manifest.head) {
+  if (!classes && !head && !manifest.head) {
     throw new SlimViTError(
       "unsupported",
       `${manifest.name} is an embedding model and has no classes. Pass classes: { name: vector } with vectors in its ` +
         "embedding space, or call embed() and compare the vectors.",
     );
   }
-  const labels = classes ? Object.keys(classes).map((name) => ({ id: name, label: name })) : manifest.labels;
-  const scoresOf = classes ? zeroShot(classes, options.temperature) : ownScores(manifest);
+  const labels = classes ? Object.keys(classes).map((name) => ({ id: name, label: name })) : (head ?? manifest).labels;
+  const scoresOf = classes ? zeroShot(classes, options.temperature) : ownScores(manifest, head);
+  const known = classes ? undefined : (head ?? rule);
   const allowed = allow && indicesOf(labels, allow, "allow");
   const denied = deny && indicesOf(labels, deny, "deny");
   return (output) => {
@@ -43,13 +60,18 @@ export function classPicker(manifest: Manifest, options: ClassifyOptions): (outp
       (i) => scores[i] >= scoreThreshold && (allowed?.has(i) ?? true) && !denied?.has(i),
     );
     order.sort((a, b) => scores[b] - scores[a]);
-    return order.slice(0, topK).map((index) => ({ ...labels[index], index, score: scores[index] }));
+    return {
+      classes: order.slice(0, topK).map((index) => ({ ...labels[index], index, score: scores[index] })),
+      ...(known && { unknown: nearestCosine(output.features, known.means) < known.unknown.threshold }),
+    };
   };
 }
 
-function ownScores({ head, name }: Manifest): (output: Output) => Float64Array {
-  const score = head?.scores === "sigmoid" ? sigmoid : softmax;
-  return ({ logits }) => {
+/** @param taught in place of the network's own head */
+function ownScores({ head, name }: Manifest, taught?: TaughtHead): (output: Output) => Float64Array {
+  const score = head?.scores === "sigmoid" && !taught ? sigmoid : softmax;
+  return (output) => {
+    const logits = taught ? headLogits(taught, output.features) : output.logits;
     checkFinite(logits, name);
     return score(logits);
   };
@@ -99,10 +121,6 @@ function direction(name: string, vector: Float32Array | readonly number[]): Floa
   const length = Math.sqrt(dot(values, values));
   if (length > 0 && Number.isFinite(length)) return values.map((v) => v / length);
   throw new SlimViTError("bad-option", `${name} is no vector; expected finite numbers that are not all 0.`);
-}
-
-function dot(a: Float64Array, b: Float64Array): number {
-  return a.reduce((sum, v, i) => sum + v * b[i], 0);
 }
 
 function indicesOf(labels: Label[], names: readonly string[], option: string): Set<number> {

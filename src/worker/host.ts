@@ -17,6 +17,10 @@ export function createHost(): Host {
       calls.delete(call);
     }
   };
+  const loaded = (): Session => {
+    if (session) return session;
+    throw new SlimViTError("disposed", "No model is loaded.");
+  };
   return {
     hello: holdLock,
     load: (call, request, store, onProgress, locate, onInfo) =>
@@ -27,16 +31,9 @@ export function createHost(): Host {
         session = opened;
         return opened.info;
       }),
-    run: (call, image, request) =>
-      abortable(call, (signal) => {
-        if (!session) throw new SlimViTError("disposed", "No model is loaded.");
-        return session.run(image, request, signal);
-      }),
-    use: (call, request) =>
-      abortable(call, async () => {
-        if (!session) throw new SlimViTError("disposed", "No model is loaded.");
-        return session.use(request);
-      }),
+    run: (call, image, request) => abortable(call, (signal) => loaded().run(image, request, signal)),
+    teach: (call, request, onProgress) => abortable(call, (signal) => loaded().teach(request, signal, onProgress)),
+    use: (call, request) => abortable(call, async () => loaded().use(request)),
     abort: (call) => calls.get(call)?.abort(),
     dispose() {
       session?.dispose();

@@ -2,7 +2,7 @@
 import type { OpenedEngine } from "../engines/opening.ts";
 import { countMacs, countParams, type Model } from "../format/model.ts";
 import { slabsOf } from "../format/variants.ts";
-import type { ModelInfo, VariantChoice } from "../protocol.ts";
+import type { ModelInfo, TaughtInfo, VariantChoice } from "../protocol.ts";
 
 /** @param known of a folder with several variants */
 export function describeModel(
@@ -11,7 +11,8 @@ export function describeModel(
   rest: Pick<ModelInfo, "loadMs" | "notes" | "dtypeReason">,
   known?: { ready: readonly string[]; choice?: VariantChoice },
 ): ModelInfo {
-  const { name, license, embedDim, imageSize, labels, blocks, weights, pooling, variant, variants } = manifest;
+  const { name, license, embedDim, imageSize, labels, blocks, weights, pooling, variant, variants, provenance } =
+    manifest;
   const entry = weights.find((one) => one.dtype === dtype)!;
   const slabs = slabsOf(manifest, entry);
   return {
@@ -34,6 +35,7 @@ export function describeModel(
     })),
     variant,
     ...(known?.choice && { choice: known.choice }),
+    taught: provenance.taught as TaughtInfo | undefined, // by whoever saved the model
     ...rest,
   };
 }

@@ -1,5 +1,6 @@
 /** One loaded model on one engine: picture → pixels → logits → classes. It lives in the worker; in Node, in the process. */
 
+import { type Chunk, loadChunk } from "../engines/chunks.ts";
 import type { EngineOptions } from "../engines/engine.ts";
 import type { InTurn, Running, Variants } from "../engines/family/index.ts";
 import { nextMacrotask } from "../engines/nextMacrotask.ts";
@@ -7,10 +8,13 @@ import { RecoveringEngine } from "../engines/recovery.ts";
 import { checkEngineName, type FamilyChunk, loadFamily, prepareEngine } from "../engines/registry.ts";
 import { isWrongResults } from "../engines/selfTest.ts";
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
-import type { Manifest, Model } from "../format/model.ts";
+import { type Manifest, MEANS, type Model } from "../format/model.ts";
+import { float32 } from "../format/read.ts";
 import { withVariant } from "../format/variants.ts";
 import { readImage } from "../image/decode.ts";
 import { preprocessWith, type Resample } from "../image/preprocess.ts";
+import { digest } from "../loading/digest.ts";
+import { openFolder } from "../loading/folders.ts";
 import { type LoadedModel, loadModel } from "../loading/loadModel.ts";
 import type {
   LoadLinks,
@@ -18,19 +22,27 @@ import type {
   ModelInfo,
   RunRequest,
   RunResult,
+  TeachRequest,
+  TeachResult,
   TransferredImage,
   UseRequest,
 } from "../protocol.ts";
 import type { RunOutput } from "../reference/forward.ts";
-import { checkFinite, classPicker } from "./classes.ts";
+import { attentionOverPatches } from "../reference/insight.ts";
+import { checkFinite, classPicker, type Picked, type Rule } from "./classes.ts";
 import { describeModel } from "./info.ts";
-import { attentionOverPatches } from "./insight.ts";
 import { chooseThreads } from "./threads.ts";
 
 /** The resampler's kernels are a part of their own, like an engine. */
 async function openResampler(): Promise<Resample> {
   return (await import("../image/resampleWasm.ts")).openResampler();
 }
+
+/** Loaded when a model is first taught. */
+const TEACH: Chunk<typeof import("../teach/index.ts")> = {
+  name: "slimvit/teach.js",
+  load: () => import("../teach/index.ts"),
+};
 
 /** Work on the model itself, for which no call may be under way. */
 interface Task {
@@ -39,7 +51,8 @@ interface Task {
 
 /** A call that waits for its turn. */
 interface Job {
-  image: TransferredImage;
+  /** or the network's input itself */
+  image: TransferredImage | { pixels: Float32Array };
   request: RunRequest;
   signal?: AbortSignal;
   resolve(result: RunResult): void;
@@ -50,7 +63,7 @@ interface Job {
 interface Prepared {
   job: Job;
   pixels: Float32Array;
-  pickClasses: (output: RunOutput) => RunResult["classes"];
+  pick: (output: RunOutput) => Picked;
   preprocessMs: number;
 }
 
@@ -72,6 +85,8 @@ export class Session {
     private readonly facts: Pick<ModelInfo, "loadMs" | "notes" | "dtypeReason">,
     private readonly resample: Resample,
     private readonly life: AbortController,
+    private readonly from: { request: LoadRequest; links: LoadLinks; options: EngineOptions },
+    private readonly rule: Rule | undefined,
   ) {
     this.variants = makeVariants(this.inTurn);
     this.sentInfo = this.info;
@@ -96,6 +111,11 @@ export class Session {
 
   private get manifest(): Manifest {
     return this.running.manifest;
+  }
+
+  /** with which calls are answered that name no variant */
+  private get usual(): string {
+    return this.variants?.chosen ?? this.manifest.variant;
   }
 
   private get engine(): RecoveringEngine {
@@ -129,14 +149,17 @@ export class Session {
     throwIfAborted(signal);
     const { firstRunMs } = engine.opened;
     const loadMs = { files: filesMs, engine: performance.now() - start - filesMs - firstRunMs, firstRun: firstRunMs };
-    const { manifest, dtype } = loaded.model;
+    const { manifest, dtype, tensors } = loaded.model;
     const { variants: loader } = loaded;
     const openEngine = (model: Model) => RecoveringEngine.open(request.engine, model, opening);
     const running = { manifest, engine };
     const make = (inTurn: InTurn) =>
       loader && new several!.Variants(running, { loader, openEngine, signal: life.signal, inTurn });
     const facts = { loadMs, notes: loaded.notes, dtypeReason: loaded.dtypeReason };
-    const session = new Session(running, make, { dtype }, facts, await openResampler(), life);
+    const { head } = manifest;
+    const rule = head?.unknown && { unknown: head.unknown, means: float32(tensors, MEANS) };
+    const from = { request, links: { ...links, openVariants }, options };
+    const session = new Session(running, make, { dtype }, facts, await openResampler(), life, from, rule);
     const { variants } = session;
     if (request.variant !== undefined) variants?.rest();
     else if (variants) {
@@ -165,11 +188,23 @@ export class Session {
     });
 
   /** One call at a time, in the order of arrival; an engine that takes batches gets those that wait together. */
-  run(image: TransferredImage, request: RunRequest, signal?: AbortSignal): Promise<RunResult> {
+  run(image: Job["image"], request: RunRequest, signal?: AbortSignal): Promise<RunResult> {
     return new Promise((resolve, reject) => {
       this.waiting.push({ image, request, signal, resolve, reject });
       void this.work();
     });
+  }
+
+  /** Pictures are answered meanwhile. */
+  async teach(request: TeachRequest, signal: AbortSignal, onProgress?: (done: number) => void): Promise<TeachResult> {
+    const { answer } = await loadChunk(TEACH, this.from.options);
+    const variant = this.usual;
+    const run = (pixels: Float32Array) => this.run({ pixels }, { want: "features", variant }, signal);
+    const { from } = this;
+    const manifest = withVariant(this.manifest, variant);
+    const info = { ...this.info, variant };
+    const host = { manifest, info, ...from, signal, onProgress, run, loadModel, openFolder, digest, nextMacrotask };
+    return answer(request, host);
   }
 
   /** Idempotent. A run that has begun ends first. */
@@ -193,7 +228,7 @@ export class Session {
       }
       const jobs = this.takeJobs();
       try {
-        await this.runVariant(jobs[0].request.variant ?? this.variants?.chosen ?? this.manifest.variant);
+        await this.runVariant(jobs[0].request.variant ?? this.usual);
         await this.answer(jobs);
       } catch (error) {
         for (const { reject } of jobs) reject(error); // without effect on those that are answered
@@ -235,13 +270,13 @@ export class Session {
     const outputs = await this.infer(batch);
     const inferenceMs = (performance.now() - start) / batch.length;
     const { variant } = this.manifest;
-    for (const [i, { job, pickClasses, preprocessMs }] of batch.entries()) {
+    for (const [i, { job, pick, preprocessMs }] of batch.entries()) {
       try {
         throwIfAborted(job.signal);
         const { features, blockMs, attention, groups } = this.readable(outputs[i]);
-        const classes = pickClasses(outputs[i]);
+        const picked = pick(outputs[i]);
         const insight = { ...(blockMs && { blockMs }), ...(attention && { attention }), ...(groups && { groups }) };
-        job.resolve({ classes, features, variant, preprocessMs, inferenceMs, ...insight, ...this.newInfo() });
+        job.resolve({ ...picked, features, variant, preprocessMs, inferenceMs, ...insight, ...this.newInfo() });
       } catch (error) {
         job.reject(error);
       }
@@ -253,18 +288,19 @@ export class Session {
     throwIfAborted(signal);
     if (this.isDisposed) throw new SlimViTError("disposed", "The model was disposed of.");
     const { preprocess, name } = this.manifest;
-    const pickClasses =
+    const pick =
       request.want === "classes"
-        ? classPicker(this.manifest, request)
+        ? classPicker(this.manifest, request, this.rule)
         : ({ features }: RunOutput) => {
             checkFinite(features, name);
-            return [];
+            return { classes: [] };
           };
+    if ("pixels" in transferred) return { job, pixels: transferred.pixels, pick, preprocessMs: 0 };
     const start = performance.now();
     const { image, region } = await readImage(transferred, request.region, preprocess, signal);
     const pixels = preprocessWith(this.resample, image, preprocess, region);
     throwIfAborted(signal);
-    return { job, pixels, pickClasses, preprocessMs: performance.now() - start };
+    return { job, pixels, pick, preprocessMs: performance.now() - start };
   }
 
   private async infer(batch: Prepared[]): Promise<RunOutput[]> {

@@ -7,8 +7,9 @@ import { afterAll, afterEach, beforeAll, expect, test, vi } from "vitest";
 import { writeOnnx } from "../../src/engines/onnx/graph.ts";
 import { openOnnxWebgpu } from "../../src/engines/onnx/webgpu.ts";
 import { encodeFloat16 } from "../../src/format/float16.ts";
-import type { WeightsDtype } from "../../src/format/model.ts";
-import { readGolden } from "../helpers.ts";
+import type { Model } from "../../src/format/model.ts";
+import { FAMILY } from "../family.ts";
+import { randomModel, readGolden } from "../helpers.ts";
 
 let folder: string;
 let runtimeUrl: string;
@@ -47,15 +48,14 @@ function adapterWith(...features: string[]) {
   };
 }
 
-async function open(dtype: WeightsDtype, ...features: string[]) {
+async function open(given: Model, ...features: string[]) {
   vi.stubGlobal("navigator", { gpu: { requestAdapter: async () => adapterWith(...features) } });
-  const model = { ...readGolden().model, dtype };
-  const engine = await openOnnxWebgpu(model, { engineUrls: { "onnxruntime-web/webgpu": runtimeUrl } });
+  const engine = await openOnnxWebgpu(given, { engineUrls: { "onnxruntime-web/webgpu": runtimeUrl } });
   engine.dispose();
   const same = (expected: Uint8Array) => Buffer.compare(opened.graph, expected) === 0;
   return {
-    f16: same(writeOnnx(model, encodeFloat16)),
-    f32: same(writeOnnx(model)),
+    f16: same(writeOnnx(given, { half: encodeFloat16 })),
+    f32: same(writeOnnx(given)),
     asked: [...opened.provider.device.features],
   };
 }
@@ -66,7 +66,12 @@ test.each([
   ["f32 weights: f32, whatever it has", "f32", ["shader-f16"], false],
   ["int8 weights: f32, whatever it has", "int8", ["shader-f16"], false],
 ] as const)("%s", async (_, dtype, features, isHalf) => {
-  const { f16, f32, asked } = await open(dtype, ...features, "timestamp-query");
+  const { f16, f32, asked } = await open({ ...readGolden().model, dtype }, ...features, "timestamp-query");
   expect({ f16, f32 }).toEqual({ f16: isHalf, f32: !isHalf });
   expect(asked).toEqual(features); // what the adapter has of what the engine wants
+});
+
+test("f16 weights of a network that merges: f32, in which pairs are told apart", async () => {
+  const merging: Model = { ...randomModel(FAMILY["DeiT, merging"], 3), dtype: "f16" };
+  expect(await open(merging, "shader-f16", "subgroups")).toMatchObject({ f16: false, f32: true });
 });

@@ -2,7 +2,7 @@
  * Reads an ONNX file and throws where it is not whole. Knows nothing of src/engines/onnx, which it checks.
  * @see https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
  */
-import type { Manifest } from "../../src/format/model.ts";
+import { featureDim, type Manifest } from "../../src/format/model.ts";
 
 /** Values by field number: numbers of varints and floats, bytes of everything with a length. */
 type Fields = Map<number, (number | Uint8Array)[]>;
@@ -38,13 +38,29 @@ const texts = (of: Fields, field: number) =>
   ((of.get(field) ?? []) as Uint8Array[]).map((bytes) => new TextDecoder("utf-8", { fatal: true }).decode(bytes));
 
 /** Bytes an element, by TensorProto.DataType */
-const SIZES: Record<number, number> = { 1: 4, 7: 8, 10: 2 };
+const SIZES: Record<number, number> = { 1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 10: 2 };
+
+/**
+ * The nodes' operators with the names of their inputs, and the file's metadata.
+ */
+export function readOnnx(file: Uint8Array): {
+  nodes: { op: string; inputs: string[] }[];
+  metadata: Map<string, string>;
+} {
+  const whole = parse(file);
+  const nodes = messages(messages(whole, 7)[0], 1).map((node) => ({ op: texts(node, 4)[0], inputs: texts(node, 1) }));
+  const entries = messages(whole, 14).map((entry): [string, string] => [texts(entry, 1)[0], texts(entry, 2)[0]]);
+  return { nodes, metadata: new Map(entries) };
+}
 
 /**
  * Every constant is as long as its shape; names are given once and before they are used, and all are used; inputs and
  * outputs have the network's shapes.
+ *
+ * @param batch "batch" where it is free
  */
-export function checkOnnx(file: Uint8Array, { imageSize, labels, embedDim, blocks, prefixTokens }: Manifest): void {
+export function checkOnnx(file: Uint8Array, manifest: Manifest, batch: 1 | "batch" = 1): void {
+  const { imageSize, labels, blocks, prefixTokens, head } = manifest;
   const graph = messages(parse(file), 7)[0];
   const known = new Set<string>();
   const used = new Set<string>();
@@ -62,7 +78,7 @@ export function checkOnnx(file: Uint8Array, { imageSize, labels, embedDim, block
   const shapesOf = (field: number) =>
     messages(graph, field).map((value) => {
       const [shape] = messages(messages(messages(value, 2)[0], 1)[0], 2);
-      return [...texts(value, 1), ...messages(shape, 1).map((size) => numbers(size, 1)[0])].join();
+      return [...texts(value, 1), ...messages(shape, 1).map((size) => texts(size, 2)[0] ?? numbers(size, 1)[0])].join();
     });
   for (const input of messages(graph, 11)) define(texts(input, 1)[0]);
   for (const node of messages(graph, 1)) {
@@ -77,6 +93,7 @@ export function checkOnnx(file: Uint8Array, { imageSize, labels, embedDim, block
   const hasPatches = blocks[0].keepIdx.length > prefixTokens; // else nothing reads the pixels
   if (hasPatches && idle.length) throw new Error(`never used: ${idle}`);
   const shapes = [...shapesOf(11), ...shapesOf(12)].join(" ");
-  const expected = `pixels,1,3,${imageSize} logits,1,${labels.length} features,1,${embedDim}`;
+  const logits = head ? ` logits,${batch},${labels.length}` : "";
+  const expected = `pixel_values,${batch},3,${imageSize}${logits} features,${batch},${featureDim(manifest)}`;
   if (shapes !== expected) throw new Error(`${shapes}; expected ${expected}`);
 }

@@ -236,7 +236,7 @@ export const TARGETS: Record<string, Target> = {
       );
       checkOnnx(writeOnnx(read), read.manifest);
       const half: Model = { ...read, tensors: encodeTensors(read.tensors, "f32") };
-      checkOnnx(writeOnnx(half, encodeFloat16), read.manifest);
+      checkOnnx(writeOnnx(half, { half: encodeFloat16 }), read.manifest);
     },
   },
 };

@@ -16,6 +16,7 @@ const SERVED = [
   "./engine-tfjs.js",
   "./engine-webgpu.js",
   "./engine-webnn.js",
+  "./teach.js",
 ];
 const NAMES: PackageName[] = ["slimvit", "slimvit-tools"];
 

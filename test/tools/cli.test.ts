@@ -68,10 +68,13 @@ describe("the whole chain on a tiny ViT", () => {
     slimvitJson("export", at("retrained"), "-o", at("shipped"), "--dtype", "f32,f16,int8", "--onnx");
     expect(readdirSync(at("shipped")).sort()).toEqual([
       "card.md",
+      "config.json",
       "model.f16.safetensors",
       "model.f32.safetensors",
       "model.int8.safetensors.zz",
       "model.onnx",
+      "model_quantized.onnx",
+      "preprocessor_config.json",
       "slimvit.json",
     ]);
 

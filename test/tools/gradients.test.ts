@@ -25,10 +25,10 @@ describe("gradients of a slim ViT", () => {
   const others: Record<string, Gradients[]> = {};
   beforeAll(async () => {
     const node = await openBackend("tfjs-node");
-    onNode = await Promise.all(FORMS.map(([, options]) => gradients(node.tf, options)));
+    onNode = await Promise.all(FORMS.map(([, options, network]) => gradients(node.tf, options, network)));
     const wasm = await openBackend("wasm");
     expect(wasm.tf.getBackend()).toBe("wasm");
-    others.wasm = await Promise.all(FORMS.map(([, options]) => gradients(wasm.tf, options)));
+    others.wasm = await Promise.all(FORMS.map(([, options, network]) => gradients(wasm.tf, options, network)));
     others.webgpu = onWebgpu();
   }, 240_000);
 

@@ -43,6 +43,11 @@ describe("--force", () => {
     ],
     ["a file", () => claimOutput(at("labels.tsv"), true), /labels\.tsv: is a file/],
     [
+      "a checkpoint, whose configuration alone looks like an export's",
+      () => claimOutput(at("checkpoint"), true),
+      /holds config\.json, which SlimViT did not write/,
+    ],
+    [
       "a model with a stranger's file in it",
       () => claimOutput(at("mixed"), true),
       /holds notes\.txt, which SlimViT did not write/,
@@ -56,6 +61,8 @@ describe("--force", () => {
         writeModelFolder(at(name), draftOf(at("dense")), readModelFolder(at("dense")).tensors, ["f32"]);
       writeFileSync(at("around", "slimvit.json"), readFileSync(at("dense", "slimvit.json")));
       writeFileSync(at("mixed", "notes.txt"), "mine");
+      mkdirSync(at("checkpoint"));
+      writeFileSync(at("checkpoint", "config.json"), "{}");
     }
     expect(claim).toThrow(message);
   });
@@ -66,8 +73,13 @@ describe("--force", () => {
       "a/model.int8.safetensors.zz": "",
       "a/card.md": "",
     });
+    writeFolder(at("onnx"), {
+      ...{ "slimvit.json": "{}", "model.onnx": "", "model_quantized.onnx": "" },
+      ...{ "config.json": "{}", "preprocessor_config.json": "{}" },
+    });
     writeFolder(at("found"), { "slimvit.json": "{}", "zetas.safetensors": "", "search.json": "", "scalars.csv": "" });
-    for (const folder of ["several", "found"]) expect(() => claimOutput(at(folder), true, [at("dense")])).not.toThrow();
+    for (const folder of ["several", "onnx", "found"])
+      expect(() => claimOutput(at(folder), true, [at("dense")])).not.toThrow();
   });
 
   test("looks again when the work is done", () => {

@@ -44,7 +44,7 @@ describe("a teacher", () => {
     const model = readModelFolder(folder);
     const rng = random(4);
     const pixels = tf.tensor4d(Float32Array.from({ length: 2 * 3 * 32 * 32 }, rng), [2, 3, 32, 32]);
-    const told = openTeacher(tf, folder, model.manifest)!.logits(pixels).dataSync();
+    const told = openTeacher(tf, folder, model.manifest)!.outputs(pixels).dataSync();
     const own = forward(tf, model.manifest, weightsOnBackend(tf, model), pixels).logits.dataSync();
     expect(told).toEqual(own);
   });
@@ -62,7 +62,7 @@ describe("a teacher", () => {
 
     const folder = writeModel(`teacher-${to[0]}`, to, 3, teacher);
     const model = readModelFolder(folder);
-    const logits = openTeacher(tf, folder, { ...model.manifest, preprocess: student } as Manifest)!.logits;
+    const logits = openTeacher(tf, folder, { ...model.manifest, preprocess: student } as Manifest)!.outputs;
     const own = forward(tf, model.manifest, weightsOnBackend(tf, model), seen).logits;
     expect(logits(plane(from, student)).dataSync()).toEqual(own.dataSync());
   });
@@ -80,7 +80,7 @@ describe("a teacher", () => {
     const before = tf.memory().numTensors;
     const teacher = openTeacher(tf, folder, { ...manifest, preprocess: preprocess([16, 16]) } as Manifest)!;
     const pixels = plane([16, 16], manifest.preprocess);
-    tf.dispose([pixels, teacher.logits(pixels)]);
+    tf.dispose([pixels, teacher.outputs(pixels)]);
     teacher.dispose();
     expect(tf.memory().numTensors).toBe(before);
   });
@@ -90,7 +90,7 @@ describe("a teacher", () => {
     const { manifest } = readModelFolder(folder);
     const student = { ...manifest, labels: [2, 0, 1].map((k) => manifest.labels[k]) } as Manifest;
     const pixels = tf.tensor4d(Float32Array.from({ length: 3 * 32 * 32 }, random(4)), [1, 3, 32, 32]);
-    const [own, turned] = [manifest, student].map((m) => openTeacher(tf, folder, m)!.logits(pixels).dataSync());
+    const [own, turned] = [manifest, student].map((m) => openTeacher(tf, folder, m)!.outputs(pixels).dataSync());
     expect([...turned]).toEqual([2, 0, 1].map((k) => own[k]));
   });
 

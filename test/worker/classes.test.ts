@@ -1,7 +1,7 @@
 /** Outputs → scored classes. */
 import { describe, expect, test } from "vitest";
 import type { Manifest } from "../../src/format/model.ts";
-import { classPicker } from "../../src/worker/classes.ts";
+import { classPicker as pickerOf } from "../../src/worker/classes.ts";
 import { manifestOf } from "../helpers.ts";
 
 const block = { headDims: [4], mlpHidden: 8, keepIdx: [0, 1, 2, 3, 4] };
@@ -12,6 +12,10 @@ const output = (logits: number[], features = [3, 4, 0, 0]) => ({
   logits: Float32Array.from(logits),
   features: Float32Array.from(features),
 });
+const classPicker = (...given: Parameters<typeof pickerOf>) => {
+  const pick = pickerOf(...given);
+  return (of: Parameters<typeof pick>[0]) => pick(of).classes;
+};
 const failure = (work: () => unknown) => {
   try {
     work();

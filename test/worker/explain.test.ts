@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { SlimViT } from "../../src/index.ts";
-import { attentionOverPatches } from "../../src/worker/insight.ts";
+import { attentionOverPatches } from "../../src/reference/insight.ts";
 import { writeModelFolder } from "../../tools/models/folders.ts";
 import { randomModel } from "../helpers.ts";
 

@@ -7,6 +7,7 @@
 import { readFileSync } from "node:fs";
 import type { EngineName } from "../../src/engines/engine.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
+import { type Feature, unsupportedFeature } from "../../src/format/features.ts";
 import { type Architecture, denseTokens, type WeightsDtype } from "../../src/format/model.ts";
 import type { BlockCost, Savings } from "../masks/allocate.ts";
 
@@ -54,7 +55,10 @@ export interface DeviceProfile {
   outsideMs: [number, number];
 }
 
-/** @throws SlimViTError `bad-input` for a file that is no profile, `bad-option` for one of another shape of network */
+/**
+ * @throws SlimViTError `bad-input` for a file that is no profile, `bad-option` for one of another shape of network,
+ *   `unsupported` for a network whose blocks the tables do not have
+ */
 export function readProfile(path: string, arch: Architecture): DeviceProfile {
   let profile: DeviceProfile;
   try {
@@ -72,8 +76,20 @@ export function readProfile(path: string, arch: Architecture): DeviceProfile {
       );
     }
   }
+  const unknown = unsupportedFeature(arch, MEASURED_ALIKE);
+  if (unknown)
+    throw new SlimViTError(
+      "unsupported",
+      `${path}: the tables of a profile are those of plain networks and say nothing of ${unknown}. Give a share of the MACs instead.`,
+    );
   return profile;
 }
+
+/** What a network may have beside a plain DeiT, as its blocks cost about the same. */
+const MEASURED_ALIKE: Feature[] = [
+  ...(["registers", "pooledNorm", "noTokenNorm", "activation", "preNorm", "normEps"] as const),
+  ...(["projection", "noHead", "cosine"] as const),
+];
 
 /** Milliseconds of one picture's inference. */
 export function predictMs(profile: DeviceProfile, arch: Architecture): number {

@@ -2,8 +2,8 @@
  * One target for three families: which channels, units and tokens go first, by importance per MAC or parameter saved.
  * The order of removal does not depend on the target, so the models of one search are nested.
  */
-import { type Architecture, innerDim } from "../../src/format/model.ts";
-import type { BlockMask, BlockZeta, MaskMode } from "./masks.ts";
+import { type Architecture, innerDim, tokenCounts } from "../../src/format/model.ts";
+import { type BlockMask, type BlockZeta, channelGroupsOf, type MaskMode } from "./masks.ts";
 
 /** What is to be saved. */
 export type Cost = "macs" | "params";
@@ -26,7 +26,8 @@ export interface Savings {
  * Removes the unit with the least importance per MAC (or parameter) saved until at most `share` of the dense cost is left,
  * or nothing is left that may go.
  * A token goes in the deepest block where it still lives, so keep-lists stay nested; prefix tokens never go; a family
- * whose mask was frozen stays whole. A token has no parameters of its own: with them as the cost all tokens stay.
+ * whose mask was frozen stays whole. A block that merges keeps keys to compare, and pooling by more than the class token
+ * keeps a patch. A token has no parameters of its own: with them as the cost all tokens stay.
  * The cost may also be one that a device's tables give: see latency.ts.
  *
  * @param importance per block, `attn` spread over channels, `patch` by token
@@ -41,21 +42,25 @@ export function allocate(
   share: number,
   cost: Cost | Savings = "macs",
 ): BlockMask[] {
-  const { headDim, prefixTokens, blocks } = arch;
+  const { prefixTokens, pooling, blocks } = arch;
   const savings = typeof cost === "string" ? countedSavings(arch)[cost] : cost;
   const masks: BlockMask[] = blocks.map((block) => ({
     attn: Array(innerDim(block)).fill(true),
     mlp: Array(block.mlpHidden).fill(true),
     tokens: Array(block.keepIdx.length).fill(true),
   }));
-  const state: BlockCost[] = blocks.map((block) => ({
-    tokens: block.keepIdx.length,
+  const counts = tokenCounts(arch);
+  const state: BlockCost[] = blocks.map((block, i) => ({
+    tokens: counts[i].entering,
     channels: innerDim(block),
     units: block.mlpHidden,
   }));
   /** the deepest block in which each token lives */
   const deepest: number[] = Array(blocks[0].keepIdx.length).fill(blocks.length - 1);
-  const groups = channelGroups(mode, blocks[0].headDims.length, headDim, blocks.length);
+  const groups = blocks.flatMap((of, block) =>
+    channelGroupsOf(arch, mode, of).map((channels) => channels.map((channel): Channel => ({ block, channel }))),
+  );
+  const mayEmpty = (block: number) => pooling === "class" || block < blocks.length - 1;
 
   let left = dense;
   while (left > dense * share) {
@@ -69,14 +74,16 @@ export function allocate(
     if (!frozen.attn) {
       const saved = state.map((cost, block) => savings.channel(cost, block));
       for (const group of groups) {
-        if (!masks[group[0].block].attn[group[0].channel]) continue;
+        const [{ block: of, channel: first }] = group;
+        if (!masks[of].attn[first]) continue;
+        if (blocks[of].merge && state[of].channels <= group.length) continue;
         let [value, saving] = [0, 0];
         for (const { block, channel } of group) {
           value += importance[block].attn[channel];
           saving += saved[block];
         }
         // ζ shared by a group has one importance, spread over its channels
-        offer(mode === "channel" ? value : value / group.length, saving, () => {
+        offer(value / group.length, saving, () => {
           for (const { block, channel } of group) {
             masks[block].attn[channel] = false;
             state[block].channels--;
@@ -102,7 +109,7 @@ export function allocate(
       const saved = state.map((cost, block) => savings.token!(cost, block));
       for (let token = prefixTokens; token < deepest.length; token++) {
         const block = deepest[token];
-        if (block < 0) continue;
+        if (block < 0 || (!mayEmpty(block) && state[block].tokens === prefixTokens + 1)) continue;
         offer(importance[block].patch[token], saved[block], () => {
           masks[block].tokens[token] = false;
           state[block].tokens--;
@@ -117,32 +124,32 @@ export function allocate(
   return masks;
 }
 
-function countedSavings({ embedDim: d, patchSize }: Architecture): Record<Cost, Savings> {
+/** As `countMacs` and `countParams` count them. */
+function countedSavings(arch: Architecture): Record<Cost, Savings> {
+  const { embedDim: d, patchSize, prefixTokens, blocks } = arch;
+  const linears = arch.mlp === "swiglu" ? 3 : 2;
+  const similarities = (n: number) => Math.floor((n - prefixTokens) / 2) * Math.ceil((n - prefixTokens) / 2);
+  const pooled = arch.pooling === "map" ? d * (arch.poolHeads! + d + 1) : 0;
   return {
     macs: {
-      channel: ({ tokens: n }) => 4 * n * d + 2 * n * n,
-      unit: ({ tokens: n }) => 2 * n * d,
+      channel: ({ tokens: n }, block) => 4 * n * d + 2 * n * n + (blocks[block].merge ? similarities(n) : 0),
+      unit: ({ tokens: n }, block) => linears * (n - blocks[block].merge) * d,
       token: ({ tokens: n, channels: s, units: m }, block) =>
-        4 * d * s + 2 * (2 * n - 1) * s + 2 * d * m + (block === 0 ? 3 * patchSize ** 2 * d : 0),
+        4 * d * s +
+        2 * (2 * n - 1) * s +
+        linears * d * m +
+        (block === 0 ? 3 * patchSize ** 2 * d : 0) +
+        (block === blocks.length - 1 ? pooled : 0),
     },
-    // Weights, and the biases of q, k, v and of fc1.
-    params: { channel: () => 4 * d + 3, unit: () => 2 * d + 1 },
+    // Weights, and what each channel and unit has of biases, norms and RoPE.
+    params: {
+      channel: () => 4 * d + 3 + (arch.qkNorm ? 4 : 0) + Number(arch.position === "rope"),
+      unit: () => linears * d + linears - 1 + (arch.hiddenNorm ? 2 : 0),
+    },
   };
 }
 
 interface Channel {
   block: number;
   channel: number;
-}
-
-/** Channels that one ζ covers go together: one; the channels of a head; the same channel of every head. */
-function channelGroups(mode: MaskMode, heads: number, headDim: number, depth: number): Channel[][] {
-  const groups: Channel[][] = [];
-  for (let block = 0; block < depth; block++) {
-    const all = Array.from({ length: heads * headDim }, (_, channel) => ({ block, channel }));
-    if (mode === "channel") groups.push(...all.map((channel) => [channel]));
-    else if (mode === "head") for (let h = 0; h < heads; h++) groups.push(all.slice(h * headDim, (h + 1) * headDim));
-    else for (let c = 0; c < headDim; c++) groups.push(all.filter(({ channel }) => channel % headDim === c));
-  }
-  return groups;
 }

@@ -2,7 +2,15 @@
 import type * as tfjs from "@tensorflow/tfjs-core";
 import type { Architecture, Preprocess, Tensors } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
-import { type BlockLinear, blockWeights, embed, type ForwardOptions, runBlock } from "../../src/tfjs/forward.ts";
+import {
+  type BlockLinear,
+  blockWeights,
+  embed,
+  type ForwardOptions,
+  runBlock,
+  type Stream,
+  tidyStream,
+} from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { evalPixels, type Picture } from "../data/data.ts";
 import { variablesFrom } from "../training/train.ts";
@@ -13,13 +21,14 @@ const BATCH = 16;
 /** The class token is one row among hundreds, and the only one that the head reads: its errors count so many times. */
 const PREFIX_WEIGHT = 20;
 
-/** `onInput` hands over GELU's output times this (see `erfGate` in src/tfjs/ops.ts). */
-const HIDDEN_FACTOR = Math.SQRT2;
+/** Of each batch in a block that merges: the row that each row becomes. Two networks are compared where the same tokens merge. */
+export type MergeRows = Tensor[];
 
 /**
  * What a linear of block `i` sees, and what it should make of it.
  *
  * @param wanted the linear's outputs that are wanted, batch by batch
+ * @param merges of the block, to be followed
  * @returns undefined where the block has no such linear, or an empty one
  */
 export async function momentsOf(
@@ -27,9 +36,9 @@ export async function momentsOf(
   arch: Architecture,
   tensors: Tensors,
   i: number,
-  streams: Tensor[],
+  streams: Stream[],
   linear: BlockLinear,
-  wanted?: Tensor[],
+  { wanted, merges }: { wanted?: Tensor[]; merges?: MergeRows } = {},
 ): Promise<Moments | undefined> {
   const sums: (Tensor | undefined)[] = [undefined, undefined];
   const variables = variablesOf(tf, tensors, `blocks.${i}.`);
@@ -38,20 +47,19 @@ export async function momentsOf(
     sums[k] = tf.keep(before ? tf.add(before, product) : product);
     before?.dispose();
   };
-  streams.forEach((x, batch) => {
+  streams.forEach((stream, batch) => {
     tf.tidy(() => {
       const onInput = (input: Tensor, name: BlockLinear) => {
         if (name !== linear) return;
-        const flat = name === "mlp.fc2" ? tf.mul(input, 1 / HIDDEN_FACTOR) : input;
-        const rowWeights = prefixWeights(tf, arch, x.shape[0]!, input.shape[0]!);
-        const rows = tf.mul(tf.concat([flat, tf.ones([input.shape[0], 1])], 1), rowWeights) as tfjs.Tensor2D;
+        const rowWeights = prefixWeights(tf, arch, stream.x.shape[0]!, input.shape[0]!);
+        const rows = tf.mul(tf.concat([input, tf.ones([input.shape[0], 1])], 1), rowWeights) as tfjs.Tensor2D;
         add(0, tf.matMul(rows, rows, true));
         if (!wanted) return;
         const outputs = tf.mul(tf.reshape(wanted[batch], [input.shape[0], -1]), rowWeights) as tfjs.Tensor2D;
         add(1, tf.matMul(rows, outputs, true));
       };
-      const options: ForwardOptions = { onInput };
-      runBlock(tf, arch, i, blockWeights(tf, arch, i, variables, options), x, options);
+      const options: ForwardOptions = { onInput, mergeRows: rowsOfBlock(i, merges?.[batch]) };
+      runBlock(tf, arch, i, blockWeights(tf, arch, i, variables, options), stream, options);
     });
   });
   tf.dispose([...variables.values()]);
@@ -73,16 +81,40 @@ function prefixWeights(tf: TF, { pooling, prefixTokens }: Architecture, batch: n
   return tf.reshape(tf.tile(tf.tensor1d(picture), [batch]), [rows, 1]);
 }
 
-/** The residual streams after block `i`, in new tensors. */
-export function advance(tf: TF, arch: Architecture, tensors: Tensors, i: number, streams: Tensor[]): Tensor[] {
+/**
+ * The residual streams after block `i`, in new tensors.
+ * @param merges followed where they are given; where the list is empty, filled
+ */
+export function advance(
+  tf: TF,
+  arch: Architecture,
+  tensors: Tensors,
+  i: number,
+  streams: Stream[],
+  merges: MergeRows = [],
+): Stream[] {
   const variables = variablesOf(tf, tensors, `blocks.${i}.`);
-  const next = streams.map((x) => tf.tidy(() => runBlock(tf, arch, i, blockWeights(tf, arch, i, variables), x)));
+  const isGiven = merges.length > 0;
+  const next = streams.map((stream, batch) =>
+    tidyStream(tf, () => {
+      const onMerge = (rows: Tensor) => void (isGiven || merges.push(tf.keep(rows)));
+      const options = { onMerge, mergeRows: rowsOfBlock(i, merges[batch]) };
+      return runBlock(tf, arch, i, blockWeights(tf, arch, i, variables), stream, options);
+    }),
+  );
   tf.dispose([...variables.values()]);
   return next;
 }
 
-export function difference(tf: TF, wanted: Tensor[], streams: Tensor[]): Tensor[] {
-  return wanted.map((tokens, k) => tf.tidy(() => tf.sub(tokens, streams[k])));
+const rowsOfBlock = (i: number, rows: Tensor | undefined): ForwardOptions["mergeRows"] =>
+  rows && [...Array<undefined>(i), rows];
+
+export function disposeStreams(tf: TF, streams: Stream[]): void {
+  tf.dispose(streams as never[]);
+}
+
+export function difference(tf: TF, wanted: Stream[], streams: Stream[]): Tensor[] {
+  return wanted.map(({ x }, k) => tf.tidy(() => tf.sub(x, streams[k].x)));
 }
 
 function variablesOf(tf: TF, tensors: Tensors, prefix = ""): Map<string, tfjs.Variable> {
@@ -93,22 +125,22 @@ function variablesOf(tf: TF, tensors: Tensors, prefix = ""): Map<string, tfjs.Va
   );
 }
 
-/** The residual streams before the first block, a tensor [batch, tokens, embedDim] for each batch. */
+/** The residual streams before the first block, one for each batch. */
 export async function embedPictures(
   tf: TF,
   arch: Architecture,
   tensors: Tensors,
   pictures: Picture[],
   preprocess: Preprocess,
-): Promise<Tensor[]> {
+): Promise<Stream[]> {
   const [height, width] = arch.imageSize;
   const variables = variablesOf(tf, tensors);
-  const streams: Tensor[] = [];
+  const streams: Stream[] = [];
   for (let first = 0; first < pictures.length; first += BATCH) {
     const some = pictures.slice(first, first + BATCH);
     const pixels = await Promise.all(some.map((picture) => evalPixels(picture, preprocess)));
     const stack = () => tf.stack(pixels.map((values) => tf.tensor(values, [3, height, width])));
-    streams.push(tf.tidy(() => embed(tf, arch, variables, stack())));
+    streams.push(tidyStream(tf, () => embed(tf, arch, variables, stack())));
   }
   tf.dispose([...variables.values()]);
   return streams;

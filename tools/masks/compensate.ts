@@ -13,12 +13,13 @@
  */
 import { type Architecture, denseTokens, innerDim, type Model, type Tensors } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
-import type { Tensor, TF } from "../../src/tfjs/ops.ts";
+import { type Stream, tidyStream } from "../../src/tfjs/forward.ts";
+import type { TF } from "../../src/tfjs/ops.ts";
 import { type Picture, spread } from "../data/data.ts";
 import { architectureOf } from "../models/folders.ts";
 import { startProgress } from "../shared/progress.ts";
-import { advance, difference, embedPictures, momentsOf } from "./calibration.ts";
-import { type BlockMask, cutTensors, slimArchitecture } from "./masks.ts";
+import { advance, difference, disposeStreams, embedPictures, type MergeRows, momentsOf } from "./calibration.ts";
+import { type BlockMask, channelStep, cutTensors, slimArchitecture } from "./masks.ts";
 import { addRidge, cholesky, chooseKept, type Moments, solveFactored, solveForKept, statisticsOf } from "./ridge.ts";
 
 /** Enough that the last block, of which only the class token is read, sees more rows than DeiT-Ti has inner channels. */
@@ -51,14 +52,14 @@ export async function compensate(
   const shares = Array.isArray(cut) ? undefined : cut;
   const tensors: Tensors = new Map(folded);
   const dense = await embedPictures(tf, arch, folded, spread(pictures, CALIBRATION_PICTURES), manifest.preprocess);
-  let streams = { dense, slim: dense.map((x) => tf.clone(x)) };
+  let streams = { dense, slim: dense.map(({ x }) => tidyStream(tf, () => ({ x: tf.clone(x) }))) };
   const progress = startProgress("compensation", arch.blocks.length);
   for (let i = 0; i < arch.blocks.length; i++) {
     streams = await compensateBlock(run, i, tensors, streams, shares);
     progress.update(i + 1, "");
   }
   progress.stop();
-  tf.dispose([...streams.dense, ...streams.slim]);
+  disposeStreams(tf, [...streams.dense, ...streams.slim]);
   return { masks: run.masks, tensors };
 }
 
@@ -71,8 +72,8 @@ interface Compensation {
 
 /** The residual stream of each batch of pictures, in the whole model and in the slim one. */
 interface Streams {
-  dense: Tensor[];
-  slim: Tensor[];
+  dense: Stream[];
+  slim: Stream[];
 }
 
 /** Replaces a block's tensors by the slim ones. @returns the streams after it; those before are disposed of */
@@ -85,23 +86,26 @@ async function compensateBlock(
 ): Promise<Streams> {
   const { tf, arch, folded, masks } = run;
   const at = `blocks.${i}`;
-  const withAttention = advance(tf, ...withoutMlp(arch, i, folded), i, dense);
-  const wantedOfProj = difference(tf, withAttention, slim);
-  const proj = await momentsOf(tf, arch, folded, i, slim, "attn.proj", wantedOfProj);
-  tf.dispose([...withAttention, ...wantedOfProj]);
+  // What proj is solved for: what attention adds in the whole model, and all that was lost before.
+  const withAttention = advance(tf, ...without(arch, i, folded, { mlp: true, merge: true }), i, dense);
+  const entering = advance(tf, ...without(arch, i, folded, { attn: true, mlp: true, merge: true }), i, slim);
+  const wantedOfProj = difference(tf, withAttention, entering);
+  const proj = await momentsOf(tf, arch, folded, i, slim, "attn.proj", { wanted: wantedOfProj });
+  disposeStreams(tf, [...withAttention, ...entering]);
+  tf.dispose(wantedOfProj);
   const qkv = await momentsOf(tf, arch, folded, i, slim, "attn.qkv");
   if (shares && proj) masks[i].attn = chooseChannels(run, i, proj, qkv!, shares.attn);
   cutBlock(run, i, tensors);
   if (qkv) foldLostKeys(run, i, tensors, qkv);
   solveLinear(tensors, folded, `${at}.attn.proj`, masks[i].attn, proj);
 
-  // What the MLP is solved for: heads as they are cut now, all units.
+  // What the MLP is solved for: heads as they are cut now, all units. The same tokens merge as in the whole model.
+  const merges: MergeRows = [];
   const [halfArch, half] = withWholeMlp(run, i, tensors);
-  const denseAfter = advance(tf, arch, folded, i, dense);
-  const slimAttention = advance(tf, ...withoutMlp(halfArch, i, half), i, slim);
-  const wantedOfFc2 = difference(tf, denseAfter, slimAttention);
-  const fc2 = await momentsOf(tf, halfArch, half, i, slim, "mlp.fc2", wantedOfFc2);
-  tf.dispose([...slimAttention, ...wantedOfFc2]);
+  const denseAfter = advance(tf, arch, folded, i, dense, merges);
+  const slimAttention = advance(tf, ...without(halfArch, i, half, { mlp: true }), i, slim, merges);
+  const wanted = difference(tf, denseAfter, slimAttention);
+  const fc2 = await momentsOf(tf, halfArch, half, i, slim, "mlp.fc2", { wanted, merges });
   if (shares && fc2) {
     const weight = float32(folded, `${at}.mlp.fc2.weight`);
     masks[i].mlp = chooseKept(weight, fc2, Math.round(shares.mlp * fc2.size));
@@ -109,9 +113,16 @@ async function compensateBlock(
     cutBlock(run, i, tensors);
     for (const [key, tensor] of solvedAttention) if (key.startsWith(`${at}.attn.`)) tensors.set(key, tensor);
   }
-  solveLinear(tensors, folded, `${at}.mlp.fc2`, masks[i].mlp, fc2);
-  const slimAfter = advance(tf, slimArchitecture(arch, masks), tensors, i, slim);
-  tf.dispose([...dense, ...slim]);
+  const slimArch = slimArchitecture(arch, masks);
+  if (arch.hiddenNorm && masks[i].mlp.includes(false)) {
+    // The norm inside makes other numbers of the units that are kept when some are gone.
+    const left = await momentsOf(tf, slimArch, tensors, i, slim, "mlp.fc2", { wanted, merges });
+    const all = masks[i].mlp.filter(Boolean);
+    if (left) solveFor(tensors, tensors, `${at}.mlp.fc2`, indices(all), left);
+  } else solveLinear(tensors, folded, `${at}.mlp.fc2`, masks[i].mlp, fc2);
+  const slimAfter = advance(tf, slimArch, tensors, i, slim, merges);
+  disposeStreams(tf, [...slimAttention, ...dense, ...slim]);
+  tf.dispose([...wanted, ...merges]);
   return { dense: denseAfter, slim: slimAfter };
 }
 
@@ -136,30 +147,43 @@ function wholeMasks(arch: Architecture): BlockMask[] {
   });
 }
 
-const MLP_PARTS = ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"];
+const MLP_PARTS = ["fc1.weight", "fc1.bias", "norm.weight", "norm.bias", "fc2.weight", "fc2.bias"];
 
 function withWholeMlp({ arch, folded, masks }: Compensation, i: number, tensors: Tensors): [Architecture, Tensors] {
   const { headDims } = slimArchitecture(arch, masks).blocks[i];
   const blocks = arch.blocks.map((block, k) => (k === i ? { ...block, headDims } : block));
   const out = new Map(tensors);
-  for (const part of MLP_PARTS) out.set(`blocks.${i}.mlp.${part}`, folded.get(`blocks.${i}.mlp.${part}`)!);
+  for (const part of MLP_PARTS) {
+    const whole = folded.get(`blocks.${i}.mlp.${part}`);
+    if (whole) out.set(`blocks.${i}.mlp.${part}`, whole);
+  }
   return [{ ...arch, blocks }, out];
 }
 
-/** The block with nothing after its attention's residual. */
-function withoutMlp(arch: Architecture, i: number, tensors: Tensors): [Architecture, Tensors] {
+/** The network with block `i` lacking some of its parts: a branch that adds nothing, no merge. */
+function without(
+  arch: Architecture,
+  i: number,
+  tensors: Tensors,
+  parts: { attn?: boolean; mlp?: boolean; merge?: boolean },
+): [Architecture, Tensors] {
   const { embedDim } = arch;
-  const blocks = arch.blocks.map((block, k) => (k === i ? { ...block, mlpHidden: 0 } : block));
-  const out = new Map(tensors);
-  const put = (part: string, shape: number[]) => {
-    const data = new Float32Array(shape.reduce((a, b) => a * b, 1));
-    out.set(`blocks.${i}.mlp.${part}`, { dtype: "F32", shape, data });
+  const changed = {
+    ...arch.blocks[i],
+    ...(parts.attn && { headDims: [] }),
+    ...(parts.mlp && { mlpHidden: 0 }),
+    ...(parts.merge && { merge: 0 }),
   };
-  put("fc1.weight", [0, embedDim]);
-  put("fc1.bias", [0]);
-  put("fc2.weight", [embedDim, 0]);
-  put("fc2.bias", [embedDim]);
-  return [{ ...arch, blocks }, out];
+  const out = new Map(tensors);
+  const putZeros = (name: string, shape: number[]) => {
+    const data = new Float32Array(shape.reduce((a, b) => a * b, 1));
+    out.set(`blocks.${i}.${name}`, { dtype: "F32", shape, data });
+  };
+  for (const last of [...(parts.attn ? ["attn.proj"] : []), ...(parts.mlp ? ["mlp.fc2"] : [])]) {
+    putZeros(`${last}.weight`, [embedDim, 0]);
+    putZeros(`${last}.bias`, [embedDim]);
+  }
+  return [{ ...arch, blocks: arch.blocks.map((block, k) => (k === i ? changed : block)) }, out];
 }
 
 const indices = (mask: boolean[]): number[] => mask.flatMap((kept, i) => (kept ? [i] : []));
@@ -173,9 +197,12 @@ function solveLinear(
   moments: Moments | undefined,
 ): void {
   const keep = indices(mask);
-  if (!moments || keep.length === mask.length) return;
-  const { shape } = folded.get(`${name}.bias`)!;
-  const solved = solveForKept(float32(folded, `${name}.weight`), float32(folded, `${name}.bias`), moments, keep);
+  if (moments && keep.length < mask.length) solveFor(tensors, folded, name, keep, moments);
+}
+
+function solveFor(tensors: Tensors, from: Tensors, name: string, keep: number[], moments: Moments): void {
+  const { shape } = from.get(`${name}.bias`)!;
+  const solved = solveForKept(float32(from, `${name}.weight`), float32(from, `${name}.bias`), moments, keep);
   tensors.set(`${name}.weight`, { dtype: "F32", shape: [shape[0], keep.length], data: solved.weight });
   tensors.set(`${name}.bias`, { dtype: "F32", shape, data: solved.bias });
 }
@@ -204,7 +231,8 @@ function chooseChannels(
   const total = scores.reduce((a, b) => a + b, 0) || 1;
   const losses = scores.map((value) => value / total);
   const kept = Math.max(1, Math.round(share * inner));
-  return chooseKept(float32(folded, `blocks.${i}.attn.proj.weight`), proj, kept, losses);
+  const weightOfProj = float32(folded, `blocks.${i}.attn.proj.weight`);
+  return chooseKept(weightOfProj, proj, kept, losses, channelStep(arch));
 }
 
 /**

@@ -41,6 +41,7 @@ import {
   cutTensors,
   hardenMasks,
   type MaskMode,
+  mergesTokens,
   slimArchitecture,
   type TokenRule,
 } from "./masks.ts";
@@ -80,7 +81,7 @@ export interface CompressReport {
   paramsShare: number;
   /** with `latencyMs`: what the profile says of the slim model */
   predictedMs?: number;
-  /** largest logit difference between the slim model and the same weights with the cut parts multiplied by zero; not with `compensate` */
+  /** largest difference of a logit, or of an embedding's number, between the slim model and the same weights with the cut parts multiplied by zero; not with `compensate` */
   maxAbsDiff?: number;
 }
 
@@ -162,7 +163,7 @@ async function compressOne(
   const closeness =
     cut.maxAbsDiff === undefined
       ? "the next linears solved again for what is kept"
-      : `logits within ${cut.maxAbsDiff.toExponential(1)} of the masked model`;
+      : `${slim.head ? "logits" : "embeddings"} within ${cut.maxAbsDiff.toExponential(1)} of the masked model`;
   say(
     `compress: kept ${kept(({ blocks }) => sum(blocks.map(innerDim)))} head channels, ` +
       `${kept(({ blocks }) => sum(blocks.map((b) => b.mlpHidden)))} MLP units, ` +
@@ -297,6 +298,11 @@ function chooseMasks(
   if (attn === undefined || mlp === undefined || patch === undefined) {
     throw new SlimViTError("bad-option", "compress: give --attn, --mlp and --patch, or --macs, or --params.");
   }
+  if (patch < 1 && mergesTokens(arch))
+    throw new SlimViTError(
+      "bad-option",
+      `compress: ${source} merges tokens, which have no masks of their own after that; give --patch 1.`,
+    );
   return hardenMasks(arch, zetas, { attn, mlp, patch }, { mode, rule: options.tokens, absolute: options.absolute })
     .blocks;
 }

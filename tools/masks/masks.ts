@@ -38,12 +38,18 @@ export const ZETA_INIT = { attn: 1, mlp: 1, patch: 3 };
 
 export const isZeta = (name: string) => name.endsWith("zeta");
 
+/** Adjacent channels of a head that one ζ covers at least: RoPE turns them in pairs, which go or stay together. */
+export const channelStep = ({ position }: Architecture): number => (position === "rope" ? 2 : 1);
+
+export const mergesTokens = ({ blocks }: Architecture): boolean => blocks.some(({ merge }) => merge > 0);
+
 /** ζ tensors by name, shaped as the reference stores them. */
 export function zetaShapes(arch: Architecture, mode: MaskMode): Map<string, number[]> {
   const shapes = new Map<string, number[]>();
+  const perHead = arch.headDim / channelStep(arch);
   arch.blocks.forEach((block, i) => {
     const heads = block.headDims.length;
-    shapes.set(`blocks.${i}.attn.zeta`, [1, 1, mode === "uniform" ? 1 : heads, 1, mode === "head" ? 1 : arch.headDim]);
+    shapes.set(`blocks.${i}.attn.zeta`, [1, 1, mode === "uniform" ? 1 : heads, 1, mode === "head" ? 1 : perHead]);
     shapes.set(`blocks.${i}.mlp.zeta`, [1, 1, block.mlpHidden]);
     shapes.set(`blocks.${i}.attn.patch_zeta`, [1, denseTokens(arch), 1]);
   });
@@ -51,24 +57,38 @@ export function zetaShapes(arch: Architecture, mode: MaskMode): Map<string, numb
 }
 
 /**
- * Multiplies ζ into the weights: rows of q, k and v and their biases by the attention ζ, columns of fc2 by the MLP ζ.
+ * Multiplies ζ into the weights: rows of q, k and v and their biases by the attention ζ, columns of fc2 by the MLP ζ. What a
+ * norm between would undo is multiplied before the norm, so that its statistics see what a cut leaves, and after it.
  * The folded weights in a plain forward pass are the search model, so search and compression share this one rule.
  */
 export function foldZeta(tf: TF, arch: Architecture, weights: Weights, zetas: Weights): Weights {
   const folded = new Map(weights);
+  const step = channelStep(arch);
   arch.blocks.forEach((block, i) => {
-    const at = `blocks.${i}`;
     const inner = innerDim(block);
-    const zeta = zetas.get(`${at}.attn.zeta`)!;
-    const spread = tf.reshape(tf.mul(zeta, tf.ones([1, 1, block.headDims.length, 1, arch.headDim])), [inner]);
-    const thrice = tf.tile(spread, [3]);
-    folded.set(
-      `${at}.attn.qkv.weight`,
-      tf.mul(weights.get(`${at}.attn.qkv.weight`)!, tf.reshape(thrice, [3 * inner, 1])),
-    );
-    folded.set(`${at}.attn.qkv.bias`, tf.mul(weights.get(`${at}.attn.qkv.bias`)!, thrice));
-    const mlp = tf.reshape(zetas.get(`${at}.mlp.zeta`)!, [1, block.mlpHidden]);
-    folded.set(`${at}.mlp.fc2.weight`, tf.mul(weights.get(`${at}.mlp.fc2.weight`)!, mlp));
+    const times = (name: string, factor: Tensor) => {
+      const weight = weights.get(`blocks.${i}.${name}`)!;
+      folded.set(`blocks.${i}.${name}`, tf.mul(weight, factor));
+    };
+    const rowsTimes = (name: string, factor: Tensor) => {
+      times(`${name}.weight`, tf.reshape(factor, [-1, 1]));
+      times(`${name}.bias`, factor);
+    };
+    const zeta = zetas.get(`blocks.${i}.attn.zeta`)!;
+    const [, , heads, , perHead] = zeta.shape as number[];
+    const everywhere = tf.ones([block.headDims.length, arch.headDim / step, step]);
+    const spread = tf.reshape(tf.mul(tf.reshape(zeta, [heads, perHead, 1]), everywhere), [inner]);
+    rowsTimes("attn.qkv", tf.tile(spread, [3]));
+    if (arch.qkNorm)
+      for (const norm of ["attn.q_norm", "attn.k_norm"])
+        for (const part of ["weight", "bias"]) times(`${norm}.${part}`, spread);
+    const mlp = tf.reshape(zetas.get(`blocks.${i}.mlp.zeta`)!, [block.mlpHidden]);
+    if (!arch.hiddenNorm) {
+      times("mlp.fc2.weight", tf.reshape(mlp, [1, block.mlpHidden]));
+      return;
+    }
+    rowsTimes("mlp.fc1", tf.concat([tf.ones([block.mlpHidden]), mlp], 0)); // values, not gates
+    for (const part of ["weight", "bias"]) times(`mlp.norm.${part}`, mlp);
   });
   return folded;
 }
@@ -93,18 +113,29 @@ export function patchOptions(
   form: PatchForm,
   rule: TokenRule,
 ): ForwardOptions {
-  if (form === "gate") return { tokenGates: gates };
+  if (form === "gate") return { tokenGates: gates, ...poolGates(tf, arch, gates) };
   const isPrefix = tf.tensor1d(Array.from({ length: gates[0].size }, (_, token) => Number(token < arch.prefixTokens)));
   const free = gates.map((gate) => tf.maximum(gate, isPrefix)); // class token ≡ 1
   const nested = [...free];
   if (rule === "intersect") for (let i = 1; i < nested.length; i++) nested[i] = tf.mul(nested[i - 1], free[i]);
   else for (let i = nested.length - 2; i >= 0; i--) nested[i] = tf.maximum(free[i], nested[i + 1]);
-  return { scoreGates: nested };
+  return { scoreGates: nested, ...poolGates(tf, arch, nested) };
 }
+
+/** What is removed is in no mean and in no attention pooling either. */
+function poolGates(tf: TF, { pooling }: Architecture, gates: Tensor[]): ForwardOptions {
+  if (pooling === "class") return {};
+  return { poolGates: tf.add(tf.relu(gates.at(-1)!), LEAST_POOL_GATE) };
+}
+
+/** If all are gone, a mean is still one of numbers. */
+const LEAST_POOL_GATE = 1e-6;
 
 /** The sparsity terms of the loss: Σ|ζ_attn|, Σ|ζ_mlp|, Σ|tanh ζ_patch| over all blocks; sums, not means. */
 export function sparsity(tf: TF, arch: Architecture, zetas: Weights): { attn: Tensor; mlp: Tensor; patch: Tensor } {
-  const total = (terms: Tensor[]) => tf.addN(terms.map((x) => tf.sum(tf.mul(x, tf.sign(x))))); // |x| whose derivative at 0 is 0
+  const size = (x: Tensor): Tensor => tf.sum(tf.mul(x, tf.sign(x))); // |x| whose derivative at 0 is 0
+  // Pair by pair: on WebGPU, addN of more terms than a shader has buffers fails.
+  const total = (terms: Tensor[]) => terms.map(size).reduce((a, b) => tf.add(a, b));
   return {
     attn: total(arch.blocks.map((_, i) => zetas.get(`blocks.${i}.attn.zeta`)!)),
     mlp: total(arch.blocks.map((_, i) => zetas.get(`blocks.${i}.mlp.zeta`)!)),
@@ -116,13 +147,26 @@ export function sparsity(tf: TF, arch: Architecture, zetas: Weights): { attn: Te
 export function blockZetas(arch: Architecture, mode: MaskMode, read: (name: string) => Float32Array): BlockZeta[] {
   return arch.blocks.map((block, i) => {
     const raw = read(`blocks.${i}.attn.zeta`);
-    const { headDim } = arch;
-    const attn = new Float32Array(innerDim(block));
-    for (let c = 0; c < attn.length; c++) {
-      attn[c] = raw[mode === "channel" ? c : mode === "head" ? Math.floor(c / headDim) : c % headDim];
-    }
+    const attn = Float32Array.from({ length: innerDim(block) }, (_, c) => raw[zetaOf(arch, mode, c)]);
     return { attn, mlp: read(`blocks.${i}.mlp.zeta`), patch: read(`blocks.${i}.attn.patch_zeta`) };
   });
+}
+
+/** Which of a block's attention ζ covers channel `c` of [heads × headDim]. */
+function zetaOf(arch: Architecture, mode: MaskMode, c: number): number {
+  const { headDim } = arch;
+  if (mode === "head") return Math.floor(c / headDim);
+  return Math.floor((mode === "channel" ? c : c % headDim) / channelStep(arch));
+}
+
+/** Which channels of a block one ζ covers. */
+export function channelGroupsOf(arch: Architecture, mode: MaskMode, block: BlockShape): number[][] {
+  const groups: number[][] = [];
+  for (let c = 0; c < innerDim(block); c++) {
+    const zeta = zetaOf(arch, mode, c);
+    groups[zeta] = [...(groups[zeta] ?? []), c];
+  }
+  return groups;
 }
 
 /**
@@ -170,19 +214,45 @@ export function hardenMasks(arch: Architecture, zetas: BlockZeta[], budgets: Bud
     patch: threshold(patch.flat(), budgets.patch),
   };
   const rawTokens = patch.map((values) => values.map((v) => v >= thresholds.patch));
-  const tokens = nestTokens(rawTokens, rule, arch.prefixTokens);
+  const tokens = withOnePatch(arch, nestTokens(rawTokens, rule, arch.prefixTokens), patch);
   const blocks = zetas.map((_, i) => ({
-    attn: attn[i].map((v) => v >= thresholds.attn),
+    attn: withKeys(
+      arch,
+      mode,
+      i,
+      attn[i].map((v) => v >= thresholds.attn),
+      attn[i],
+    ),
     mlp: mlp[i].map((v) => v >= thresholds.mlp),
     tokens: tokens[i],
   }));
   return { blocks, rawTokens, thresholds };
 }
 
-/** One value for each ζ that exists: in head and uniform mode the spread values repeat it. */
-function distinct({ headDim }: Architecture, mode: MaskMode, spread: number[]): number[] {
-  if (mode === "channel") return spread;
-  return mode === "head" ? spread.filter((_, c) => c % headDim === 0) : spread.slice(0, headDim);
+/** One value for each ζ that exists, of those spread over the channels of a block. */
+function distinct(arch: Architecture, mode: MaskMode, spread: number[]): number[] {
+  return channelGroupsOf(arch, mode, arch.blocks[0]).map(([first]) => spread[first]);
+}
+
+/** Pooling by more than the class token needs a patch: where none is left, the one that the last block values most. */
+function withOnePatch(arch: Architecture, masks: boolean[][], values: number[][]): boolean[][] {
+  const { pooling, prefixTokens } = arch;
+  if (pooling === "class" || masks.at(-1)!.some((kept, token) => kept && token >= prefixTokens)) return masks;
+  const best = greatest(values.at(-1)!, prefixTokens);
+  return masks.map((mask) => mask.map((kept, token) => kept || token === best));
+}
+
+/** A block that merges compares keys: where none is left, the channels of the greatest ζ stay. */
+function withKeys(arch: Architecture, mode: MaskMode, i: number, mask: boolean[], values: number[]): boolean[] {
+  if (!arch.blocks[i].merge || mask.some(Boolean)) return mask;
+  const zeta = zetaOf(arch, mode, greatest(values, 0));
+  return mask.map((_, c) => zetaOf(arch, mode, c) === zeta);
+}
+
+function greatest(values: number[], from: number): number {
+  let best = from;
+  for (let i = from; i < values.length; i++) if (values[i] > values[best]) best = i;
+  return best;
 }
 
 function nestTokens(raw: boolean[][], rule: TokenRule, prefixTokens: number): boolean[][] {
@@ -224,15 +294,33 @@ export function cutTensors(arch: Architecture, tensors: Tensors, masks: BlockMas
     const channels = indices(masks[i].attn);
     const units = indices(masks[i].mlp);
     const inner = innerDim(block);
-    const qkv = [0, 1, 2].flatMap((part) => channels.map((c) => part * inner + c));
-    take(out, `${at}.attn.qkv.weight`, 0, qkv);
-    take(out, `${at}.attn.qkv.bias`, 0, qkv);
+    const takeRows = (name: string, keep: number[]) => {
+      for (const part of ["weight", "bias"]) take(out, `${at}.${name}.${part}`, 0, keep);
+    };
+    takeRows(
+      "attn.qkv",
+      [0, 1, 2].flatMap((part) => channels.map((c) => part * inner + c)),
+    );
+    if (arch.qkNorm) for (const norm of ["attn.q_norm", "attn.k_norm"]) takeRows(norm, channels);
+    if (arch.position === "rope") {
+      const pairs = channels.filter((c) => c % 2 === 0).map((c) => c / 2);
+      take(out, `${at}.attn.rope_freqs`, 1, pairs);
+    }
+    if (arch.position === "relative") take(out, `${at}.attn.rel_bias`, 0, headsLeft(block, masks[i].attn));
     take(out, `${at}.attn.proj.weight`, 1, channels);
-    take(out, `${at}.mlp.fc1.weight`, 0, units);
-    take(out, `${at}.mlp.fc1.bias`, 0, units);
+    takeRows("mlp.fc1", arch.mlp === "swiglu" ? [...units, ...units.map((unit) => block.mlpHidden + unit)] : units);
+    if (arch.hiddenNorm) takeRows("mlp.norm", units);
     take(out, `${at}.mlp.fc2.weight`, 1, units);
   });
   return out;
+}
+
+function headsLeft({ headDims }: BlockShape, mask: boolean[]): number[] {
+  let first = 0;
+  return headDims.flatMap((width, head) => {
+    first += width;
+    return mask.slice(first - width, first).some(Boolean) ? [head] : [];
+  });
 }
 
 function take(tensors: Tensors, name: string, axis: 0 | 1, keep: number[]): void {

@@ -61,6 +61,7 @@ export function solveForKept(weight: Float32Array, bias: Float32Array, moments: 
  *
  * @param weight [outDim, size]
  * @param extra a further loss of each input, as a share of the whole; 0 without
+ * @param together so many adjacent inputs go or stay together
  * @returns for each input whether it stays
  * @see Hassibi and Stork 1993, "Optimal Brain Surgeon"
  */
@@ -69,6 +70,7 @@ export function chooseKept(
   moments: Moments,
   keepCount: number,
   extra?: ArrayLike<number>,
+  together = 1,
 ): boolean[] {
   const { size } = moments;
   const { covariance } = statisticsOf(moments);
@@ -84,16 +86,19 @@ export function chooseKept(
   };
   let whole = 0;
   for (let input = 0; input < size; input++) whole += lossOf(input);
-  for (let left = size; left > keepCount; left--) {
+  for (let left = size; left - together >= keepCount; left -= together) {
     let best = -1;
     let least = Number.POSITIVE_INFINITY;
-    for (let input = 0; input < size; input++) {
-      if (!kept[input]) continue;
-      const loss = lossOf(input) / whole + (extra?.[input] ?? 0);
-      if (loss < least) [best, least] = [input, loss];
+    for (let first = 0; first < size; first += together) {
+      if (!kept[first]) continue;
+      let loss = 0;
+      for (let input = first; input < first + together; input++) loss += lossOf(input) / whole + (extra?.[input] ?? 0);
+      if (loss < least) [best, least] = [first, loss];
     }
-    kept[best] = false;
-    eliminate(weights, inverse, size, best);
+    for (let input = best; input < best + together; input++) {
+      kept[input] = false;
+      eliminate(weights, inverse, size, input);
+    }
   }
   return kept;
 }

@@ -9,7 +9,7 @@ import { SlimViTError } from "../../src/errors.ts";
 import { denseTokens, type Model, type Tensors } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
 import { type StoredTensor, writeSafetensors } from "../../src/format/safetensors.ts";
-import { forward } from "../../src/tfjs/forward.ts";
+import { type ForwardOptions, type ForwardOutput, forward } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { architectureOf, claimOutput, readModelFolder, withStep, writeModel } from "../models/folders.ts";
 import { reportHtml } from "../report/report.ts";
@@ -17,7 +17,7 @@ import { percent, say } from "../shared/terminal.ts";
 import { decaysByDefault } from "../training/adamw.ts";
 import { openBackend } from "../training/backend.ts";
 import { removeCheckpoint, storedTensor } from "../training/checkpoint.ts";
-import { crossEntropy, smoothTargets, softDistillation } from "../training/losses.ts";
+import { labelLoss, learnsOf, smoothTargets, softLoss } from "../training/losses.ts";
 import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "../training/options.ts";
 import { historyFiles } from "../training/scalars.ts";
 import { openTeacher } from "../training/teacher.ts";
@@ -28,6 +28,7 @@ import {
   foldZeta,
   isZeta,
   type MaskMode,
+  mergesTokens,
   type PatchForm,
   patchGates,
   patchOptions,
@@ -55,7 +56,7 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
   claimOutput(options.out, options.force, [source, options.teacher, ...options.data]);
   const model = readModelFolder(source);
   const arch = architectureOf(model.manifest);
-  requireDense(model, source);
+  requireDense(model, source, options);
   const { dataset, data, validation } = await openTrainData(options, model.manifest);
   const backend = await openBackend(options.backend, options.precision);
   const { tf } = backend;
@@ -71,13 +72,14 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
   for (const [name, weight] of weights) if (!options.masksOnly || /norm/.test(name)) trained.set(name, weight);
 
   const teacher = openTeacher(tf, options.teacher, model.manifest);
-  if (options.unlabelled && !teacher)
-    throw new SlimViTError("bad-option", "search: --unlabelled data needs a --teacher to learn from.");
+  /** Tokens that merge have no masks. */
+  const patchOf = (gates: Tensor[]): ForwardOptions =>
+    mergesTokens(arch) ? {} : patchOptions(tf, arch, gates, options.patchForm, options.tokens);
   const task: TrainTask = {
     name: "search",
     variables: trained,
     forward: (pixels, branchGates) => {
-      const patch = patchOptions(tf, arch, patchGates(tf, arch, zetas), options.patchForm, options.tokens);
+      const patch = patchOf(patchGates(tf, arch, zetas));
       return forward(tf, arch, foldZeta(tf, arch, weights, zetas), pixels, { ...patch, branchGates });
     },
     // The score form's factors are never negative; at 0 a token is gone, and its one-sided slope may bring it back.
@@ -91,7 +93,8 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
       };
     },
     figures: () => zetaQuantiles(zetas),
-    teacher: teacher?.logits,
+    teacher: teacher?.outputs,
+    learns: learnsOf(arch),
     classes: model.manifest.labels.length,
     depth: arch.blocks.length,
     rate: (name, lr) =>
@@ -109,8 +112,8 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
     weights,
     zetas,
     data,
-    (gates) => patchOptions(tf, arch, gates, options.patchForm, options.tokens),
-    baseLoss(tf, model, options, teacher?.logits),
+    patchOf,
+    baseLoss(tf, model, options, teacher?.outputs),
     options.seed,
   );
   await writeSearchFolder(
@@ -140,17 +143,20 @@ function baseLoss(
   teacher: ((pixels: Tensor) => Tensor) | undefined,
 ) {
   const classes = manifest.labels.length;
-  return (logits: Tensor, pixels: Tensor, labels: number[]): Tensor =>
-    teacher
-      ? softDistillation(tf, logits, teacher(pixels), tau, "batch")
-      : crossEntropy(tf, logits, tf.tensor2d(smoothTargets(labels, classes, 0), [labels.length, classes]));
+  const learns = learnsOf(manifest);
+  return ({ logits, features }: ForwardOutput, pixels: Tensor, labels: number[]): Tensor => {
+    if (teacher) return softLoss(tf, learns === "features" ? features : logits, teacher(pixels), tau, learns);
+    const targets = tf.tensor2d(smoothTargets(labels, classes, 0), [labels.length, classes]);
+    return labelLoss(tf, logits, targets, learns);
+  };
 }
 
 function clampPatchZetas(tf: TF, zetas: Variables): void {
   for (const [name, zeta] of zetas) if (familyOf(name) === "patch") zeta.assign(tf.tidy(() => tf.relu(zeta)));
 }
 
-function requireDense({ manifest }: Model, source: string): void {
+/** @throws SlimViTError `bad-input` for a slim model, `bad-option` for masks of tokens that merge */
+function requireDense({ manifest }: Model, source: string, { wPatch }: SearchOptions): void {
   const { blocks, headDim } = manifest;
   const heads = blocks[0].headDims.length;
   const dense = blocks.every(
@@ -160,6 +166,12 @@ function requireDense({ manifest }: Model, source: string): void {
       b.headDims.every((w) => w === headDim),
   );
   if (!dense) throw new SlimViTError("bad-input", `${source}: is already slim; search starts from a dense model.`);
+  if (mergesTokens(manifest) && wPatch > 0)
+    throw new SlimViTError(
+      "bad-option",
+      `${source}: merges tokens, which have no masks of their own after that. Give --w-patch 0 for masks of channels and ` +
+        "units alone, or search the model that was merged.",
+    );
 }
 
 /** How the masks spread: quantiles of ζ, and of tanh ζ for tokens, by family. */

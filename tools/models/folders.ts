@@ -6,15 +6,16 @@ import { constants, deflateSync, inflateSync } from "node:zlib";
 import { openWithoutDevice } from "../../src/engines/opening.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import { readFamily } from "../../src/format/family.ts";
-import type {
-  ActivationRanges,
-  Architecture,
-  Manifest,
-  Model,
-  SelfTest,
-  Tensors,
-  WeightsDtype,
-  WeightsFile,
+import {
+  type ActivationRanges,
+  type Architecture,
+  type Manifest,
+  MEANS,
+  type Model,
+  type SelfTest,
+  type Tensors,
+  type WeightsDtype,
+  type WeightsFile,
 } from "../../src/format/model.ts";
 import { readManifest, readModel } from "../../src/format/read.ts";
 import { checkSlabs } from "../../src/format/slabFields.ts";
@@ -40,6 +41,8 @@ export function splitSource(source: string): { dir: string; variant?: string } {
 
 /**
  * @param source a folder, or `folder#variant`
+ * @returns the model without its rule for unknown pictures: that holds for the very features that it was measured on, and what
+ * commands make of a model has others
  * @throws SlimViTError `bad-model` for a folder without slimvit.json, a missing weights file or a wrong hash; `bad-option`
  */
 export function readModelFolder(source: string, dtype?: WeightsDtype): Model {
@@ -54,7 +57,18 @@ export function readModelFolder(source: string, dtype?: WeightsDtype): Model {
   const { slabs } = readWeightsFile(dir, entry);
   const name = join(dir, entry.file);
   if (manifest.variants.length > 1) return readFamily(manifest, entry.dtype, slabs, name);
-  return readModel(manifest, entry.dtype, slabs[0], name);
+  return withoutRule(readModel(manifest, entry.dtype, slabs[0], name));
+}
+
+function withoutRule({ manifest, dtype, tensors }: Model): Model {
+  if (!manifest.head?.unknown) return { manifest, dtype, tensors };
+  const { unknown: _, ...head } = manifest.head;
+  const { taught: __, ...provenance } = manifest.provenance;
+  return {
+    manifest: { ...manifest, head, provenance },
+    dtype,
+    tensors: new Map([...tensors].filter(([key]) => key !== MEANS)),
+  };
 }
 
 /**
@@ -120,10 +134,14 @@ interface FolderContent {
   /** in any dtype, of which each of `dtypes` is made */
   tensors: Tensors | ((dtype: WeightsDtype) => Tensors);
   dtypes: WeightsDtype[];
+  /** tensors that are written as they are, whatever the dtype */
+  asTheyAre?: Tensors;
   /** further files, or what gives them for the manifest as written */
   extra?: Files | ((manifest: Manifest) => Files);
   /** of the int8 weights: what enters their linears */
   activations?: ActivationRanges;
+  /** further checks of what would be written; throws where it must not be */
+  check?: (manifest: Manifest) => Promise<void>;
 }
 
 /**
@@ -148,6 +166,7 @@ export async function writeModel(out: string, content: FolderContent, replace = 
       );
     }
   }
+  await content.check?.(written);
   writeFolder(out, files, replace);
   return manifest;
 }
@@ -180,13 +199,14 @@ export function writeModelFolder(
   return manifest;
 }
 
-function encodeFolder({ draft, tensors, dtypes, extra = {}, activations }: FolderContent) {
+function encodeFolder({ draft, tensors, dtypes, asTheyAre = new Map(), extra = {}, activations }: FolderContent) {
   const files: Files = {};
   const safetensors: Partial<Record<WeightsDtype, Uint8Array>> = {};
   const manifest = singleVariant({ ...draft, weights: [] });
   const selfTests: Partial<Record<WeightsDtype, SelfTest>> = {};
   for (const dtype of dtypes) {
     const encoded = encodeTensors(typeof tensors === "function" ? tensors(dtype) : tensors, dtype);
+    for (const [key, tensor] of asTheyAre) encoded.set(key, tensor);
     const bytes = writeWeights(encoded);
     const packed = dtype === "int8" ? pack(bytes) : undefined; // f16 hardly shrinks, and other tools read it as it is
     const file = `model.${dtype}.safetensors${packed ? ".zz" : ""}`;

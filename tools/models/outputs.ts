@@ -22,8 +22,8 @@ export type Files = Record<string, string | Uint8Array>;
 const OWN_FILES = [
   /^(slimvit|search)\.json$/,
   /^model\.(f32|f16|int8)\.safetensors(\.zz)?$/,
-  /^model\.onnx$/,
-  /^(zetas|importance)\.safetensors$/,
+  /^model(_quantized)?\.onnx$/,
+  /^(zetas|importance|taught)\.safetensors$/,
   /^(card\.md|report\.html|history\.json|scalars\.csv|recipe\.ya?ml)$/,
   /^events\.out\.tfevents\./,
   /^(LICENSE|NOTICE|README)(\.\w+)*$/,
@@ -75,13 +75,21 @@ export function requireOwn(out: string): void {
 function strangerIn(folder: string): string | undefined {
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
     const path = join(folder, entry.name);
-    if (entry.isFile() && OWN_FILES.some((own) => own.test(entry.name))) continue;
-    if (!entry.isDirectory() || !existsSync(join(path, "slimvit.json"))) return path;
+    if (entry.isFile() && isOwn(folder, entry.name)) continue;
+    if (!entry.isDirectory() || !isModel(path)) return path;
     const inside = strangerIn(path);
     if (inside !== undefined) return inside;
   }
   return undefined;
 }
+
+/** Configurations are an export's only beside its ONNX file: elsewhere they may be a checkpoint's. */
+function isOwn(folder: string, name: string): boolean {
+  if (/^(preprocessor_)?config\.json$/.test(name)) return isModel(folder) && existsSync(join(folder, "model.onnx"));
+  return OWN_FILES.some((own) => own.test(name));
+}
+
+const isModel = (folder: string) => existsSync(join(folder, "slimvit.json"));
 
 function requireWritable(out: string): void {
   let parent = dirname(resolve(out));

@@ -12,7 +12,11 @@ const VAL_PICTURES =
 export const trainOptions = (d: Recipe) => ({
   ...data("train"),
   unlabelled: flag("--unlabelled", "ignore class folders: distillation alone; a flat folder of pictures will do"),
-  teacher: optional("--teacher <model>", "model folder whose logits are distilled", path),
+  teacher: optional(
+    "--teacher <model>",
+    "model folder whose logits are distilled, or the embeddings of one without a head",
+    path,
+  ),
   out: OUT,
   force: FORCE,
   resume: flag("--resume", "go on from the checkpoint beside the output; one that fits is found without it"),

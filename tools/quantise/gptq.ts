@@ -7,7 +7,15 @@ import type { BlockShape, Model, Tensor as StoredTensor, Tensors } from "../../s
 import { MAX_ON_GRID, quantiseRows, scaleOf, stepOf } from "../../src/format/quantise.ts";
 import { float32 } from "../../src/format/read.ts";
 import { encodeTensors } from "../../src/format/write.ts";
-import { type BlockLinear, blockWeights, classify, embed, runBlock } from "../../src/tfjs/forward.ts";
+import {
+  type BlockLinear,
+  blockWeights,
+  classify,
+  embed,
+  runBlock,
+  type Stream,
+  tidyStream,
+} from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { evalPixels, type Picture, spread } from "../data/data.ts";
 import { architectureOf } from "../models/folders.ts";
@@ -67,49 +75,54 @@ export async function roundByInputs(tf: TF, model: Model, pictures: Picture[], s
   const progress = startProgress("rounding", arch.blocks.length);
   for (const [i, block] of arch.blocks.entries()) {
     const sums = new Map<BlockLinear, Tensor>();
-    for (const x of streams) {
+    for (const stream of streams) {
       tf.tidy(() => {
-        const onInput = (input: Tensor, name: BlockLinear) => {
-          const product = tf.matMul(input as tfjs.Tensor2D, input as tfjs.Tensor2D, true);
-          const before = sums.get(name);
-          sums.set(name, tf.keep(before ? tf.add(before, product) : product));
-          before?.dispose();
-        };
-        const options = { onInput, prefixOnly: true };
-        runBlock(tf, arch, i, blockWeights(tf, arch, i, variables, options), x, options);
+        const onInput = (input: Tensor, name: BlockLinear) => addMoments(tf, sums, name, input);
+        const options = { onInput, lastRowsOnly: true };
+        runBlock(tf, arch, i, blockWeights(tf, arch, i, variables, options), stream, options);
       });
     }
     for (const [name, moments] of sums) {
       await round(`blocks.${i}.${name}`, moments, name === "attn.proj" ? channels(block) : undefined);
       moments.dispose();
     }
-    streams = streams.map((x) => {
-      const next = tf.tidy(() => runBlock(tf, arch, i, blockWeights(tf, arch, i, variables), x, { prefixOnly: true }));
-      x.dispose();
+    streams = streams.map((stream) => {
+      const options = { lastRowsOnly: true };
+      const next = tidyStream(tf, () => runBlock(tf, arch, i, blockWeights(tf, arch, i, variables), stream, options));
+      tf.dispose(stream as never);
       return next;
     });
     progress.update(i + 1, "");
   }
   progress.stop();
-  // A distillation token's head is rounded by the class token's features, which are like its own.
-  const moments = tf.tidy(() => {
-    const features = tf.concat(streams.map((x) => classify(tf, arch, variables, x).features)) as tfjs.Tensor2D;
-    return tf.matMul(features, features, true);
-  });
-  await round("head", moments);
-  if (arch.prefixTokens === 2) await round("head_dist", moments);
-  tf.dispose([moments, ...streams, ...variables.values()]);
+  const sums = new Map<string, Tensor>();
+  for (const stream of streams) {
+    tf.tidy(() => {
+      classify(tf, arch, variables, stream, { onHead: (x, name) => addMoments(tf, sums, name, x) });
+    });
+  }
+  for (const [name, moments] of sums) await round(name, moments);
+  tf.dispose([...sums.values(), ...variables.values()]);
+  tf.dispose(streams as never[]);
   return { tensors, exact };
 }
 
+/** Adds Σ x xᵀ of a batch to what is there of `name`. */
+function addMoments<Name>(tf: TF, sums: Map<Name, Tensor>, name: Name, x: Tensor): void {
+  const product = tf.matMul(x as tfjs.Tensor2D, x as tfjs.Tensor2D, true) as Tensor;
+  const before = sums.get(name);
+  sums.set(name, tf.keep(before ? tf.add(before, product) : product));
+  before?.dispose();
+}
+
 /** Batches of pictures, as they enter the first block. */
-async function embedded(tf: TF, pictures: Picture[], of: (pixels: Tensor) => Tensor, { manifest }: Model) {
+async function embedded(tf: TF, pictures: Picture[], of: (pixels: Tensor) => Stream, { manifest }: Model) {
   const [height, width] = manifest.imageSize;
-  const streams: Tensor[] = [];
+  const streams: Stream[] = [];
   for (let first = 0; first < pictures.length; first += BATCH) {
     const some = pictures.slice(first, first + BATCH);
     const pixels = await Promise.all(some.map((picture) => evalPixels(picture, manifest.preprocess)));
-    streams.push(tf.tidy(() => of(tf.stack(pixels.map((values) => tf.tensor(values, [3, height, width]))))));
+    streams.push(tidyStream(tf, () => of(tf.stack(pixels.map((values) => tf.tensor(values, [3, height, width]))))));
   }
   return streams;
 }

@@ -1,12 +1,13 @@
 /** slimvit export MODEL -o DIR --dtype f32,f16,int8 [--onnx]: weights for shipping, and a standalone .onnx. */
 import { basename, resolve } from "node:path";
-import { writeOnnx } from "../../src/engines/onnx/graph.ts";
 import { SlimViTError } from "../../src/errors.ts";
-import type { Manifest, Model, WeightsDtype } from "../../src/format/model.ts";
+import type { Manifest, Model, Tensors, WeightsDtype } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { openDataset, type Split } from "../data/data.ts";
 import { cardText } from "../models/card.ts";
 import { claimOutput, readModelFolder, withStep, writeModel } from "../models/folders.ts";
+import { checkOnnxFiles, onnxFiles } from "../models/onnx.ts";
+import type { Files } from "../models/outputs.ts";
 import { digestData, environmentOf } from "../models/provenance.ts";
 import { activationRanges } from "../quantise/activations.ts";
 import { GPTQ_PICTURES, roundByInputs } from "../quantise/gptq.ts";
@@ -45,25 +46,35 @@ export async function exportModel(
     dtype: options.dtype,
     ...rounded?.recorded,
   });
-  const onnx: Record<string, Uint8Array> = options.onnx ? { "model.onnx": writeOnnx(model) } : {};
-  const extra = (manifest: Manifest) => ({ ...onnx, "card.md": cardText(manifest) });
   const { out, dtype, force } = options;
   const tensors = (d: WeightsDtype) => (d === "int8" && rounded ? rounded.tensors : model.tensors);
+  let onnx: Files = {};
+  const extra = (manifest: Manifest) => {
+    if (options.onnx) onnx = onnxFiles({ ...model, manifest }, int8Model(manifest, tensors("int8")));
+    return { ...onnx, "card.md": cardText(manifest) };
+  };
   const activations = dtype.includes("int8")
     ? await calibrate({ ...model, tensors: tensors("int8") }, options)
     : undefined;
-  const content = { draft: { ...draft, name, provenance }, tensors, dtypes: dtype, extra, activations };
+  const check = (manifest: Manifest) => checkOnnxFiles(onnx, manifest);
+  const content = { draft: { ...draft, name, provenance }, tensors, dtypes: dtype, extra, activations, check };
   const manifest = await writeModel(out, content, force);
   const files = Object.fromEntries(manifest.weights.map(({ file, bytes }) => [file, bytes]));
-  for (const [file, bytes] of Object.entries(onnx)) files[file] = bytes.length;
+  for (const [file, content] of Object.entries(onnx)) if (file.endsWith(".onnx")) files[file] = content.length;
   for (const [file, bytes] of Object.entries(files)) say(`export: ${file} ${(bytes / 1e6).toFixed(2)} MB`);
   return { files };
+}
+
+/** undefined where the folder has no int8 weights. */
+function int8Model(manifest: Manifest, tensors: Tensors): Model | undefined {
+  const hasInt8 = manifest.weights.some(({ dtype }) => dtype === "int8");
+  return hasInt8 ? { manifest, dtype: "int8", tensors: encodeTensors(tensors, "int8") } : undefined;
 }
 
 /** Of the int8 weights; undefined without pictures. */
 async function calibrate(model: Model, { data, split = "train" }: ExportOptions) {
   if (!data?.length) return undefined;
-  const { pictures } = await openDataset(data, split);
+  const { pictures } = await openDataset(data, split, { unlabelled: true });
   return activationRanges({ ...model, dtype: "int8", tensors: encodeTensors(model.tensors, "int8") }, pictures);
 }
 

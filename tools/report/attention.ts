@@ -1,11 +1,16 @@
-/** Where the class token looks, block by block, in several models on the same pictures: one HTML fragment. */
+/**
+ * Where the class token looks, or where there is none all tokens in the mean, block by block, in several models on the same
+ * pictures: one HTML fragment.
+ */
 import { readFileSync } from "node:fs";
 import { basename } from "node:path";
 import sharp from "sharp";
 import { openEngine } from "../../src/engines/auto.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
-import { type Model, patchGrid } from "../../src/format/model.ts";
+import { type Head, type Label, type Model, patchGrid } from "../../src/format/model.ts";
 import { preprocess } from "../../src/image/resample.ts";
+import { attentionOverPatches } from "../../src/reference/insight.ts";
+import { sigmoid, softmax } from "../../src/reference/scores.ts";
 import { decode } from "../data/data.ts";
 import { readModelFolder } from "../models/folders.ts";
 import { percent } from "../shared/terminal.ts";
@@ -15,10 +20,9 @@ import { escaped } from "./html.ts";
 export interface Looked {
   /** the picture as the model sees it, a JPEG */
   seen: Buffer;
-  /** the best class and its score */
-  label: string;
-  score: number;
-  /** for each block, the class token's attention over `keepIdx`; empty without heads */
+  /** the best class and its score; none of an embedding model */
+  best?: { label: string; score: number };
+  /** for each block, attention over `keepIdx`; empty without heads */
   attention: Float32Array[];
 }
 
@@ -30,15 +34,15 @@ export async function lookAt(models: Model[], files: string[]): Promise<Looked[]
   const pictures = await Promise.all(files.map(async (file) => decode(readPicture(file), file)));
   const looked: Looked[][] = files.map(() => []);
   for (const model of models) {
-    const { preprocess: how, labels } = model.manifest;
+    const { preprocess: how, labels, head } = model.manifest;
     const { engine } = await openEngine("simd", model);
     try {
       for (const [k, picture] of pictures.entries()) {
         const pixels = preprocess(picture, how);
-        const { logits, attention } = await engine.run(pixels, { explain: true });
-        const best = logits.reduce((top, v, i) => (v > logits[top] ? i : top), 0);
-        const score = 1 / logits.reduce((sum, v) => sum + Math.exp(v - logits[best]), 0);
-        looked[k].push({ seen: await toJpeg(pixels, model), label: labels[best].label, score, attention: attention! });
+        const { logits, attention, groups } = await engine.run(pixels, { explain: true });
+        const maps = groups ? attentionOverPatches(model.manifest, attention!, groups) : attention!;
+        const best = head && bestOf(logits, labels, head.scores);
+        looked[k].push({ seen: await toJpeg(pixels, model), ...(best && { best }), attention: maps });
       }
     } finally {
       engine.dispose();
@@ -46,6 +50,13 @@ export async function lookAt(models: Model[], files: string[]): Promise<Looked[]
   }
   return looked;
 }
+
+function bestOf(logits: Float32Array, labels: Label[], scores: Head["scores"]): Looked["best"] {
+  const best = logits.reduce((top, v, i) => (v > logits[top] ? i : top), 0);
+  return { label: labels[best].label, score: SCORES[scores](logits)[best] };
+}
+
+const SCORES = { softmax, sigmoid };
 
 function readPicture(file: string): Buffer {
   try {
@@ -82,7 +93,8 @@ export async function attentionHtml(sources: string[], files: string[]): Promise
   return `<style>${STYLE}</style>
 <h2>Where the class token looks</h2>
 <p>Attention of the class token in each block, averaged over the block's heads: the brighter, the more; each map by its own
-largest value. Grey patches are gone.</p>
+largest value. Grey patches are gone. Patches that have merged share their attention. In a model without a class token it is
+the mean of all tokens' attention.</p>
 ${parts.join("\n")}`;
 }
 
@@ -93,7 +105,7 @@ const STYLE = `
 .looks .map img { display: block; width: 100%; height: 100%; image-rendering: pixelated; }
 `;
 
-async function modelRow({ manifest }: Model, { seen, label, score, attention }: Looked): Promise<string> {
+async function modelRow({ manifest }: Model, { seen, best, attention }: Looked): Promise<string> {
   const [rows, columns] = patchGrid(manifest);
   const maps = await Promise.all(
     attention.map(async (weights, i) => {
@@ -108,7 +120,7 @@ async function modelRow({ manifest }: Model, { seen, label, score, attention }: 
     }),
   );
   const shape = `aspect-ratio: ${columns} / ${rows}`;
-  return `<div>${escaped(manifest.name)}: ${escaped(label)}, ${percent(score)}</div>
+  return `<div>${escaped(manifest.name)}${best ? `: ${escaped(best.label)}, ${percent(best.score)}` : ""}</div>
 <div class="looks" style="--seen: url(data:image/jpeg;base64,${seen.toString("base64")})">
 ${[figure("as the model sees it", ""), ...maps].join("\n").replaceAll('class="map"', `class="map" style="${shape}"`)}
 </div>`;

@@ -12,7 +12,11 @@ export interface AdamWOptions {
 
 /** No decay on vectors, biases, embeddings and prefix tokens. */
 export function decaysByDefault(name: string, variable: Tensor): boolean {
-  return variable.rank > 1 && !name.endsWith(".bias") && !/^(pos_embed|(cls|dist|reg)_token)$|\.rel_bias$/.test(name);
+  return (
+    variable.rank > 1 &&
+    !name.endsWith(".bias") &&
+    !/^(pos_embed|(cls|dist|reg)_token)$|\.(rel_bias|rope_freqs)$/.test(name)
+  );
 }
 
 /**

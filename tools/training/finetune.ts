@@ -2,7 +2,7 @@
  * slimvit finetune MODEL --data D -o OUT: a new head for D's classes, all weights trained on its labels; with
  * --image-size, position embeddings and keep-lists are resampled first.
  */
-import { featureDim, type Model, type Tensors } from "../../src/format/model.ts";
+import { featureDim, MEANS, type Model, type Tensors } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
 import { openDataset } from "../data/data.ts";
 import { claimOutput, readModelFolder } from "../models/folders.ts";
@@ -37,6 +37,7 @@ function withNewHead(model: Model, classNames: string[]): Model {
   const tensors: Tensors = new Map(
     [...model.tensors].map(([name, { shape }]) => [name, { dtype: "F32", shape, data: float32(model.tensors, name) }]),
   );
+  tensors.delete(MEANS); // of the classes before
   for (const head of manifest.distilled ? ["head", "head_dist"] : ["head"]) {
     tensors.set(`${head}.weight`, {
       dtype: "F32",

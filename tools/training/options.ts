@@ -28,14 +28,29 @@ export async function openTrainData(
   options: TrainOptions,
   manifest: Manifest,
 ): Promise<{ dataset: Dataset; data: TrainData; validation: Validation | undefined }> {
-  const dataset = await openDataset(options.data, options.split, options);
-  if (!options.unlabelled) requireClasses(dataset.classNames);
-  const indices = options.unlabelled ? undefined : labelIndices(dataset.classNames, manifest.labels);
+  const embeds = !manifest.head;
+  requireTeacher(options, manifest);
+  const unlabelled = embeds || options.unlabelled;
+  const dataset = await openDataset(options.data, options.split, { unlabelled });
+  if (!unlabelled) requireClasses(dataset.classNames);
+  const indices = unlabelled ? undefined : labelIndices(dataset.classNames, manifest.labels);
   const { preprocess } = manifest;
   const { minScale, randaugment, erase } = options;
   const augmentation = { minScale, flip: true, randaugment, erase };
   const data: TrainData = { pictures: dataset.pictures, indices, preprocess, augmentation };
-  return { dataset, data, validation: await openValidation(options, data) };
+  return { dataset, data, validation: await openValidation(options, data, embeds) };
+}
+
+/** @throws SlimViTError `bad-option` where there is neither a label nor a teacher to learn from */
+function requireTeacher({ unlabelled, teacher }: TrainOptions, { name, head }: Manifest): void {
+  if (teacher) return;
+  if (!head)
+    throw new SlimViTError(
+      "bad-option",
+      `${name}: has no classifier. Give a --teacher, whose embeddings it learns, or make it a classifier first with ` +
+        '"slimvit finetune" or "slimvit classes".',
+    );
+  if (unlabelled) throw new SlimViTError("bad-option", "--unlabelled data needs a --teacher to learn from.");
 }
 
 /** @throws SlimViTError `bad-input` for data of a single class, from which nothing can be learnt */

@@ -4,7 +4,7 @@
 import { existsSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
-import type { Architecture, Model, Tensors } from "../../src/format/model.ts";
+import { type Architecture, MEANS, type Model, type Tensors } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { forward } from "../../src/tfjs/forward.ts";
 import { resizeModel } from "../checkpoints/resize.ts";
@@ -16,6 +16,7 @@ import { reportHtml } from "../report/report.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { openBackend } from "./backend.ts";
 import { checkpointPath, removeCheckpoint, storedTensor } from "./checkpoint.ts";
+import { learnsOf } from "./losses.ts";
 import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "./options.ts";
 import { historyFiles } from "./scalars.ts";
 import { openTeacher } from "./teacher.ts";
@@ -31,7 +32,32 @@ export interface RetrainOptions extends TrainOptions {
 
 export async function retrain(source: string, options: RetrainOptions): Promise<TrainReport> {
   claimOutput(options.out, options.force, [source, options.teacher, ...options.data]);
-  return trainWeights("retrain", readModelFolder(source), options);
+  const model = withoutUnknown(readModelFolder(source));
+  if (options.ghost) requireNoPlaces(model.manifest, source);
+  return trainWeights("retrain", model, options);
+}
+
+/** A taught model's rule for unknown pictures is measured on features that training changes. */
+function withoutUnknown(model: Model): Model {
+  const { head } = model.manifest;
+  if (!head?.unknown) return model;
+  say(
+    "retrain: the rule for unknown pictures is left out, as the embeddings change; teach the model again to have one",
+  );
+  const { unknown: _, ...rest } = head;
+  const tensors = new Map(model.tensors);
+  tensors.delete(MEANS);
+  return { ...model, manifest: { ...model.manifest, head: rest }, tensors };
+}
+
+/** @throws SlimViTError `unsupported` where what a removed token was depends on its place */
+function requireNoPlaces({ position }: Architecture, source: string): void {
+  if (position === "learned") return;
+  throw new SlimViTError(
+    "unsupported",
+    `${source}: has ${position === "rope" ? "rotary" : "relative"} positions, and a ghost stands for removed tokens of all places. ` +
+      "Leave out --ghost.",
+  );
 }
 
 /** Share of the training after which no ghost is left: the rest trains what ships. */
@@ -71,8 +97,6 @@ export async function trainWeights(
     [...encodeTensors(start, "f32")].map(([name, { shape, data }]) => [name, { shape, data: data as Float32Array }]),
   );
   const teacher = openTeacher(tf, options.teacher, model.manifest);
-  if (options.unlabelled && !teacher)
-    throw new SlimViTError("bad-option", `${name}: --unlabelled data needs a --teacher to learn from.`);
   const task: TrainTask = {
     name,
     variables,
@@ -81,7 +105,8 @@ export async function trainWeights(
       const ghosts = options.ghost ? { ghosts: ghostsAt(arch, progress) } : {};
       return forward(tf, arch, weights, pixels, { branchGates, ...ghosts });
     },
-    teacher: teacher?.logits,
+    teacher: teacher?.outputs,
+    learns: learnsOf(arch),
     classes: model.manifest.labels.length,
     depth: arch.blocks.length,
     ...(rate && { rate }),

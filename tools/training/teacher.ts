@@ -1,6 +1,7 @@
 /** Fixed networks in TensorFlow.js: whom a student learns from. */
 
-import type { Manifest, Model, Preprocess } from "../../src/format/model.ts";
+import { SlimViTError } from "../../src/errors.ts";
+import { featureDim, type Manifest, type Model, type Preprocess } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
 import { forward } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
@@ -18,27 +19,39 @@ export function weightsOnBackend(tf: TF, { tensors }: Model): Map<string, Tensor
 }
 
 export interface Teacher {
-  /** the student's pixels [batch, 3, height, width] → [batch, classes] */
-  logits(pixels: Tensor): Tensor;
+  /** the student's pixels [batch, 3, height, width] → [batch, classes], or for a student without a head features */
+  outputs(pixels: Tensor): Tensor;
   dispose(): void;
 }
 
 /**
  * @param folder of the teacher; without one there is none
- * @throws SlimViTError `bad-option` for a teacher with other classes; the same in another order are found by their names
+ * @throws SlimViTError `bad-option` for a teacher with other classes or scores; the same classes in another order are found by
+ *   their names. For a student without a head: `bad-option` for a teacher whose features are of another width
  */
 export function openTeacher(tf: TF, folder: string | undefined, student: Manifest): Teacher | undefined {
   if (folder === undefined) return undefined;
   const model = readModelFolder(folder);
   const { manifest } = model;
-  const order = classOrder(student.labels, manifest.labels, folder);
+  if (!student.head && featureDim(manifest) !== featureDim(student))
+    throw new SlimViTError(
+      "bad-option",
+      `${folder}: its embeddings have ${featureDim(manifest)} numbers, the model's ${featureDim(student)}; give a teacher of the same space.`,
+    );
+  if (student.head && manifest.head && manifest.head.scores !== student.head.scores)
+    throw new SlimViTError(
+      "bad-option",
+      `${folder}: its scores are made by ${manifest.head.scores}, the model's by ${student.head.scores}; give a teacher of the same kind.`,
+    );
+  const order = student.head ? classOrder(student.labels, manifest.labels, folder) : [];
   const isSorted = order.every((place, index) => place === index);
   const weights = weightsOnBackend(tf, model);
   return {
-    logits: (pixels) =>
+    outputs: (pixels) =>
       tf.tidy(() => {
         const own = adapted(tf, pixels, student.preprocess, manifest.preprocess);
-        const { logits } = forward(tf, manifest, weights, own);
+        const { logits, features } = forward(tf, manifest, weights, own);
+        if (!student.head) return features;
         return isSorted ? logits : (tf.gather(logits, order, 1) as Tensor);
       }),
     dispose: () => tf.dispose([...weights.values()]),

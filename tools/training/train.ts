@@ -15,7 +15,7 @@ import { AdamW } from "./adamw.ts";
 import type { Backend } from "./backend.ts";
 import { type Batch, stepsPerEpoch, type TrainData, trainBatches } from "./batches.ts";
 import { type CheckpointedTask, restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
-import { baseLoss, mixTargets, smoothTargets } from "./losses.ts";
+import { baseLoss, type Learns, mixTargets, smoothTargets } from "./losses.ts";
 import type { Recipe } from "./recipe.ts";
 import { type Accuracy, accuracyMeter, accuracySummary, accuracyText, type Validation } from "./validation.ts";
 
@@ -29,7 +29,10 @@ export interface TrainTask extends CheckpointedTask {
   forward(pixels: Tensor, branchGates: ForwardOptions["branchGates"], progress: number): ForwardOutput;
   /** further terms, already weighted, by name */
   penalties?(): Record<string, Tensor>;
+  /** pixels → what is learnt from it: logits, or features */
   teacher?: (pixels: Tensor) => Tensor;
+  /** softmax unless given */
+  learns?: Learns;
   classes: number;
   depth: number;
   /** the recipe's rate → this variable's */
@@ -53,6 +56,8 @@ export interface TrainReport {
   /** of the weights that are the result, where it was measured; shares of `valPictures` pictures */
   valTop1?: number;
   valAgreement?: number;
+  /** of an embedding model: mean cosine of its features with the teacher's */
+  valCosine?: number;
   valPictures?: number;
   /** a line every few steps: step and the terms' values; where accuracy was measured, that too, at step 0 alone */
   history: Record<string, number>[];
@@ -93,8 +98,11 @@ async function trainSteps(tf: TF, task: TrainTask, recipe: Recipe, interrupts: I
   /** Of what the run would end with at this step: with EMA, of the averaged weights. */
   const measure = async (at: number): Promise<Accuracy> => {
     const began = performance.now();
-    const logitsOf = (pixels: Tensor) => task.forward(pixels, undefined, at / total).logits;
-    const accuracy = await withAverages(tf, task.variables, ema, () => meter!(logitsOf));
+    const outputsOf = (pixels: Tensor) => {
+      const { logits, features } = task.forward(pixels, undefined, at / total);
+      return task.learns === "features" ? features : logits;
+    };
+    const accuracy = await withAverages(tf, task.variables, ema, () => meter!(outputsOf));
     measured += performance.now() - began;
     return accuracy;
   };
@@ -174,6 +182,7 @@ async function trainSteps(tf: TF, task: TrainTask, recipe: Recipe, interrupts: I
     waitShare: waited / 1000 / seconds,
     ...("val.top1" in last && { valTop1: last["val.top1"] }),
     ...("val.agreement" in last && { valAgreement: last["val.agreement"] }),
+    ...("val.cosine" in last && { valCosine: last["val.cosine"] }),
     ...(meter && { valPictures: task.validation!.pictures.length }),
     history,
   };
@@ -225,7 +234,7 @@ async function gradientsOf(
     const gates = dropPathGates(tf, task.depth, batch.size, recipe.dropPath, rng);
     const { value, grads } = tf.variableGrads(() => {
       const parts: Record<string, Tensor> = {
-        ...baseLoss(tf, recipe, task.forward(pixels, gates, progress), targets, teacher),
+        ...baseLoss(tf, recipe, task.forward(pixels, gates, progress), targets, teacher, task.learns),
         ...task.penalties?.(),
       };
       for (const [name, term] of Object.entries(parts)) kept[name] = tf.keep(term.clone());

@@ -17,20 +17,24 @@ export interface Validation {
   /** the model's output index by class folder; none for unlabelled data, of which only agreement is known */
   indices?: Map<string, number>;
   preprocess: Preprocess;
+  /** of an embedding model, whose outputs are features */
+  embeds?: boolean;
 }
 
-/** Shares of the pictures, by their names in the history. */
-export type Accuracy = { "val.top1"?: number; "val.agreement"?: number };
+/** Shares of the pictures, and of an embedding model the mean cosine, by their names in the history. */
+export type Accuracy = { "val.top1"?: number; "val.agreement"?: number; "val.cosine"?: number };
 
 export const MEASURES: [key: keyof Accuracy, what: string][] = [
   ["val.top1", "top-1"],
   ["val.agreement", "agreement with the teacher"],
+  ["val.cosine", "cosine with the teacher's embeddings"],
 ];
 
 /** @returns nothing where it is turned off, or where every picture of val is trained on or there is none */
 export async function openValidation(
   { data: sources, split, valPictures }: { data: string[]; split: Split; valPictures: number },
   { indices, preprocess }: TrainData,
+  embeds = false,
 ): Promise<Validation | undefined> {
   if (valPictures === 0) return undefined;
   const none = (why: string) => void say(`accuracy over the steps is not measured: ${why}`);
@@ -45,22 +49,22 @@ export async function openValidation(
   }
   const known = found.filter(({ className }) => !indices || indices.has(className));
   if (!known.length) return none("the data has no val pictures");
-  return { pictures: spread(known, valPictures), ...(indices && { indices }), preprocess };
+  return { pictures: spread(known, valPictures), ...(indices && { indices }), preprocess, ...(embeds && { embeds }) };
 }
 
 /**
  * @param batch pictures computed at once
- * @param teacher pixels → logits; its answers are kept, as the pictures stay the same
- * @returns measures a network, [batch, 3, height, width] → [batch, classes]
+ * @param teacher pixels → logits or features; its answers are kept, as the pictures stay the same
+ * @returns measures a network, [batch, 3, height, width] → [batch, classes], or features of an embedding model
  */
 export function accuracyMeter(
   tf: TF,
-  { pictures, indices, preprocess }: Validation,
+  { pictures, indices, preprocess, embeds }: Validation,
   batch: number,
   teacher?: (pixels: Tensor) => Tensor,
-): (logitsOf: (pixels: Tensor) => Tensor) => Promise<Accuracy> {
+): (outputsOf: (pixels: Tensor) => Tensor) => Promise<Accuracy> {
   const [height, width] = preprocess.crop;
-  const taught = new Map<string, number | undefined>();
+  const taught = new Map<string, Float32Array>();
   const broken = new Set<Picture>();
   const load = async (first: number) => {
     const loaded = await Promise.all(
@@ -80,36 +84,50 @@ export function accuracyMeter(
       { indices, preprocess },
     );
   };
-  /** Of each picture the class that scores highest, undefined where there is none (ranks.ts). */
-  const classesOf = async (logits: () => Tensor) => {
-    const scores = tf.tidy(() => tf.clone(logits()));
-    const [, classes] = scores.shape as [number, number];
+  /** Each picture's outputs. */
+  const rowsOf = async (outputs: () => Tensor) => {
+    const scores = tf.tidy(() => tf.clone(outputs()));
+    const [count, width] = scores.shape as [number, number];
     const values = (await scores.data()) as Float32Array;
     scores.dispose();
-    return Array.from({ length: values.length / classes }, (_, k) =>
-      bestClass(values.subarray(k * classes, (k + 1) * classes)),
-    );
+    return Array.from({ length: count }, (_, k) => values.subarray(k * width, (k + 1) * width));
   };
-  return async (logitsOf) => {
-    let [n, right, agreed] = [0, 0, 0];
+  return async (outputsOf) => {
+    let [n, right, agreed, cosines] = [0, 0, 0, 0];
     let next = load(0);
     for (let first = 0; first < pictures.length; first += batch) {
       const { size, pixels, labels, names } = await next;
       next = load(first + batch);
       if (size === 0) continue;
       const input = tf.tensor4d(pixels, [size, 3, height, width]);
-      const classes = await classesOf(() => logitsOf(input));
+      const rows = await rowsOf(() => outputsOf(input));
       if (teacher && names.some((name) => !taught.has(name)))
-        (await classesOf(() => teacher(input))).forEach((best, k) => void taught.set(names[k], best));
+        (await rowsOf(() => teacher(input))).forEach((row, k) => void taught.set(names[k], row));
       input.dispose();
       n += size;
+      if (embeds) {
+        names.forEach((name, k) => {
+          cosines += cosine(rows[k], taught.get(name)!);
+        });
+        continue;
+      }
+      const classes = rows.map(bestClass); // undefined where none scores highest
       right += labels.filter((label, k) => label === classes[k]).length;
-      agreed += names.filter((name, k) => classes[k] !== undefined && taught.get(name) === classes[k]).length;
+      if (teacher)
+        agreed += names.filter(
+          (name, k) => classes[k] !== undefined && bestClass(taught.get(name)!) === classes[k],
+        ).length;
     }
     await next;
     if (n === 0) return {};
+    if (embeds) return { "val.cosine": cosines / n };
     return { ...(indices && { "val.top1": right / n }), ...(teacher && { "val.agreement": agreed / n }) };
   };
+}
+
+function cosine(a: Float32Array, b: Float32Array): number {
+  const dot = a.reduce((sum, v, k) => sum + v * b[k], 0);
+  return dot / (Math.hypot(...a) * Math.hypot(...b) || 1);
 }
 
 /** "top-1 81.2 %, agreement with the teacher 90.1 %" */

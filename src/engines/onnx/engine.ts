@@ -4,11 +4,12 @@
  */
 import type * as Ort from "onnxruntime-web/wasm";
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
-import type { Manifest, Model } from "../../format/model.ts";
+import type { Model } from "../../format/model.ts";
 import type { Engine, EngineOptions, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
 import type { DeviceWatch } from "../gpuDevice.ts";
 import { importPackage, inNode } from "../installedPackages.ts";
-import { writeOnnx } from "./graph.ts";
+import { explainResults } from "./explain.ts";
+import { INPUT, type OnnxOptions, writeOnnx } from "./graph.ts";
 
 export type Runtime = typeof Ort;
 type Name = "onnx-wasm" | "onnx-webgpu";
@@ -31,8 +32,9 @@ export const openOnnx: OpenEngine = async (model, options) => {
     throw notLoaded("onnx-wasm", url, error);
   }
   setUp(runtime, options.threads, url);
-  const session = await createSession(runtime, model, "wasm");
-  return new OnnxEngine("onnx-wasm", runtime, session, model.manifest, runtime.env.wasm.numThreads ?? 1);
+  const open: OpenSession = (graph) => createSession(runtime, model, "wasm", graph);
+  const session = await open({});
+  return new OnnxEngine("onnx-wasm", runtime, model, session, open, runtime.env.wasm.numThreads ?? 1);
 };
 
 /** Runtimes whose settings are taken: onnxruntime-web hears of none after its first session. */
@@ -70,14 +72,17 @@ export function setUp(runtime: Runtime, threads = 1, url?: string): void {
   if (url !== undefined) wasm.wasmPaths = new URL("./", new URL(url, globalThis.location?.href)).href;
 }
 
+/** A session on the engine's own device. */
+export type OpenSession = (graph: OnnxOptions) => Promise<Ort.InferenceSession>;
+
 export async function createSession(
   { InferenceSession }: Runtime,
   model: Model,
   provider: Ort.InferenceSession.ExecutionProviderConfig,
-  graph = writeOnnx(model),
+  graph: OnnxOptions,
 ): Promise<Ort.InferenceSession> {
   try {
-    return await InferenceSession.create(graph, {
+    return await InferenceSession.create(writeOnnx(model, graph), {
       executionProviders: [provider],
       executionMode: "sequential",
       graphOptimizationLevel: "all",
@@ -96,38 +101,45 @@ function failure(what: string, error: unknown): SlimViTError {
 
 export class OnnxEngine implements Engine {
   private disposed = false;
+  /** opened when it is first asked for; it has the weights once more */
+  private explaining: Promise<Ort.InferenceSession> | undefined;
 
   constructor(
     readonly name: Name,
     private readonly runtime: Runtime,
+    private readonly model: Model,
     private readonly session: Ort.InferenceSession,
-    private readonly manifest: Manifest,
+    private readonly open: OpenSession,
     readonly threads: number,
     private readonly watch?: DeviceWatch,
   ) {}
 
-  async run(pixels: Float32Array, options: RunOptions = {}): Promise<RunOutput> {
+  async run(pixels: Float32Array, { signal, profile, explain }: RunOptions = {}): Promise<RunOutput> {
     if (this.disposed) throw new SlimViTError("disposed", "This engine has been disposed of.");
-    for (const option of ["profile", "explain"] as const) {
-      if (options[option]) {
-        throw new SlimViTError(
-          "unsupported",
-          `Engine "${this.name}" cannot ${option}; use "simd", "tfjs-webgpu" or "reference".`,
-        );
-      }
+    if (profile) {
+      const advice = 'use "simd", "tfjs-webgpu" or "reference"';
+      throw new SlimViTError(
+        "unsupported",
+        `Engine "${this.name}" runs the network as a whole, so cannot profile; ${advice}.`,
+      );
     }
-    throwIfAborted(options.signal);
-    const output = await (this.watch?.guard(() => this.infer(pixels)) ?? this.infer(pixels));
-    throwIfAborted(options.signal);
+    throwIfAborted(signal);
+    const output = await (this.watch?.guard(() => this.infer(pixels, explain)) ?? this.infer(pixels, explain));
+    throwIfAborted(signal);
     return output;
   }
 
-  private async infer(pixels: Float32Array): Promise<RunOutput> {
-    const { name, imageSize } = this.manifest;
+  private async infer(pixels: Float32Array, explain?: boolean): Promise<RunOutput> {
+    const { name, imageSize } = this.model.manifest;
+    if (explain) this.explaining ??= this.open({ explain });
+    const session = explain ? await this.explaining! : this.session;
     try {
       const input = new this.runtime.Tensor("float32", pixels, [1, 3, ...imageSize]);
-      const { logits, features } = await this.session.run({ pixels: input });
-      return { logits: await values(logits), features: await values(features) };
+      const outputs = await session.run({ [INPUT]: input });
+      const results: Record<string, Float32Array> = {};
+      for (const [key, tensor] of Object.entries(outputs)) results[key] = (await tensor.getData()) as Float32Array;
+      const { logits = new Float32Array(0), features } = results;
+      return { logits, features, ...(explain && explainResults(this.model.manifest, results)) };
     } catch (error) {
       throw failure(`could not run ${name}`, error);
     }
@@ -136,13 +148,9 @@ export class OnnxEngine implements Engine {
   dispose(): void {
     if (this.disposed) return;
     this.disposed = true;
-    this.session
-      .release()
-      .catch(() => {}) // nothing is left to be told
-      .finally(() => this.watch?.close());
+    const sessions = [Promise.resolve(this.session), ...(this.explaining ? [this.explaining] : [])];
+    // A failure to release leaves nothing that anybody could do.
+    const released = sessions.map((session) => session.then((opened) => opened.release()).catch(() => {}));
+    void Promise.all(released).finally(() => this.watch?.close());
   }
-}
-
-async function values(tensor: Ort.Tensor): Promise<Float32Array> {
-  return (await tensor.getData()) as Float32Array;
 }

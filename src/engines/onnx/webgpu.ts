@@ -6,16 +6,16 @@ import {
   createSession,
   notLoaded,
   OnnxEngine,
+  type OpenSession,
   PACKAGE,
   type Runtime,
   runtimeFrom,
   setUp,
   WEBGPU_BUILD,
 } from "./engine.ts";
-import { writeOnnx } from "./graph.ts";
 
 /**
- * Computes in f16 where the weights are f16 and the adapter has shader-f16, else in f32. Each engine has a device of its
+ * Computes in f16 where the weights are f16, no tokens merge and the adapter has shader-f16, else in f32. Each engine has a device of its
  * own, whose end frees all that the engine held.
  * @throws SlimViTError as `openOnnx`; `unsupported` without an adapter; `device-lost`
  */
@@ -24,11 +24,12 @@ export const openOnnxWebgpu: OpenEngine = async (model, options) => {
   try {
     const watch = new DeviceWatch("onnx-webgpu", device);
     const runtime = await loadRuntime(options);
-    const graph = writeOnnx(model, model.dtype === "f16" && device.features.has(HALF) ? encodeFloat16 : undefined);
-    const session = await watch.guard(() =>
-      inTurn(() => createSession(runtime, model, { name: "webgpu", device }, graph)),
-    );
-    return new OnnxEngine("onnx-webgpu", runtime, session, model.manifest, 1, watch);
+    // Which tokens merge depends on the last bits of their keys, which f16 does not have.
+    const merges = model.manifest.blocks.some(({ merge }) => merge > 0);
+    const half = model.dtype === "f16" && device.features.has(HALF) && !merges ? encodeFloat16 : undefined;
+    const open: OpenSession = (graph) =>
+      watch.guard(() => inTurn(() => createSession(runtime, model, { name: "webgpu", device }, { half, ...graph })));
+    return new OnnxEngine("onnx-webgpu", runtime, model, await open({}), open, 1, watch);
   } catch (error) {
     device.destroy();
     throw error;

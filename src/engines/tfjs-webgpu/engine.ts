@@ -3,7 +3,17 @@ import type { WebGPUBackend } from "@tensorflow/tfjs-backend-webgpu";
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import { type Manifest, type Model, tensorShapes } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
-import { type BlockWeights, blockWeights, classify, embed, runBlock, type Weights } from "../../tfjs/forward.ts";
+import {
+  type BlockWeights,
+  blockWeights,
+  classify,
+  embed,
+  ownStream,
+  runBlock,
+  type Stream,
+  type Weights,
+} from "../../tfjs/forward.ts";
+import { explainMerges } from "../../tfjs/merge.ts";
 import type { Tensor, TF } from "../../tfjs/ops.ts";
 import type { Engine, EngineOptions, OpenEngine, RunOptions, RunOutput } from "../engine.ts";
 import { type DeviceRequest, DeviceWatch, queue, requestDevice } from "../gpuDevice.ts";
@@ -125,11 +135,11 @@ class TfjsEngine implements Engine {
     tf.env().set("WEBGPU_ENGINE_COMPILE_ONLY", true);
     try {
       tf.tidy(() => {
-        let x = embed(tf, manifest, weights, tf.zeros([1, 3, ...manifest.imageSize]));
+        let stream = embed(tf, manifest, weights, tf.zeros([1, 3, ...manifest.imageSize]));
         manifest.blocks.forEach((_, i) => {
-          x = runBlock(tf, manifest, i, prepare(i), x, { prefixOnly: true });
+          stream = runBlock(tf, manifest, i, prepare(i), stream, { lastRowsOnly: true });
         });
-        const { logits, features } = classify(tf, manifest, weights, x);
+        const { logits, features } = classify(tf, manifest, weights, stream);
         tf.concat([logits, features], 1);
       });
     } finally {
@@ -155,15 +165,16 @@ class TfjsEngine implements Engine {
     return this.gpu.watch.guard(() => this.infer(pixels, options));
   }
 
-  private async infer(pixels: Float32Array, { signal, profile, explain }: RunOptions): Promise<RunOutput> {
+  private async infer(pixels: Float32Array, options: RunOptions): Promise<RunOutput> {
     const { gpu, manifest, weights } = this;
+    const { signal, profile, explain } = options;
     const { tf } = gpu;
     const blockMs: number[] = [];
-    const maps: Tensor[] = [];
+    const seen: Seen = { maps: [], rows: [] };
     let turn = performance.now();
-    let x = tf.tidy(() => embed(tf, manifest, weights, tf.tensor(pixels, [1, 3, ...manifest.imageSize])));
+    let stream = tf.tidy(() => embed(tf, manifest, weights, tf.tensor(pixels, [1, 3, ...manifest.imageSize])));
     try {
-      if (profile) await finish(tf, x);
+      if (profile) await finish(tf, stream.x);
       for (const i of manifest.blocks.keys()) {
         if (signal && performance.now() - turn > TURN_MS) {
           await nextMacrotask();
@@ -172,41 +183,48 @@ class TfjsEngine implements Engine {
         throwIfAborted(signal);
         gpu.watch.check(); // a fresh device's backend may have taken the place of this one's
         const start = performance.now();
-        x = this.block(i, x, explain ? maps : undefined);
+        stream = this.block(i, stream, options, seen);
         if (!profile) continue;
-        await finish(tf, x);
+        await finish(tf, stream.x);
         blockMs.push(performance.now() - start);
       }
       const joined = tf.tidy(() => {
-        const { logits, features } = classify(tf, manifest, weights, x);
+        const { logits, features } = classify(tf, manifest, weights, stream);
         return tf.concat([logits, features], 1); // one wait for both
       });
       const values = (await take(joined)) as Float32Array;
-      const classes = manifest.labels.length;
+      const classes = manifest.head ? manifest.labels.length : 0;
       return {
         logits: values.slice(0, classes),
         features: values.slice(classes),
         ...(profile && { blockMs }),
-        ...(explain && { attention: await Promise.all(maps.splice(0).map(take)) }),
+        ...(explain && (await explanation(manifest, seen))),
       };
     } finally {
-      tf.dispose([x, ...maps]);
+      tf.dispose([stream, ...seen.maps, ...seen.rows] as TensorMap[]);
     }
   }
 
-  /** Frees `x`. @param maps receives the class token's attention, the mean over heads */
-  private block(i: number, x: Tensor, maps?: Tensor[]): Tensor {
+  /** Frees `stream`. @param seen with `explain`, receives what the block's attention and merge were */
+  private block(i: number, stream: Stream, { explain, forcedPairs }: RunOptions, seen: Seen): Stream {
     const { manifest, blocks } = this;
     const { tf } = this.gpu;
-    const [y, map] = tf.tidy(() => {
-      let map: Tensor | undefined;
-      const onAttention = maps && ((p: Tensor) => void (map = tf.reshape(tf.mean(p, 1), [-1])));
-      const y = runBlock(tf, manifest, i, blocks[i], x, { onAttention, prefixOnly: true });
-      return map ? [y, map] : maps ? [y, tf.tensor1d([])] : [y];
-    });
-    x.dispose();
-    if (map) maps!.push(map);
-    return y;
+    const out = tf.tidy(() => {
+      let [map, rows]: (Tensor | undefined)[] = [];
+      const watching = {
+        onAttention: (p: Tensor) => void (map = tf.reshape(tf.mean(p, [1, 2]), [-1])),
+        onMerge: (of: Tensor) => void (rows = of),
+      };
+      const options = { forcedPairs, lastRowsOnly: true, ...(explain && watching) };
+      const next = ownStream(tf, runBlock(tf, manifest, i, blocks[i], stream, options));
+      return { next, map, rows } as unknown as TensorMap;
+    }) as unknown as { next: Stream; map?: Tensor; rows?: Tensor };
+    tf.dispose(stream as TensorMap);
+    if (explain) {
+      seen.maps[i] = out.map;
+      seen.rows[i] = out.rows;
+    }
+    return out.next;
   }
 
   dispose(): void {
@@ -217,6 +235,22 @@ class TfjsEngine implements Engine {
     tf.dispose(this.blocks as unknown as TensorMap[]); // a tensor of both is freed once
     release(this.gpu);
   }
+}
+
+/** Of each block, with `explain`: attention over its tokens, the mean over heads, and the row that each of its rows became. */
+interface Seen {
+  maps: (Tensor | undefined)[];
+  rows: (Tensor | undefined)[];
+}
+
+/** Frees what was seen. */
+async function explanation(manifest: Manifest, { maps, rows }: Seen): Promise<Partial<RunOutput>> {
+  const read = (tensors: Seen["maps"]) => Promise.all(tensors.splice(0).map((tensor) => tensor && take(tensor)));
+  const [attention, merged] = await Promise.all([read(maps), read(rows)]);
+  return {
+    attention: attention.map((map) => map ?? new Float32Array(0)),
+    ...explainMerges(manifest, merged),
+  };
 }
 
 /** What tidy and dispose look through. */

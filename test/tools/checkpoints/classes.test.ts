@@ -49,7 +49,7 @@ describe.each([
     expect(report).toMatchObject({ classes: 3, scores });
     const model = readModelFolder(at(`out-${id}`));
     expect(model.manifest.head).toEqual({ scores, cosine: true });
-    const picked = classPicker(model.manifest, { topK: 3 })(forward(model, familyPixels(of)));
+    const { classes: picked } = classPicker(model.manifest, { topK: 3 })(forward(model, familyPixels(of)));
     const byName = Object.fromEntries(picked.map(({ label, score }) => [label, score]));
     expectClose(
       Float32Array.from(NAMES, (label) => byName[label]),

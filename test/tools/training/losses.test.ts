@@ -44,6 +44,81 @@ describe("distillation", () => {
   });
 });
 
+describe("a head of several labels", () => {
+  const [logits, targets, teacher] = [
+    [3, -2, 0.5, -40, 40, 0],
+    [1, 0, 0.3, 0, 1, 0.5],
+    [2, -1, 0.1, -30, 30, 0.2],
+  ];
+  const sigmoid = (v: number) => 1 / (1 + Math.exp(-v));
+  const entropy = (share: number, of: number) => {
+    const plain = (p: number, q: number) => (p === 0 ? 0 : -p * Math.log(q));
+    return plain(share, sigmoid(of)) + plain(1 - share, sigmoid(-of));
+  };
+  const sum = (values: number[]) => values.reduce((a, b) => a + b, 0);
+  const pictures = 2;
+  const learn = { alpha: 0.25, tau: 2, distillation: "soft" as "soft" | "hard" };
+  const gradient = (options: typeof learn, withLabels: boolean, withTeacher: boolean) =>
+    tf.tidy(() => {
+      const matrix = (values: number[]) => tf.tensor2d(values, [pictures, 3]) as Tensor;
+      const loss = (classLogits: Tensor) => {
+        const [labels, taught] = [withLabels ? matrix(targets) : undefined, withTeacher ? matrix(teacher) : undefined];
+        return tf.addN(Object.values(baseLoss(tf, options, { classLogits }, labels, taught, "sigmoid"))).asScalar();
+      };
+      const { value, grad } = tf.valueAndGrad(loss as never)(matrix(logits) as never);
+      return { loss: value.dataSync()[0], slopes: [...grad.dataSync()] };
+    });
+
+  test("learns each class by itself, and its gradient is σ − target", () => {
+    const { loss, slopes } = gradient(learn, true, false);
+    expect(loss).toBeCloseTo(sum(logits.map((v, k) => entropy(targets[k], v))) / pictures, 5);
+    expectClose(
+      slopes,
+      logits.map((v, k) => (sigmoid(v) - targets[k]) / pictures),
+      1e-6,
+    );
+  });
+
+  test("learns each class's probability from a teacher, softened by τ, and loses nothing where they agree", () => {
+    const { loss, slopes } = gradient(learn, false, true);
+    const soft = teacher.map((v) => sigmoid(v / 2));
+    const least = sum(teacher.map((v, k) => entropy(soft[k], v / 2)));
+    expect(loss).toBeCloseTo((4 * (sum(logits.map((v, k) => entropy(soft[k], v / 2))) - least)) / pictures, 4);
+    expectClose(
+      slopes,
+      logits.map((v, k) => (2 * (sigmoid(v / 2) - soft[k])) / pictures),
+      1e-6,
+    );
+    const same = tf.tidy(() => {
+      const x = tf.tensor2d(teacher, [pictures, 3]) as Tensor;
+      return baseLoss(tf, learn, { classLogits: x }, undefined, x, "sigmoid").kd.dataSync()[0];
+    });
+    expect(same).toBeCloseTo(0, 5);
+  });
+
+  test("takes the classes that a teacher finds likelier than not, and shares out labels and teacher", () => {
+    const { loss } = gradient({ ...learn, distillation: "hard" }, false, true);
+    const hard = teacher.map((v) => Number(v > 0));
+    const taught = sum(logits.map((v, k) => entropy(hard[k], v))) / pictures;
+    expect(loss).toBeCloseTo(taught, 4);
+    const labelled = gradient(learn, true, false).loss;
+    const both = gradient({ ...learn, distillation: "hard" }, true, true).loss;
+    expect(both).toBeCloseTo(0.75 * labelled + 0.25 * taught, 4);
+  });
+});
+
+test("an embedding model learns the direction of its teacher's features, whatever their length", () => {
+  tf.tidy(() => {
+    const teacher = tf.tensor2d([3, 4, 0, 2], [2, 2]) as Tensor;
+    const features = tf.tensor2d([4, 3, 0, 7], [2, 2]) as Tensor;
+    const none = tf.zeros([2, 0]) as Tensor;
+    const loss = { alpha: 0.5, tau: 1, distillation: "soft" as const };
+    const terms = baseLoss(tf, loss, { classLogits: none, features }, undefined, teacher, "features");
+    expect(Object.keys(terms)).toEqual(["kd"]);
+    expect(terms.kd.dataSync()[0]).toBeCloseTo(1 - (24 / 25 + 1) / 2, 5);
+  });
+});
+
 test.each(targets)(
   "targets of lam $lam, smoothed by $smoothing, are timm's",
   ({ labels, classes, smoothing, lam, ...c }) => {

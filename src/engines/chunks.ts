@@ -1,0 +1,30 @@
+/** Files beside worker.js, which only pages that need them download. */
+import { messageOf, SlimViTError } from "../errors.ts";
+import type { EngineOptions } from "./engine.ts";
+import { importUrl } from "./installedPackages.ts";
+
+/** An app may serve it elsewhere and say so by `name` in `engineUrls`. */
+export interface Chunk<T> {
+  name: `slimvit/${string}.js`;
+  /** Where there is no page to ask for the file's address, as in the tools. */
+  load(): Promise<T>;
+}
+
+/** @throws SlimViTError `unsupported` when the file does not load */
+export async function loadChunk<T>(
+  { name, load }: Chunk<T>,
+  { engineUrls, locate }: Pick<EngineOptions, "engineUrls" | "locate">,
+): Promise<T> {
+  try {
+    const url = engineUrls?.[name] ?? (await locate?.(name));
+    return url === undefined ? await load() : ((await importUrl(url)) as T);
+  } catch (error) {
+    if (error instanceof SlimViTError) throw error;
+    throw new SlimViTError(
+      "unsupported",
+      `The package's ${name.replace("slimvit/", "")} did not load (${messageOf(error)}). Serve it from your own origin ` +
+        `and pass engineUrls: { "${name}": "its URL" }.`,
+      { cause: error },
+    );
+  }
+}

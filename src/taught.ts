@@ -1,0 +1,92 @@
+/** What passes between page and worker when a model is taught. Part of protocol.ts, which exports it. */
+import type { Label, UnknownRule } from "./format/model.ts";
+import type { ImageInput } from "./pictures.ts";
+import type { Instance } from "./platform.ts";
+
+/** By the name of a class, its pictures. */
+export type TeachPictures = Readonly<Record<string, Iterable<ImageInput>>>;
+
+export interface TeachOptions {
+  /** The share of pictures of its own classes that the model may call unknown; default 0.05, or what it was. */
+  falseRejection?: number;
+  onProgress?: (progress: TeachProgress) => void;
+  signal?: Instance<"AbortSignal">;
+}
+
+export interface TeachProgress {
+  /** First all pictures are embedded, then the classes are fitted. */
+  step: "embed" | "fit";
+  /** pictures; of a fit, its share from 0 to 1 */
+  done: number;
+  total: number;
+}
+
+export interface SaveOptions {
+  /** What the saved model is called; default the loaded model's name with "-taught". */
+  name?: string;
+  /** Saves the pictures' embeddings, so that the model can be taught more when it is loaded again; default true. */
+  embeddings?: boolean;
+}
+
+/** What a model was taught with, and how well that went. */
+export interface TaughtInfo {
+  /** pictures of each class, in the order of `labels` */
+  pictures: number[];
+  /** Cross-validated: the share of the pictures whose class is given by a fit without them … */
+  accuracy: number;
+  /** … and how many pictures that is of. */
+  n: number;
+  /** Parts that the pictures were split into, each judged by a fit on the others. */
+  folds: number;
+  /** The inverse strength of the penalty that did best, for embeddings at a mean square of 1. */
+  c: number;
+  /** When `classify` calls a picture unknown. */
+  unknown: UnknownRule;
+  /** The share of pictures of its own classes that may be called unknown, as it was asked for. */
+  accepted: number;
+}
+
+/** Embeddings of pictures whose classes are known. */
+export interface Taught {
+  /** names of the classes, in the order of the head's outputs */
+  names: string[];
+  /** [pictures]: index of each one's class */
+  classOf: Int32Array;
+  /** [pictures, featureDim] */
+  embeddings: Float32Array;
+}
+
+/** Takes the place of the network's own head. */
+export interface TaughtHead {
+  labels: Label[];
+  /** [classes, featureDim] */
+  weight: Float32Array;
+  /** [classes] */
+  bias: Float32Array;
+  /** [classes, featureDim]: the mean embedding of each class */
+  means: Float32Array;
+  unknown: UnknownRule;
+}
+
+/** All of a taught model that is not its network's. */
+export interface TaughtModel {
+  head: TaughtHead;
+  info: TaughtInfo;
+  taught: Taught;
+  /** with this head */
+  params: number;
+  macs: number;
+}
+
+/** fit: a head for these pictures; recall: what the loaded folder was taught with; save: the files of a model folder. */
+export type TeachRequest =
+  | { want: "fit"; taught: Taught; falseRejection?: number }
+  | { want: "recall" }
+  | { want: "save"; model: TaughtModel; options: SaveOptions };
+
+/** What belongs to the request. */
+export interface TeachResult {
+  model?: TaughtModel;
+  taught?: Taught;
+  files?: Record<string, Blob>;
+}
