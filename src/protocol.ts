@@ -332,13 +332,13 @@ export interface RunResult extends Insight {
 export interface Host {
   /** Answers when the worker holds the Web Lock of that name: whoever gets it next knows that the worker is gone. */
   hello(lock: string): Promise<void>;
+  /** @param onNews how far the load is; afterwards, that another variant became the one that answers */
   load(
     call: CallId,
     request: LoadRequest,
     store?: WeightsStore,
-    onProgress?: (progress: Progress) => void,
+    onNews?: (news: Progress | ModelInfo) => void,
     locate?: (name: string) => Promise<string>,
-    onInfo?: (info: ModelInfo) => unknown,
   ): Promise<ModelInfo>;
   run(call: CallId, image: TransferredImage, request: RunRequest): Promise<RunResult>;
   /** @returns of the variant that calls can name then */

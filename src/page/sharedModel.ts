@@ -95,9 +95,10 @@ export class SharedModel {
 
   private async open(): Promise<AnyHost> {
     const { request, store, engines = [] } = this.shared;
-    const report = (progress: Progress) => {
-      this.progress = progress;
-      for (const user of this.users) callBack(user.onProgress, progress);
+    const report = (news: Progress | ModelInfo) => {
+      if ("variant" in news) return this.change(news);
+      this.progress = news;
+      for (const user of this.users) callBack(user.onProgress, news);
     };
     const load = (host: AnyHost) =>
       host.load(
@@ -106,7 +107,6 @@ export class SharedModel {
         store && this.pass(store),
         this.pass(report),
         this.pass(locator(engines)),
-        this.pass((info: ModelInfo) => this.change(info)),
       ) as Promise<ModelInfo>;
     const { host, answer, close } = await startHost(this.shared, () => this.lose(), load);
     if (!this.users.size) {

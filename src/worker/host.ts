@@ -23,9 +23,9 @@ export function createHost(): Host {
   };
   return {
     hello: holdLock,
-    load: (call, request, store, onProgress, locate, onInfo) =>
+    load: (call, request, store, onNews, locate) =>
       abortable(call, async (signal) => {
-        const opened = await Session.open(request, { store, onProgress, locate, onInfo }, signal);
+        const opened = await Session.open(request, { store, onProgress: onNews, locate, onInfo: onNews }, signal);
         if (signal.aborted) opened.dispose(); // the abort came in the last moment
         throwIfAborted(signal);
         session = opened;

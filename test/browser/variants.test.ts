@@ -21,10 +21,10 @@ const archs = (
   ] as const
 ).map(([headDim, mlpHidden], i) => {
   const heads = i < 2 ? 1 : i === 2 ? 2 : 3;
-  const block = { headDims: Array<number>(heads).fill(headDim), mlpHidden, keepIdx: [...Array(145).keys()] };
+  const block = { headDims: Array<number>(heads).fill(headDim), mlpHidden, keepIdx: [...Array(257).keys()] };
   return plainArchitecture({
-    ...{ imageSize: [96, 96], patchSize: 8, embedDim: 192, headDim: 64, layerNormEps: 1e-6, prefixTokens: 1 },
-    blocks: Array.from({ length: 6 }, () => block),
+    ...{ imageSize: [128, 128], patchSize: 8, embedDim: 192, headDim: 64, layerNormEps: 1e-6, prefixTokens: 1 },
+    blocks: Array.from({ length: 8 }, () => block),
   });
 });
 

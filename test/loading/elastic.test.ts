@@ -300,3 +300,23 @@ test("the largest is the first of the list, and every name is read from the fold
   expect(manifest.variants.map(({ name }) => name)).toEqual([...NAMES].reverse());
   expect(readModelFolder(folder).manifest.variant).toBe("large");
 });
+
+test("only a model that stays with one variant can be taught: a head fits the features of one", async () => {
+  const colours = { red: [picture(), picture()], blue: [picture(), picture()] };
+  const { vit } = await settled();
+  await expect(vit.teach(colours)).rejects.toMatchObject({
+    code: "unsupported",
+    message: expect.stringMatching(/features of one variant/),
+  });
+  const fixed = await load({ variant: "middle" });
+  const taught = await fixed.teach(colours);
+  open.push(taught);
+  expect(taught.info.labels.map(({ label }) => label)).toEqual(["red", "blue"]);
+  expect((await taught.classify(picture())).variant).toBe("middle");
+  await expect(taught.use("small")).rejects.toMatchObject({ code: "unsupported" });
+  const files = await taught.save();
+  const again = await SlimViT.load(files as File[], { engine: "simd", threads: 1 });
+  open.push(again);
+  expect(again.info.variants).toHaveLength(1);
+  expect((await again.classify(picture())).classes).toHaveLength(2);
+});
