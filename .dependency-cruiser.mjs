@@ -44,6 +44,7 @@ const TOOLS = [
   "report",
   "options",
   "recipes",
+  "slim",
   "commands",
   "research",
 ];

@@ -1,4 +1,5 @@
 // What is left of the model, and what it looks at: keep-lists over the picture, head and MLP widths, attention, times.
+import { drawGroups, membersOf } from "./groups.js";
 import { $, element, isOurDoing, milliseconds, quantile } from "./words.js";
 
 const FADE_MS = 220;
@@ -12,6 +13,8 @@ export class Insight {
   #crop = document.createElement("canvas");
   #hasPicture = false;
   #attention;
+  /** of a model that merges: for each block and patch the token that stands for it */
+  #groups;
   #blockMs = [];
   /** how much each patch is covered now, and shall be: 0 clear, 1 gone */
   #cover = new Float32Array(0);
@@ -31,7 +34,11 @@ export class Insight {
     this.#slim = slim;
     this.#dense = dense ?? slim;
     this.#attention = undefined;
+    this.#groups = undefined;
     this.#blockMs = [];
+    const isMerging = slim.blocks.some(({ merge }) => merge > 0);
+    $("groups-choice").hidden = !isMerging;
+    $("overlay").querySelector(`[value=${isMerging ? "groups" : "patches"}]`).checked = true;
     const [height, width] = slim.imageSize;
     this.grid = { columns: width / slim.patchSize, rows: height / slim.patchSize };
     this.#cover = new Float32Array(this.grid.columns * this.grid.rows);
@@ -57,19 +64,21 @@ export class Insight {
   /** One run that tells attention and times; an engine that cannot tell is no fault. */
   async look(vit, picture, signal) {
     try {
-      const { attention, blockMs } = await vit.classify(picture, { explain: true, profile: true, signal });
+      const { attention, blockMs, groups } = await vit.classify(picture, { explain: true, profile: true, signal });
       this.#attention = attention;
+      this.#groups = groups;
       this.#blockMs = [...this.#blockMs, blockMs].slice(-KEPT_LOOKS);
       $("insight-note").textContent = "";
     } catch (error) {
       if (error.code !== "unsupported" && !isOurDoing(error)) throw error;
       if (isOurDoing(error)) return;
-      this.#attention = undefined;
+      this.#attention = this.#groups = undefined;
       this.#blockMs = [];
       $("insight-note").textContent =
         `${vit.info.engine} tells neither attention nor times of single blocks; choose simd to see them.`;
     }
     this.#showTimes();
+    this.#showTokens();
     this.#select(false);
   }
 
@@ -87,6 +96,14 @@ export class Insight {
       context.globalAlpha = cover;
       context.fillRect((i % columns) * w, Math.floor(i / columns) * h, w, h);
     });
+    const groups = this.#shownGroups();
+    if (groups) drawGroups(context, this.#crop, groups, this.grid, getComputedStyle($("patches")).backgroundColor);
+  }
+
+  /** Those after the selected block, where they are asked for and known. */
+  #shownGroups() {
+    if ($("overlay").querySelector(":checked").value !== "groups") return;
+    return this.#groups?.[$("depth").valueAsNumber - 1];
   }
 
   #select(isFading = true) {
@@ -102,18 +119,23 @@ export class Insight {
       const most = weights.reduce((a, b) => Math.max(a, b), 1e-9);
       for (const [k, patch] of kept.entries()) this.#target[patch] = 0.85 * (1 - Math.sqrt(weights[k] / most));
     } else for (const patch of kept) this.#target[patch] = 0;
+    const groups = this.#shownGroups();
+    for (const [patch, token] of groups?.entries() ?? []) this.#target[patch] = token < 0 ? 0.88 : 0;
     this.#fade(isFading);
 
     const total = this.#target.length;
     const words = `Block ${at + 1} of ${blocks.length} works on ${kept.length} of ${total} patches, with ${headWords(headDims)} and ${mlpHidden} of ${this.#dense.blocks[at].mlpHidden} MLP units.`;
     $("depth-value").textContent = `${at + 1}`;
-    $("depth").setAttribute("aria-valuetext", words);
-    $("depth-words").textContent = words;
+    const said = groups ? groupWords(groups, at) : words;
+    $("depth").setAttribute("aria-valuetext", said);
+    $("depth-words").textContent = said;
     $("patches").setAttribute(
       "aria-label",
-      showsAttention
-        ? `The picture, brighter where the class token looks in block ${at + 1}`
-        : `The picture with the ${total - kept.length} patches that block ${at + 1} no longer sees faded out`,
+      groups
+        ? `The picture in areas of patches that one token stands for after block ${at + 1}`
+        : showsAttention
+          ? `The picture, brighter where the class token looks in block ${at + 1}`
+          : `The picture with the ${total - kept.length} patches that block ${at + 1} no longer sees faded out`,
     );
     for (const [i, row] of [...$("blocks").tBodies[0].rows].entries()) row.classList.toggle("current", i === at);
   }
@@ -180,6 +202,18 @@ export class Insight {
     return row;
   }
 
+  /** Where patches merge, fewer tokens enter a block than there are patches left. */
+  #showTokens() {
+    if (!this.#groups) return;
+    const most = this.grid.columns * this.grid.rows;
+    [...$("blocks").tBodies[0].rows].forEach((row, i) => {
+      const tokens = i ? membersOf(this.#groups[i - 1]).size : most;
+      const cell = row.cells[3];
+      cell.firstElementChild.style.setProperty("--share", tokens / most);
+      cell.lastElementChild.textContent = `${tokens}`;
+    });
+  }
+
   #showTimes() {
     const times = this.#slim.blocks.map(
       (_, i) =>
@@ -196,6 +230,17 @@ export class Insight {
       cell.lastElementChild.textContent = times[i] ? milliseconds(times[i]) : "–";
     });
   }
+}
+
+function groupWords(groups, at) {
+  const members = [...membersOf(groups).values()];
+  const merged = members.filter(({ length }) => length > 1).length;
+  const patches = members.reduce((sum, { length }) => sum + length, 0);
+  const dropped = groups.length - patches;
+  return (
+    `After block ${at + 1}, ${members.length} tokens stand for ${patches} patches; ${merged} of them for more than one` +
+    (dropped ? `. ${dropped} patches were dropped.` : ".")
+  );
 }
 
 function bar(share, className = "") {

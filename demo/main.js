@@ -1,12 +1,13 @@
-// The demo: the public package, used as any page would. Dense and slim side by side on the same picture.
+// The demo: the public package, used as any page would. The slim model answers first; what it is compared with comes on request.
 import { setUpBenchmark } from "./benchmark.js";
-import { drawChart } from "./chart.js";
+import { setUpCode } from "./code.js";
 import { Insight } from "./insight.js";
 import { keepForOffline } from "./offline.js";
+import { setUpPeer } from "./peer.js";
 import { Pickers } from "./pickers.js";
 import { Pictures } from "./pictures.js";
 import { Side } from "./side.js";
-import { $, advice, isOurDoing, milliseconds, percent, spoken } from "./words.js";
+import { $, advice, isOurDoing, megabytes, milliseconds, percent, spoken } from "./words.js";
 
 /** A still picture is classified again for the statistics, at most so often and so long. */
 const STILL_RUNS = 10;
@@ -28,10 +29,14 @@ let loads = 0;
 async function start() {
   $("sides").append(slim.root, dense.root);
   $("model").addEventListener("change", load);
+  const [arriving, ...faults] = slim.waiting;
+  $("arriving").append(arriving);
+  $("first-status").append(...faults);
   $("compare").addEventListener("change", compare);
   setUpTheme();
   setUpBenchmark(benchmarkSetup, { pause, resume });
-  new ResizeObserver(refreshChart).observe($("chart"));
+  setUpPeer(peerSetup, { pause, resume });
+  setUpCode();
   pickers.probe();
   const [list] = await Promise.all([fetchJson("models/index.json", "The list of models"), pictures.showFirst()]);
   pairs = pairsOf(list);
@@ -58,17 +63,22 @@ async function load() {
   dense.unload();
   refresh();
   $("verdict").textContent = "Loading the model …";
+  $("megabytes").textContent = "–";
   try {
     for (const model of [pair.slim, pair.dense]) {
-      if (model) model.manifest ??= await fetchJson(`models/${model.folder}/slimvit.json`, `${model.title}`);
+      if (model) model.manifest ??= selected(await fetchJson(`models/${model.folder}/slimvit.json`, `${model.title}`));
       if (mine !== loads) return;
     }
     pickers.offerDtypes(pair.slim.manifest.weights.map(({ dtype }) => dtype));
     insight.show(pair.slim.manifest, pair.dense?.manifest);
     $("compare").disabled = !pair.dense;
+    $("compare-words").textContent = pair.dense
+      ? `Compare with the dense original (${megabytes(bytesOf(pair.dense.manifest))} more)`
+      : "This model has no dense original here";
     const isCompared = $("compare").checked && pair.dense;
     dense.root.hidden = !isCompared;
     if (!(await slim.load(pair.slim, options(pair.slim)))) return;
+    $("megabytes").textContent = megabytes(slim.vit.info.sizeBytes);
     report(pair);
     restart();
     if (isCompared) await loadDense(pair.dense);
@@ -98,8 +108,17 @@ async function compare() {
 
 async function loadDense(model) {
   if (!(await dense.load(model, options(model)))) return;
+  report({ dense: model });
   slim.runs = []; // those beside a starting worker
   restart();
+}
+
+/** A manifest of version 2 lists variants of the network, of which a load takes the first; in version 1 there is one. */
+function selected(manifest) {
+  const variant = manifest.variants?.[0];
+  if (!variant) return manifest;
+  const { imageSize, blocks, metrics } = variant;
+  return { ...manifest, imageSize, blocks, metrics, preprocess: { ...manifest.preprocess, ...variant.preprocess } };
 }
 
 /** A folder may lack the weights that were chosen for its partner. */
@@ -108,9 +127,16 @@ function options({ manifest }) {
   return { engine, threads, dtype: manifest.weights.some((entry) => entry.dtype === dtype) ? dtype : "auto" };
 }
 
+/** Of the weights that a load on this page would fetch. */
+function bytesOf(manifest) {
+  const { dtype } = options({ manifest });
+  const entry = manifest.weights.find((weights) => weights.dtype === dtype) ?? manifest.weights[0];
+  return entry.bytes;
+}
+
 function report({ dense }) {
   const { info } = slim.vit;
-  const isMissing = dense && pickers.dtype !== "auto" && options(dense).dtype === "auto";
+  const isMissing = $("compare").checked && dense && pickers.dtype !== "auto" && options(dense).dtype === "auto";
   const notes = isMissing ? [`${dense.title} has no ${pickers.dtype} weights; it runs those it has.`] : [];
   pickers.report(info, [...info.notes, ...notes]);
 }
@@ -205,32 +231,26 @@ function refresh() {
   const top = (slim.answer ?? dense.answer)?.classes[0];
   $("results").classList.toggle("empty", !top);
   $("sure").textContent = top ? percent(top.score) : "";
+  $("ms").textContent = slim.runs.length ? `${milliseconds(slim.median)} ms` : "–";
   if (top) $("verdict").textContent = spoken(top.label);
   else if (slim.vit && !pictures.still && !pictures.live) $("verdict").textContent = "Choose a picture";
   $("comparison").replaceChildren(...comparison());
-  refreshChart();
-}
-
-function refreshChart() {
-  const rows = [slim, dense].filter(({ root }) => !root.hidden);
-  drawChart(
-    $("chart"),
-    rows.map(({ role, runs }) => ({ name: role === "slim" ? "Slim" : "Dense", className: role, runs })),
-  );
 }
 
 /** @returns {(string | Node)[]} the sentence under the answer */
 function comparison() {
   const [a, b] = [slim, dense].map(({ answer }) => answer?.classes[0]);
   if (!a) return [];
-  if (!b) return [`Found in ${milliseconds(slim.median)} ms.`];
+  if (!b) return [];
   const ratio = dense.median / slim.median;
   const share = (key) => percent(slim.vit.info[key] / dense.vit.info[key]);
   const speed = Object.assign(document.createElement("strong"), { textContent: `${ratio.toFixed(2)} × as fast` });
   const agree = a.index === b.index ? "Both models agree." : `The dense model says ${spoken(b.label)}.`;
+  const [ours, theirs] = [slim, dense].map(({ vit }) => vit.info.dtype);
+  const weights = ours === theirs ? "" : `, with ${ours} weights against ${theirs}`;
   return [
     speed,
-    ` as dense, with ${share("macs")} of the multiply-accumulates and ${share("sizeBytes")} of the download. ${agree}`,
+    ` as dense, with ${share("macs")} of the multiply-accumulates and ${share("sizeBytes")} of the download${weights}. ${agree}`,
   ];
 }
 
@@ -238,6 +258,14 @@ function comparison() {
 function speak() {
   const top = slim.answer?.classes[0];
   if (top) $("status").textContent = `${spoken(top.label)}, ${percent(top.score)}`;
+}
+
+/** The other runtime's model knows ImageNet's classes: so must ours. */
+function peerSetup() {
+  const model = pairs.find(({ dense }) => dense)?.slim;
+  const picture = pictures.still;
+  if (!model || !picture) throw new Error("Choose a picture first; the camera cannot be compared.");
+  return { folder: model.folder, picture };
 }
 
 function benchmarkSetup() {

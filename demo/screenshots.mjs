@@ -10,9 +10,9 @@ const sharp = createRequire(new URL("../tools/package.json", import.meta.url))("
 const out = (name) => fileURLToPath(new URL(`../docs/demo-${name}.webp`, import.meta.url));
 
 const SHOTS = [
-  { name: "desktop-light", viewport: { width: 1280, height: 900 }, colorScheme: "light", from: ".stage" },
+  { name: "desktop-light", viewport: { width: 1280, height: 900 }, colorScheme: "light", from: "body" },
   { name: "desktop-dark", viewport: { width: 1280, height: 720 }, colorScheme: "dark", from: ".insight" },
-  { name: "phone-dark", viewport: { width: 390, height: 844 }, colorScheme: "dark", from: ".results" },
+  { name: "phone-dark", viewport: { width: 390, height: 844 }, colorScheme: "dark", from: "body" },
 ];
 
 const { server, url } = await serveDemo();
@@ -20,7 +20,7 @@ const browser = await chromium.launch({ executablePath: findChromium(), args: ["
 for (const { name, from, ...context } of SHOTS) {
   const page = await browser.newPage(context);
   await page.goto(url);
-  await page.waitForFunction(() => /as fast/.test(document.querySelector("#comparison").textContent));
+  await page.waitForFunction(() => /\d ms/.test(document.querySelector("#ms").textContent));
   await page.waitForTimeout(4000); // the runs for the statistics
   await page.locator("#depth").fill("10");
   await page.locator("#depth").blur();

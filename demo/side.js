@@ -47,6 +47,11 @@ export class Side {
     this.#slots.loading.hidden = true;
   }
 
+  /** Its progress, its error and the button to try again, for the page to place elsewhere than on the card. */
+  get waiting() {
+    return [this.#slots.loading, this.#slots.error, this.#slots.retry];
+  }
+
   /**
    * Takes the place of what was loaded before.
    *
@@ -149,7 +154,7 @@ export class Side {
   }
 
   #showProgress(share, words) {
-    this.root.querySelector("progress").value = share;
+    this.#slots.loading.querySelector("progress").value = share;
     this.#slots.bytes.textContent = words;
   }
 

@@ -27,19 +27,8 @@ export function quantile(values, q) {
   return low + (high - low) * (at - Math.floor(at));
 }
 
-const ADVICE = {
-  "bad-input": "That is no picture this browser can read. Try a JPEG, PNG or WebP.",
-  network: "The download broke off. Check the connection, then try again; what has arrived whole is kept.",
-  integrity: "The model arrived damaged and was not used. Try again to fetch it once more.",
-  "worker-lost": "The worker that computes was stopped, perhaps to save memory. Try again: a fresh one starts.",
-  "device-lost": "The graphics device was lost. Try again, or choose another engine.",
-  "out-of-memory": "There is not enough memory here. Close other tabs, or choose smaller weights (int8).",
-};
-
-/** @returns {string} what happened and what to do */
-export function advice(error) {
-  return (error instanceof SlimViTError && ADVICE[error.code]) || error.message;
-}
+/** @returns {string} what happened and what to do, as the package said it */
+export const advice = (error) => error.message;
 
 /** Nobody needs to be told of these: the page itself ended the call. */
 export const isOurDoing = (error) => error instanceof SlimViTError && ["aborted", "disposed"].includes(error.code);

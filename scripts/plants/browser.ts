@@ -2,6 +2,9 @@
 import type { Plant } from "./plant.ts";
 
 const MEANING = "test/browser/demo-meaning.test.ts";
+const PEER = "test/browser/demo-peer.test.ts";
+const MERGED = "test/browser/demo-merged.test.ts";
+const PAGE = "test/browser/demo.test.ts";
 const demo = (name: string, file: string, find: string, plant: string, tests = [MEANING]): Plant => ({
   ...{ name, file: `demo/${file}`, find, plant, tests },
 });
@@ -20,6 +23,12 @@ export const BROWSER: Plant[] = [
     "slim.vit.info[key] / dense.vit.info[key]",
     "dense.vit.info[key] / slim.vit.info[key]",
   ),
+  demo("the ratio against transformers.js is inverted", "peer.js", "theirs / ours", "ours / theirs", [PEER]),
+  demo("any two labels agree", "peer.js", "names(labels.their).includes(labels.our.toLowerCase())", "true", [PEER]),
+  demo("patches of one token are divided", "groups.js", "groups[patch - 1] !== token", "groups[patch - 1] >= 0", [
+    MERGED,
+  ]),
+  demo("the page starts with other weights", "pickers.js", 'FIRST_DTYPE = "int8"', 'FIRST_DTYPE = "f16"', [PAGE]),
   demo(
     "the service worker prefers the old page",
     "sw.js",

@@ -330,7 +330,7 @@ export const OFFLINE: Plant[] = [
   },
   {
     name: "a stage's key leaves out the data",
-    file: "tools/recipes/slim.ts",
+    file: "tools/recipes/runRecipe.ts",
     find: "data: digests.map((digest) => digest.sha256),",
     plant: "",
     tests: ["test/tools/recipes/sweepKeys.test.ts"],

@@ -17,8 +17,8 @@ test("the second visit works without a network, samples included", async () => {
     await new Promise((resolve) => demo.server.close(resolve));
     await demo.page.reload();
     await expectBoth(demo.page);
-    await demo.page.click("[data-sample=revolver]"); // never shown before
-    await expectVerdict(demo.page, /revolver/);
+    await demo.page.click("[data-sample=dalmatian]"); // never shown before
+    await expectVerdict(demo.page, /dalmatian/);
   } finally {
     await demo.close();
   }
@@ -40,11 +40,11 @@ test("a network cut while a model loads is explained, and trying again goes on",
   try {
     await demo.page.goto(demo.url);
     await expect
-      .poll(() => demo.page.textContent(".side.slim .error"), { timeout: 60_000 })
-      .toMatch(/download broke off/);
+      .poll(() => demo.page.textContent("#first-status .error"), { timeout: 60_000 })
+      .toMatch(/model\.int8\.safetensors\.zz.*(again|broke)/);
     await expectVerdict(demo.page, /could not be loaded/);
     isCut = false;
-    await demo.page.click(".side.slim button");
+    await demo.page.click("#first-status button");
     await expectBoth(demo.page);
     await expectVerdict(demo.page, /giant panda/);
   } finally {
@@ -59,7 +59,7 @@ test("progress is shown in bytes", async () => {
       const seen: string[] = [];
       Object.assign(globalThis, { seen });
       new MutationObserver(() => {
-        const words = document.querySelector(".side.slim .loading p")?.textContent;
+        const words = document.querySelector("#arriving .loading p")?.textContent;
         if (words && words !== seen.at(-1)) seen.push(words);
       }).observe(document, { subtree: true, childList: true, characterData: true });
     });

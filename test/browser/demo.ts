@@ -68,8 +68,16 @@ export async function expectVerdict(page: Page, pattern: RegExp): Promise<void> 
   await expect.poll(() => page.textContent("#verdict"), { timeout: 60_000 }).toMatch(pattern);
 }
 
-/** Waits until both models have answered. */
+/** Waits until the model that the page starts with has answered and shows its milliseconds. */
+export async function expectAnswer(page: Page): Promise<void> {
+  await expect.poll(() => page.textContent("#ms"), { timeout: 60_000 }).toMatch(/\d ms$/);
+}
+
+/** Asks for the comparison with the dense model, and waits until both have answered. */
 export async function expectBoth(page: Page): Promise<void> {
+  await expect.poll(() => page.isEnabled("#compare")).toBe(true);
+  await expectAnswer(page);
+  if (!(await page.isChecked("#compare"))) await page.check("#compare");
   await expect.poll(() => page.textContent("#comparison"), { timeout: 60_000 }).toMatch(/× as fast/);
 }
 

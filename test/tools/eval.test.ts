@@ -1,8 +1,11 @@
 /** slimvit eval --against: two models on the same pictures. */
 import { cpSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { beforeAll, expect, test } from "vitest";
+import type { Tensors } from "../../src/format/model.ts";
 import { type AgreementReport, paired } from "../../tools/evaluation/evaluate.ts";
 import { bestClass, rankOf } from "../../tools/evaluation/ranks.ts";
+import type { RunReport } from "../../tools/evaluation/run.ts";
+import { readModelFolder, writeModelFolder } from "../../tools/models/folders.ts";
 import { CLASSES, expectFailure, makeDense, slimvit, slimvitJson, workplace } from "./fixtures.ts";
 
 const at = workplace("eval");
@@ -136,6 +139,46 @@ test("--unlabelled: agreement and divergence on classes that the models do not h
   expectFailure(["eval", at("dense"), ...args, "--split", "all"], 1, /unheard-of/);
 });
 
+test("embedding models are compared by the cosine of their features, and have no accuracy", () => {
+  const { manifest, tensors } = readModelFolder(at("dense"));
+  const { format: _, weights: __, head: ___, ...draft } = manifest;
+  const headless = (name: string, change: (tensors: Tensors) => void) => {
+    const own = new Map([...tensors].filter(([key]) => !key.startsWith("head")));
+    change(own);
+    writeModelFolder(at(name), { ...draft, name, labels: [] }, own, ["f32"]);
+  };
+  headless("embedder", () => {});
+  headless("turned", (own) => {
+    for (const key of ["norm.weight", "norm.bias"]) {
+      const tensor = own.get(key)!;
+      own.set(key, { ...tensor, data: (tensor.data as Float32Array).map((v, i) => (i % 3 ? v : -v)) });
+    }
+  });
+  const args = ["--data", at("pictures"), "--engine", "reference"];
+  const compare = (model: string) =>
+    slimvitJson<AgreementReport>("eval", at(model), "--against", at("embedder"), "--unlabelled", ...args);
+  expect(slimvit("run", at("embedder"), at("pictures", CLASSES[0], "00.png")).stdout).toMatch(/ {2}\d+ features, /);
+  expect(compare("embedder").cosine).toBeCloseTo(1, 6);
+  expect(compare("embedder")).not.toHaveProperty("agreement");
+  expect(compare("dense")).not.toHaveProperty("divergence");
+
+  const files = CLASSES.flatMap((name) => readdirSync(at("pictures", name)).map((file) => at("pictures", name, file)));
+  const cosines = files.map((file) => {
+    const [a, b] = ["turned", "embedder"].map((model) => {
+      const [{ features, classes }] = slimvitJson<RunReport[]>("run", at(model), file, "--engine", "reference");
+      expect(classes).toEqual([]);
+      return features!;
+    });
+    const dot = (x: number[], y: number[]) => x.reduce((sum, v, i) => sum + v * y[i], 0);
+    return dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
+  });
+  const { cosine, n } = compare("turned");
+  expect(n).toBe(files.length);
+  expect(cosine).toBeCloseTo(cosines.reduce((sum, v) => sum + v) / n, 6);
+
+  expectFailure(["eval", at("embedder"), ...args], 1, /embedder: gives features and has no classes.*--against/);
+});
+
 test("ties never count as right, and NaN never does", () => {
   expect(rankOf([0, 0, 0], 1)).toBe(2);
   expect(rankOf([1, 3, 3], 1)).toBe(1);
@@ -172,6 +215,16 @@ test("run takes folders, goes on after a bad file, and says which it was", () =>
   expect(reports[1].classes).toHaveLength(3);
   expect(stderr).toMatch(/run: 1 of 2 files could not be classified/);
   expect(status).toBe(1);
+});
+
+test("run scores each class on its own where a picture may have several", () => {
+  const { manifest, tensors } = readModelFolder(at("dense"));
+  const { format: _, weights: __, ...draft } = manifest;
+  writeModelFolder(at("several"), { ...draft, name: "several", head: { scores: "sigmoid" } }, tensors, ["f32"]);
+  const file = at("pictures", CLASSES[0], "00.png");
+  const [{ classes, logits }] = slimvitJson<RunReport[]>("run", at("several"), file, "--engine", "reference");
+  expect(classes).toHaveLength(CLASSES.length);
+  for (const { index, score } of classes) expect(score).toBeCloseTo(1 / (1 + Math.exp(-logits[index])), 6);
 });
 
 test("inspect of several models is one table", () => {

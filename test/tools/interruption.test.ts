@@ -113,10 +113,11 @@ test.each<[string, string[], RegExp]>([
     ["--macs", "0.00001"],
     /slim: --macs 0\.00001 cannot be reached: [\d.]+ % of the dense model is left/,
   ],
-  ["a teacher that is not there", ["--macs", "0.5", "--teacher", "nowhere"], /nowhere: no such folder/],
+  ["a teacher that is not there", ["--macs", "0.5", "--set", "retrain.teacher=nowhere"], /nowhere: no such folder/],
   ["data to measure on that is not there", ["--macs", "0.5", "--set", "eval.data=nowhere"], /nowhere: no such folder/],
 ])("%s is said before the training", (_, args, message) => {
-  const { status, stderr } = slimvit("slim", at("dense"), "--data", at("pictures"), "-o", at("never"), ...args);
+  writeFileSync(at("early.yaml"), "model: dense\ndata: pictures\nout: never\n");
+  const { status, stderr } = slimvit("slim", at("early.yaml"), ...args);
   expect(stderr).toMatch(message);
   expect(stderr).not.toMatch(/backend:/);
   expect(status).not.toBe(0);

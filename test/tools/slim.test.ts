@@ -7,7 +7,7 @@ import { parse } from "yaml";
 import { float32 } from "../../src/format/read.ts";
 import { readModelFolder } from "../../tools/models/folders.ts";
 import { readRecipe, withPathsFrom } from "../../tools/recipes/recipeFile.ts";
-import type { SlimReport } from "../../tools/recipes/slim.ts";
+import type { RecipeReport } from "../../tools/recipes/runRecipe.ts";
 import {
   BIN,
   CLASSES,
@@ -52,9 +52,9 @@ function writeRecipe(file: string, out: string, compress = "{ macs: 0.6 }"): voi
 const steps = (folder: string) =>
   readModelFolder(folder).manifest.provenance.steps as (Record<string, unknown> & { command: string })[];
 
-describe("slimvit slim", () => {
+describe("slimvit slim RECIPE", () => {
   test("goes from checkpoint to measured model, and records what repeats it", () => {
-    const report = slimvitJson<SlimReport>("slim", at("recipe.yaml"));
+    const report = slimvitJson<RecipeReport>("slim", at("recipe.yaml"));
     expect(report.stages.map(({ stage, skipped }) => [stage, skipped])).toEqual(
       ["import", "search", "compress", "retrain", "export", "eval"].map((stage) => [stage, false]),
     );
@@ -82,11 +82,11 @@ describe("slimvit slim", () => {
 
   test("skips what is done: all of it, or all before the changed option", () => {
     const before = statSync(at("slim", "slimvit.json")).mtimeMs;
-    const again = slimvitJson<SlimReport>("slim", at("recipe.yaml"));
+    const again = slimvitJson<RecipeReport>("slim", at("recipe.yaml"));
     expect(again.stages.every(({ skipped }) => skipped)).toBe(true);
     expect(statSync(at("slim", "slimvit.json")).mtimeMs).toBe(before);
 
-    const other = slimvitJson<SlimReport>(
+    const other = slimvitJson<RecipeReport>(
       "slim",
       at("recipe.yaml"),
       "--macs",
@@ -128,15 +128,16 @@ describe("slimvit slim", () => {
   test("the recipe it leaves beside the stages makes the same model again", () => {
     const recipe = parse(readFileSync(at("slim.stages", "slim.yaml"), "utf8"));
     expect(recipe.search).toMatchObject({ lrMask: 0.01, wAttn: 0.01, masks: "channel", epochs: 2 });
-    const again = slimvitJson<SlimReport>("slim", at("slim.stages", "slim.yaml"), "--stages", at("slim.stages"));
+    const again = slimvitJson<RecipeReport>("slim", at("slim.stages", "slim.yaml"), "--stages", at("slim.stages"));
     expect(again.stages.every(({ skipped }) => skipped)).toBe(true);
   });
 
   test("finetunes first where the data's classes are not the model's", async () => {
     await writePictures(at("renamed"), 5, ["apples", "figs", "limes"]);
     const [dense] = readdirSync(at("slim.stages")).filter((name) => name.startsWith("import"));
-    const args = ["--data", at("renamed"), "--macs", "0.7", "--epochs", "1", "--batch", "3"];
-    const report = slimvitJson<SlimReport>("slim", at("slim.stages", dense), "-o", at("tuned"), ...args);
+    const lines = [`model: slim.stages/${dense}`, "data: renamed", "out: tuned", "epochs: 1", "batch: 3"];
+    writeFileSync(at("renamed.yaml"), [...lines, "compress: { macs: 0.7 }"].join("\n"));
+    const report = slimvitJson<RecipeReport>("slim", at("renamed.yaml"));
     expect(report.stages[0].stage).toBe("finetune");
     expect(readModelFolder(at("tuned")).manifest.labels.map(({ id }) => id)).toEqual(["apples", "figs", "limes"]);
   });
@@ -193,8 +194,15 @@ describe("slimvit slim", () => {
   });
 
   test("no target is one sentence", () => {
-    const { status, stderr } = slimvit("slim", at("nowhere"), "--data", at("pictures"), "-o", at("never"));
-    expect(stderr).toMatch(/^slimvit: slim: has no target; give --macs R/);
+    writeFileSync(at("aimless.yaml"), "model: nowhere\ndata: pictures\nout: never\n");
+    const { status, stderr } = slimvit("slim", at("aimless.yaml"));
+    expect(stderr).toMatch(/^slimvit: .*aimless\.yaml: has no target; add one to "compress"/);
+    expect(status).toBe(2);
+  });
+
+  test("what slim decides by itself cannot be given for a recipe", () => {
+    const { status, stderr } = slimvit("slim", at("recipe.yaml"), "--lose-at-most", "1");
+    expect(stderr).toMatch(/^slimvit: slim: --lose-at-most is for a model folder/);
     expect(status).toBe(2);
   });
 });

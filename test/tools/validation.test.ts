@@ -6,7 +6,7 @@ import { forward } from "../../src/tfjs/forward.ts";
 import type { TF } from "../../src/tfjs/ops.ts";
 import { evalPixels } from "../../tools/data/data.ts";
 import { readModelFolder } from "../../tools/models/folders.ts";
-import { identity } from "../../tools/recipes/slim.ts";
+import { identity } from "../../tools/recipes/runRecipe.ts";
 import { type Backend, openBackend } from "../../tools/training/backend.ts";
 import type { TrainData } from "../../tools/training/batches.ts";
 import { checkpointOf } from "../../tools/training/options.ts";

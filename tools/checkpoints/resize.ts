@@ -1,13 +1,47 @@
 /** A network moved to another image size: position embeddings and keep-lists follow the new patch grid. */
 import { SlimViTError } from "../../src/errors.ts";
-import { denseTokens, type Model, type Preprocess, patchGrid, type Tensors } from "../../src/format/model.ts";
+import {
+  denseTokens,
+  type Manifest,
+  type Model,
+  type Preprocess,
+  patchGrid,
+  type Tensors,
+} from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
 
 /** @throws SlimViTError `bad-option` for a size that is no multiple of the patch size */
 export function resizeModel(model: Model, imageSize: [number, number]): Model {
   const { manifest } = model;
+  const { prefixTokens } = manifest;
+  const resized = resizedManifest(manifest, imageSize);
+  if (resized === manifest) return model;
+  const [from, to] = [patchGrid(manifest), patchGrid(resized)];
+  const tensors: Tensors = new Map(model.tensors);
+  const position = resamplePositions(float32(tensors, "pos_embed"), from, to, prefixTokens, manifest.embedDim);
+  tensors.set("pos_embed", { dtype: "F32", shape: [1, denseTokens(resized), manifest.embedDim], data: position });
+  if (manifest.position === "relative") {
+    resized.blocks.forEach(({ headDims }, i) => {
+      const key = `blocks.${i}.attn.rel_bias`;
+      const data = resampleBias(float32(tensors, key), headDims.length, from, to);
+      tensors.set(key, {
+        dtype: "F32",
+        shape: [headDims.length, headDims.length ? data.length / headDims.length : 0],
+        data,
+      });
+    });
+  }
+  return { ...model, manifest: resized, tensors };
+}
+
+/**
+ * The description of the resized network, without its tensors.
+ *
+ * @throws SlimViTError `bad-option` for a size that is no multiple of the patch size
+ */
+export function resizedManifest<M extends Manifest>(manifest: M, imageSize: [number, number]): M {
   const { patchSize, prefixTokens, preprocess } = manifest;
-  if (imageSize.join() === manifest.imageSize.join()) return model;
+  if (imageSize.join() === manifest.imageSize.join()) return manifest;
   if (imageSize.some((side) => side < patchSize || side % patchSize)) {
     throw new SlimViTError(
       "bad-option",
@@ -28,25 +62,11 @@ export function resizeModel(model: Model, imageSize: [number, number]): Model {
     ...block,
     keepIdx: resampleKeepIdx(block.keepIdx, from, to, prefixTokens),
   }));
-  const tensors: Tensors = new Map(model.tensors);
-  const position = resamplePositions(float32(tensors, "pos_embed"), from, to, prefixTokens, manifest.embedDim);
-  tensors.set("pos_embed", { dtype: "F32", shape: [1, denseTokens(resized), manifest.embedDim], data: position });
-  if (manifest.position === "relative") {
-    blocks.forEach(({ headDims }, i) => {
-      const key = `blocks.${i}.attn.rel_bias`;
-      const data = resampleBias(float32(tensors, key), headDims.length, from, to);
-      tensors.set(key, {
-        dtype: "F32",
-        shape: [headDims.length, headDims.length ? data.length / headDims.length : 0],
-        data,
-      });
-    });
-  }
   const rope = manifest.rope && {
     rows: stretched(manifest.rope.rows, from[0], to[0]),
     columns: stretched(manifest.rope.columns, from[1], to[1]),
   };
-  return { ...model, manifest: { ...resized, blocks, ...(rope && { rope }) }, tensors };
+  return { ...resized, blocks, ...(rope && { rope }) };
 }
 
 /** Coordinates of patches that lie over the same part of the picture, at their centres. */

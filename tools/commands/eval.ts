@@ -5,7 +5,10 @@ import { MODEL, simpleCommand } from "./command.ts";
 
 const OPTIONS = {
   ...EVAL,
-  unlabelled: flag("--unlabelled", "with --against: how often both models agree, whatever the data's classes"),
+  unlabelled: flag(
+    "--unlabelled",
+    "with --against: how often both models agree, and how close their features are, whatever the data's classes",
+  ),
 };
 
 export const evalCommand = () =>
@@ -14,8 +17,13 @@ export const evalCommand = () =>
     const share = (value: number) => `${(100 * value).toFixed(2)} %`;
     if (options.unlabelled) {
       const report = await agreeWith(source, options);
-      const { agreement, divergence, n } = report;
-      if (!options.json) print(`agreement ${share(agreement)}  divergence ${divergence.toFixed(4)}  n ${n}`);
+      const { agreement, divergence, cosine, n } = report;
+      const figures = [
+        agreement === undefined ? "" : `agreement ${share(agreement)}  `,
+        divergence === undefined ? "" : `divergence ${divergence.toFixed(4)}  `,
+        cosine === undefined ? "" : `cosine ${cosine.toFixed(4)}  `,
+      ];
+      if (!options.json) print(`${figures.join("")}n ${n}`);
       return report;
     }
     const report = await evaluate(source, options);

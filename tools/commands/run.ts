@@ -23,6 +23,7 @@ export const runCommand = () =>
       for (const report of reports) {
         if ("error" in report) continue; // said already
         print(`${report.file}  ${report.latencyMs.total.toFixed(0)} ms`);
+        if (report.features) print(`  ${report.features.length} features, an embedding model; --json prints them`);
         for (const { label, score } of report.classes) print(`  ${(100 * score).toFixed(1).padStart(5)} %  ${label}`);
       }
     }

@@ -6,7 +6,7 @@ import { basename } from "node:path";
 import { openEngine } from "../../src/engines/auto.ts";
 import type { Engine, EngineName } from "../../src/engines/engine.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
-import type { WeightsDtype } from "../../src/format/model.ts";
+import { featureDim, type WeightsDtype } from "../../src/format/model.ts";
 import { softmax } from "../../src/reference/scores.ts";
 import { classOrder, evalPixels, labelIndices, openDataset, type Picture, type Split, spread } from "../data/data.ts";
 import { readManifestFile, readModelFolder } from "../models/folders.ts";
@@ -56,6 +56,12 @@ export interface Paired {
 const AHEAD = 4;
 
 export async function evaluate(source: string, options: EvalOptions): Promise<EvalReport> {
+  if (!readManifestFile(source).head) {
+    throw new SlimViTError(
+      "bad-input",
+      `${source}: gives features and has no classes, so no accuracy. Compare its features with another model's: --against MODEL --unlabelled.`,
+    );
+  }
   await warnOfTrainingPictures(source, options.data, splitOf(options));
   const seen = await seeAll("eval", source, options);
   const { ranks, engine, dtype } = seen;
@@ -84,10 +90,12 @@ export interface AgreementReport {
   n: number;
   engine: EngineName;
   dtype: WeightsDtype;
-  /** share of the pictures on which both have the same best class */
-  agreement: number;
+  /** share of the pictures on which both have the same best class; of two classifiers */
+  agreement?: number;
   /** Kullback-Leibler divergence of this model's distribution from the other's, Σ q·ln(q/p), mean over the pictures */
-  divergence: number;
+  divergence?: number;
+  /** cosine of the two models' features, mean over the pictures; of two models whose features are equally wide */
+  cosine?: number;
 }
 
 export async function agreeWith(source: string, options: EvalOptions): Promise<AgreementReport> {
@@ -95,42 +103,87 @@ export async function agreeWith(source: string, options: EvalOptions): Promise<A
   if (!against)
     throw new SlimViTError("bad-option", "eval: --unlabelled compares with another model; give --against MODEL.");
   if (options.record) throw new SlimViTError("bad-option", "eval: --record keeps accuracies; --unlabelled has none.");
-  const [own, others] = [source, against].map((model) => readManifestFile(model).labels);
-  const order = classOrder(others, own, source);
-  const inOrder = (logits: Float32Array) => Float32Array.from(order, (place) => logits[place]);
+  const manifests = [source, against].map(readManifestFile);
+  const areClassifiers = manifests.every(({ head }) => head);
+  const [width, otherWidth] = manifests.map((manifest) => featureDim(manifest));
+  if (!areClassifiers && width !== otherWidth) {
+    throw new SlimViTError(
+      "bad-option",
+      `eval: ${source} gives ${width} features and ${against} ${otherWidth}, and not both are classifiers, so nothing of them can be compared.`,
+    );
+  }
+  const order = areClassifiers ? classOrder(manifests[1].labels, manifests[0].labels, source) : [];
   const [seen, other] = [
     await seeAll("eval", source, options),
     await seeAll("against", against, { ...options, dtype: undefined }),
   ];
+  const n = seen.outputs.size;
+  const { engine, dtype } = seen;
+  const report: AgreementReport = {
+    against: other.name,
+    n,
+    engine,
+    dtype,
+    ...(areClassifiers && distributions(seen, other, order)),
+    ...(width === otherWidth && { cosine: meanCosine(seen, other) }),
+  };
+  const { agreement, divergence, cosine } = report;
+  const found = [
+    ...(agreement === undefined ? [] : [`the class of ${other.name} on ${percent(agreement)} of ${n} pictures`]),
+    ...(divergence === undefined ? [] : [`divergence ${divergence.toFixed(4)} nats`]),
+    ...(cosine === undefined ? [] : [`features' cosine to ${other.name}'s ${cosine.toFixed(4)}`]),
+  ];
+  say(`eval: ${found.join(", ")}, ${n} pictures, ${engine}, ${dtype}`);
+  return report;
+}
+
+/** @param order of the other model's classes, their places in this one's logits */
+function distributions(seen: Seen, other: Seen, order: number[]): { agreement: number; divergence: number } {
   let [same, divergence] = [0, 0];
-  for (const [picture, logits] of seen.logits) {
-    const wanted = other.logits.get(picture)!;
-    const [p, q] = [softmax(inOrder(logits)), softmax(wanted)];
+  for (const [picture, { logits }] of seen.outputs) {
+    const p = softmax(Float32Array.from(order, (place) => logits[place]));
+    const q = softmax(other.outputs.get(picture)!.logits);
     const best = bestClass(p);
     if (best !== undefined && best === bestClass(q)) same++;
     for (let k = 0; k < q.length; k++)
       if (q[k] > 0) divergence += q[k] * Math.log(q[k] / Math.max(p[k], Number.MIN_VALUE));
   }
-  const n = seen.logits.size;
-  const { engine, dtype } = seen;
-  const report = { against: other.name, n, engine, dtype, agreement: same / n, divergence: divergence / n };
-  say(
-    `eval: the class of ${other.name} on ${percent(report.agreement)} of ${n} pictures, ` +
-      `divergence ${report.divergence.toFixed(4)} nats, ${engine}, ${dtype}`,
-  );
-  return report;
+  const n = seen.outputs.size;
+  return { agreement: same / n, divergence: divergence / n };
+}
+
+/** A picture of which a model's features are all zero counts as 0. */
+function meanCosine(seen: Seen, other: Seen): number {
+  let sum = 0;
+  for (const [picture, { features: a }] of seen.outputs) {
+    const b = other.outputs.get(picture)!.features;
+    let [dot, aa, bb] = [0, 0, 0];
+    for (let i = 0; i < a.length; i++) {
+      dot += a[i] * b[i];
+      aa += a[i] ** 2;
+      bb += b[i] ** 2;
+    }
+    sum += dot / (Math.sqrt(aa * bb) || 1);
+  }
+  return sum / seen.outputs.size;
 }
 
 const splitOf = ({ split, unlabelled }: EvalOptions): Split => split ?? (unlabelled ? "all" : "test");
 
 const points = (share: number) => `${share < 0 ? "" : "+"}${(100 * share).toFixed(2)}`;
 
+/** What an engine gave for one picture. */
+interface Outputs {
+  logits: Float32Array;
+  features: Float32Array;
+}
+
 interface Seen {
   name: string;
   engine: EngineName;
   dtype: WeightsDtype;
   /** by the picture's name; without those that cannot be read */
-  logits: Map<string, Float32Array>;
+  outputs: Map<string, Outputs>;
   /** how many classes score at least as high as the right one; empty for unlabelled data */
   ranks: Map<string, number>;
 }
@@ -142,7 +195,7 @@ async function seeAll(what: string, source: string, options: EvalOptions): Promi
   const { engine } = await openEngine(options.engine, model, { threads: options.threads });
   const chosen = options.limit ? spread(pictures, options.limit) : pictures;
   const progress = startProgress(what, chosen.length);
-  const logits = new Map<string, Float32Array>();
+  const outputs = new Map<string, Outputs>();
   const ranks = new Map<string, number>();
   let right = 0;
   try {
@@ -158,9 +211,9 @@ async function seeAll(what: string, source: string, options: EvalOptions): Promi
       if (k + AHEAD < chosen.length) enqueue(chosen[k + AHEAD]);
       const seen = await see(engine, pixels);
       if (!seen) continue;
-      logits.set(picture.name, seen);
+      outputs.set(picture.name, seen);
       if (indices) {
-        const rank = rankOf(seen, indices.get(picture.className)!);
+        const rank = rankOf(seen.logits, indices.get(picture.className)!);
         ranks.set(picture.name, rank);
         if (rank < 1) right++;
       }
@@ -170,8 +223,8 @@ async function seeAll(what: string, source: string, options: EvalOptions): Promi
     progress.stop();
     engine.dispose();
   }
-  if (logits.size === 0) throw new SlimViTError("bad-input", "No picture of the data can be read.");
-  return { name: model.manifest.name, engine: engine.name, dtype: model.dtype, logits, ranks };
+  if (outputs.size === 0) throw new SlimViTError("bad-input", "No picture of the data can be read.");
+  return { name: model.manifest.name, engine: engine.name, dtype: model.dtype, outputs, ranks };
 }
 
 /**
@@ -196,8 +249,8 @@ export function paired(a: Map<string, number>, b: Map<string, number>): Omit<Pai
   return { top1: right / n, difference: (gained - lost) / n, interval: [p - q - half, p - q + half] };
 }
 
-/** Logits; none for a picture that cannot be read, which is named and left out. */
-async function see(engine: Engine, pixels: Promise<Float32Array>): Promise<Float32Array | undefined> {
+/** undefined for a picture that cannot be read, which is named and left out. */
+async function see(engine: Engine, pixels: Promise<Float32Array>): Promise<Outputs | undefined> {
   let input: Float32Array;
   try {
     input = await pixels;
@@ -205,7 +258,8 @@ async function see(engine: Engine, pixels: Promise<Float32Array>): Promise<Float
     say(`skipped: ${messageOf(error)}`);
     return undefined;
   }
-  return (await engine.run(input)).logits.slice();
+  const { logits, features } = await engine.run(input);
+  return { logits: logits.slice(), features: features.slice() };
 }
 
 /** The same data, split, engine and dtype measured again replace their old figures. */

@@ -6,7 +6,7 @@ import type { Engine, EngineName } from "../../src/engines/engine.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { Model, WeightsDtype } from "../../src/format/model.ts";
 import { preprocess } from "../../src/image/resample.ts";
-import { softmax } from "../../src/reference/scores.ts";
+import { sigmoid, softmax } from "../../src/reference/scores.ts";
 import { isLitter, isPicture } from "../data/entries.ts";
 import { decode } from "../data/pixels.ts";
 import { listTree } from "../data/tree.ts";
@@ -15,8 +15,11 @@ import { say } from "../shared/terminal.ts";
 
 export interface RunReport {
   file: string;
+  /** best first; scores sum to 1, but for multi-label models; empty for an embedding model */
   classes: { id: string; label: string; index: number; score: number }[];
   logits: number[];
+  /** of an embedding model */
+  features?: number[];
   latencyMs: { preprocess: number; inference: number; total: number };
 }
 
@@ -69,18 +72,19 @@ function picturesAt(path: string): string[] {
 }
 
 async function classify(engine: Engine, { manifest }: Model, file: string, topK: number): Promise<RunReport> {
-  const { labels, preprocess: how } = manifest;
+  const { labels, head, preprocess: how } = manifest;
   const start = performance.now();
   const pixels = preprocess(await decode(readImageFile(file), file), how);
   const middle = performance.now();
-  const { logits } = await engine.run(pixels);
+  const { logits, features } = await engine.run(pixels);
   const end = performance.now();
-  const scores = softmax(logits);
+  const scores = head?.scores === "sigmoid" ? sigmoid(logits) : softmax(logits);
   const best = [...scores.keys()].sort((a, b) => scores[b] - scores[a]).slice(0, topK);
   return {
     file,
     classes: best.map((index) => ({ ...labels[index], index, score: scores[index] })),
     logits: Array.from(logits),
+    ...(!head && { features: Array.from(features) }),
     latencyMs: { preprocess: middle - start, inference: end - middle, total: end - start },
   };
 }

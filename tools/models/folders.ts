@@ -112,6 +112,12 @@ function unpack(file: Uint8Array, most: number | undefined, path: string): Uint8
 export const pack = (bytes: Uint8Array): Uint8Array =>
   deflateSync(bytes, { level: 9, memLevel: 9, strategy: constants.Z_HUFFMAN_ONLY });
 
+/** What the weights take on disk, and to download. */
+export function fileBytes(tensors: Tensors, dtype: WeightsDtype): number {
+  const bytes = writeWeights(encodeTensors(tensors, dtype));
+  return (dtype === "int8" ? pack(bytes) : bytes).length;
+}
+
 /** @param source a folder, or `folder#variant` */
 export function readManifestFile(source: string): Manifest {
   const { dir, variant } = splitSource(source);

@@ -52,6 +52,15 @@ export function count(value: unknown): number {
   return read > 0 ? read : fail("a whole number ≥ 1");
 }
 
+const UNITS: Record<string, number> = { "": 1, b: 1, kb: 1e3, k: 1e3, mb: 1e6, m: 1e6, gb: 1e9, g: 1e9 };
+
+/** 3000000, "3MB", "2.5 MB", "800kB" → bytes */
+export function bytes(value: unknown): number {
+  const [, amount, unit] = String(value).match(/^(\d+(?:\.\d+)?)\s*([a-z]*)$/i) ?? [];
+  const read = Number(amount) * UNITS[(unit ?? "?").toLowerCase()];
+  return read > 0 ? Math.round(read) : fail('a size such as "3MB"');
+}
+
 /** RandAugment's. */
 export function magnitude(value: unknown): number {
   const read = number(value);

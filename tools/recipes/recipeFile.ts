@@ -1,9 +1,8 @@
-/** A recipe for `slimvit slim`: a YAML file, the command line's flags laid over it, and each stage's section as its options. */
+/** A recipe of fixed stages: a YAML file, the command line's flags laid over it, and each stage's section as its options. */
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { parse, YAMLParseError } from "yaml";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
-import type { WeightsDtype } from "../../src/format/model.ts";
 import { SPLITS } from "../data/splits.ts";
 import { choice, findOption, flag, longName, type OptionsOf, optional, readOptions } from "../options/spec.ts";
 import { STAGE_OPTIONS, STAGES, type StageName, type StageOptions } from "../options/stages.ts";
@@ -46,13 +45,9 @@ export type RecipeFile = OptionsOf<typeof TOP> & {
   finetune?: Section | boolean;
 } & Record<Exclude<StageName, "import" | "finetune">, Section>;
 
-export interface SlimFlags extends Omit<OptionsOf<typeof TOP>, "model" | "teacher"> {
-  teacher?: string | false;
+/** What the command line may say over a recipe. */
+export interface RecipeFlags extends Pick<OptionsOf<typeof TOP>, "data" | "out" | "stages" | "force" | "seed"> {
   macs?: number;
-  params?: number;
-  finetune?: boolean;
-  dtype?: WeightsDtype[];
-  onnx?: boolean;
   set?: string[];
 }
 
@@ -66,32 +61,31 @@ const isWired = (name: string) => (WIRED as readonly string[]).includes(name);
 export type StageSettings<S extends StageName> = Omit<StageOptions<S>, (typeof WIRED)[number]>;
 
 /** @throws SlimViTError `bad-option` naming the file, the key and the fault */
-export function readRecipe(source: string, flags: SlimFlags): RecipeFile {
-  const isFile = /\.ya?ml$/i.test(source);
-  return isFile ? recipeOf(readYaml(source), source, flags) : recipeOf({ model: source }, undefined, flags);
-}
+export const readRecipe = (file: string, flags: RecipeFlags): RecipeFile => recipeOf(readYaml(file), file, flags);
 
-/** @param file from whose folder the paths in `raw` start; without one, those of the command line */
-export function recipeOf(raw: Section, file: string | undefined, flags: SlimFlags): RecipeFile {
-  const name = file ?? "slim";
+/** @param name of the file, from whose folder the paths in `raw` start */
+export function recipeOf(raw: Section, name: string, flags: RecipeFlags): RecipeFile {
   const unknown = Object.keys(raw).find((key) => !TOP_KEYS.includes(key));
   if (unknown !== undefined) fail(name, `knows no "${unknown}"; it may have ${TOP_KEYS.join(", ")}.`);
-  const values = file === undefined ? raw : withPathsFrom(dirname(resolve(file)), raw);
+  const values = withPathsFrom(dirname(resolve(name)), raw);
   const top = readOptions(TOP, values, name);
   for (const key of Object.keys(TOP) as (keyof typeof TOP)[])
-    if (key !== "model" && key !== "teacher" && flags[key] !== undefined) Object.assign(top, { [key]: flags[key] });
-  if (flags.teacher !== undefined) top.teacher = flags.teacher === false ? "none" : flags.teacher;
+    if (key in flags && flags[key as keyof RecipeFlags] !== undefined)
+      Object.assign(top, { [key]: flags[key as keyof RecipeFlags] });
 
   const sections = sectionsOf(values, flags, name);
   if (top.model === undefined && !sections.import)
     fail(name, 'names no "model" and no "import"; give the one to start from.');
   if (top.model !== undefined && sections.import) fail(name, 'has both "model" and "import"; give one of them.');
   const { out, data } = top;
-  if (out === undefined) fail(name, file ? 'names no "out"; add it, or give -o.' : "give -o, the output folder.");
-  if (!data?.length) fail(name, file ? 'names no "data"; add it, or give --data.' : "give --data.");
+  if (out === undefined) fail(name, 'names no "out"; add it, or give -o.');
+  if (!data?.length) fail(name, 'names no "data"; add it, or give --data.');
   const recipe: RecipeFile = { ...top, ...sections, name, out, data };
   if (Object.keys(recipe.compress).length === 0)
-    fail(name, "has no target; give --macs R or --params R, a share of the dense model.");
+    fail(
+      name,
+      'has no target; add one to "compress", such as { macs: 0.7 }, or give --macs R, a share of the dense model.',
+    );
   // Every stage's options are read before the first one runs: a typing error in the last must not cost a search.
   for (const stage of STAGES) {
     const section = recipe[stage];
@@ -105,27 +99,24 @@ export function recipeOf(raw: Section, file: string | undefined, flags: SlimFlag
 type Sections = Pick<RecipeFile, StageName>;
 
 /** Each stage's section with the flags laid over it. */
-function sectionsOf(raw: Section, flags: SlimFlags, name: string): Sections {
+function sectionsOf(raw: Section, flags: RecipeFlags, name: string): Sections {
   const sectionOf = (stage: StageName): Section | undefined => {
     const section = raw[stage] ?? undefined;
     if (section === undefined) return undefined;
     if (typeof section !== "object" || Array.isArray(section)) fail(name, `"${stage}" must hold options by name.`);
     return { ...(section as Section) };
   };
-  const given = typeof raw.finetune === "boolean" ? raw.finetune : sectionOf("finetune");
   const sections: Sections = {
     ...(raw.import !== undefined && { import: sectionOf("import") }),
-    finetune: flags.finetune === undefined || (flags.finetune && given) ? given : flags.finetune,
+    finetune: typeof raw.finetune === "boolean" ? raw.finetune : sectionOf("finetune"),
     search: sectionOf("search") ?? {},
     compress: sectionOf("compress") ?? {},
     retrain: sectionOf("retrain") ?? {},
     export: sectionOf("export") ?? {},
     eval: sectionOf("eval") ?? {},
   };
-  if (flags.macs !== undefined || flags.params !== undefined)
-    sections.compress = { macs: flags.macs, params: flags.params };
-  sections.export.dtype = flags.dtype ?? sections.export.dtype ?? ["f32", "int8"];
-  if (flags.onnx) sections.export.onnx = true;
+  if (flags.macs !== undefined) sections.compress = { macs: flags.macs };
+  sections.export.dtype ??= ["f32", "int8"];
   for (const assignment of flags.set ?? []) assign(sections, assignment);
   return sections;
 }

@@ -18,7 +18,7 @@ import { type PointResult, sweepHtml } from "../report/sweepReport.ts";
 import { startProgress } from "../shared/progress.ts";
 import { say } from "../shared/terminal.ts";
 import { type RecipeFile, stageSettings } from "./recipeFile.ts";
-import { hashOf, identity, runRecipe } from "./slim.ts";
+import { hashOf, identity, runRecipe } from "./runRecipe.ts";
 import { isActive, jobScript, submit, watch } from "./slurm.ts";
 import { readSweep, type Sweep, type SweepPoint } from "./sweepFile.ts";
 

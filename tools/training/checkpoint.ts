@@ -9,12 +9,15 @@ import { writeFileAtomic } from "../models/folders.ts";
 import { safetensorsMetadata } from "../models/metadata.ts";
 import { say } from "../shared/terminal.ts";
 import type { AdamW } from "./adamw.ts";
+import type { BestWeights } from "./best.ts";
 
 /** The part of a training that a checkpoint holds. */
 export interface CheckpointedTask {
   name: string;
   variables: Map<string, tfjs.Variable>;
   checkpoint: CheckpointPlan;
+  /** the weights that were best on val, where the training ends with them */
+  best?: BestWeights;
 }
 
 /** Beside the output, so that it survives a kill and is found by --resume. */
@@ -38,7 +41,7 @@ export function removeCheckpoint({ checkpoint }: CheckpointedTask): void {
 }
 
 export async function saveCheckpoint(
-  { checkpoint, variables }: CheckpointedTask,
+  { checkpoint, variables, best }: CheckpointedTask,
   optimiser: AdamW,
   ema: Map<string, Tensor>,
   history: Record<string, number>[],
@@ -52,6 +55,7 @@ export async function saveCheckpoint(
     await put(`v.${name}`, v);
   }
   for (const [name, average] of ema) await put(`ema.${name}`, average);
+  for (const [name, tensor] of best?.tensors ?? []) await put(`best.${name}`, tensor);
   const metadata = {
     step: String(step),
     identity: JSON.stringify(checkpoint.identity),
@@ -67,7 +71,7 @@ export async function saveCheckpoint(
  */
 export function restoreCheckpoint(
   tf: TF,
-  { name, checkpoint, variables }: CheckpointedTask,
+  { name, checkpoint, variables, best }: CheckpointedTask,
   optimiser: AdamW,
   ema: Map<string, Tensor>,
   history: Record<string, number>[],
@@ -94,17 +98,21 @@ export function restoreCheckpoint(
     const found = stored.get(key);
     return found && (tf.tensor(found.data as Float32Array, found.shape) as Tensor);
   };
+  const bestTensors = new Map<string, Tensor>();
   for (const [key, variable] of variables) {
     const value = tensor(`variable.${key}`);
     if (!value) throw new SlimViTError("bad-model", `${checkpoint.path}: lacks "${key}".`);
     variable.assign(value as tfjs.Tensor);
     value.dispose();
     const [m, v, average] = [tensor(`m.${key}`), tensor(`v.${key}`), tensor(`ema.${key}`)];
+    const bestOne = tensor(`best.${key}`);
+    if (bestOne) bestTensors.set(key, bestOne);
     if (m && v) optimiser.moments.set(key, [m, v]);
     if (average) ema.set(key, average);
   }
   optimiser.steps = Number(metadata.step);
   history.push(...JSON.parse(metadata.history));
+  best?.restore(bestTensors, history);
   return Number(metadata.step);
 }
 

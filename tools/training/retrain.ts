@@ -15,6 +15,7 @@ import { onGrid } from "../quantise/straightThrough.ts";
 import { reportHtml } from "../report/report.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { openBackend } from "./backend.ts";
+import { BestWeights } from "./best.ts";
 import { checkpointPath, removeCheckpoint, storedTensor } from "./checkpoint.ts";
 import { learnsOf } from "./losses.ts";
 import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "./options.ts";
@@ -23,6 +24,8 @@ import { openTeacher } from "./teacher.ts";
 import { type TrainReport, type TrainTask, train, variablesFrom } from "./train.ts";
 
 export interface RetrainOptions extends TrainOptions {
+  /** the result is the weights that were most accurate on val, not the last ones */
+  keepBest?: boolean;
   /** position embeddings and keep-lists are resampled to it first */
   imageSize?: [number, number];
   ghost?: boolean;
@@ -112,6 +115,7 @@ export async function trainWeights(
     ...(rate && { rate }),
     data,
     validation,
+    ...(options.keepBest && validation && { best: new BestWeights() }),
     checkpoint: await checkpointOf(name, model.manifest, options),
   };
   const report = await train(backend, task, options);

@@ -102,7 +102,11 @@ async function trainSteps(tf: TF, task: TrainTask, recipe: Recipe, interrupts: I
       const { logits, features } = task.forward(pixels, undefined, at / total);
       return task.learns === "features" ? features : logits;
     };
-    const accuracy = await withAverages(tf, task.variables, ema, () => meter!(outputsOf));
+    const accuracy = await withAverages(tf, task.variables, ema, async () => {
+      const found = await meter!(outputsOf);
+      task.best?.offer(tf, task.variables, found, at);
+      return found;
+    });
     measured += performance.now() - began;
     return accuracy;
   };
@@ -168,13 +172,15 @@ async function trainSteps(tf: TF, task: TrainTask, recipe: Recipe, interrupts: I
   progress.stop();
   await saveCheckpoint(task, optimiser, ema, history, step); // so that a kill while the result is written loses nothing
   for (const [name, average] of ema) task.variables.get(name)!.assign(average as tfjs.Tensor);
+  const endsWith = task.best?.takeOver(task.variables) ?? step;
+  if (endsWith < step) say(`${task.name}: ends with the weights of step ${endsWith}, which were best on val`);
   optimiser.dispose();
   tf.dispose([...ema.values()]);
   const seconds = (performance.now() - started) / 1000;
   const summary = accuracySummary(history);
   if (meter && summary.length)
     say(`${task.name}: on val ${summary.join("; ")}; measuring took ${percent(measured / 1000 / seconds)} of the time`);
-  const last = history.at(-1) ?? {};
+  const last = history.find((line) => line.step === endsWith) ?? history.at(-1) ?? {};
   return {
     steps: step - firstStep,
     imagesPerSecond: imagesPerSecond(),

@@ -1,5 +1,6 @@
 /**
- * slimvit slim MODEL|RECIPE --data D -o DIR --macs R: finetune, search, compress, retrain, export and eval in one run.
+ * slimvit slim RECIPE.yaml: the stages that the recipe describes, one after the other: import, finetune, search, compress,
+ * retrain, export and eval.
  * Each stage's result lies in its own folder under DIR.stages, named after a hash of everything that it depends on: a run
  * that was stopped goes on where it was, a finished stage is skipped, and another target starts from the same search.
  */
@@ -28,15 +29,15 @@ import { retrain } from "../training/retrain.ts";
 import { exportModel } from "./export.ts";
 import {
   type RecipeFile,
+  type RecipeFlags,
   readRecipe,
   type Section,
-  type SlimFlags,
   type StageSettings,
   stageSettings,
 } from "./recipeFile.ts";
 import { checkInputs, checkTarget } from "./target.ts";
 
-export interface SlimReport {
+export interface RecipeReport {
   out: string;
   stages: { stage: StageName; folder: string; skipped: boolean; seconds: number }[];
   params: number;
@@ -46,10 +47,10 @@ export interface SlimReport {
   n: number;
 }
 
-/** @param source a model folder, or a recipe file ending in .yaml or .yml */
-export const slim = (source: string, flags: SlimFlags): Promise<SlimReport> => runRecipe(readRecipe(source, flags));
+/** @param flags laid over what the file says */
+export const runFile = (file: string, flags: RecipeFlags): Promise<RecipeReport> => runRecipe(readRecipe(file, flags));
 
-export async function runRecipe(recipe: RecipeFile): Promise<SlimReport> {
+export async function runRecipe(recipe: RecipeFile): Promise<RecipeReport> {
   const out = resolve(recipe.out);
   await checkInputs(recipe);
   const folder = recipe.stages ?? `${out}.stages`;
@@ -154,7 +155,7 @@ async function startModel(run: Run, recipe: RecipeFile): Promise<string> {
 
 /** Names each stage's folder after a hash of its options and of all that came before, and runs what is not there yet. */
 class Run {
-  readonly done: SlimReport["stages"] = [];
+  readonly done: RecipeReport["stages"] = [];
   /** what each stage was run with, defaults included */
   readonly resolved: Partial<Record<StageName, Record<string, unknown>>> = {};
   /** of the stage that ran last */

@@ -1,0 +1,178 @@
+import { spawn } from "node:child_process";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { beforeAll, describe, expect, test } from "vitest";
+import { readManifestFile } from "../../../tools/models/folders.ts";
+import type { Outcome } from "../../../tools/slim/outcome.ts";
+import { BIN, makeDense, slimvit, slimvitJson, workplace, writePictures } from "../fixtures.ts";
+
+const at = workplace("slim-itself");
+const search = (out: string, ...more: string[]) =>
+  ["slim", at("dense"), "--data", at("pictures"), "-o", at(out), "--train", "no", ...more] as const;
+
+let found: Outcome;
+
+beforeAll(async () => {
+  await makeDense(at, 15);
+  await writePictures(at("renamed"), 10, ["apples", "figs", "limes"]);
+  found = slimvitJson<Outcome>(...search("mine", "--lose-at-most", "6"));
+});
+
+describe("slimvit slim MODEL", () => {
+  test("finds a smaller model that keeps the target, and compares it with the dense one", () => {
+    expect(found.slim.macsShare).toBeLessThan(0.9);
+    expect(-100 * found.val.difference).toBeLessThanOrEqual(6);
+    expect(found.val.n).toBe(9);
+    expect(found.test!.n).toBe(9);
+    expect(found.frontier.filter(({ isTaken }) => isTaken)).toHaveLength(1);
+  });
+
+  test("writes f16 and int8, the accuracy of both, and a page that opens with the verdict", () => {
+    const manifest = readManifestFile(at("mine"));
+    expect(manifest.weights.map(({ dtype }) => dtype)).toEqual(["f16", "int8"]);
+    const accuracy = manifest.metrics.accuracy as { split: string; dtype: string; top1: number }[];
+    expect(new Set(accuracy.filter(({ split }) => split === "val").map(({ dtype }) => dtype))).toEqual(
+      new Set(["f16", "int8"]),
+    );
+    const page = readFileSync(at("mine", "report.html"), "utf8");
+    const body = page.slice(page.indexOf("<h1>"));
+    expect(body).toMatch(/<h1>mine<\/h1>\s*<p><strong>mine: [\d.]+ % of the MACs/);
+    for (const heading of ["The frontier", "Class by class", "What is taken for what", "Pictures it gets wrong"])
+      expect(body).toContain(`<h2>${heading}`);
+    expect(body).toContain("data:image/jpeg;base64,");
+    expect(JSON.stringify(manifest)).not.toContain(at()); // no path of this machine
+    expect(body).not.toContain(at());
+  });
+
+  test("what it says of val is what eval measures", () => {
+    const options = ["--data", at("pictures"), "--split", "val", "--engine", "simd", "--dtype", found.slim.dtype];
+    const { top1 } = slimvitJson<{ top1: number }>("eval", at("mine"), ...options);
+    expect(top1).toBeCloseTo(found.slim.top1, 9);
+  });
+
+  test("the same command again says that all is done, and makes nothing", () => {
+    const before = statSync(at("mine", "slimvit.json")).mtimeMs;
+    const { status, stderr } = slimvit(...search("mine", "--lose-at-most", "6"));
+    expect(status).toBe(0);
+    expect(stderr).toMatch(/slim: is done already/);
+    expect(stderr).toMatch(/mine: [\d.]+ % of the MACs/);
+    expect(statSync(at("mine", "slimvit.json")).mtimeMs).toBe(before);
+  });
+
+  test("points that were measured are not measured again", () => {
+    rmSync(at("mine"), { recursive: true });
+    const before = readdirSync(at("mine.stages", "points")).length;
+    const { status, stderr } = slimvit(...search("mine", "--lose-at-most", "6"));
+    expect(status).toBe(0);
+    expect(stderr).toMatch(/slim: without training: 0 measurements/);
+    expect(stderr).not.toMatch(/compensation:/);
+    expect(readdirSync(at("mine.stages", "points"))).toHaveLength(before);
+  });
+
+  test("stopped by Ctrl-C it says how to go on, and goes on", async () => {
+    const args = search("stopped", "--macs", "0.3");
+    const child = spawn(process.execPath, [BIN, ...args], { stdio: ["ignore", "ignore", "pipe"] });
+    let stderr = "";
+    child.stderr.on("data", (chunk) => (stderr += chunk));
+    const poll = setInterval(() => {
+      const points = at("stopped.stages", "points");
+      if (!existsSync(points) || readdirSync(points).length < 3) return;
+      clearInterval(poll);
+      child.kill("SIGINT");
+    }, 5);
+    const status = await new Promise((resolve) => child.on("exit", resolve));
+    expect(stderr).toMatch(
+      /slim: stopped; .*stopped\.stages has what was measured\. The same command goes on:\n {2}slimvit slim/,
+    );
+    expect(status).toBe(130);
+    expect(existsSync(at("stopped"))).toBe(false);
+    const outcome = slimvitJson<Outcome>(...args);
+    expect(outcome.slim.macsShare).toBeLessThanOrEqual(0.3);
+  });
+
+  test("keeps a target of bytes", () => {
+    const bytes = 12_200; // of 12.5 kB
+    const outcome = slimvitJson<Outcome>(...search("short", "--bytes", String(bytes)));
+    expect(outcome.slim.bytes).toBeLessThanOrEqual(bytes);
+    expect(statSync(at("short", "model.int8.safetensors.zz")).size).toBe(outcome.slim.bytes);
+  });
+
+  test("unlabelled, it stays close to the model whatever the classes are called", () => {
+    const args = ["--data", at("renamed"), "-o", at("close"), "--unlabelled", "--lose-at-most", "10", "--train", "no"];
+    const outcome = slimvitJson<Outcome>("slim", at("dense"), ...args);
+    expect(outcome.val.dense).toBe(1);
+    expect(outcome.val.slim).toBeGreaterThanOrEqual(0.9);
+    expect(outcome.slim.macsShare).toBeLessThan(1);
+  });
+
+  test("trains a head for the data's classes, then smaller models, in the time that is given", () => {
+    const args = ["--data", at("renamed"), "-o", at("own"), "--lose-at-most", "20", "--train", "5m"];
+    const outcome = slimvitJson<Outcome>("slim", at("dense"), ...args);
+    expect(readManifestFile(at("own")).labels.map(({ label }) => label)).toEqual(["apples", "figs", "limes"]);
+    expect(outcome.notes.join("\n")).toMatch(/the dense model was finetuned for \d+ epochs on 18 pictures/);
+    expect(-100 * outcome.val.difference).toBeLessThanOrEqual(20);
+    expect(outcome.notes.join("\n")).toMatch(
+      /trained \d+×\d+ px: -?[\d.]+ points lost before training, -?[\d.]+ after/,
+    );
+    const [finetuned] = readdirSync(at("own.stages")).filter((name) => name.startsWith("finetune"));
+    const { steps } = readManifestFile(join(at("own.stages"), finetuned)).provenance as {
+      steps: { command: string }[];
+    };
+    expect(steps.at(-1)).toMatchObject({ command: "finetune", keepBest: true });
+  });
+});
+
+test.each<[string, string[], RegExp]>([
+  ["no target", [], /slim: no target is given; give one of --lose-at-most, --latency-ms, --macs, --bytes/],
+  ["two targets", ["--macs", "0.5", "--bytes", "3MB"], /slim: --macs and --bytes are two targets; give one/],
+  ["a loss of everything", ["--lose-at-most", "100"], /--lose-at-most is in points of 100/],
+  [
+    "MACs that no model has",
+    ["--macs", "0.001"],
+    /--macs 0\.001 cannot be reached: the smallest model .* has [\d.]+ % of the MACs/,
+  ],
+  ["bytes that no model has", ["--bytes", "100"], /--bytes 100 cannot be reached: .* has [\d.]+ kB\. Only widths/],
+  ["a time that no model has", ["--latency-ms", "0.0000001"], /--latency-ms .* cannot be reached: .* ms/],
+  ["a stage's option", ["--macs", "0.5", "--set", "search.epochs=1"], /--set is for the stages of a recipe file/],
+  ["a time without a unit", ["--macs", "0.5", "--train", "2"], /expected auto, no, or a time such as "2h"/],
+  ["a size that is none", ["--bytes", "small"], /expected a size such as "3MB"/],
+])("%s is refused before the work", (_, args, message) => {
+  const { status, stderr } = slimvit(...search("never", ...args));
+  expect(stderr).toMatch(message);
+  expect(status).toBe(2);
+  expect(existsSync(at("never"))).toBe(false);
+});
+
+test("--train no with other classes fits a head first, and where val is missing says what to do", async () => {
+  const args = ["--lose-at-most", "20", "--train", "no"];
+  const outcome = slimvitJson<Outcome>("slim", at("dense"), "--data", at("renamed"), "-o", at("fitted"), ...args);
+  expect(outcome.notes[0]).toMatch(
+    /the dense model's head was fitted to its features, and nothing was trained: --train no/,
+  );
+  expect(readManifestFile(at("fitted")).labels.map(({ label }) => label)).toEqual(["apples", "figs", "limes"]);
+  expect(-100 * outcome.val.difference).toBeLessThanOrEqual(20);
+
+  await writePictures(at("other", "train"), 6, ["apples", "figs", "limes"]);
+  const { status, stderr } = slimvit("slim", at("dense"), "--data", at("other"), "-o", at("never"), ...args);
+  expect(stderr).toMatch(
+    /slim: Class folder "apples" is none of .*, and --train no was given.* into val\/CLASS .*--unlabelled/,
+  );
+  expect(status).toBe(2);
+});
+
+test("a time to train is refused where the data has no val pictures of its own", async () => {
+  await writePictures(at("unsplit", "train"), 6);
+  const args = ["--data", at("unsplit"), "-o", at("never"), "--lose-at-most", "1", "--train", "1h"];
+  const { status, stderr } = slimvit("slim", at("dense"), ...args);
+  expect(stderr).toMatch(/slim: --train is not possible: the data has no train and val pictures of its own/);
+  expect(status).toBe(2);
+});
+
+test("an output that holds something else is not touched, with --force either", () => {
+  mkdirSync(at("full"), { recursive: true });
+  for (const force of [[], ["--force"]]) {
+    const { status, stderr } = slimvit(...search("pictures", "--macs", "0.5", ...force));
+    expect(stderr).toMatch(/pictures: (exists already|is the input itself|holds .*)/);
+    expect(status).toBe(2);
+  }
+});

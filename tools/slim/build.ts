@@ -1,0 +1,154 @@
+/** Makes a point's model: widths cut and compensated, another picture size, patches that merge or go, a head for that, the dtype. */
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import {
+  denseTokens,
+  innerDim,
+  type Manifest,
+  type Model,
+  type Tensors,
+  type WeightsDtype,
+} from "../../src/format/model.ts";
+import { readSafetensors, writeSafetensors } from "../../src/format/safetensors.ts";
+import { encodeTensors } from "../../src/format/write.ts";
+import type { TF } from "../../src/tfjs/ops.ts";
+import { resizeModel } from "../checkpoints/resize.ts";
+import { type Picture, spread } from "../data/data.ts";
+import { compensate } from "../masks/compensate.ts";
+import { cutTensors, slimArchitecture } from "../masks/masks.ts";
+import { writeFileAtomic } from "../models/folders.ts";
+import { safetensorsMetadata } from "../models/metadata.ts";
+import { type Answer, canRefit, refitHead } from "./refit.ts";
+import { keyOf, type Setting, withTokens } from "./space.ts";
+
+/** Makes the models of one dense model. What took a calibration is kept in `folder`. */
+export class Builder {
+  private readonly cuts = new Map<string, Model>();
+
+  /**
+   * @param dense its tensors in f32
+   * @param identity of the dense model and the pictures, for the names of the files
+   * @param calibration pictures by which the cut widths are compensated
+   * @param tf without it no widths are cut
+   */
+  constructor(
+    readonly dense: Model,
+    private readonly identity: string,
+    private readonly calibration: Picture[],
+    private readonly calibrationSize: [number, number],
+    private readonly folder: string,
+    private readonly tf?: TF,
+  ) {}
+
+  /** Answers of a model and of the dense one on the same pictures, by which heads are solved again; without it they stay. */
+  answers?: (model: Model) => Promise<{ slim: Answer[]; wanted: Float32Array[] }>;
+
+  async build(setting: Setting): Promise<Model> {
+    return encoded(await this.exact(setting), setting);
+  }
+
+  /** With the dense model's head. */
+  async buildRaw(setting: Setting): Promise<Model> {
+    return encoded(await this.raw(setting), setting);
+  }
+
+  /** In f32, of which each dtype is made. */
+  async exact(setting: Setting): Promise<Model> {
+    const model = await this.raw(setting);
+    const isWhole = model.manifest === this.dense.manifest;
+    if (isWhole || !this.answers || !canRefit(model.manifest)) return model;
+    return { ...model, tensors: new Map([...model.tensors, ...(await this.headFor(setting, model))]) };
+  }
+
+  /** Kept in a file, whatever the dtype. */
+  private async headFor(setting: Setting, model: Model): Promise<Tensors> {
+    const key = `${keyOf({ ...setting, dtype: "f16" })} ${this.identity}`;
+    const path = join(this.folder, "heads", `${hashOf(key)}.safetensors`);
+    if (existsSync(path)) return readSafetensors(readFileSync(path), path) as Tensors;
+    const { slim, wanted } = await this.answers!(encoded(model, setting));
+    const tensors = refitHead(model.manifest, model.tensors, slim, wanted);
+    const head: Tensors = new Map([...tensors].filter(([name]) => name.startsWith("head.")));
+    writeFileAtomic(path, writeSafetensors(head));
+    return head;
+  }
+
+  /** @throws Error for a point whose share of the MACs cannot be reached; `shapeOf` is asked before */
+  private async raw(setting: Setting): Promise<Model> {
+    const resized = resizeModel(await this.cut(setting), setting.size);
+    const manifest = withTokens(resized.manifest, setting);
+    if (!manifest) throw new Error(`No model has these settings: ${JSON.stringify(setting)}`);
+    return { manifest, dtype: "f32", tensors: resized.tensors };
+  }
+
+  /**
+   * The same sizes with any channels and units, which nothing makes up for: to know before the work how small and how fast a
+   * model can become.
+   */
+  outline(setting: Setting): Model {
+    const { manifest, tensors } = this.dense;
+    const masks = manifest.blocks.map((block) => ({
+      attn: firstOf(innerDim(block), setting.attn),
+      mlp: firstOf(block.mlpHidden, setting.mlp),
+      tokens: firstOf(denseTokens(manifest), 1).map((_, token) => block.keepIdx.includes(token)),
+    }));
+    const cut = {
+      ...this.dense,
+      manifest: slimArchitecture(manifest, masks),
+      tensors: cutTensors(manifest, tensors, masks),
+    };
+    const resized = resizeModel(setting.attn === 1 && setting.mlp === 1 ? this.dense : cut, setting.size);
+    const withFewer = withTokens(resized.manifest, setting) ?? resized.manifest;
+    return { manifest: withFewer, dtype: setting.dtype, tensors: encodeTensors(resized.tensors, setting.dtype) };
+  }
+
+  private async cut({ attn, mlp }: Setting): Promise<Model> {
+    if (attn === 1 && mlp === 1) return this.dense;
+    const key = `attn ${attn} mlp ${mlp} ${this.identity}`;
+    const known = this.cuts.get(key) ?? (await this.readOrCut(key, { attn, mlp }));
+    this.cuts.set(key, known);
+    return known;
+  }
+
+  private async readOrCut(key: string, shares: { attn: number; mlp: number }): Promise<Model> {
+    const path = join(this.folder, `widths-${hashOf(key)}.safetensors`);
+    const { manifest } = this.dense;
+    if (existsSync(path)) {
+      const bytes = readFileSync(path);
+      const blocks: Manifest["blocks"] = JSON.parse(safetensorsMetadata(bytes).blocks);
+      return { manifest: { ...manifest, blocks }, dtype: "f32", tensors: readSafetensors(bytes, path) as Tensors };
+    }
+    if (!this.tf) throw new Error("Widths are cut with TensorFlow.js alone.");
+    // At a smaller size than the dense model's: most models of the search see such pictures, and it takes half of the time.
+    const seen = resizeModel(this.dense, this.calibrationSize);
+    const { masks, tensors } = await compensate(this.tf, seen, shares, spread(this.calibration, CALIBRATION_PICTURES));
+    const slim = slimArchitecture(seen.manifest, masks);
+    const blocks = slim.blocks.map(({ headDims, mlpHidden }, i) => ({ ...manifest.blocks[i], headDims, mlpHidden }));
+    for (const [name, tensor] of this.dense.tensors) if (isOfSize(name)) tensors.set(name, tensor);
+    mkdirSync(this.folder, { recursive: true });
+    writeFileAtomic(path, writeSafetensors(tensors, { blocks: JSON.stringify(blocks) }));
+    return { manifest: { ...manifest, blocks }, dtype: "f32", tensors };
+  }
+}
+
+/** Tensors that have another shape at another picture size. */
+const isOfSize = (name: string) => name === "pos_embed" || name.endsWith(".rel_bias");
+
+/** Enough to rank widths by: 384 pictures, which "slimvit compress" takes, cost three times as much. */
+const CALIBRATION_PICTURES = 128;
+
+const firstOf = (count: number, share: number) =>
+  Array.from({ length: count }, (_, k) => k < Math.max(1, Math.round(share * count)));
+
+const hashOf = (key: string) => createHash("sha256").update(key).digest("hex").slice(0, 12);
+
+const encoded = ({ manifest, tensors }: Model, { dtype }: Setting): Model => ({
+  ...{ manifest, dtype },
+  tensors: encodeTensors(tensors, dtype),
+});
+
+/** @returns the model with its tensors in f32 */
+export function widened(model: Model): Model {
+  const dtype: WeightsDtype = "f32";
+  return { ...model, dtype, tensors: encodeTensors(model.tensors, dtype) };
+}

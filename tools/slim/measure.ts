@@ -1,0 +1,310 @@
+/**
+ * Measures points with the engine that ships: how far a model's answers are from the dense model's, what it loses on val, how
+ * long it takes. Each result lies in a file of its own as soon as it is there, so the same command again goes on.
+ */
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync } from "node:fs";
+import { availableParallelism, loadavg } from "node:os";
+import { join } from "node:path";
+import { setImmediate } from "node:timers/promises";
+import { openSimd } from "../../src/engines/simd/engine.ts";
+import { SlimViTError } from "../../src/errors.ts";
+import { countMacs, type Model } from "../../src/format/model.ts";
+import { selfTestPixels } from "../../src/format/write.ts";
+import { softmax } from "../../src/reference/scores.ts";
+import type { Picture } from "../data/data.ts";
+import { bestClass, rankOf } from "../evaluation/ranks.ts";
+import { fileBytes, writeFileAtomic } from "../models/folders.ts";
+import { commandLine, type Interrupts, watchInterrupts } from "../shared/interrupt.ts";
+import type { Builder } from "./build.ts";
+import { PixelCache } from "./pixelCache.ts";
+import type { Answer } from "./refit.ts";
+import type { Closeness, Measurer } from "./search.ts";
+import { DENSE, keyOf, type Point, type Setting, type Space, settingOf, shapeOf } from "./space.ts";
+
+/** Answers on pictures, in their order. */
+export interface Answers {
+  /** the best class, −1 where there is none */
+  best: number[];
+  /** classes that score at least as high as the right one, 5 for more; empty for unlabelled pictures */
+  ranks: number[];
+}
+
+/** The pictures of a measurement. */
+export interface Measuring {
+  /** by which heads are solved again */
+  calibration: Picture[];
+  /** some of `held`, for the first look at a candidate */
+  firstLook: Picture[];
+  /** that no choice of cuts sees, to rank candidates */
+  held: Picture[];
+  /** to choose among few */
+  val: Picture[];
+  /** the model's output by class folder; none for unlabelled pictures */
+  indices?: Map<string, number>;
+}
+
+/** A point's file. */
+interface Record {
+  key: string;
+  closeness?: Closeness[];
+  val?: Answers;
+  bytes?: number;
+  ms?: number;
+}
+
+/** Held-back pictures of the first look at a candidate. */
+export const FIRST_LOOK = 40;
+const RUNS = 9;
+/** Pictures after which the event loop gets a turn. */
+const TURN = 8;
+
+/** What a target counts. */
+export type CostName = "work" | "macs" | "bytes" | "ms";
+
+export class PointMeasurer implements Measurer {
+  private readonly records = new Map<string, Record>();
+  private readonly pixels: PixelCache;
+  private readonly wanted = new Map<Picture[], Float32Array[]>();
+  /**
+   * @param identity of the model, the pictures and the engine: nothing that was measured with another one is taken
+   * @param settings.costName what `cost` counts; "work" is MACs, those of int8 times `int8Factor`
+   */
+  constructor(
+    private readonly builder: Builder,
+    private readonly space: Space,
+    private readonly pictures: Measuring,
+    private readonly settings: {
+      costName: CostName;
+      int8Factor: number;
+      identity: string;
+      folder: string;
+      /** of the model that is compared with, where it is not the one that the points are made of */
+      against?: PointMeasurer;
+    },
+  ) {
+    this.pixels = settings.against?.pixels ?? new PixelCache();
+    builder.answers ??= async (model) => ({
+      slim: await this.run(model, pictures.calibration),
+      wanted: await this.dense.ownLogits(pictures.calibration),
+    });
+  }
+
+  private get dense(): PointMeasurer {
+    return this.settings.against ?? this;
+  }
+
+  /** What the points are made of, in 16 bits: the dense model, against which everything is compared. */
+  get reference(): Setting {
+    return { ...settingOf(this.space, DENSE), dtype: "f16" };
+  }
+
+  /** How often a network was run over pictures in this process; what a file already knew is not. */
+  runs = 0;
+
+  private interrupts?: Interrupts;
+
+  /** Runs `work`, which Ctrl-C stops between two pictures. */
+  async interruptibly<T>(work: () => Promise<T>): Promise<T> {
+    this.interrupts = watchInterrupts("the engine has done its picture");
+    try {
+      return await work();
+    } finally {
+      this.interrupts.stop();
+      this.interrupts = undefined;
+    }
+  }
+
+  async cost(point: Point): Promise<number | undefined> {
+    const setting = settingOf(this.space, point);
+    const macs = this.macs(setting);
+    if (macs === undefined) return undefined;
+    const { costName, int8Factor } = this.settings;
+    if (costName === "macs") return macs;
+    if (costName === "work") return macs * (setting.dtype === "int8" ? int8Factor : 1);
+    return costName === "bytes" ? this.bytes(setting) : this.ms(setting);
+  }
+
+  /** Undefined for a point that cannot be built. */
+  macs(setting: Setting): number | undefined {
+    const { manifest } = this.builder.dense;
+    const shape = shapeOf(manifest, setting);
+    return shape && countMacs(shape, manifest.labels.length);
+  }
+
+  /** Of the file that ships. */
+  async bytes(setting: Setting): Promise<number> {
+    return (await this.known(setting, "bytes", async () => {
+      const { tensors } = await this.builder.exact(setting);
+      return fileBytes(tensors, setting.dtype);
+    }))!;
+  }
+
+  /** Median of some runs on one thread. */
+  async ms(setting: Setting): Promise<number> {
+    return (await this.known(
+      setting,
+      "ms",
+      async () => (await timeInTurn([await this.builder.buildRaw(setting)], RUNS))[0],
+    ))!;
+  }
+
+  async closeness(point: Point, stage: 0 | 1): Promise<Closeness> {
+    const setting = settingOf(this.space, point);
+    const record = this.recordOf(setting);
+    const known = record.closeness?.[stage];
+    if (known) return known;
+    const pictures = stage === 0 ? this.pictures.firstLook : this.pictures.held;
+    const wanted = await this.dense.ownLogits(pictures);
+    const model = stage === 0 ? await this.builder.buildRaw(setting) : await this.builder.build(setting);
+    const logits = await this.answer(model, pictures);
+    const close = closenessOf(logits, wanted);
+    const closeness = record.closeness ?? [];
+    closeness[stage] = close;
+    this.store({ ...record, closeness });
+    return close;
+  }
+
+  async loss(point: Point): Promise<number> {
+    const [own, dense] = [await this.onVal(settingOf(this.space, point)), await this.dense.onVal(this.dense.reference)];
+    return lossOf(own, dense);
+  }
+
+  /** Answers on the val pictures. */
+  async onVal(setting: Setting): Promise<Answers> {
+    return (await this.known(setting, "val", async () =>
+      this.answersOf(await this.builder.build(setting), this.pictures.val),
+    ))!;
+  }
+
+  /** Answers of any model, one that was trained, say. */
+  async answersOf(model: Model, pictures: Picture[]): Promise<Answers> {
+    const logits = await this.answer(model, pictures);
+    const { indices } = this.pictures;
+    const readable = await this.pixels.readable(pictures, model.manifest);
+    return {
+      best: logits.map((values) => bestClass(values) ?? -1),
+      ranks: indices ? logits.map((values, k) => Math.min(5, rankOf(values, indices.get(readable[k].className)!))) : [],
+    };
+  }
+
+  /** Of what the points are made of. */
+  private async ownLogits(pictures: Picture[]): Promise<Float32Array[]> {
+    const known = this.wanted.get(pictures) ?? (await this.answer(await this.builder.build(this.reference), pictures));
+    this.wanted.set(pictures, known);
+    return known;
+  }
+
+  private async answer(model: Model, pictures: Picture[]): Promise<Float32Array[]> {
+    return (await this.run(model, pictures)).map(({ logits }) => logits);
+  }
+
+  /** Of the pictures that can be read. */
+  private async run(model: Model, pictures: Picture[]): Promise<Answer[]> {
+    this.stopIfAsked();
+    const pixels = await this.pixels.of(pictures, model.manifest);
+    const engine = await openSimd(model, { threads: freeThreads() });
+    try {
+      const answers: Answer[] = [];
+      for (const [k, input] of pixels.entries()) {
+        const { logits, features } = await engine.run(input);
+        answers.push({ logits: logits.slice(), features: features.slice() });
+        if (k % TURN === 0) await setImmediate(); // or Ctrl-C would not be seen
+        this.stopIfAsked();
+      }
+      this.runs++;
+      return answers;
+    } finally {
+      engine.dispose();
+    }
+  }
+
+  /** What was measured before lies in its files; a measurement that is begun is made again. */
+  private stopIfAsked(): void {
+    if (!this.interrupts?.requested) return;
+    throw new SlimViTError(
+      "aborted",
+      `slim: stopped; ${this.settings.folder} has what was measured. The same command goes on:\n  ${commandLine()}`,
+    );
+  }
+
+  private async known<K extends "val" | "bytes" | "ms">(setting: Setting, what: K, measure: () => Promise<Record[K]>) {
+    const record = this.recordOf(setting);
+    if (record[what] !== undefined) return record[what];
+    const value = await measure();
+    this.store({ ...this.recordOf(setting), [what]: value });
+    return value;
+  }
+
+  private recordOf(setting: Setting): Record {
+    const key = keyOf(setting);
+    const path = this.pathOf(key);
+    const known =
+      this.records.get(key) ?? (existsSync(path) ? (JSON.parse(readFileSync(path, "utf8")) as Record) : { key });
+    this.records.set(key, known);
+    return known;
+  }
+
+  private store(record: Record): void {
+    this.records.set(record.key, record);
+    writeFileAtomic(this.pathOf(record.key), `${JSON.stringify(record)}\n`);
+  }
+
+  private pathOf(key: string): string {
+    const { identity, folder } = this.settings;
+    const name = createHash("sha256").update(`${identity} ${key}`).digest("hex").slice(0, 16);
+    return join(folder, "points", `${name}.json`);
+  }
+}
+
+/** All cores where they have nothing else to do. Threads that wait for a core hold up all others. */
+const freeThreads = (): number => (loadavg()[0] > LOADED * availableParallelism() ? 1 : availableParallelism());
+
+/** Processes that want a core, for each core; this one is among them. */
+const LOADED = 1.6;
+
+/** Points of top-1 that are lost, of pictures with labels; else points of agreement on the best class. */
+export function lossOf(own: Answers, dense: Answers): number {
+  const n = dense.best.length;
+  if (!dense.ranks.length) return (100 * dense.best.filter((best, k) => own.best[k] !== best || best < 0).length) / n;
+  const right = ({ ranks }: Answers) => ranks.filter((rank) => rank < 1).length;
+  return (100 * (right(dense) - right(own))) / n;
+}
+
+/** Mean divergence of the distributions, Σ q·ln(q/p), and how often the best classes differ. */
+function closenessOf(logits: Float32Array[], wanted: Float32Array[]): Closeness {
+  let [divergence, other] = [0, 0];
+  logits.forEach((values, k) => {
+    const [p, q] = [softmax(values), softmax(wanted[k])];
+    for (let c = 0; c < q.length; c++)
+      if (q[c] > 0) divergence += q[c] * Math.log(q[c] / Math.max(p[c], Number.MIN_VALUE));
+    const best = bestClass(values);
+    if (best === undefined || best !== bestClass(wanted[k])) other++;
+  });
+  const n = Math.max(1, logits.length);
+  // A distribution that is no number is as far away as can be.
+  return { divergence: Number.isFinite(divergence) ? divergence / n : Number.MAX_VALUE, disagreement: other / n };
+}
+
+/**
+ * Median milliseconds of each model on one thread. The models run in turn, so that whatever else the machine does falls on all
+ * of them alike.
+ */
+export async function timeInTurn(models: Model[], rounds: number): Promise<number[]> {
+  const engines = [];
+  for (const model of models) engines.push(await openSimd(model, { threads: 1 }));
+  try {
+    const pixels = models.map(({ manifest }) => selfTestPixels(manifest, 1));
+    const times: number[][] = models.map(() => []);
+    for (let round = -1; round < rounds; round++) {
+      for (const [k, engine] of engines.entries()) {
+        const start = performance.now();
+        await engine.run(pixels[k]);
+        if (round >= 0) times[k].push(performance.now() - start); // the first round warms up
+      }
+    }
+    return times.map((list) => list.sort((a, b) => a - b)[list.length >> 1]);
+  } finally {
+    for (const engine of engines) engine.dispose();
+  }
+}

@@ -1,0 +1,32 @@
+/** What a run of slim was asked, and what all its phases share. */
+import type { Backend } from "../training/backend.ts";
+import type { TrainChoice, TrainingClock } from "./clock.ts";
+import type { SlimData } from "./dataReport.ts";
+import type { Target, Targets } from "./target.ts";
+
+export interface SlimOptions extends Targets {
+  data: string[];
+  out: string;
+  unlabelled?: boolean;
+  train: TrainChoice;
+  /** where what was measured and trained is kept; default the output folder's name with .stages */
+  stages?: string;
+  force?: boolean;
+  seed?: number;
+}
+
+/** What all phases share. */
+export interface SlimRun {
+  options: SlimOptions;
+  target: Target;
+  data: SlimData;
+  /** of the dense model: MODEL, or what it was finetuned to */
+  source: string;
+  folder: string;
+  key: string;
+  backend: Backend | undefined;
+  clock: TrainingClock;
+  /** why nothing is trained, whatever was asked */
+  untrainable?: string;
+  notes: string[];
+}

@@ -1,0 +1,227 @@
+/**
+ * The guided search for small models. It goes from the dense model one step at a time: of every model that no other one of its
+ * picture size beats in both cost and divergence, each neighbour is looked at. A look is cheap, on few pictures first, and most
+ * candidates end there. Accuracy on the val pictures is measured of few points, and chooses among them, also among picture sizes:
+ * at another size a network is less sure of the same classes, which divergence counts and accuracy does not.
+ */
+import { type Axis, DENSE, neighbours, type Point, type Space, smallestFirst } from "./space.ts";
+
+/** How far a candidate is from the dense model on pictures that no choice of cuts has seen. */
+export interface Closeness {
+  /** nats, mean over the pictures */
+  divergence: number;
+  /** share of the pictures with another best class */
+  disagreement: number;
+}
+
+/** What is known of a point, and what asking costs: nothing, a second, some seconds. Answers are kept. */
+export interface Measurer {
+  /** What the target counts; undefined for a point that cannot be built. */
+  cost(point: Point): Promise<number | undefined>;
+  /** @param stage 0 on few pictures, 1 on more */
+  closeness(point: Point, stage: 0 | 1): Promise<Closeness>;
+  /** Share of the val pictures lost against the dense model, in points; negative where some are won. */
+  loss(point: Point): Promise<number>;
+}
+
+export interface Candidate {
+  point: Point;
+  cost: number;
+  divergence: number;
+  disagreement: number;
+}
+
+/** A candidate whose loss on val was measured. */
+export interface Measured extends Candidate {
+  loss: number;
+}
+
+/** After the look at few pictures, a candidate goes on when it diverges at most so many times as much as the best one of its cost. */
+const PROMISING = 2.2;
+/** Two points that are both looked around from differ in cost by this factor at least. */
+const STRIDE = 0.93;
+/** A step that saves less than this share is not worth a look. */
+const LEAST_SAVING = 0.003;
+
+export interface Limits {
+  /** nothing cheaper is looked at */
+  leastCost: number;
+  /** the frontier goes on until it has a point of this cost, however far that diverges */
+  reach?: number;
+  /** from points with a larger share of other best classes the search does not go on */
+  mostDisagreement: number;
+  /** axes along which the cost falls */
+  axes: readonly Axis[];
+}
+
+/**
+ * @param onLook called after each look at a candidate
+ * @returns the frontier: the dense model, then every point that no other of its picture size beats in both cost and divergence
+ */
+export async function exploreFrontier(
+  space: Space,
+  measurer: Measurer,
+  limits: Limits,
+  onLook: (looked: number, frontier: Candidate[]) => void = () => {},
+): Promise<Candidate[]> {
+  const seen = new Set<string>();
+  const dense = { point: DENSE, cost: (await measurer.cost(DENSE))!, ...(await measurer.closeness(DENSE, 1)) };
+  let frontier: Candidate[] = [dense];
+  seen.add(nameOf(DENSE));
+  let [looked, from]: [number, Candidate | undefined] = [0, dense];
+  const expanded = new Set<string>();
+  while (from) {
+    expanded.add(nameOf(from.point));
+    for (const point of neighbours(space, from.point)) {
+      if (seen.has(nameOf(point)) || !limits.axes.some((axis) => point[axis] > from!.point[axis])) continue;
+      seen.add(nameOf(point));
+      const cost = await measurer.cost(point);
+      if (cost === undefined || cost > from.cost * (1 - LEAST_SAVING) || cost < limits.leastCost) continue;
+      const look = await measurer.closeness(point, 0);
+      onLook(++looked, frontier);
+      if (look.divergence > PROMISING * divergenceAt(frontier, point, cost)) continue;
+      frontier = withCandidate(frontier, { point, cost, ...(await measurer.closeness(point, 1)) });
+    }
+    from = nextFrom(frontier, expanded, limits);
+  }
+  const { reach } = limits;
+  if (reach !== undefined && frontier.at(-1)!.cost > reach) {
+    for (const point of smallestFirst(space, limits.axes)) {
+      const cost = await measurer.cost(point);
+      if (cost === undefined) continue;
+      frontier = withCandidate(frontier, { point, cost, ...(await measurer.closeness(point, 1)) });
+      break;
+    }
+  }
+  return frontier;
+}
+
+const nameOf = (point: Point) => JSON.stringify(point);
+
+/** The dearest point of the frontier that is not close to one already looked around from; at last the cheapest one. */
+function nextFrom(frontier: Candidate[], expanded: Set<string>, limits: Limits): Candidate | undefined {
+  const before = frontier.filter(({ point }) => expanded.has(nameOf(point)));
+  const isClose = (a: Candidate, b: Candidate) =>
+    isSameSize(a.point, b.point) && Math.min(a.cost, b.cost) > STRIDE * Math.max(a.cost, b.cost);
+  const next = frontier.find(
+    (one) =>
+      !expanded.has(nameOf(one.point)) &&
+      one.disagreement <= limits.mostDisagreement &&
+      !before.some((other) => isClose(one, other)),
+  );
+  const last = frontier.at(-1)!;
+  const isShort = limits.reach !== undefined && last.cost > limits.reach && !expanded.has(nameOf(last.point));
+  return next ?? (isShort ? last : undefined);
+}
+
+const isSameSize = (a: Point, b: Point): boolean => a.size === b.size;
+
+/** The least divergence that is known at this picture size and at this cost or below; infinite where nothing so cheap is known. */
+function divergenceAt(frontier: Candidate[], point: Point, cost: number): number {
+  const others = frontier.filter((one) => isSameSize(one.point, point) && one.cost <= cost);
+  return others.reduce((least, one) => Math.min(least, one.divergence), Infinity);
+}
+
+/** Sorted from the dearest to the cheapest. The dense model stays: it is what holds every target. */
+function withCandidate(frontier: Candidate[], one: Candidate): Candidate[] {
+  const beats = (a: Candidate, b: Candidate) =>
+    isSameSize(a.point, b.point) && a.cost <= b.cost && a.divergence <= b.divergence;
+  if (frontier.some((other) => beats(other, one))) return frontier;
+  const stays = (other: Candidate) => other.point === DENSE || !beats(one, other);
+  return [...frontier.filter(stays), one].sort((a, b) => b.cost - a.cost);
+}
+
+/** Of each picture size, how many points are measured on either side of the border between enough and too little. */
+const BESIDE = 2;
+
+export interface Choice {
+  chosen: Measured;
+  /** what was measured on val, the dearest first */
+  measured: Measured[];
+}
+
+/**
+ * The cheapest point of the frontier that loses at most `most` points on val. One lucky result is not believed: a point
+ * must also hold the target when losses are smoothed, so that a cheaper model of the same picture size never looks better than
+ * a dearer one.
+ *
+ * @returns nothing where the first point, which the others were made of, does not keep the target itself
+ */
+export async function cheapestWithin(
+  frontier: Candidate[],
+  measurer: Measurer,
+  most: number,
+): Promise<Choice | undefined> {
+  const [all, held]: [Measured[], Measured[]] = [[], []];
+  for (const group of bySize(frontier)) {
+    const { chosen, measured } = await cheapestOfSize(group, measurer, most);
+    if (!all.length && measured[0].loss > most) return undefined;
+    all.push(...measured);
+    if (chosen) held.push(chosen);
+  }
+  return { chosen: held.reduce((a, b) => (b.cost < a.cost ? b : a)), measured: all.sort((a, b) => b.cost - a.cost) };
+}
+
+/** The parts of the frontier with one picture size each, the largest first. */
+function bySize(frontier: Candidate[]): Candidate[][] {
+  const sizes = [...new Set(frontier.map(({ point }) => point.size))].sort((a, b) => a - b);
+  return sizes.map((size) => frontier.filter(({ point }) => point.size === size));
+}
+
+/** @param frontier of one picture size, the dearest first */
+async function cheapestOfSize(
+  frontier: Candidate[],
+  measurer: Measurer,
+  most: number,
+): Promise<{ chosen: Measured | undefined; measured: Measured[] }> {
+  const losses = new Map<number, number>();
+  const lossAt = async (k: number) => {
+    if (!losses.has(k)) losses.set(k, await measurer.loss(frontier[k].point));
+    return losses.get(k)!;
+  };
+  if ((await lossAt(0)) <= most) {
+    let [low, high] = [0, frontier.length]; // low holds the target
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if ((await lossAt(middle)) <= most) low = middle;
+      else high = middle;
+    }
+    for (let k = Math.max(0, low - BESIDE); k <= Math.min(frontier.length - 1, low + BESIDE); k++) await lossAt(k);
+  }
+  const known = [...losses.keys()].sort((a, b) => a - b);
+  const measured = known.map((k): Measured => ({ ...frontier[k], loss: losses.get(k)! }));
+  const smooth = nonDecreasing(measured.map(({ loss }) => loss));
+  return { chosen: measured.filter(({ loss }, k) => loss <= most && smooth[k] <= most).at(-1), measured };
+}
+
+/** The most accurate on val of the points that cost at most `most`: of each picture size, the dearest ones are measured. */
+export async function mostAccurateUnder(frontier: Candidate[], measurer: Measurer, most: number): Promise<Choice> {
+  const measured: Measured[] = [];
+  for (const group of bySize(frontier)) {
+    const first = group.findIndex(({ cost }) => cost <= most);
+    if (first < 0) continue;
+    for (const one of group.slice(Math.max(0, first - 1), first + BESIDE))
+      measured.push({ ...one, loss: await measurer.loss(one.point) });
+  }
+  measured.sort((a, b) => b.cost - a.cost);
+  const under = measured.filter(({ cost }) => cost <= most);
+  // Of equal losses the one that diverges least.
+  const isBetter = (a: Measured, b: Measured) => a.loss < b.loss || (a.loss === b.loss && a.divergence < b.divergence);
+  return { chosen: under.reduce((best, one) => (isBetter(one, best) ? one : best)), measured };
+}
+
+/** The closest non-decreasing values by least squares: neighbours that fall are averaged (pool adjacent violators). */
+export function nonDecreasing(values: number[]): number[] {
+  const pools: { sum: number; count: number }[] = [];
+  for (const value of values) {
+    pools.push({ sum: value, count: 1 });
+    while (pools.length > 1 && meanOf(pools.at(-2)!) > meanOf(pools.at(-1)!)) {
+      const last = pools.pop()!;
+      pools.at(-1)!.sum += last.sum;
+      pools.at(-1)!.count += last.count;
+    }
+  }
+  return pools.flatMap((pool) => Array(pool.count).fill(meanOf(pool)));
+}
+
+const meanOf = ({ sum, count }: { sum: number; count: number }) => sum / count;

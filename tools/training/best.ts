@@ -1,0 +1,46 @@
+/** The weights that were most accurate on val so far: a training may end with them, in place of its last ones. */
+import type * as tfjs from "@tensorflow/tfjs-core";
+import type { Tensor, TF } from "../../src/tfjs/ops.ts";
+import type { Accuracy } from "./validation.ts";
+
+export class BestWeights {
+  /** by the variables' names; empty before the first measurement */
+  readonly tensors = new Map<string, Tensor>();
+  private step = 0;
+  private score = Number.NEGATIVE_INFINITY;
+
+  /** Copies the variables where they are better than all before. Of equals the later ones stay: they have seen more pictures. */
+  offer(tf: TF, variables: Map<string, tfjs.Variable>, accuracy: Accuracy, step: number): void {
+    const score = scoreOf(accuracy);
+    if (score === undefined || score < this.score) return;
+    [this.score, this.step] = [score, step];
+    for (const [name, variable] of variables) {
+      this.tensors.get(name)?.dispose();
+      this.tensors.set(name, tf.keep(variable.clone()));
+    }
+  }
+
+  /** Goes on from a checkpoint's tensors, which were the best of its history. */
+  restore(tensors: Map<string, Tensor>, history: Record<string, number>[]): void {
+    if (!tensors.size) return;
+    for (const [name, tensor] of tensors) this.tensors.set(name, tensor);
+    for (const line of history) {
+      const score = scoreOf(line);
+      if (score !== undefined && score >= this.score) [this.score, this.step] = [score, line.step];
+    }
+  }
+
+  /** Gives the variables the best weights, and up the copies. @returns their step; undefined where nothing was measured */
+  takeOver(variables: Map<string, tfjs.Variable>): number | undefined {
+    if (!this.tensors.size) return undefined;
+    for (const [name, tensor] of this.tensors) {
+      variables.get(name)!.assign(tensor as tfjs.Tensor);
+      tensor.dispose();
+    }
+    this.tensors.clear();
+    return this.step;
+  }
+}
+
+const scoreOf = (accuracy: Accuracy): number | undefined =>
+  accuracy["val.top1"] ?? accuracy["val.agreement"] ?? accuracy["val.cosine"];
