@@ -40,6 +40,7 @@ const TOOLS = [
   "teach",
   "bench",
   "masks",
+  "elastic",
   "report",
   "options",
   "recipes",

@@ -6,8 +6,7 @@ import dts from "rollup-plugin-dts";
 import esbuild from "rollup-plugin-esbuild";
 
 // All into one folder, so that new URL("./worker.js", import.meta.url) holds. The worker is one file without a relative
-// import: it must also work from a blob and from a CDN. The optional engines are files of their own, and so is
-// what a set of models needs: few pages choose them.
+// import: it must also work from a blob and from a CDN. The optional engines are files of their own: few pages choose them.
 export const OPTIONAL = [/^onnxruntime-web/, /^@tensorflow\//];
 export const plugins = [
   resolve({ browser: true }),
@@ -47,8 +46,9 @@ function terseShaders(): Plugin {
   };
 }
 
-/** Engines that few pages open: src/engines/FOLDER/index.ts becomes dist/engine-NAME.js, beside worker.js. */
+/** Engines that few pages open, and what several variants need: src/engines/FOLDER/index.ts becomes dist/engine-NAME.js, beside worker.js. */
 export const ENGINE_CHUNKS: Record<string, string> = {
+  family: "family",
   onnx: "onnx",
   reference: "reference",
   "tfjs-webgpu": "tfjs",
@@ -67,12 +67,12 @@ export const WORKER_CHUNKS: Record<string, string> = {
 /** What index.ts imports dynamically are files of their own, beside index.js: few pages need them. */
 const BESIDE: Record<string, string> = {
   "../worker/worker.ts": "./worker.js",
-  "./set.ts": "./set.js",
   "./drawSvg.ts": "./draw-svg.js",
   "./videoFrames.ts": "./video-frames.js",
   "./batchOf.ts": "./batch-of.js",
   "./teaching.ts": "./teaching.js",
-  "./optionAdvice.ts": "./option-advice.js",
+  "./advice.ts": "./advice.js",
+  "./engine-family.js": "./engine-family.js",
   "./engine-onnx.js": "./engine-onnx.js",
   "./engine-reference.js": "./engine-reference.js",
   "./engine-tfjs.js": "./engine-tfjs.js",
@@ -117,7 +117,7 @@ const configs: RollupOptions[] = [
       plugins: [dts()],
     },
   ]),
-  ...["set", "drawSvg", "videoFrames", "batchOf", "optionAdvice", "teaching"].map(
+  ...["drawSvg", "videoFrames", "batchOf", "advice", "teaching"].map(
     (name): RollupOptions => ({
       input: `src/page/${name}.ts`,
       output: { file: `dist/${BESIDE[`./${name}.ts`].slice(2)}`, format: "es", sourcemap: true },

@@ -61,46 +61,37 @@ type Instance<Name extends string> = typeof globalThis extends {
 /** What createImageBitmap takes. */
 type Drawable = Instance<"HTMLImageElement"> | Instance<"SVGImageElement"> | Instance<"HTMLVideoElement"> | Instance<"HTMLCanvasElement"> | Instance<"ImageBitmap"> | Instance<"OffscreenCanvas"> | Instance<"VideoFrame"> | Instance<"Blob"> | Instance<"ImageData">;
 
-/** On which pictures, and by what. */
-interface SetAccuracy {
-    /** fraction of 1 */
-    top1: number;
-    /** pictures */
-    n: number;
-    data: string;
-    split: string;
-    engine: string;
-    dtype: string;
-}
-
-/** What a load out of a set of models chose. */
-
-/** Which member of a set was taken, and why. */
-interface SetChoice {
-    /** of set.json */
+/** What is known of a folder's variants on a device, and how one of them was chosen. */
+/** A variant as `info` lists it. */
+interface VariantInfo {
     name: string;
-    /** the member's folder in the set */
-    member: string;
-    /** fraction of the `n` pictures of `data` that it classifies correctly, from set.json */
-    accuracy: SetAccuracy;
-    /** the budget asked for, milliseconds of inference */
-    latencyMs?: number;
-    /** Whether the member was measured to meet it; undefined without a budget. */
-    meets?: boolean;
-    /** members that were measured, the cheapest first */
-    measured: MeasuredMember[];
-    /** why this one, for people */
+    macs: number;
+    /** [height, width] */
+    imageSize: [number, number];
+    /** measured figures, each with the data and n it was measured on */
+    metrics: Record<string, unknown>;
+    /** It runs without a download. */
+    ready: boolean;
+}
+/** How a variant was chosen. */
+interface VariantChoice {
+    /** the budget: milliseconds of inference */
+    latencyMs: number;
+    /** whether the variant was measured to be within it */
+    meets: boolean;
+    /** for people */
     reason: string;
+    /** Median milliseconds of those that were timed here, or why one is not used. */
+    measured: {
+        variant: string;
+        ms?: number;
+        fault?: string;
+    }[];
 }
-interface MeasuredMember {
-    member: string;
-    /** Median inference of a few pictures; undefined where it did not run. */
-    ms?: number;
-    /** Now, or on an earlier visit whose measurement was kept. */
-    when: "now" | "earlier";
-    /** why it did not run */
-    fault?: string;
-}
+/** A variant by its name, or the best within a budget. */
+type VariantRequest = string | {
+    latencyMs: number;
+};
 
 /** The forms of a picture that a caller may give. Part of protocol.ts, which exports them. */
 
@@ -192,7 +183,7 @@ interface LoadOptions {
      * best in the folder. `info.dtypeReason` names the reason.
      */
     dtype?: WeightsDtype | "auto";
-    /** One of `info.variants`; default the folder's first. */
+    /** One of `info.variants`, and no other; default by `latencyMs`. */
     variant?: string;
     /** Default "auto". More than one needs a cross-origin isolated page. */
     threads?: number | "auto";
@@ -214,8 +205,13 @@ interface LoadOptions {
      */
     host?: () => ModelHost;
     webnn?: WebnnOptions;
-    /** Of a set: the most accurate member that takes at most this many milliseconds of inference here, measured; default the most accurate. */
+    /**
+     * Of a folder with several variants: the most accurate that takes at most this many milliseconds of inference here, measured;
+     * default 50. The smallest one answers until that is there. `variant` wins.
+     */
     latencyMs?: number;
+    /** Called when another variant becomes the one that answers. */
+    onVariant?: (info: ModelInfo) => void;
 }
 /** An optional engine's packages, as the app's bundler serves them: what slimvit/engines/* exports. */
 interface EnginePackage {
@@ -280,27 +276,20 @@ interface ModelInfo {
     pooling: Pooling;
     /** The networks that this folder's weights make. */
     variants: VariantInfo[];
-    /** name of the one that is loaded */
+    /** name of the one that answers */
     variant: string;
+    /** Where it was chosen by a budget: how. Absent until then. */
+    choice?: VariantChoice;
     /** why this engine */
     engineReason: string;
     /** Engines that `auto` tried and did not take: those that did not open, and those that were slower. */
     tried: TriedEngine[];
     /** what could not be done here, for people */
     notes: string[];
-    /** Of a model out of a set: which member, and why. */
-    set?: SetChoice;
     /** Of a taught model. */
     taught?: TaughtInfo;
 }
-interface VariantInfo {
-    name: string;
-    macs: number;
-    /** [height, width] */
-    imageSize: [number, number];
-    /** measured figures, each with the data and n it was measured on */
-    metrics: Record<string, unknown>;
-}
+
 /** An engine that `auto` tried and did not take. */
 interface TriedEngine {
     engine: EngineName;
@@ -311,7 +300,6 @@ interface TriedEngine {
     /** Median milliseconds of a few runs, if it was measured. */
     ms?: number;
 }
-
 interface ClassifyOptions {
     /** How many classes to return; default 5. */
     topK?: number;
@@ -337,6 +325,15 @@ interface ClassifyOptions {
     signal?: Instance<"AbortSignal">;
 }
 type EmbedOptions = Pick<ClassifyOptions, "signal" | "region">;
+interface StreamOptions extends ClassifyOptions {
+    /**
+     * Of a folder with several variants: milliseconds that a frame may take, from its call to its answer. A smaller variant
+     * answers while this device is too slow for the present one, and the larger ones when there is time for them again.
+     */
+    latencyMs?: number;
+    /** Called when another variant answers from the next frame on. */
+    onVariant?: (info: ModelInfo) => void;
+}
 interface ClassifyAllOptions extends ClassifyOptions {
     /** Pictures on their way at once; default what the engine takes at once, at least 2. */
     concurrency?: number;
@@ -390,6 +387,8 @@ interface Classification extends Insight {
         total: number;
     };
     engine: EngineName;
+    /** name of the variant that answered */
+    variant: string;
     /** Of a taught model: whether the picture shows none of its classes, as far as the features tell. */
     unknown?: boolean;
 }
@@ -399,13 +398,15 @@ declare class SlimViT {
     private readonly user;
     private readonly shared;
     private readonly calls;
+    /** The variant that `use` asked for; undefined for the one that loading chose. */
+    private variant;
     private model;
     /** What others that share the model do not have. */
     private ownInfo;
     /** `info` with the own part, and the info that it was made from */
     private mergedInfo;
     private constructor();
-    /** What was loaded and how it runs. Another object when that changes, as after a lost GPU. */
+    /** What was loaded and how it runs. Another object when that changes, as after a lost GPU or with another variant. */
     get info(): ModelInfo;
     /**
      * Loads of one folder with the same options share a worker; it ends with the last `dispose()`.
@@ -461,6 +462,15 @@ declare class SlimViT {
      */
     save(options?: SaveOptions): Promise<Instance<"File">[]>;
     /**
+     * Answers with another of the folder's variants from the next call on. Those that `info.variants` calls ready need no
+     * download. Others that loaded the same model are not changed.
+     *
+     * @param variant its name, or the budget for which the best is found
+     * @returns its `info`
+     * @throws SlimViTError `bad-option` for a name that is none, and as `load`; the present variant goes on then
+     */
+    use(variant: VariantRequest): Promise<ModelInfo>;
+    /**
      * Classifies pictures as they come. Of a video it is always the newest frame, so that answers never lag behind; frames
      * that cannot be read yet are skipped. Of any other source every picture is classified. Leave the loop to stop.
      *
@@ -468,7 +478,7 @@ declare class SlimViT {
      *   track is stopped does not end: abort then.
      * @throws SlimViTError as `classify`, and what the source throws
      */
-    stream(source: FrameSource<ImageInput>, options?: ClassifyOptions): AsyncGenerator<Classification>;
+    stream(source: FrameSource<ImageInput>, options?: StreamOptions): AsyncGenerator<Classification>;
     /** Frees worker, weights and memory; calls in flight reject with `disposed`. Idempotent. */
     dispose(): void;
     [Symbol.dispose](): void;
@@ -487,4 +497,4 @@ declare class SlimViT {
 }
 
 export { SlimViT, SlimViTError };
-export type { BatchProgress, BatchResult, BlockShape, Classification, ClassifyAllOptions, ClassifyOptions, EmbedAllOptions, EmbedOptions, EngineName, EnginePackage, FrameSource, ImageInput, Label, LoadOptions, MeasuredMember, ModelHost, ModelInfo, ModelPackage, ModelSource, Pooling, Progress, RawImage, Region, SaveOptions, ScoredClass, SetChoice, SlimViTErrorCode, TaughtInfo, TeachOptions, TeachPictures, TeachProgress, TriedEngine, UnknownRule, VariantInfo, WebnnOptions, WeightsDtype, WeightsStore };
+export type { BatchProgress, BatchResult, BlockShape, Classification, ClassifyAllOptions, ClassifyOptions, EmbedAllOptions, EmbedOptions, EngineName, EnginePackage, FrameSource, ImageInput, Label, LoadOptions, ModelHost, ModelInfo, ModelPackage, ModelSource, Pooling, Progress, RawImage, Region, SaveOptions, ScoredClass, SlimViTErrorCode, StreamOptions, TaughtInfo, TeachOptions, TeachPictures, TeachProgress, TriedEngine, UnknownRule, VariantChoice, VariantInfo, VariantRequest, WebnnOptions, WeightsDtype, WeightsStore };

@@ -31,12 +31,14 @@ const LINES: Record<Line, string> = {
   untrusted: "Manifest from an untrusted origin: a request outside its folder, over the stated bounds, code run",
   pictures: "Hostile pictures: a crash, another error than `bad-input`, a large one decoded",
   "worker-killed": "Worker killed in mid-classify: not rejected within 1 s, or the next call fails or differs",
-  "worker-methods": "Messages to the worker that are none of its five methods: answered, or the next call fails",
+  "worker-methods": "Messages to the worker that are none of its six methods: answered, or the next call fails",
   "device-lost": "GPU device lost in mid-classify: not recovered, other logits",
   abort: "Abort at a random moment: not settled within one block's time, the next answer differs, memory grows",
   network: "404, 500, stall, cut, short, HTML, redirect to nowhere: a wrong result, another code, no end",
   cache: "Cache corrupt, without quota, deleted, of an older version: fatal, a wrong result, fetched more than once",
   "two-tabs": "Two tabs and two models at once: another answer than alone",
+  variants:
+    "Several variants, ranges refused, cut or changed, the variant changed: a wrong answer, another code, memory grows",
   soak: "Load, classify, dispose, again and again: a worker left, memory grows",
   engines:
     "Random slim networks on every engine, both SIMD binaries: logits further off the reference's than 10⁻⁵ (int8 activations 0.2, WebGPU 10⁻³), another top-1",

@@ -40,14 +40,12 @@ async function main(): Promise<void> {
     const file = `${name}.js`;
     return [file, gzipBytes(readFileSync(root(`dist/${file}`), "utf8"))];
   });
-  const set = gzipBytes(readFileSync(root("dist/set.js"), "utf8"));
   const sizes: Record<string, number> = {
     index,
     ...(await workerParts()),
     worker,
     "index + worker": index + worker,
     ...Object.fromEntries(chunks), // loaded when they are needed
-    set, // … and with a set of models
   };
   let isOver = false;
   for (const [name, bytes] of Object.entries(sizes)) {

@@ -5,7 +5,7 @@
 
 import type { SlimViTError } from "./errors.ts";
 import type { BlockShape, Label, Pooling, WeightsDtype } from "./format/model.ts";
-import type { SetChoice } from "./format/setChoice.ts";
+import type { VariantChoice, VariantInfo } from "./format/variantChoice.ts";
 import type { RawImage, Region } from "./pictures.ts";
 import type { Instance } from "./platform.ts";
 import type { TaughtHead, TaughtInfo, TeachRequest, TeachResult } from "./taught.ts";
@@ -40,7 +40,7 @@ export interface LoadOptions {
    * best in the folder. `info.dtypeReason` names the reason.
    */
   dtype?: WeightsDtype | "auto";
-  /** One of `info.variants`; default the folder's first. */
+  /** One of `info.variants`, and no other; default by `latencyMs`. */
   variant?: string;
   /** Default "auto". More than one needs a cross-origin isolated page. */
   threads?: number | "auto";
@@ -62,8 +62,13 @@ export interface LoadOptions {
    */
   host?: () => ModelHost;
   webnn?: WebnnOptions;
-  /** Of a set: the most accurate member that takes at most this many milliseconds of inference here, measured; default the most accurate. */
+  /**
+   * Of a folder with several variants: the most accurate that takes at most this many milliseconds of inference here, measured;
+   * default 50. The smallest one answers until that is there. `variant` wins.
+   */
   latencyMs?: number;
+  /** Called when another variant becomes the one that answers. */
+  onVariant?: (info: ModelInfo) => void;
 }
 
 /** An optional engine's packages, as the app's bundler serves them: what slimvit/engines/* exports. */
@@ -102,6 +107,7 @@ export interface LoadRequest {
   engine: EngineName | "auto";
   dtype: WeightsDtype | "auto";
   variant?: string;
+  latencyMs?: number;
   threads: number | "auto";
   /** Keep weights and measurements in the browser's cache. */
   cache: boolean;
@@ -119,6 +125,8 @@ export interface LoadLinks {
   onProgress?: (progress: Progress) => unknown;
   /** Asks the page for the address of a package or of an engine's file. */
   locate?(name: string): Promise<string>;
+  /** Tells that another variant became the one that answers. */
+  onInfo?(info: ModelInfo): unknown;
 }
 
 /** What was loaded and how it runs. */
@@ -157,28 +165,21 @@ export interface ModelInfo {
   pooling: Pooling;
   /** The networks that this folder's weights make. */
   variants: VariantInfo[];
-  /** name of the one that is loaded */
+  /** name of the one that answers */
   variant: string;
+  /** Where it was chosen by a budget: how. Absent until then. */
+  choice?: VariantChoice;
   /** why this engine */
   engineReason: string;
   /** Engines that `auto` tried and did not take: those that did not open, and those that were slower. */
   tried: TriedEngine[];
   /** what could not be done here, for people */
   notes: string[];
-  /** Of a model out of a set: which member, and why. */
-  set?: SetChoice;
   /** Of a taught model. */
   taught?: TaughtInfo;
 }
 
-export interface VariantInfo {
-  name: string;
-  macs: number;
-  /** [height, width] */
-  imageSize: [number, number];
-  /** measured figures, each with the data and n it was measured on */
-  metrics: Record<string, unknown>;
-}
+export type { VariantChoice, VariantInfo, VariantRequest } from "./format/variantChoice.ts";
 
 /** An engine that `auto` tried and did not take. */
 export interface TriedEngine {
@@ -190,8 +191,6 @@ export interface TriedEngine {
   /** Median milliseconds of a few runs, if it was measured. */
   ms?: number;
 }
-
-export type { MeasuredMember, SetChoice } from "./format/setChoice.ts";
 
 // ---- Classifying pictures ----
 
@@ -221,6 +220,16 @@ export interface ClassifyOptions {
 }
 
 export type EmbedOptions = Pick<ClassifyOptions, "signal" | "region">;
+
+export interface StreamOptions extends ClassifyOptions {
+  /**
+   * Of a folder with several variants: milliseconds that a frame may take, from its call to its answer. A smaller variant
+   * answers while this device is too slow for the present one, and the larger ones when there is time for them again.
+   */
+  latencyMs?: number;
+  /** Called when another variant answers from the next frame on. */
+  onVariant?: (info: ModelInfo) => void;
+}
 
 export interface ClassifyAllOptions extends ClassifyOptions {
   /** Pictures on their way at once; default what the engine takes at once, at least 2. */
@@ -270,6 +279,8 @@ export interface Classification extends Insight {
   /** `preprocess` and `inference` in the worker; `total` as the caller waited */
   latencyMs: { preprocess: number; inference: number; total: number };
   engine: EngineName;
+  /** name of the variant that answered */
+  variant: string;
   /** Of a taught model: whether the picture shows none of its classes, as far as the features tell. */
   unknown?: boolean;
 }
@@ -294,6 +305,14 @@ export interface RunRequest extends Omit<ClassifyOptions, "signal"> {
   want: "classes" | "features";
   /** in place of the network's own */
   head?: TaughtHead;
+  /** of the folder; default the one that its loading chose */
+  variant?: string;
+}
+
+/** One of both. */
+export interface UseRequest {
+  variant?: string;
+  latencyMs?: number;
 }
 
 export interface RunResult extends Insight {
@@ -301,9 +320,11 @@ export interface RunResult extends Insight {
   classes: ScoredClass[];
   unknown?: boolean;
   features: Float32Array;
+  /** that answered */
+  variant: string;
   preprocessMs: number;
   inferenceMs: number;
-  /** where it has changed since the last result */
+  /** of that variant, where it has changed since the last result */
   info?: ModelInfo;
 }
 
@@ -311,14 +332,17 @@ export interface RunResult extends Insight {
 export interface Host {
   /** Answers when the worker holds the Web Lock of that name: whoever gets it next knows that the worker is gone. */
   hello(lock: string): Promise<void>;
+  /** @param onNews how far the load is; afterwards, that another variant became the one that answers */
   load(
     call: CallId,
     request: LoadRequest,
     store?: WeightsStore,
-    onProgress?: (progress: Progress) => void,
+    onNews?: (news: Progress | ModelInfo) => void,
     locate?: (name: string) => Promise<string>,
   ): Promise<ModelInfo>;
   run(call: CallId, image: TransferredImage, request: RunRequest): Promise<RunResult>;
+  /** @returns of the variant that calls can name then */
+  use(call: CallId, request: UseRequest): Promise<ModelInfo>;
   /** On its first call, the worker loads the code for it. */
   teach(call: CallId, request: TeachRequest, onProgress?: (done: number) => void): Promise<TeachResult>;
   abort(call: CallId): void;

@@ -4,6 +4,7 @@ import { messageOf, SlimViTError } from "../src/errors.ts";
 import { benchCommand } from "./commands/bench.ts";
 import { classesCommand } from "./commands/classes.ts";
 import { compressCommand } from "./commands/compress.ts";
+import { elasticCommand } from "./commands/elastic.ts";
 import { evalCommand } from "./commands/eval.ts";
 import { exportCommand } from "./commands/export.ts";
 import { finetuneCommand } from "./commands/finetune.ts";
@@ -14,7 +15,6 @@ import { profileCommand } from "./commands/profile.ts";
 import { retrainCommand } from "./commands/retrain.ts";
 import { runCommand } from "./commands/run.ts";
 import { searchCommand } from "./commands/search.ts";
-import { setCommand } from "./commands/set.ts";
 import { slimCommand } from "./commands/slim.ts";
 import { sweepCommand } from "./commands/sweep.ts";
 import { teachCommand } from "./commands/teach.ts";
@@ -36,7 +36,7 @@ const COMMANDS = [
   mergeCommand,
   retrainCommand,
   exportCommand,
-  setCommand,
+  elasticCommand,
   sweepCommand,
   inspectCommand,
   evalCommand,

@@ -53,5 +53,16 @@ function keyOf({ manifest, dtype }: Model, { threads, engineUrls, packages, webn
   const { userAgent, hardwareConcurrency } = navigator;
   const weights = manifest.weights.find((entry) => entry.dtype === dtype)?.sha256;
   const build = location.href.replace(/^blob:.*/, "");
-  return JSON.stringify([weights, threads, engineUrls, packages, webnn, userAgent, hardwareConcurrency, build]);
+  const variant = manifest.variants.length > 1 ? manifest.variant : undefined; // which differ in what is fastest
+  return JSON.stringify([
+    weights,
+    variant,
+    threads,
+    engineUrls,
+    packages,
+    webnn,
+    userAgent,
+    hardwareConcurrency,
+    build,
+  ]);
 }

@@ -30,9 +30,26 @@ export interface Engine {
    * @returns one output for each picture, in their order
    */
   runBatch?(pictures: readonly Float32Array[], options?: RunOptions): Promise<RunOutput[]>;
+  /** With `use`: the variants of the folder that it has the weights of. */
+  readonly variants?: readonly string[];
+  /** Runs another of its `variants` from the next run on. */
+  use?(variant: string): void;
   /** GPU programs that one picture launches, where the engine counts them. */
   readonly dispatches?: number;
   /** Frees everything. Idempotent. */
+  dispose(): void;
+}
+
+/** Variants that can share their weights, smallest first, without their weights' numbers but for the largest. */
+export interface SharedFamily {
+  models: Map<string, Model>;
+  largest: Model;
+}
+
+/** An engine that another takes the place of when its device is lost. */
+export interface LastingEngine {
+  readonly engine: Engine;
+  run(pixels: Float32Array, options: RunOptions): Promise<RunOutput>;
   dispose(): void;
 }
 
@@ -46,6 +63,8 @@ export interface EngineOptions {
   /** Asks the page for the address of a package or of an engine's file, such as "slimvit/engine-onnx.js". */
   locate?(name: string): Promise<string>;
   webnn?: WebnnOptions;
+  /** Finds out whether variants can share their weights; without it an engine is opened for one of them. */
+  sharedFamily?(model: Model): SharedFamily | undefined;
 }
 
 export type OpenEngine = (model: Model, options: EngineOptions) => Promise<Engine>;

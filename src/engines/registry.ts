@@ -82,3 +82,13 @@ export async function loadEngine(name: EngineName, options: EngineOptions): Prom
   const { engines } = await loadChunk(chunk!, options);
   return engines[name]!;
 }
+
+/** What folders of several variants need. */
+export type FamilyChunk = typeof import("./family/index.ts");
+
+const FAMILY: Chunk<FamilyChunk> = { name: "slimvit/engine-family.js", load: () => import("./family/index.ts") };
+
+/** @throws SlimViTError `unsupported` when the file does not load */
+export function loadFamily(options: EngineOptions): Promise<FamilyChunk> {
+  return loadChunk(FAMILY, options);
+}

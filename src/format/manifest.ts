@@ -19,6 +19,7 @@ import {
   type Preprocess,
   type RopeGrid,
   type SelfTest,
+  type Slab,
   type Variant,
   type WeightsDtype,
   type WeightsFile,
@@ -76,6 +77,7 @@ export function readManifest(text: string, name: string): Manifest {
   );
   const { imageSize, blocks, metrics, preprocess, rope, name: variant } = variants[0];
   const architecture: Architecture = { ...shared, imageSize, blocks, ...(rope && { rope }) };
+  const weights = readWeightsFiles(check, m.weights, unpackedLimit(shared, variants, labels.length));
   return {
     ...withoutArchitecture(m),
     ...architecture,
@@ -84,7 +86,7 @@ export function readManifest(text: string, name: string): Manifest {
     license: m.license as string,
     preprocess,
     labels,
-    weights: readWeightsFiles(check, m.weights, unpackedLimit(shared, variants, labels.length)),
+    weights,
     provenance: check.object(m.provenance ?? {}, "provenance"),
     metrics,
     variants,
@@ -142,6 +144,7 @@ function readVariants(check: Check, value: unknown, m: Json, shared: SharedArchi
       metrics: check.object(v.metrics ?? {}, `${at}metrics`),
       preprocess: checkPreprocess(check, preprocess, own ? `${at}preprocess` : "preprocess", imageSize),
       ...(rope && { rope }),
+      ...(v.slabs !== undefined && { slabs: v.slabs as number }), // checked where it is used: slabFields.ts
       ...(selfTest && { selfTest }),
     };
   });
@@ -203,18 +206,18 @@ function readLabels(check: Check, value: unknown, hasHead: boolean): Label[] {
 
 /**
  * Of a file that is packed: a few bytes can make very many. No more than the network's in f32, or in int8 of rows of one
- * weight, and a header.
+ * weight, and a header. Variants can have tensors of their own, so theirs are added up.
  */
 function unpackedLimit(shared: SharedArchitecture, variants: Variant[], classes: number): number {
   const params = variants.map(({ imageSize, blocks }) => countParams({ ...shared, imageSize, blocks }, classes));
-  return 5 * Math.max(...params) + MAX_HEADER_BYTES;
+  return params.reduce((limit, count) => limit + 5 * count + MAX_HEADER_BYTES, 0);
 }
 
-function readWeightsFiles(check: Check, value: unknown, unpackedLimit: number): WeightsFile[] {
+function readWeightsFiles(check: Check, list: unknown, unpackedLimit: number): WeightsFile[] {
   const dtypes = new Set<WeightsDtype>();
-  return check.list(value, "weights", 0, 8).map((entry, i) => {
+  return check.list(list, "weights", 0, 8).map((value, i): WeightsFile => {
     const at = `weights[${i}]`;
-    const { dtype: type, file, bytes, sha256, unpackedBytes, activations } = check.object(entry, at);
+    const { dtype: type, file, bytes, sha256, unpackedBytes, activations, slabs } = check.object(value, at);
     const dtype = check.oneOf(type, `${at}.dtype`, DTYPES);
     if (dtypes.has(dtype)) check.fail(`${at} is a second ${dtype} file.`);
     dtypes.add(dtype);
@@ -230,7 +233,7 @@ function readWeightsFiles(check: Check, value: unknown, unpackedLimit: number): 
       return check.fail(`${at}.sha256 is ${show(sha256)}; expected 64 hex digits.`);
     const size = { bytes: bytes as number, ...(isPacked && { unpackedBytes: unpackedBytes as number }) };
     const ranges = activations === undefined ? {} : { activations: readActivations(check, activations, at) };
-    return { dtype, file, ...size, sha256, ...ranges };
+    return { dtype, file, ...size, sha256, ...ranges, ...(slabs !== undefined && { slabs: slabs as Slab[] }) };
   });
 }
 

@@ -71,6 +71,18 @@ export interface WeightsFile {
   sha256: string;
   /** of int8: for engines that quantise activations by fixed ranges */
   activations?: ActivationRanges;
+  /** The file is these one after the other: the first makes the smallest variants, each further one what larger ones add. */
+  slabs?: Slab[];
+}
+
+/** A part of a weights file: a safetensors of its own, packed on its own in a file that ends in .zz. */
+export interface Slab {
+  /** in the file */
+  bytes: number;
+  /** of the safetensors in a packed one */
+  unpackedBytes?: number;
+  /** of the safetensors; lower-case hex */
+  sha256: string;
 }
 
 /** One of the networks that a folder's weights make. */
@@ -84,6 +96,8 @@ export interface Variant {
   metrics: Record<string, unknown>;
   preprocess: Preprocess;
   rope?: RopeGrid;
+  /** How many of the weights files' slabs it is made of, from the first on; without it, of the whole file. */
+  slabs?: number;
   /** by the dtype of the weights */
   selfTest?: Partial<Record<WeightsDtype, SelfTest>>;
 }
@@ -128,4 +142,19 @@ export interface Model {
   manifest: Manifest;
   dtype: WeightsDtype;
   tensors: Tensors;
+  /** The variants whose weights are there, cheapest first. Absent where there is one. */
+  family?: Family;
+}
+
+/** Variants of one folder, for engines that change between them. */
+export interface Family {
+  names: string[];
+  /** Tensors that a variant has in place of a smaller one's. All others are parts of the largest variant's. */
+  replaced: ReadonlySet<string>;
+  /**
+   * The variant's own model. Its tensors are views where they can be, else fresh copies.
+   *
+   * @param without tensors whose numbers nobody needs: they come with their shapes alone
+   */
+  model(name: string, without?: RegExp): Model;
 }

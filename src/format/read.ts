@@ -18,11 +18,20 @@ export { MAX_MANIFEST_BYTES, readManifest } from "./manifest.ts";
 
 /**
  * @param bytes the weights file, whole; its integrity is the caller's business
- * @returns the selected variant's network
+ * @returns the selected variant's network, of a file that is a single piece
  * @throws SlimViTError `bad-model` for a missing, unknown, misshapen or mistyped tensor, and for NaN or Inf
  */
 export function readModel(manifest: Manifest, dtype: WeightsDtype, bytes: Uint8Array, name: string): Model {
-  const stored = readSafetensors(bytes, name);
+  return modelOf(manifest, dtype, readSafetensors(bytes, name), name);
+}
+
+/** @throws SlimViTError as `readModel` */
+export function modelOf(
+  manifest: Manifest,
+  dtype: WeightsDtype,
+  stored: Map<string, StoredTensor>,
+  name: string,
+): Model {
   const tensors = tensorsOf(manifest, stored, name);
   const unknown = [...stored.keys()].find((key) => !tensors.has(key));
   if (unknown !== undefined)
@@ -31,7 +40,7 @@ export function readModel(manifest: Manifest, dtype: WeightsDtype, bytes: Uint8A
 }
 
 /**
- * The selected variant's tensors out of those that a file stores. Variants share every tensor, so their shapes must agree.
+ * The selected variant's tensors out of those that a file stores.
  *
  * @param name how messages call the file
  * @returns also the zeros that the file leaves out

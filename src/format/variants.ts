@@ -1,6 +1,15 @@
 /** A folder's variants: several networks that share one set of weights. */
 import { SlimViTError } from "../errors.ts";
-import { countMacs, FORMAT, type Manifest, type SelfTest, type Variant, type WeightsDtype } from "./model.ts";
+import {
+  countMacs,
+  FORMAT,
+  type Manifest,
+  type SelfTest,
+  type Slab,
+  type Variant,
+  type WeightsDtype,
+  type WeightsFile,
+} from "./model.ts";
 
 /** The name of the only variant of a version-1 folder. */
 export const DEFAULT_VARIANT = "default";
@@ -28,6 +37,7 @@ export function selectedVariant(manifest: Manifest): Variant {
     metrics,
     preprocess,
     ...(rope && { rope }),
+    ...(isSame && known.slabs && { slabs: known.slabs }),
     ...(isSame && known.selfTest && { selfTest: known.selfTest }),
   };
 }
@@ -56,6 +66,12 @@ export function withVariant(manifest: Manifest, name: string): Manifest {
   }
   const { imageSize, blocks, metrics, preprocess, rope } = found;
   return { ...manifest, imageSize, blocks, metrics, preprocess, ...(rope && { rope }), variants, variant: name };
+}
+
+/** The selected variant's slabs of a weights file; undefined for one that is a single piece. */
+export function slabsOf({ variants, variant }: Manifest, { slabs }: WeightsFile): Slab[] | undefined {
+  const known = variants.find(({ name }) => name === variant);
+  return slabs?.slice(0, known?.slabs ?? slabs.length);
 }
 
 /** The selected variant's known output in weights of `dtype`, if there is one. */

@@ -6,12 +6,14 @@ import {
   isOptional,
   type Manifest,
   PLAIN,
+  type Tensor,
   type Tensors,
   type WeightsDtype,
 } from "./model.ts";
 import { fits, isQuantised, quantiseRows, stepOf } from "./quantise.ts";
 import { float32 } from "./read.ts";
 import { writeSafetensors } from "./safetensors.ts";
+import { type Stored, toSlabs } from "./slabs.ts";
 import { currentVariants } from "./variants.ts";
 
 const scaleOf = (key: string) => key.replace(/weight$/, "scale");
@@ -72,18 +74,38 @@ export function encodeTensors(tensors: Tensors, dtype: WeightsDtype, weightStep?
   return out;
 }
 
-/** Scales that f16 holds exactly are written so. Zeros that a reader fills in are left out. */
+/** A model's weights file. */
 export function writeWeights(tensors: Tensors): Uint8Array {
+  return writeStored(storedForm(tensors));
+}
+
+/**
+ * Several variants in one file, whose slabs these are.
+ *
+ * @param variants smallest first
+ */
+export function writeSlabs(variants: { manifest: Manifest; tensors: Tensors }[]): Uint8Array[] {
+  const isExact = (key: string) => variants.every(({ tensors }) => isFloat16(tensors.get(key)));
+  const stored = variants.map(({ manifest, tensors }) => ({ manifest, stored: storedForm(tensors, isExact) }));
+  return toSlabs(stored).map(writeStored);
+}
+
+const writeStored = (stored: Stored) => writeSafetensors(stored, { format: "pt" });
+
+/** Scales that f16 holds exactly are written so. Zeros that a reader fills in are left out. */
+function storedForm(tensors: Tensors, isExact = (key: string) => isFloat16(tensors.get(key))): Stored {
   const stored: Tensors = new Map(tensors);
   for (const [key, { dtype, shape, data }] of tensors) {
     if (data.length && isOptional(key) && (dtype === "F32" || dtype === "F16") && data.every((v) => v === 0))
       stored.delete(key);
     const isScale = dtype === "F32" && key.endsWith(".scale");
-    if (!isScale || !data.every((v) => fromFloat16(toFloat16(v)) === v)) continue;
+    if (!isScale || !isExact(key)) continue;
     stored.set(key, { dtype: "F16", shape, data: encodeFloat16(data as Float32Array) });
   }
-  return writeSafetensors(stored, { format: "pt" });
+  return stored;
 }
+
+const isFloat16 = (tensor?: Tensor) => !tensor || tensor.data.every((v) => fromFloat16(toFloat16(v)) === v);
 
 /** The self-test's input: [3, height, width] of uniform noise in ±1 from `seed`, the same in every JavaScript. */
 export function selfTestPixels({ imageSize: [height, width] }: Architecture, seed: number): Float32Array {

@@ -20,12 +20,50 @@ export async function download(
   options: ReadOptions,
   signal?: AbortSignal,
 ): Promise<Uint8Array<ArrayBuffer>> {
+  return downloadFrom(url, 0, options, signal);
+}
+
+/**
+ * A part of a file.
+ *
+ * @param from its first byte; `options.exactly` is its length
+ * @returns undefined for a server that does not serve parts, or not to this page
+ * @throws SlimViTError as `download`
+ */
+export async function downloadRange(
+  url: string,
+  from: number,
+  options: ReadOptions & { exactly?: number },
+  signal?: AbortSignal,
+): Promise<Uint8Array<ArrayBuffer> | undefined> {
+  let hasBegun = false;
+  const onBytes = (count: number) => {
+    hasBegun = true;
+    options.onBytes?.(count);
+  };
+  try {
+    return await downloadFrom(url, from, { ...options, onBytes }, signal, true);
+  } catch (error) {
+    throwIfAborted(signal);
+    // Refused before the first byte: the whole file may be served, and if not, that says why.
+    if (!hasBegun && error instanceof SlimViTError && error.code !== "out-of-memory") return undefined;
+    throw error;
+  }
+}
+
+async function downloadFrom(
+  url: string,
+  first: number,
+  options: ReadOptions,
+  signal?: AbortSignal,
+  isPart = false,
+): Promise<Uint8Array<ArrayBuffer>> {
   const collector = new Collector(options.name ?? url, options);
   let firstFault: unknown; // it says what happened, the later ones only that it lasts
   for (let attempts = 0; ; attempts++) {
     const from = collector.length;
     try {
-      await readFrom(url, collector, signal);
+      await readFrom(url, collector, isPart ? first : undefined, signal);
       return collector.finish("network");
     } catch (error) {
       throwIfAborted(signal);
@@ -43,8 +81,17 @@ export async function download(
   }
 }
 
-/** Adds what follows the bytes that are there already. */
-async function readFrom(url: string, collector: Collector, signal?: AbortSignal): Promise<void> {
+/**
+ * Adds what follows the bytes that are there already.
+ *
+ * @param first of a part of a file: where it begins
+ */
+async function readFrom(
+  url: string,
+  collector: Collector,
+  first: number | undefined,
+  signal?: AbortSignal,
+): Promise<void> {
   const from = collector.length;
   const request = new AbortController();
   const cancel = () => request.abort();
@@ -59,12 +106,19 @@ async function readFrom(url: string, collector: Collector, signal?: AbortSignal)
   signal?.addEventListener("abort", cancel);
   try {
     throwIfAborted(signal);
-    const headers: HeadersInit = from ? { Range: `bytes=${from}-` } : {};
+    const last = first === undefined ? "" : first + collector.options.exactly! - 1;
+    const start = (first ?? 0) + from;
+    const headers: HeadersInit = first !== undefined || from ? { Range: `bytes=${start}-${last}` } : {};
     const { ok, status, body } = await withinTime(fetch(url, { signal: request.signal, headers }));
     if (!ok || !body) {
       const expected = collector.options.expected ?? "a file of a published model";
       throw new SlimViTError("network", `${collector.name}: the server answered ${status}; expected ${expected}.`);
     }
+    if (first !== undefined && status !== 206)
+      throw new SlimViTError(
+        "network",
+        `${collector.name}: the server answered ${status}; expected a part of the file.`,
+      );
     let skip = status === 206 ? 0 : from; // a server without ranges starts again
     const reader = body.getReader();
     for (;;) {

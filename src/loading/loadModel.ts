@@ -1,17 +1,17 @@
 /** A model's way in: folder → manifest → weights → checked tensors. */
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
-import type { Manifest, Model, WeightsFile } from "../format/model.ts";
+import type { Manifest, Model, Variant, WeightsFile } from "../format/model.ts";
 import { MAX_MANIFEST_BYTES, readManifest, readModel } from "../format/read.ts";
 import { withVariant } from "../format/variants.ts";
 import type { LoadLinks, LoadRequest } from "../protocol.ts";
 import { CACHE } from "./cache.ts";
+import { keep, unpackChecked, type WeightsLoad } from "./checkedWeights.ts";
 import { chooseWeights, type WeightsChoice } from "./chooseWeights.ts";
-import { collect, MANIFEST } from "./collector.ts";
-import { digest } from "./digest.ts";
+import { MANIFEST } from "./collector.ts";
 import { type Folder, openFolder } from "./folders.ts";
-import { inflating } from "./inflate.ts";
 import { inTurn } from "./inTurn.ts";
 import { keepManifest, readKeptManifest } from "./manifestCache.ts";
+import { reportProgress } from "./progress.ts";
 import { readKept, storeIn, type Weights } from "./weightsStore.ts";
 
 export interface LoadedModel {
@@ -25,10 +25,24 @@ export interface LoadedModel {
    * @param fault why these weights will not do
    */
   loadNext?: (fault: string) => Promise<LoadedModel>;
+  /** of a folder with several */
+  variants?: VariantLoader;
+}
+
+/** Variants in the same weights. */
+export interface VariantLoader {
+  /** Only what a variant adds to what was read is fetched. */
+  loadVariant(name: string): Promise<Model>;
+  /** Lets the weights' bytes go; `loadVariant` reads them again. */
+  release(): void;
 }
 
 type Request = Pick<LoadRequest, "source" | "engine" | "dtype" | "variant" | "cache">;
-type Links = LoadLinks & { signal?: AbortSignal };
+type Links = LoadLinks & {
+  signal?: AbortSignal;
+  /** For folders of several variants. */
+  openVariants?: (manifest: Manifest, weights: WeightsFile, load: WeightsLoad) => Promise<VariantLoader>;
+};
 
 /** What all steps of a load share. */
 interface Load extends Links {
@@ -39,12 +53,13 @@ interface Load extends Links {
   notes: string[];
 }
 
-/** A manifest, the weights chosen by it, and those of them that are kept from an earlier visit. */
+/** A manifest, the weights chosen by it, and what reads them. */
 interface Plan {
   text: string;
   manifest: Manifest;
   choices: WeightsChoice[];
-  keptWeights: Promise<Weights | undefined>;
+  /** the first choice of a folder with one variant */
+  kept?: Promise<Weights | undefined>;
 }
 
 /**
@@ -90,12 +105,19 @@ async function newest(fromServer: Promise<string>, kept: string | undefined): Pr
 }
 
 /** @throws SlimViTError `bad-model`, `bad-option` */
-function makePlan(text: string, { request, folder, store }: Load): Plan {
+function makePlan(text: string, load: Load): Plan {
+  const { request, folder } = load;
   const name = folder.nameOf(MANIFEST);
   const listed = readManifest(text, name);
-  const manifest = request.variant === undefined ? listed : withVariant(listed, request.variant);
+  const manifest = withVariant(listed, request.variant ?? cheapest(listed.variants).name);
   const choices = chooseWeights(manifest, request.dtype, request.engine, name);
-  return { text, manifest, choices, keptWeights: readKept(store, choices[0].weights.sha256) };
+  const isWhole = manifest.variants.length === 1;
+  return { text, manifest, choices, kept: isWhole ? readKept(load.store, choices[0].weights.sha256) : undefined };
+}
+
+/** It comes first over the network: of the fewest slabs, and of those the one with the fewest MACs. */
+function cheapest(variants: Variant[]): Variant {
+  return [...variants].sort((a, b) => (a.slabs ?? 1) - (b.slabs ?? 1) || a.macs - b.macs)[0];
 }
 
 /** The kept weights are read while the server is asked whether its manifest is still the same. */
@@ -111,13 +133,11 @@ function planFromKept(text: string, load: Load): Plan | undefined {
 async function loadWeights(plan: Plan, rank: number, load: Load): Promise<LoadedModel> {
   const { manifest, choices } = plan;
   const { weights, reason } = choices[rank];
-  const kept = rank === 0 ? await plan.keptWeights : undefined;
-  const { bytes, cached } = kept ?? (await readOrDownload(weights, load));
-  throwIfAborted(load.signal);
-  const reported = reportProgress(load, weights, weights.bytes, cached);
-  const model = readModel(manifest, weights.dtype, bytes, load.folder.nameOf(weights.file));
-  await reported;
-  const loaded: LoadedModel = { model, dtypeReason: reason, notes: load.notes };
+  const variants = manifest.variants.length > 1 ? await load.openVariants!(manifest, weights, load) : undefined;
+  const model = variants
+    ? await variants.loadVariant(manifest.variant)
+    : await readWhole(manifest, weights, load, rank === 0 ? plan.kept : undefined);
+  const loaded: LoadedModel = { model, dtypeReason: reason, notes: load.notes, variants };
   if (rank + 1 < choices.length) {
     loaded.loadNext = (fault) => {
       load.notes.push(`The ${weights.dtype} weights are not used ${fault}`);
@@ -128,40 +148,31 @@ async function loadWeights(plan: Plan, rank: number, load: Load): Promise<Loaded
 }
 
 /** With a store, workers and tabs that want the same file download it once. */
-function readOrDownload(weights: WeightsFile, load: Load): Promise<Weights> {
-  const { store, signal } = load;
-  const read = async () => (await readKept(store, weights.sha256)) ?? downloadWeights(weights, load);
-  return store ? inTurn(`slimvit-${weights.sha256}`, read, signal) : read();
-}
-
-async function downloadWeights(weights: WeightsFile, load: Load): Promise<Weights> {
-  const { file, bytes: exactly, unpackedBytes, sha256 } = weights;
-  const { folder, store, notes, signal } = load;
-  const onBytes = (count: number) => {
-    if (count < exactly) void reportProgress(load, weights, count, false); // the last report comes when they are checked
+async function readWhole(
+  manifest: Manifest,
+  weights: WeightsFile,
+  load: Load,
+  kept?: Promise<Weights | undefined>,
+): Promise<Model> {
+  const { store, signal, folder } = load;
+  const { file, bytes: totalBytes, sha256, dtype } = weights;
+  const read = async () => (await readKept(store, sha256)) ?? download();
+  const download = async (): Promise<Weights> => {
+    const onBytes = (loadedBytes: number) => {
+      // The last report comes when they are checked.
+      if (loadedBytes < totalBytes) void reportProgress(load, { file, loadedBytes, totalBytes, cached: false });
+    };
+    const packed = await folder.read(file, { exactly: totalBytes, onBytes });
+    const bytes = await unpackChecked(packed, weights, folder.nameOf(file), signal);
+    await keep(load, sha256, bytes);
+    return { bytes, cached: false };
   };
-  let bytes = await folder.read(file, { exactly, onBytes });
-  if (file.endsWith(".zz")) bytes = await unpack(bytes, folder.nameOf(file), unpackedBytes);
-  const found = await digest(bytes);
+  const { bytes, cached } = (await kept) ?? (await (store ? inTurn(`slimvit-${sha256}`, read, signal) : read()));
   throwIfAborted(signal);
-  if (found !== sha256) {
-    throw new SlimViTError(
-      "integrity",
-      `${folder.nameOf(file)}: its sha256 is ${found}; ${MANIFEST} promises ${sha256}. ` +
-        "It is damaged or of another version: publish both again.",
-    );
-  }
-  await store?.put(sha256, bytes).catch((error) => {
-    notes.push(`The weights are not kept for the next visit (${messageOf(error)}).`); // no quota, perhaps
-  });
-  return { bytes, cached: false };
-}
-
-/** What the caller's function throws is the caller's own affair. */
-async function reportProgress(load: Load, weights: WeightsFile, loadedBytes: number, cached: boolean): Promise<void> {
-  try {
-    await load.onProgress?.({ file: weights.file, loadedBytes, totalBytes: weights.bytes, cached });
-  } catch {}
+  const reported = reportProgress(load, { file, loadedBytes: totalBytes, totalBytes, cached });
+  const model = readModel(manifest, dtype, bytes, folder.nameOf(file));
+  await reported;
+  return model;
 }
 
 /** @returns undefined on insecure origins, and where the browser refuses */
@@ -173,15 +184,5 @@ async function openBrowserCache(notes: string[]): Promise<Cache | undefined> {
       `The weights are not kept for the next visit: the Cache API (https only) cannot be used here (${messageOf(error)}).`,
     );
     return undefined;
-  }
-}
-
-/** zlib → its content, of a size that was promised. */
-async function unpack(bytes: Uint8Array, name: string, exactly?: number): Promise<Uint8Array> {
-  try {
-    return await collect(inflating(bytes, "deflate"), name, { exactly });
-  } catch (error) {
-    if (error instanceof SlimViTError) throw error;
-    throw new SlimViTError("integrity", `${name}: cannot be unpacked (${messageOf(error)}).`, { cause: error });
   }
 }

@@ -1,6 +1,7 @@
 /** Where the worker finds what it may need later: its files that are not in worker.js, and packages that the app hands over. */
 import { SlimViTError } from "../errors.ts";
 import type { EnginePackage } from "../protocol.ts";
+import { advise } from "./advise.ts";
 import { isAddress } from "./scripts.ts";
 
 interface File {
@@ -11,6 +12,10 @@ interface File {
 }
 
 const FILES: Record<string, File> = {
+  "slimvit/engine-family.js": {
+    chunk: () => import(/* webpackIgnore: true */ "./engine-family.js"),
+    copy: () => new URL("./engine-family.js", import.meta.url),
+  },
   "slimvit/engine-onnx.js": {
     chunk: () => import(/* webpackIgnore: true */ "./engine-onnx.js"),
     copy: () => new URL("./engine-onnx.js", import.meta.url),
@@ -49,8 +54,7 @@ export function locator(engines: readonly EnginePackage[]): Locate {
     if (url && url !== import.meta.url) return url;
     throw new SlimViTError(
       "unsupported",
-      `The package's ${name.replace("slimvit/", "")} has no file of its own: the app's bundler puts everything into one. ` +
-        `Serve it yourself and pass engineUrls: { "${name}": "its URL" }.`,
+      await advise(({ noFile }) => noFile(name), `${name} has no file of its own.`),
     );
   };
 }

@@ -1,4 +1,7 @@
 /** The worker's files beside index.js, made by the build; each tells its own address. */
+declare module "*/engine-family.js" {
+  export const url: string | undefined;
+}
 declare module "*/engine-onnx.js" {
   export const url: string | undefined;
 }

@@ -1,6 +1,17 @@
 /** SVG drawings → bitmaps. It is in dist/draw-svg.js, because few pages need it. */
-import { SlimViTError } from "../errors.ts";
+import { SlimViTError, throwIfAborted } from "../errors.ts";
 import { checkSize } from "../image/imageSize.ts";
+
+/** @throws SlimViTError `network`, `aborted` */
+export async function fetchSvg(url: string, signal?: AbortSignal): Promise<Response> {
+  try {
+    return await fetch(url, { signal });
+  } catch (error) {
+    throwIfAborted(signal);
+    const fault = "could not be fetched. Is it online, and does it allow this page (CORS)?";
+    throw new SlimViTError("network", `${url}: ${fault}`, { cause: error });
+  }
+}
 
 /** Shorter side in pixels of a drawing: more than any model looks at, so that it is sharp at every input size. */
 const DRAWN_SIDE = 1024;

@@ -7,8 +7,10 @@ import type {
   EmbedOptions,
   LoadOptions,
   SaveOptions,
+  StreamOptions,
   TeachOptions,
 } from "../protocol.ts";
+import { advise } from "./advise.ts";
 
 /** Every name of an options type, so that a new option cannot be forgotten here. */
 type Names<T> = Record<keyof Required<T>, true>;
@@ -28,6 +30,7 @@ const LOAD: Names<LoadOptions> = {
   engineUrls: true,
   webnn: true,
   latencyMs: true,
+  onVariant: true,
 };
 const EMBED: Names<EmbedOptions> = { signal: true, region: true };
 const CLASSIFY: Names<ClassifyOptions> = {
@@ -41,6 +44,7 @@ const CLASSIFY: Names<ClassifyOptions> = {
   profile: true,
   explain: true,
 };
+const STREAM: Names<StreamOptions> = { ...CLASSIFY, latencyMs: true, onVariant: true };
 const CLASSIFY_ALL: Names<ClassifyAllOptions> = { ...CLASSIFY, concurrency: true, onProgress: true };
 
 const EMBED_ALL: Names<EmbedAllOptions> = { ...EMBED, concurrency: true, onProgress: true };
@@ -51,7 +55,7 @@ const NAMES = {
   load: LOAD,
   embed: EMBED,
   classify: CLASSIFY,
-  stream: CLASSIFY,
+  stream: STREAM,
   classifyAll: CLASSIFY_ALL,
   embedAll: EMBED_ALL,
   teach: TEACH,
@@ -76,10 +80,6 @@ export function checkOptions(call: keyof typeof NAMES, options: object): Promise
 
 async function refuse(call: keyof typeof NAMES, name: string): Promise<never> {
   const known = Object.keys(NAMES[call]);
-  // A service worker cannot load code later.
-  const advice = await import("./optionAdvice.ts").then(
-    ({ adviceOn }) => adviceOn(name, known),
-    () => `expected one of ${known.join(", ")}.`,
-  );
+  const advice = await advise(({ adviceOn }) => adviceOn(name, known), `expected one of ${known.join(", ")}.`);
   throw new SlimViTError("bad-option", `${call} has no option ${JSON.stringify(name)}; ${advice}`);
 }

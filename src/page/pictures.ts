@@ -1,6 +1,6 @@
 /** A picture in any form that `classify` takes → the form in which it crosses to the worker. */
 import { transfer } from "comlink";
-import { SlimViTError, throwIfAborted } from "../errors.ts";
+import { SlimViTError } from "../errors.ts";
 import { checkSize, MAX_FILE_BYTES } from "../image/imageSize.ts";
 import type { ImageInput, RawImage, TransferredImage } from "../protocol.ts";
 import { absoluteUrl } from "./addresses.ts";
@@ -44,19 +44,8 @@ export function handOver(image: TransferredImage): TransferredImage {
 async function fromUrl(url: string, signal?: AbortSignal): Promise<TransferredImage> {
   const isSvg = /^data:image\/svg\+xml/i.test(url) || /\.svg$/i.test(url.replace(/[?#].*$/, ""));
   if (!isSvg || typeof document === "undefined") return { kind: "url", url };
-  try {
-    return await fromResponse(await fetch(url, { signal }));
-  } catch (error) {
-    throwIfAborted(signal);
-    if (error instanceof SlimViTError) throw error;
-    throw new SlimViTError(
-      "network",
-      `${url}: could not be fetched. Is it online, and does it allow this page (CORS)?`,
-      {
-        cause: error,
-      },
-    );
-  }
+  const { fetchSvg } = await import("./drawSvg.ts");
+  return fromResponse(await fetchSvg(url, signal));
 }
 
 async function fromResponse(response: Response): Promise<TransferredImage> {

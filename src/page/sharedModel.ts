@@ -17,6 +17,7 @@ export interface Shared {
 /** One that loaded the model. */
 export interface User {
   onProgress?: (progress: Progress) => unknown;
+  onVariant?: (info: ModelInfo) => unknown;
   onLost(error: SlimViTError): void;
 }
 
@@ -36,7 +37,10 @@ function keyOf({ request, workerUrl }: Shared): string | undefined {
 }
 
 export class SharedModel {
+  /** of the variant that answers whoever names none */
   info: ModelInfo | undefined;
+  /** by variant, as they were last */
+  readonly infos = new Map<string, ModelInfo>();
   readonly users = new Set<User>();
   private host: Promise<AnyHost> | undefined;
   private close = () => {};
@@ -53,7 +57,7 @@ export class SharedModel {
 
   /** The worker with its model, started when it is not there or was lost. */
   connect(user: User): Promise<AnyHost> {
-    if (this.host && this.progress) reportProgress(user, this.progress);
+    if (this.host && this.progress) callBack(user.onProgress, this.progress);
     if (this.host) return this.host;
     const opening = this.open().catch((error) => {
       if (this.host === opening) this.disconnect();
@@ -91,9 +95,10 @@ export class SharedModel {
 
   private async open(): Promise<AnyHost> {
     const { request, store, engines = [] } = this.shared;
-    const report = (progress: Progress) => {
-      this.progress = progress;
-      for (const user of this.users) reportProgress(user, progress);
+    const report = (news: Progress | ModelInfo) => {
+      if ("variant" in news) return this.change(news);
+      this.progress = news;
+      for (const user of this.users) callBack(user.onProgress, news);
     };
     const load = (host: AnyHost) =>
       host.load(
@@ -109,8 +114,26 @@ export class SharedModel {
       throw new SlimViTError("disposed", "The model was disposed of while it was loaded.");
     }
     this.close = close;
-    this.info = await answer;
+    this.note(await answer, true);
     return host;
+  }
+
+  /** @param isChosen of the variant that answers whoever names none; else the same variant's, after a change */
+  note(info: ModelInfo, isChosen = false): void {
+    this.infos.set(info.variant, info);
+    if (isChosen || info.variant === this.info?.variant) this.info = info;
+  }
+
+  /** Whether another variant may come to answer. */
+  get mayChange(): boolean {
+    return this.shared.request.variant === undefined && this.info!.variants.length > 1;
+  }
+
+  /** Another variant has taken the place of the first. */
+  private change(info: ModelInfo): void {
+    const isOther = info.variant !== this.info?.variant;
+    this.note(info, true);
+    if (isOther) for (const { onVariant } of this.users) callBack(onVariant, info);
   }
 
   private lose(): void {
@@ -121,8 +144,8 @@ export class SharedModel {
 }
 
 /** What the user's function throws is the user's own affair. */
-function reportProgress({ onProgress }: User, progress: Progress): void {
-  void Promise.resolve(progress)
-    .then(onProgress)
+export function callBack<T>(call: ((value: T) => unknown) | undefined, value: T): void {
+  void Promise.resolve(value)
+    .then(call)
     .catch(() => {});
 }

@@ -18,13 +18,17 @@ import type {
   RunRequest,
   RunResult,
   SaveOptions,
+  StreamOptions,
   TaughtModel,
   TeachOptions,
   TeachPictures,
   TeachRequest,
   TeachResult,
+  UseRequest,
+  VariantRequest,
 } from "../protocol.ts";
 import { absoluteUrl, resolveSource } from "./addresses.ts";
+import { advise } from "./advise.ts";
 import { eachOf, MIN_IN_FLIGHT } from "./batch.ts";
 import { checkOptions } from "./options.ts";
 import { disposedError, PendingCalls } from "./pendingCalls.ts";
@@ -32,28 +36,28 @@ import { handOver, prepareTransfer } from "./pictures.ts";
 import { type Shared, type SharedModel, share, type User } from "./sharedModel.ts";
 import type { AnyHost } from "./startHost.ts";
 
-/** The name of a set of models. */
-const SET = /set\.json($|[?#])/;
-
 /** A loaded model. Calls are answered in order; `dispose()` frees worker and memory. */
 export class SlimViT {
   private readonly user: User;
   private readonly shared: SharedModel;
   private readonly calls = new PendingCalls();
+  /** The variant that `use` asked for; undefined for the one that loading chose. */
+  private variant: string | undefined;
   private model: TaughtModel | undefined;
   /** What others that share the model do not have. */
   private ownInfo: Partial<ModelInfo> | undefined;
   /** `info` with the own part, and the info that it was made from */
   private mergedInfo: { from: ModelInfo; info: ModelInfo } | undefined;
 
-  private constructor(join: (user: User) => SharedModel, onProgress?: LoadOptions["onProgress"]) {
-    this.user = { onProgress, onLost: (error) => this.calls.rejectAll(error) };
+  private constructor(join: (user: User) => SharedModel, { onProgress, onVariant }: LoadOptions = {}) {
+    this.user = { onProgress, onVariant, onLost: (error) => this.calls.rejectAll(error) };
     this.shared = join(this.user);
   }
 
-  /** What was loaded and how it runs. Another object when that changes, as after a lost GPU. */
+  /** What was loaded and how it runs. Another object when that changes, as after a lost GPU or with another variant. */
   get info(): ModelInfo {
-    const info = this.shared.info!; // `load` resolves only when it is there
+    const { info: chosen, infos } = this.shared;
+    const info = infos.get(this.variant ?? chosen!.variant)!; // `load` resolves only when it is there
     if (!this.ownInfo) return info;
     if (this.mergedInfo?.from !== info) this.mergedInfo = { from: info, info: { ...info, ...this.ownInfo } };
     return this.mergedInfo.info;
@@ -77,16 +81,10 @@ export class SlimViT {
   }
 
   private static async loadChecked(source: ModelSource, options: LoadOptions): Promise<SlimViT> {
-    if (options.latencyMs !== undefined || SET.test(String(source))) {
-      const { loadFromSet } = await import("./set.ts");
-      const { model, choice } = await loadFromSet(source, options, SlimViT.load);
-      model.addInfo({ set: choice });
-      return model;
-    }
-    const { cache = true, workerUrl, engines, host, onProgress, signal } = options;
+    const { cache = true, workerUrl, engines, host, signal } = options;
     const store = typeof cache === "object" ? cache : undefined;
     const shared: Shared = { request: await requestOf(source, options), store, engines, host, workerUrl };
-    const vit = new SlimViT((user) => share(shared, user), onProgress);
+    const vit = new SlimViT((user) => share(shared, user), options);
     try {
       await vit.calls.settle(signal, () => vit.shared.connect(vit.user));
       return vit;
@@ -154,6 +152,8 @@ export class SlimViT {
    */
   async teach(pictures: TeachPictures, options: TeachOptions = {}): Promise<SlimViT> {
     await checkOptions("teach", options);
+    if (this.shared.mayChange)
+      throw new SlimViTError("unsupported", await advise(({ oneVariant }) => oneVariant(), "Load it with variant."));
     const { inOrder, teach } = await import("./teaching.ts");
     const learn = () => teach(this.pupil(), pictures, options);
     if (this.info.taught) return this.become(() => inOrder(this, learn));
@@ -190,6 +190,28 @@ export class SlimViT {
   }
 
   /**
+   * Answers with another of the folder's variants from the next call on. Those that `info.variants` calls ready need no
+   * download. Others that loaded the same model are not changed.
+   *
+   * @param variant its name, or the budget for which the best is found
+   * @returns its `info`
+   * @throws SlimViTError `bad-option` for a name that is none, and as `load`; the present variant goes on then
+   */
+  use(variant: VariantRequest): Promise<ModelInfo> {
+    return this.calls.settle(undefined, async (call) => {
+      if (this.model)
+        throw new SlimViTError("unsupported", await advise(({ oneVariant }) => oneVariant(), "It was taught."));
+      const host = await this.shared.connect(this.user);
+      const info = (await host.use(call, variantRequest(variant)).catch((error) => {
+        throw asSlimViTError(error);
+      })) as ModelInfo;
+      this.shared.note(info);
+      this.variant = info.variant;
+      return info;
+    });
+  }
+
+  /**
    * Classifies pictures as they come. Of a video it is always the newest frame, so that answers never lag behind; frames
    * that cannot be read yet are skipped. Of any other source every picture is classified. Leave the loop to stop.
    *
@@ -197,11 +219,18 @@ export class SlimViT {
    *   track is stopped does not end: abort then.
    * @throws SlimViTError as `classify`, and what the source throws
    */
-  async *stream(source: FrameSource<ImageInput>, options: ClassifyOptions = {}): AsyncGenerator<Classification> {
+  async *stream(source: FrameSource<ImageInput>, options: StreamOptions = {}): AsyncGenerator<Classification> {
     await checkOptions("stream", options);
-    const { answersTo } = await import("./videoFrames.ts");
+    const { answersTo, pacedBy } = await import("./videoFrames.ts");
+    const { latencyMs, onVariant, ...rest } = options;
     const settle = <R>(work: () => Promise<R>) => this.calls.settle(options.signal, work);
-    yield* answersTo(source, settle, (picture) => this.classifyOne(picture, options));
+    const classify = (picture: ImageInput, variant?: string) => this.classifyOne(picture, rest, variant);
+    const infoOf = (variant: string) => this.shared.infos.get(variant) ?? this.info;
+    const paced =
+      latencyMs === undefined || this.model
+        ? classify
+        : pacedBy(latencyMs, () => this.info, classify, infoOf, onVariant);
+    yield* answersTo(source, settle, (picture) => paced(picture));
   }
 
   /** Frees worker, weights and memory; calls in flight reject with `disposed`. Idempotent. */
@@ -263,14 +292,20 @@ export class SlimViT {
     return (await this.run(image, { want: "features", region }, signal)).features;
   }
 
-  private async classifyOne(image: ImageInput, { signal, ...options }: ClassifyOptions): Promise<Classification> {
+  private async classifyOne(
+    image: ImageInput,
+    { signal, ...options }: ClassifyOptions,
+    wanted?: string,
+  ): Promise<Classification> {
     const start = performance.now();
-    const result = await this.run(image, { ...plainCopy(options), want: "classes", head: this.model?.head }, signal);
-    const { classes, unknown, preprocessMs, inferenceMs, blockMs, attention, groups } = result;
+    const { head } = this.model ?? {};
+    const result = await this.run(image, { ...plainCopy(options), want: "classes", head, variant: wanted }, signal);
+    const { classes, unknown, variant, preprocessMs, inferenceMs, blockMs, attention, groups } = result;
     return {
       classes,
       latencyMs: { preprocess: preprocessMs, inference: inferenceMs, total: performance.now() - start },
-      engine: this.info.engine,
+      engine: this.shared.infos.get(variant)!.engine,
+      variant,
       ...(unknown !== undefined && { unknown }),
       ...(blockMs && { blockMs }),
       ...(attention && { attention }),
@@ -291,16 +326,14 @@ export class SlimViT {
       const picture = await prepareTransfer(image, ended);
       try {
         const host = await this.hostFor(call, ended);
-        const result = (await host.run(call, handOver(picture), request)) as RunResult;
-        if (result.info) this.shared.info = result.info;
+        const named = { ...request, variant: request.variant ?? this.variant };
+        const result = (await host.run(call, handOver(picture), named)) as RunResult;
+        if (result.info) this.shared.note(result.info);
         return result;
       } catch (error) {
         if (picture.kind !== "bitmap" || (error as Error)?.name !== "DataCloneError") throw asSlimViTError(error);
-        throw new SlimViTError(
-          "bad-input",
-          "The image is from another origin that does not allow its pixels to be read. Serve it with CORS headers and set crossorigin on the element.",
-          { cause: error },
-        );
+        const fault = await advise(({ unreadable }) => unreadable(), "The image's pixels may not be read.");
+        throw new SlimViTError("bad-input", fault, { cause: error });
       } finally {
         if (picture.kind === "bitmap") picture.bitmap.close(); // without effect on one that was handed over
       }
@@ -315,6 +348,7 @@ async function requestOf(source: ModelSource, options: LoadOptions): Promise<Loa
     threads = "auto",
     cache = true,
     variant,
+    latencyMs,
     engineUrls,
     engines,
     webnn,
@@ -327,10 +361,20 @@ async function requestOf(source: ModelSource, options: LoadOptions): Promise<Loa
     threads,
     cache: cache === true,
     ...(variant !== undefined && { variant }),
+    ...(latencyMs !== undefined && { latencyMs: checkLatency(latencyMs) }),
     ...(engines && { packages: engines.flatMap(({ packages }) => Object.keys(packages)) }),
     ...(urls && { engineUrls: Object.fromEntries(urls) }),
     ...(webnn && { webnn: { ...webnn } }),
   };
+}
+
+function variantRequest(wanted: VariantRequest): UseRequest {
+  return typeof wanted === "string" ? { variant: wanted } : { latencyMs: checkLatency(wanted?.latencyMs) };
+}
+
+function checkLatency(latencyMs: number): number {
+  if (typeof latencyMs === "number" && latencyMs > 0) return latencyMs;
+  throw new SlimViTError("bad-option", `latencyMs is ${String(latencyMs)}; expected milliseconds above 0.`);
 }
 
 /** Proxies, which the frameworks make of lists and objects, do not cross to a worker. */

@@ -2,6 +2,7 @@
 import type { Remote } from "comlink";
 import { messageOf, SlimViTError } from "../errors.ts";
 import { type CallId, type Host, type ModelHost, WORKER_NAME } from "../protocol.ts";
+import { advise } from "./advise.ts";
 import { spawnWorker } from "./startWorker.ts";
 
 export type AnyHost = Host | Remote<Host>;
@@ -32,11 +33,8 @@ export async function startHost<T>(
   call: (host: AnyHost) => Promise<T>,
 ): Promise<{ host: AnyHost; answer: Promise<T>; close(): void }> {
   if (isOurWorker()) {
-    throw new SlimViTError(
-      "unsupported",
-      "The app's own script runs in the worker that SlimViT has started: the app's bundler put both into one file. " +
-        "Serve the package's worker.js from your own origin and pass its address as workerUrl.",
-    );
+    const fault = "The app's own script runs in the worker that SlimViT has started.";
+    throw new SlimViTError("unsupported", await advise(({ sameFile }) => sameFile(), fault));
   }
   if (!runsHere(options)) return spawnWorker(options.workerUrl, onLost, call);
   const host = options.host ? (options.host() as Host) : await importHost();

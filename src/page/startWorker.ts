@@ -3,6 +3,7 @@ import { type Remote, releaseProxy, wrap } from "comlink";
 import { messageOf, SlimViTError } from "../errors.ts";
 import { carryErrors } from "../errorTransfer.ts";
 import { type Host, WORKER_NAME } from "../protocol.ts";
+import { advise } from "./advise.ts";
 import { isAddress, isOfThisOrigin, trustScript } from "./scripts.ts";
 
 export interface SpawnedWorker<T> {
@@ -37,17 +38,8 @@ export async function spawnWorker<T>(
       failures.push(`${name}: ${messageOf(error)}`);
     }
   }
-  throw new SlimViTError("unsupported", `The worker did not start (${failures.join("; ")}). ${adviceFor(failures)}`);
-}
-
-function adviceFor(failures: string[]): string {
-  if (failures.some((failure) => /TrustedScriptURL|Trusted Type/i.test(failure))) {
-    return (
-      `This page requires Trusted Types. Allow the policy "${WORKER_NAME}" in its Content-Security-Policy ` +
-      `(trusted-types ${WORKER_NAME}), or pass as workerUrl a TrustedScriptURL of worker.js by a policy of your own.`
-    );
-  }
-  return "Serve the package's worker.js from your own origin and pass its address as workerUrl.";
+  const advice = await advise(({ workerAdvice }) => workerAdvice(failures), "");
+  throw new SlimViTError("unsupported", `The worker did not start (${failures.join("; ")}). ${advice}`);
 }
 
 /** Of a package that was installed or is served as it was published. */

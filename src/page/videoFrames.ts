@@ -6,6 +6,8 @@ import { SlimViTError, throwIfAborted } from "../errors.ts";
 import type { FrameSource } from "../protocol.ts";
 import { isUnreadableFrame, isVideo } from "./pictures.ts";
 
+export { pacedBy } from "./pace.ts";
+
 /** HTMLMediaElement.HAVE_CURRENT_DATA: there is a frame to show. */
 const HAS_FRAME = 2;
 

@@ -23,9 +23,9 @@ export function createHost(): Host {
   };
   return {
     hello: holdLock,
-    load: (call, request, store, onProgress, locate) =>
+    load: (call, request, store, onNews, locate) =>
       abortable(call, async (signal) => {
-        const opened = await Session.open(request, { store, onProgress, locate }, signal);
+        const opened = await Session.open(request, { store, onProgress: onNews, locate, onInfo: onNews }, signal);
         if (signal.aborted) opened.dispose(); // the abort came in the last moment
         throwIfAborted(signal);
         session = opened;
@@ -33,6 +33,7 @@ export function createHost(): Host {
       }),
     run: (call, image, request) => abortable(call, (signal) => loaded().run(image, request, signal)),
     teach: (call, request, onProgress) => abortable(call, (signal) => loaded().teach(request, signal, onProgress)),
+    use: (call, request) => abortable(call, async () => loaded().use(request)),
     abort: (call) => calls.get(call)?.abort(),
     dispose() {
       session?.dispose();

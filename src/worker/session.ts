@@ -2,14 +2,15 @@
 
 import { type Chunk, loadChunk } from "../engines/chunks.ts";
 import type { EngineOptions } from "../engines/engine.ts";
+import type { InTurn, Running, Variants } from "../engines/family/index.ts";
 import { nextMacrotask } from "../engines/nextMacrotask.ts";
-import type { OpenedEngine } from "../engines/opening.ts";
 import { RecoveringEngine } from "../engines/recovery.ts";
-import { checkEngineName, prepareEngine } from "../engines/registry.ts";
+import { checkEngineName, type FamilyChunk, loadFamily, prepareEngine } from "../engines/registry.ts";
 import { isWrongResults } from "../engines/selfTest.ts";
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
-import { type Manifest, MEANS } from "../format/model.ts";
+import { type Manifest, MEANS, type Model } from "../format/model.ts";
 import { float32 } from "../format/read.ts";
+import { withVariant } from "../format/variants.ts";
 import { readImage } from "../image/decode.ts";
 import { preprocessWith, type Resample } from "../image/preprocess.ts";
 import { digest } from "../loading/digest.ts";
@@ -24,11 +25,12 @@ import type {
   TeachRequest,
   TeachResult,
   TransferredImage,
+  UseRequest,
 } from "../protocol.ts";
 import type { RunOutput } from "../reference/forward.ts";
 import { attentionOverPatches } from "../reference/insight.ts";
 import { checkFinite, classPicker, type Picked, type Rule } from "./classes.ts";
-import { describeEngine, describeModel } from "./info.ts";
+import { describeModel } from "./info.ts";
 import { chooseThreads } from "./threads.ts";
 
 /** The resampler's kernels are a part of their own, like an engine. */
@@ -41,6 +43,11 @@ const TEACH: Chunk<typeof import("../teach/index.ts")> = {
   name: "slimvit/teach.js",
   load: () => import("../teach/index.ts"),
 };
+
+/** Work on the model itself, for which no call may be under way. */
+interface Task {
+  task: () => Promise<void>;
+}
 
 /** A call that waits for its turn. */
 interface Job {
@@ -61,27 +68,58 @@ interface Prepared {
 }
 
 export class Session {
-  private readonly waiting: Job[] = [];
+  private readonly waiting: (Job | Task)[] = [];
   private isWorking = false;
   private isDisposed = false;
-  private opened: OpenedEngine;
+  /** of a folder that has several */
+  private readonly variants: Variants<RecoveringEngine> | undefined;
+  /** of what runs, and what it was made from */
+  private described: { info: ModelInfo; from: unknown[] } | undefined;
   /** what the page knows already */
   private sentInfo: ModelInfo;
 
   private constructor(
-    private currentInfo: ModelInfo,
-    private readonly manifest: Manifest,
-    private readonly engine: RecoveringEngine,
+    private readonly first: Running<RecoveringEngine>,
+    makeVariants: (inTurn: InTurn) => Variants<RecoveringEngine> | undefined,
+    private readonly model: Pick<Model, "dtype">,
+    private readonly facts: Pick<ModelInfo, "loadMs" | "notes" | "dtypeReason">,
     private readonly resample: Resample,
+    private readonly life: AbortController,
     private readonly from: { request: LoadRequest; links: LoadLinks; options: EngineOptions },
     private readonly rule: Rule | undefined,
   ) {
-    this.sentInfo = currentInfo;
-    this.opened = engine.opened;
+    this.variants = makeVariants(this.inTurn);
+    this.sentInfo = this.info;
   }
 
+  /** Of the variant that runs. */
   get info(): ModelInfo {
-    return this.currentInfo;
+    const { variants, facts, running, model } = this;
+    const { manifest, engine } = running;
+    const from = [running, engine.opened, variants?.known];
+    if (!from.every((part, i) => part === this.described?.from[i])) {
+      const notes = [...new Set([...facts.notes, ...engine.notes])];
+      const info = describeModel({ manifest, ...model }, engine.opened, { ...facts, notes }, variants?.known);
+      this.described = { info, from };
+    }
+    return this.described!.info;
+  }
+
+  private get running(): Running<RecoveringEngine> {
+    return this.variants?.running ?? this.first;
+  }
+
+  private get manifest(): Manifest {
+    return this.running.manifest;
+  }
+
+  /** with which calls are answered that name no variant */
+  private get usual(): string {
+    return this.variants?.chosen ?? this.manifest.variant;
+  }
+
+  private get engine(): RecoveringEngine {
+    return this.running.engine;
   }
 
   /** @throws SlimViTError as `loadModel` and `openEngine` */
@@ -89,27 +127,65 @@ export class Session {
     checkEngineName(request.engine); // before anything is downloaded, as are the threads
     const threads = chooseThreads(request.threads);
     const { engineUrls, packages, webnn } = request;
-    const options = { threads, engineUrls, packages, locate: links.locate, webnn };
+    const options: EngineOptions = { threads, engineUrls, packages, locate: links.locate, webnn };
+    let several: FamilyChunk | undefined;
+    const openVariants = async (...args: ConstructorParameters<FamilyChunk["SlabReader"]>) => {
+      several = await loadFamily(options);
+      return new several.SlabReader(...args);
+    };
     const start = performance.now();
-    const first = await loadModel(request, { ...links, signal }, () => {
+    const life = new AbortController();
+    signal?.addEventListener("abort", () => life.abort(signal.reason));
+    const first = await loadModel(request, { ...links, signal: life.signal, openVariants }, () => {
       void openResampler();
       prepareEngine(request.engine, options);
     });
     const filesMs = performance.now() - start;
+    const opening = { ...options, signal: life.signal, keeps: request.cache, sharedFamily: several?.sharedFamily };
     const { loaded, engine } = await openFirstSound(request, first, (model, isLast) =>
-      RecoveringEngine.open(request.engine, model, { ...options, signal, keeps: request.cache, mayUseOthers: isLast }),
+      RecoveringEngine.open(request.engine, model, { ...opening, mayUseOthers: isLast }),
     );
     if (signal?.aborted) engine.dispose();
     throwIfAborted(signal);
     const { firstRunMs } = engine.opened;
     const loadMs = { files: filesMs, engine: performance.now() - start - filesMs - firstRunMs, firstRun: firstRunMs };
-    const { model } = loaded;
-    const notes = [...loaded.notes, ...engine.notes];
-    const info = describeModel(model, engine.opened, { loadMs, notes, dtypeReason: loaded.dtypeReason });
-    const { head } = model.manifest;
-    const rule = head?.unknown && { unknown: head.unknown, means: float32(model.tensors, MEANS) };
-    return new Session(info, model.manifest, engine, await openResampler(), { request, links, options }, rule);
+    const { manifest, dtype, tensors } = loaded.model;
+    const { variants: loader } = loaded;
+    const openEngine = (model: Model) => RecoveringEngine.open(request.engine, model, opening);
+    const running = { manifest, engine };
+    const make = (inTurn: InTurn) =>
+      loader && new several!.Variants(running, { loader, openEngine, signal: life.signal, inTurn });
+    const facts = { loadMs, notes: loaded.notes, dtypeReason: loaded.dtypeReason };
+    const { head } = manifest;
+    const rule = head?.unknown && { unknown: head.unknown, means: float32(tensors, MEANS) };
+    const from = { request, links: { ...links, openVariants }, options };
+    const session = new Session(running, make, { dtype }, facts, await openResampler(), life, from, rule);
+    const { variants } = session;
+    if (request.variant !== undefined) variants?.rest();
+    else if (variants) {
+      const settled = variants.settle(request.latencyMs).then(() => session.use({ variant: variants.chosen }));
+      settled.then(links.onInfo).catch(() => {}); // disposed of
+    }
+    return session;
   }
+
+  /**
+   * @returns what runs then. Calls that name that variant are answered with it; others are not changed.
+   * @throws SlimViTError as `loadModel` and `openEngine`; what ran before goes on then
+   */
+  async use(request: UseRequest): Promise<ModelInfo> {
+    const name = (await this.variants?.request(request)) ?? request.variant ?? this.manifest.variant;
+    return this.inTurn(async () => {
+      await this.runVariant(name);
+      return this.info;
+    });
+  }
+
+  private readonly inTurn: InTurn = (work) =>
+    new Promise((resolve, reject) => {
+      this.waiting.push({ task: () => work().then(resolve, reject) });
+      void this.work();
+    });
 
   /** One call at a time, in the order of arrival; an engine that takes batches gets those that wait together. */
   run(image: Job["image"], request: RunRequest, signal?: AbortSignal): Promise<RunResult> {
@@ -122,8 +198,11 @@ export class Session {
   /** Pictures are answered meanwhile. */
   async teach(request: TeachRequest, signal: AbortSignal, onProgress?: (done: number) => void): Promise<TeachResult> {
     const { answer } = await loadChunk(TEACH, this.from.options);
-    const run = (pixels: Float32Array) => this.run({ pixels }, { want: "features" }, signal);
-    const { manifest, info, from } = this;
+    const variant = this.usual;
+    const run = (pixels: Float32Array) => this.run({ pixels }, { want: "features", variant }, signal);
+    const { from } = this;
+    const manifest = withVariant(this.manifest, variant);
+    const info = { ...this.info, variant };
     const host = { manifest, info, ...from, signal, onProgress, run, loadModel, openFolder, digest, nextMacrotask };
     return answer(request, host);
   }
@@ -132,6 +211,7 @@ export class Session {
   dispose(): void {
     if (this.isDisposed) return;
     this.isDisposed = true;
+    this.life.abort();
     if (!this.isWorking) this.engine.dispose();
   }
 
@@ -140,8 +220,15 @@ export class Session {
     this.isWorking = true;
     while (this.waiting.length) {
       await nextMacrotask(); // lets aborts in, which an engine that never waits would keep out
+      const [first] = this.waiting;
+      if ("task" in first) {
+        this.waiting.shift();
+        await first.task();
+        continue;
+      }
       const jobs = this.takeJobs();
       try {
+        await this.runVariant(jobs[0].request.variant ?? this.usual);
         await this.answer(jobs);
       } catch (error) {
         for (const { reject } of jobs) reject(error); // without effect on those that are answered
@@ -151,14 +238,22 @@ export class Session {
     if (this.isDisposed) this.engine.dispose();
   }
 
+  private async runVariant(name: string): Promise<void> {
+    if (name === this.manifest.variant) return;
+    if (this.variants) await this.variants.run(name);
+    else withVariant(this.manifest, name); // `bad-option` for a name that is none
+  }
+
   /** The next job, with those behind it that fit into the same batch. */
   private takeJobs(): Job[] {
-    const isPlain = ({ request }: Job) => !request.profile && !request.explain;
+    const { variant } = (this.waiting[0] as Job).request;
+    const isPlain = (job: Job | Task): job is Job =>
+      "request" in job && !job.request.profile && !job.request.explain && job.request.variant === variant;
     const { batchSize } = this.info;
     let count = 1;
     if (isPlain(this.waiting[0]))
       while (count < Math.min(batchSize, this.waiting.length) && isPlain(this.waiting[count])) count++;
-    return this.waiting.splice(0, count);
+    return this.waiting.splice(0, count) as Job[];
   }
 
   private async answer(jobs: Job[]): Promise<void> {
@@ -174,14 +269,14 @@ export class Session {
     const start = performance.now();
     const outputs = await this.infer(batch);
     const inferenceMs = (performance.now() - start) / batch.length;
-    this.noteReplacement();
+    const { variant } = this.manifest;
     for (const [i, { job, pick, preprocessMs }] of batch.entries()) {
       try {
         throwIfAborted(job.signal);
         const { features, blockMs, attention, groups } = this.readable(outputs[i]);
         const picked = pick(outputs[i]);
         const insight = { ...(blockMs && { blockMs }), ...(attention && { attention }), ...(groups && { groups }) };
-        job.resolve({ ...picked, features, preprocessMs, inferenceMs, ...insight, ...this.newInfo() });
+        job.resolve({ ...picked, features, variant, preprocessMs, inferenceMs, ...insight, ...this.newInfo() });
       } catch (error) {
         job.reject(error);
       }
@@ -219,15 +314,6 @@ export class Session {
     const { attention, groups } = output;
     if (!attention || !groups) return output;
     return { ...output, attention: attentionOverPatches(this.manifest, attention, groups) };
-  }
-
-  /** After a lost GPU, `info` is that of the engine that took over. */
-  private noteReplacement(): void {
-    const { opened, notes } = this.engine;
-    if (opened === this.opened) return;
-    this.opened = opened;
-    const allNotes = [...new Set([...this.info.notes, ...notes])];
-    this.currentInfo = { ...this.info, ...describeEngine(opened), notes: allNotes };
   }
 
   private newInfo(): { info?: ModelInfo } {

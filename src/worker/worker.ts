@@ -15,7 +15,15 @@ export declare const url: string | undefined;
 export declare function source(): string;
 
 /** comlink alone would let a message read, set and call anything that can be reached from the host, even `constructor`. */
-const METHODS: readonly unknown[] = ["hello", "load", "run", "teach", "abort", "dispose"] satisfies (keyof Host)[];
+const METHODS: readonly unknown[] = [
+  "hello",
+  "load",
+  "run",
+  "teach",
+  "use",
+  "abort",
+  "dispose",
+] satisfies (keyof Host)[];
 
 function isCall({ data }: MessageEvent): boolean {
   return (

@@ -6,6 +6,7 @@
 import sharp from "sharp";
 import { writeOnnx } from "../../src/engines/onnx/graph.ts";
 import { SlimViTError } from "../../src/errors.ts";
+import { readFamily } from "../../src/format/family.ts";
 import { encodeFloat16 } from "../../src/format/float16.ts";
 import {
   countMacs,
@@ -18,11 +19,12 @@ import {
 } from "../../src/format/model.ts";
 import { readManifest, readModel } from "../../src/format/read.ts";
 import { readSafetensors, writeSafetensors } from "../../src/format/safetensors.ts";
-import { type ModelSet, readSet, SET_FORMAT, worthHaving } from "../../src/format/set.ts";
+import { checkSlabs } from "../../src/format/slabFields.ts";
 import { encodeTensors, manifestJson, writeWeights } from "../../src/format/write.ts";
 import { imageSize } from "../../src/image/imageSize.ts";
 import { FAMILY } from "../family.ts";
 import { manifestOf, randomModel } from "../helpers.ts";
+import { nestedFamily } from "../nested.ts";
 import { hostilePictures } from "../robustness/pictures.ts";
 import { Draws } from "./draws.ts";
 import { checkOnnx } from "./onnx-reader.ts";
@@ -60,16 +62,16 @@ const manifest: Manifest = {
   })),
 };
 manifest.variants[0].selfTest = Object.fromEntries(dtypes.map((dtype) => [dtype, { seed: 1, logits: [0, 1] }]));
-const SET_BASE = "https://a.example/set/";
-const modelSet: ModelSet = {
-  format: SET_FORMAT,
-  name: "two",
-  members: ["slim", "sub/dense"].map((folder, i) => ({
-    folder,
-    macs: 10 + i,
-    params: 5 + i,
-    bytes: { f16: 100, int8: 60 },
-    accuracy: { top1: 0.5 + i / 4, n: 10, data: "fruit", split: "test", engine: "simd", dtype: "f16" },
+const nested = nestedFamily(small, 2, 5, (width) => width >> 1);
+const firstSlab = Object.fromEntries(dtypes.map((dtype) => [dtype, nested.weights(dtype).slabs[0]]));
+const withSlabs: Manifest = {
+  ...nested.manifest,
+  weights: dtypes.map((dtype) => ({
+    dtype,
+    file: `model.${dtype}.safetensors`,
+    bytes: 1000,
+    sha256: "0".repeat(64),
+    slabs: [400, 600].map((bytes) => ({ bytes, sha256: "0".repeat(64) })),
   })),
 };
 const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text);
@@ -105,19 +107,6 @@ function expect(isTrue: boolean, fault: string): void {
 }
 
 const JSON_WORDS = ["null", "true", "-0", "1e999", "0.5", "9007199254740993", '"__proto__":', '"\\u0000"', "[[", "{}"];
-
-/** A model's manifest in a set's place is `bad-option`. */
-function checkSet(text: string): void {
-  const set = read(() => read(() => readSet(text, "x", SET_BASE)), "bad-option");
-  if (!set) return;
-  expect(set.members.length > 0 && worthHaving(set.members).length > 0, "a set of nothing was read");
-  for (const { folder, macs, params, accuracy } of set.members) {
-    const { href } = new URL(`${folder}/`, SET_BASE);
-    expect(href.startsWith(SET_BASE) && href.length > SET_BASE.length, `${folder} lies at ${href}`);
-    expect(Number.isSafeInteger(macs) && Number.isSafeInteger(params), `${folder} costs ${macs}, ${params}`);
-    expect(accuracy.top1 >= 0 && accuracy.top1 <= 1 && accuracy.n >= 1, `${folder} is right in ${accuracy.top1}`);
-  }
-}
 
 export const TARGETS: Record<string, Target> = {
   /** The container alone: what is read tiles the file, element by element. */
@@ -160,10 +149,29 @@ export const TARGETS: Record<string, Target> = {
     },
   },
 
+  /** The second slab of a file of two variants: the first byte chooses the dtype. Both variants are finite and complete. */
+  slabs: {
+    seeds: () => dtypes.map((dtype, k) => Uint8Array.of(k, ...nested.weights(dtype).slabs[1])),
+    words: [".more", "blocks.0.mlp.fc2.weight.more", '"dtype":', '"shape":', '"data_offsets":', ...JSON_WORDS],
+    fuzz(bytes) {
+      const dtype = dtypes[(bytes[0] ?? 0) % 3];
+      const model = read(() => readFamily(nested.manifest, dtype, [firstSlab[dtype], bytes.subarray(1)], "x"));
+      if (!model) return;
+      for (const name of nested.names) {
+        const { manifest, tensors } = model.family!.model(name);
+        for (const [key, shape] of tensorShapes(manifest, 2)) {
+          const { data } = encodeTensors(new Map(tensors), "f32").get(key)!;
+          expect(data.every(Number.isFinite), `${name}: ${key} holds what is no number`);
+          expect(data.length === shape.reduce((a, b) => a * b, 1), `${name}: ${key} is short`);
+        }
+      }
+    },
+  },
+
   /** Text, as a server sends it. */
   manifest: {
     seeds: () => [
-      ...[manifest, manifestOf(arch), ...Object.values(FAMILY).map((of) => manifestOf(of, 2))].map((value) =>
+      ...[manifest, withSlabs, manifestOf(arch), ...Object.values(FAMILY).map((of) => manifestOf(of, 2))].map((value) =>
         utf8(JSON.stringify(manifestJson(value))),
       ),
       utf8("{}"),
@@ -183,39 +191,13 @@ export const TARGETS: Record<string, Target> = {
       const draws = new Draws(bytes);
       const bases = [
         manifestJson(manifest),
+        manifestJson(withSlabs),
         versionOne(),
         ...Object.values(FAMILY).map((of) => manifestJson(manifestOf(of, 2))),
       ];
       const root = { manifest: JSON.parse(JSON.stringify(bases[draws.below(bases.length)])) };
       for (let edits = 0; edits < 4 && draws.left; edits++) draws.edit(root);
       checkManifest(read(() => readManifest(JSON.stringify(root.manifest) ?? "", "x")));
-    },
-  },
-
-  /** A set's text: no member may lie outside its folder. */
-  set: {
-    seeds: () => [
-      ...[modelSet, { ...modelSet, members: [] }, {}].map((value) => utf8(JSON.stringify(value))),
-      utf8(JSON.stringify(modelSet).replace("sub/", "../")),
-    ],
-    words: [
-      ...Object.keys({ ...modelSet, ...modelSet.members[0], ...modelSet.members[0].accuracy }),
-      "..",
-      "../x",
-      ...JSON_WORDS,
-    ],
-    fuzz(bytes) {
-      checkSet(new TextDecoder().decode(bytes));
-    },
-  },
-
-  "set-edits": {
-    seeds: () => [new Uint8Array(0), Uint8Array.of(3, 1, 0, 9), Uint8Array.from(range(64)), utf8("folder ../..")],
-    fuzz(bytes) {
-      const draws = new Draws(bytes);
-      const root = { set: JSON.parse(JSON.stringify(modelSet)) };
-      for (let edits = 0; edits < 4 && draws.left; edits++) draws.edit(root);
-      checkSet(JSON.stringify(root.set) ?? "");
     },
   },
 
@@ -263,6 +245,7 @@ export const TARGETS: Record<string, Target> = {
 function checkManifest(found: Manifest | undefined): void {
   if (!found) return;
   const { labels, weights, blocks } = found;
+  read(() => checkSlabs(found, "x"));
   const again = readManifest(JSON.stringify(manifestJson(found)), "y");
   expect(JSON.stringify(again.variants) === JSON.stringify(found.variants), "is written as another");
   for (const count of [countParams(found, labels.length), countMacs(found, labels.length)])

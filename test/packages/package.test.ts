@@ -63,7 +63,6 @@ test("npm pack ships the built entries and papers, and nothing else", () => {
     "dist/engine-onnx.js",
     "dist/engines/onnx.js",
     "dist/engines/onnx-package.js",
-    "dist/set.js",
     "LICENSE",
   ]) {
     expect(paths).toContain(path);
@@ -82,7 +81,7 @@ test("what a page loads names no package and nothing that a bundler would follow
     return [...named].map((match) => match[1]).filter((name) => !name.startsWith("slimvit/")); // in the advice of errors
   };
   for (const file of ["worker.js", "engine-onnx.js", "engine-tfjs.js"]) expect(importsOf(file)).toEqual([]);
-  for (const name of ["index.js", "set.js"].flatMap(importsOf)) expect(name).toMatch(/^\.\/[\w-]+\.js$/);
+  for (const name of ["index.js", "video-frames.js"].flatMap(importsOf)) expect(name).toMatch(/^\.\/[\w-]+\.js$/);
 });
 
 test("the types name nothing that a page has to install", () => {

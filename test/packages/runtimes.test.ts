@@ -6,7 +6,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { makeSet } from "../../tools/models/set.ts";
 import {
   CLASSES,
   randomTensors,
@@ -26,7 +25,6 @@ beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), "slimvit-runtimes-"));
   installPacked(folder, "slimvit", "slimvit-tools");
   writeFileSync(join(folder, "package.json"), '{ "dependencies": { "slimvit": "*" } }'); // Deno asks for it
-  makeSet([MODEL], { out: join(folder, "sizes") });
   await writePictures(join(folder, "pictures"), 4);
   const { data, info } = await sharp(PICTURE).ensureAlpha().raw().toBuffer({ resolveWithObject: true });
   writeFileSync(join(folder, "picture.rgba"), data);
@@ -37,13 +35,10 @@ beforeAll(async () => {
     const vit = await SlimViT.load(${JSON.stringify(MODEL)});
     const data = new Uint8ClampedArray(readFileSync("picture.rgba"));
     const { classes, engine } = await vit.classify({ data, width: ${info.width}, height: ${info.height} });
-    const chosen = await SlimViT.load("sizes/set.json", { latencyMs: 1e9 });
-    const { member, meets } = chosen.info.set;
-    chosen.dispose();
     const undecodable = await vit.classify(new Blob([readFileSync(${JSON.stringify(PICTURE)})])).catch(({ code }) => code);
     vit.dispose();
     const version = globalThis.Deno ? "Deno " + Deno.version.deno : "Node " + process.versions.node;
-    console.log(JSON.stringify({ version, label: classes[0].label, score: classes[0].score, engine, undecodable, member, meets }));`,
+    console.log(JSON.stringify({ version, label: classes[0].label, score: classes[0].score, engine, undecodable }));`,
   );
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

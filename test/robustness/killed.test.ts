@@ -48,7 +48,10 @@ const COMMANDS: Record<string, Killed> = {
     attempts: count(16, 2),
   },
   compress: { args: (out) => ["compress", at("searched"), "-o", out, ...cuts], attempts: count(8, 1) },
-  set: { args: (out) => ["set", at("a"), at("b"), "-o", out, "--name", "ab"], attempts: count(12, 1) },
+  elastic: {
+    args: (out) => ["elastic", at("a"), "-o", out, "--name", "ab", "--budgets", "1,0.7", "--dtype", "f32"],
+    attempts: count(12, 1),
+  },
   "eval --record": {
     args: (out) => ["eval", out, "--data", at("pictures"), "--split", "all", "--engine", "reference", "--record"],
     over: "shipped",
@@ -140,7 +143,7 @@ function contentOf(folder: string): string {
   const files = (readdirSync(folder, { recursive: true }) as string[]).filter((file) => !UNFINISHED.test(file));
   const lines = files.sort().map((file) => {
     const path = join(folder, file);
-    if (/\.(safetensors|onnx)$|^set\.json$/.test(file)) return `${file} ${sha256(readFileSync(path))}`;
+    if (/\.(safetensors|onnx)$/.test(file)) return `${file} ${sha256(readFileSync(path))}`;
     if (!file.endsWith("slimvit.json")) return file;
     try {
       const { weights, metrics } = readManifestFile(join(path, ".."));

@@ -73,7 +73,7 @@ test("a worker killed in mid-classify rejects the call within 1 s, and the next 
   tally.close();
 });
 
-test("the worker answers its five methods and nothing else", async () => {
+test("the worker answers its six methods and nothing else", async () => {
   const tally = new Tally("worker-methods", "messages");
   const { answered, sent, code } = await stage.page.evaluate(async () => {
     const vit = await load({ engine: "reference" });

@@ -25,6 +25,7 @@ export type Line =
   | "network"
   | "cache"
   | "two-tabs"
+  | "variants"
   | "soak"
   | "engines"
   | "onnx-writer"

@@ -67,9 +67,8 @@ describe("--force", () => {
     expect(claim).toThrow(message);
   });
 
-  test("replaces what SlimViT wrote, sets and search results included", () => {
-    writeFolder(at("set"), {
-      "set.json": "{}",
+  test("replaces what SlimViT wrote, folders of models and search results included", () => {
+    writeFolder(at("several"), {
       "a/slimvit.json": "{}",
       "a/model.int8.safetensors.zz": "",
       "a/card.md": "",
@@ -79,7 +78,7 @@ describe("--force", () => {
       ...{ "config.json": "{}", "preprocessor_config.json": "{}" },
     });
     writeFolder(at("found"), { "slimvit.json": "{}", "zetas.safetensors": "", "search.json": "", "scalars.csv": "" });
-    for (const folder of ["set", "onnx", "found"])
+    for (const folder of ["several", "onnx", "found"])
       expect(() => claimOutput(at(folder), true, [at("dense")])).not.toThrow();
   });
 

@@ -33,7 +33,7 @@ test("classify gives groups of patches, and attention over keepIdx that still su
   const { attention, groups } = await vit.classify(image, { explain: true });
   expect(vit.info).toMatchObject({ pooling: "class", variant: "default", blocks: [{ merge: 2 }, { merge: 0 }] });
   expect(vit.info.variants).toEqual([
-    { name: "default", macs: vit.info.macs, imageSize: [8, 8], metrics: expect.anything() },
+    { name: "default", macs: vit.info.macs, imageSize: [8, 8], metrics: expect.anything(), ready: true },
   ]);
   expect(groups!.map((rows) => new Set(rows).size)).toEqual([2, 2]); // four patches in two rows
   for (const map of attention!) {

@@ -14,7 +14,7 @@ import { countMacs, type WeightsDtype } from "../../src/format/model.ts";
 import { preprocess, type RawImage } from "../../src/image/resample.ts";
 import type { WebnnOptions } from "../../src/protocol.ts";
 import { forward } from "../../src/reference/forward.ts";
-import { readManifestFile, readModelFolder, writeModelFolder } from "../models/folders.ts";
+import { readManifestFile, readModelFolder, splitSource, writeModelFolder } from "../models/folders.ts";
 import { randomShape } from "../models/shapes.ts";
 import { random, shuffled } from "../shared/random.ts";
 import { say } from "../shared/terminal.ts";
@@ -99,8 +99,9 @@ async function benchFolders(sources: string[], options: BenchOptions): Promise<B
   const require = createRequire(import.meta.url);
   const mounts: Record<string, string> = { "/dist": dist, "/ort": dirname(require.resolve("onnxruntime-web")) };
   const cases: Case[] = sources.flatMap((source, k) => {
-    mounts[`/model${k}`] = resolve(source);
-    const has = new Set(readManifestFile(source).weights.map((file) => file.dtype));
+    mounts[`/model${k}`] = resolve(splitSource(source).dir);
+    const { weights, variant } = readManifestFile(source);
+    const has = new Set(weights.map((file) => file.dtype));
     const dtypes = options.dtype.filter((dtype) => has.has(dtype));
     if (dtypes.length === 0)
       throw new SlimViTError("bad-option", `${source}: has no ${options.dtype.join(" or ")} weights.`);
@@ -111,7 +112,7 @@ async function benchFolders(sources: string[], options: BenchOptions): Promise<B
         (isWebnn ? [1] : options.threads).flatMap((threads) =>
           devices.map((deviceType) => {
             const webnn = deviceType && { deviceType };
-            return { source, url: `/model${k}/`, engine, dtype, threads, webnn };
+            return { source, url: `/model${k}/`, variant, engine, dtype, threads, webnn };
           }),
         ),
       );
@@ -149,7 +150,7 @@ async function benchFolders(sources: string[], options: BenchOptions): Promise<B
       const wanted = expected.get(c.source)!;
       const inference = samples[k].map((time) => time.inference);
       return {
-        model: manifest.name,
+        model: manifest.variants.length > 1 ? `${manifest.name}#${manifest.variant}` : manifest.name,
         engine: c.engine,
         dtype: c.dtype,
         threads: loaded[k].threads,
@@ -178,6 +179,7 @@ async function benchFolders(sources: string[], options: BenchOptions): Promise<B
 interface Case {
   source: string;
   url: string;
+  variant: string;
   engine: EngineName;
   dtype: WeightsDtype;
   threads: number;
@@ -207,11 +209,11 @@ async function loadInPage({
   const { SlimViT } = await import(/* @vite-ignore */ url);
   const picture = { ...image, data: new Uint8ClampedArray(image.data) };
   const results: { loadMs: number; memoryBytes?: number; threads: number; logProbabilities: number[] }[] = [];
-  for (const { url, engine, dtype, threads, webnn } of cases) {
+  for (const { url, variant, engine, dtype, threads, webnn } of cases) {
     const engineUrls = { "onnxruntime-web": new URL(ort, location.href).href };
     await caches.delete("slimvit");
     const start = performance.now();
-    const vit = await SlimViT.load(url, { engine, dtype, threads, engineUrls, webnn });
+    const vit = await SlimViT.load(url, { variant, engine, dtype, threads, engineUrls, webnn });
     const loadMs = performance.now() - start;
     const { classes } = await vit.classify(picture, { topK: vit.info.labels.length });
     const logProbabilities: number[] = [];
@@ -225,7 +227,7 @@ async function loadInPage({
 
 /** Runs in a page of its own. */
 async function coldLoad({
-  one: { url, engine, dtype, threads, webnn },
+  one: { url, variant, engine, dtype, threads, webnn },
   ort,
 }: {
   one: Case;
@@ -235,7 +237,7 @@ async function coldLoad({
   const { SlimViT } = await import(/* @vite-ignore */ code);
   const engineUrls = { "onnxruntime-web": new URL(ort, location.href).href };
   const start = performance.now();
-  const vit = await SlimViT.load(url, { engine, dtype, threads, engineUrls, webnn });
+  const vit = await SlimViT.load(url, { variant, engine, dtype, threads, engineUrls, webnn });
   return performance.now() - start - vit.info.loadMs.firstRun;
 }
 
@@ -255,8 +257,8 @@ async function keepInPage({
   const { SlimViT } = await import(/* @vite-ignore */ code);
   const engineUrls = { "onnxruntime-web": new URL(ort, location.href).href };
   const all = [];
-  for (const { url, engine, dtype, threads, webnn } of cases) {
-    all.push(await SlimViT.load(url, { engine, dtype, threads, engineUrls, webnn }));
+  for (const { url, variant, engine, dtype, threads, webnn } of cases) {
+    all.push(await SlimViT.load(url, { variant, engine, dtype, threads, engineUrls, webnn }));
   }
   const bitmap = await createImageBitmap(new ImageData(new Uint8ClampedArray(data), width, height), {
     resizeWidth: photo.width,

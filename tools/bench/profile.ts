@@ -26,6 +26,7 @@ import {
   manifestText,
   readManifestFile,
   sha256,
+  splitSource,
   writeFileAtomic,
   writeFolder,
 } from "../models/folders.ts";
@@ -102,7 +103,7 @@ export async function profileDevice(sources: string[], options: ProfileOptions):
     writeSynthetic(join(temporary, String(k)), shape, blocks, options.dtype);
     mounts[`/model${k}`] = join(temporary, String(k));
   });
-  sources.forEach((source, k) => void (mounts[`/model${networks.length + k}`] = resolve(source)));
+  sources.forEach((source, k) => void (mounts[`/model${networks.length + k}`] = resolve(splitSource(source).dir)));
   const busy = os.loadavg()[0] / os.availableParallelism();
   if (busy > 0.5)
     say(`profile: this machine has other work (load ${os.loadavg()[0].toFixed(1)}): ratios hold, milliseconds do not`);
@@ -110,9 +111,10 @@ export async function profileDevice(sources: string[], options: ProfileOptions):
   const { page, browser, close } = await openPage(mounts);
   try {
     const { engine, dtype, threads, rounds } = options;
+    const variants = sources.map((source) => readManifestFile(source).variant);
     const urls = Object.keys(mounts)
       .filter((path) => path.startsWith("/model"))
-      .map((path) => `${path}/`);
+      .map((path, k) => ({ url: `${path}/`, variant: variants[k - networks.length] }));
     const [height, width] = shape.imageSize;
     await page.evaluate(loadInPage, { urls, engine, dtype, threads, height, width });
     const samples: Timed[][] = urls.map(() => []);
@@ -310,7 +312,7 @@ interface Timed {
 
 /** Runs in the page. */
 async function loadInPage(options: {
-  urls: string[];
+  urls: { url: string; variant?: string }[];
   engine: EngineName;
   dtype: WeightsDtype;
   threads: number;
@@ -321,7 +323,8 @@ async function loadInPage(options: {
   const { SlimViT } = await import(/* @vite-ignore */ url);
   const { urls, engine, dtype, threads, height, width } = options;
   const all = [];
-  for (const url of urls) all.push(await SlimViT.load(url, { engine, dtype, threads, cache: false }));
+  for (const { url, variant } of urls)
+    all.push(await SlimViT.load(url, { ...(variant && { variant }), engine, dtype, threads, cache: false }));
   const picture = { data: new Uint8ClampedArray(4 * height * width).fill(120), height, width };
   Object.assign(globalThis, { profiled: { all, picture } });
 }

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { constants, deflateSync, inflateSync } from "node:zlib";
 import { openWithoutDevice } from "../../src/engines/opening.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
+import { readFamily } from "../../src/format/family.ts";
 import {
   type ActivationRanges,
   type Architecture,
@@ -17,7 +18,8 @@ import {
   type WeightsFile,
 } from "../../src/format/model.ts";
 import { readManifest, readModel } from "../../src/format/read.ts";
-import { type SingleManifest, singleVariant } from "../../src/format/variants.ts";
+import { checkSlabs } from "../../src/format/slabFields.ts";
+import { type SingleManifest, singleVariant, withVariant } from "../../src/format/variants.ts";
 import { encodeTensors, manifestJson, selfTestPixels, writeWeights } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
 import toolsPackage from "../package.json" with { type: "json" };
@@ -31,20 +33,31 @@ const SELF_TEST_SEED = 1;
 /** Of the recorded numbers: engines are compared by the numbers' own size, which a head that is hardly trained makes small. */
 const SELF_TEST_DIGITS = 6;
 
+/** `MODEL#NAME` names one of the folder's variants; without a name it is the first. */
+export function splitSource(source: string): { dir: string; variant?: string } {
+  const [, dir, variant] = source.match(/^(.+)#([\w.-]+)$/) ?? [];
+  return dir === undefined || existsSync(source) ? { dir: source } : { dir, variant };
+}
+
 /**
+ * @param source a folder, or `folder#variant`
  * @returns the model without its rule for unknown pictures: that holds for the very features that it was measured on, and what
  * commands make of a model has others
- * @throws SlimViTError `bad-model` for a folder without slimvit.json, a missing weights file or a wrong hash
+ * @throws SlimViTError `bad-model` for a folder without slimvit.json, a missing weights file or a wrong hash; `bad-option`
  */
-export function readModelFolder(dir: string, dtype?: WeightsDtype): Model {
-  const manifest = readManifestFile(dir);
+export function readModelFolder(source: string, dtype?: WeightsDtype): Model {
+  const manifest = readManifestFile(source);
+  const { dir } = splitSource(source);
   const order: WeightsDtype[] = dtype ? [dtype] : ["f32", "f16", "int8"];
   const entry = order.map((want) => manifest.weights.find((file) => file.dtype === want)).find(Boolean);
   if (!entry) {
     const has = manifest.weights.map((file) => file.dtype).join(", ") || "none";
     throw new SlimViTError("bad-model", `${join(dir, MANIFEST)}: has no ${dtype ?? ""} weights (it has ${has}).`);
   }
-  return withoutRule(readModel(manifest, entry.dtype, readWeightsFile(dir, entry).bytes, join(dir, entry.file)));
+  const { slabs } = readWeightsFile(dir, entry);
+  const name = join(dir, entry.file);
+  if (manifest.variants.length > 1) return readFamily(manifest, entry.dtype, slabs, name);
+  return withoutRule(readModel(manifest, entry.dtype, slabs[0], name));
 }
 
 function withoutRule({ manifest, dtype, tensors }: Model): Model {
@@ -59,10 +72,10 @@ function withoutRule({ manifest, dtype, tensors }: Model): Model {
 }
 
 /**
- * @returns the file as it lies in the folder, and the safetensors in it
+ * @returns the file as it lies in the folder, and the safetensors in it: one, or its slabs
  * @throws SlimViTError `bad-model` for a missing one or a wrong size, `integrity`
  */
-export function readWeightsFile(dir: string, entry: WeightsFile): { file: Uint8Array; bytes: Uint8Array } {
+export function readWeightsFile(dir: string, entry: WeightsFile): { file: Uint8Array; slabs: Uint8Array[] } {
   const path = join(dir, entry.file);
   if (!existsSync(path)) throw new SlimViTError("bad-model", `${path}: is missing; slimvit.json names it.`);
   const file = readFileSync(path);
@@ -72,10 +85,16 @@ export function readWeightsFile(dir: string, entry: WeightsFile): { file: Uint8A
       `${path}: has ${file.length} bytes, slimvit.json says ${entry.bytes}; the file is cut off or another one.`,
     );
   }
-  const bytes = entry.file.endsWith(".zz") ? unpack(file, entry.unpackedBytes, path) : file;
-  if (sha256(bytes) !== entry.sha256)
-    throw new SlimViTError("integrity", `${path}: its sha256 is not the one in slimvit.json.`);
-  return { file, bytes };
+  let at = 0;
+  const slabs = (entry.slabs ?? [entry]).map(({ bytes, unpackedBytes, sha256: promised }, i, { length }) => {
+    const packed = file.subarray(at, at + bytes);
+    at += bytes;
+    const slab = entry.file.endsWith(".zz") ? unpack(packed, unpackedBytes, path) : packed;
+    if (sha256(slab) === promised) return slab;
+    const which = length > 1 ? `the sha256 of slab ${i + 1}` : "its sha256";
+    throw new SlimViTError("integrity", `${path}: ${which} is not the one in slimvit.json.`);
+  });
+  return { file, slabs };
 }
 
 function unpack(file: Uint8Array, most: number | undefined, path: string): Uint8Array {
@@ -90,7 +109,7 @@ function unpack(file: Uint8Array, most: number | undefined, path: string): Uint8
  * Small levels are all but random in their order: what deflate finds to repeat costs more than it saves, and symbols alone,
  * by how often they come, take less.
  */
-const pack = (bytes: Uint8Array): Uint8Array =>
+export const pack = (bytes: Uint8Array): Uint8Array =>
   deflateSync(bytes, { level: 9, memLevel: 9, strategy: constants.Z_HUFFMAN_ONLY });
 
 /** What the weights take on disk, and to download. */
@@ -99,13 +118,17 @@ export function fileBytes(tensors: Tensors, dtype: WeightsDtype): number {
   return (dtype === "int8" ? pack(bytes) : bytes).length;
 }
 
-export function readManifestFile(dir: string): Manifest {
+/** @param source a folder, or `folder#variant` */
+export function readManifestFile(source: string): Manifest {
+  const { dir, variant } = splitSource(source);
   const path = join(dir, MANIFEST);
   if (!statSync(dir, { throwIfNoEntry: false })?.isDirectory())
     throw new SlimViTError("bad-model", `${dir}: no such folder.`);
   if (!existsSync(path))
     throw new SlimViTError("bad-model", `${dir}: has no ${MANIFEST}; it is no SlimViT model folder.`);
-  return readManifest(readFileSync(path, "utf8"), path);
+  const manifest = readManifest(readFileSync(path, "utf8"), path);
+  checkSlabs(manifest, path);
+  return variant === undefined ? manifest : withVariant(manifest, variant);
 }
 
 /** What a new folder says of itself; the weights entries are made when it is written. */
@@ -154,13 +177,13 @@ export async function writeModel(out: string, content: FolderContent, replace = 
   return manifest;
 }
 
-const ADVICE: Record<WeightsDtype, string> = {
+export const ADVICE: Record<WeightsDtype, string> = {
   f32: "Look for NaN or very large weights in what it was made from.",
   f16: "Its numbers are too large for f16; export f32 or int8 instead.",
   int8: "Channels of very different sizes do not fit one scale; export f16 instead, or retrain with --weight-step.",
 };
 
-function readableManifest(out: string, text: string): Manifest {
+export function readableManifest(out: string, text: string): Manifest {
   try {
     return readManifest(text, join(out, MANIFEST));
   } catch (error) {
@@ -212,12 +235,12 @@ function encodeFolder({ draft, tensors, dtypes, asTheyAre = new Map(), extra = {
 }
 
 /** Four digits are finer than any grid of 255 levels. */
-function shortened(ranges: ActivationRanges): ActivationRanges {
+export function shortened(ranges: ActivationRanges): ActivationRanges {
   const short = (value: number) => Number(value.toPrecision(4));
   return Object.fromEntries(Object.entries(ranges).map(([name, [low, high]]) => [name, [short(low), short(high)]]));
 }
 
-function selfTest(manifest: Manifest, dtype: WeightsDtype, tensors: Tensors): SelfTest {
+export function selfTest(manifest: Manifest, dtype: WeightsDtype, tensors: Tensors): SelfTest {
   const { logits, features } = forward({ manifest, dtype, tensors }, selfTestPixels(manifest, SELF_TEST_SEED));
   const rounded = (values: Float32Array) => Array.from(values, (v) => Number(v.toPrecision(SELF_TEST_DIGITS)));
   const known = manifest.head ? { logits: rounded(logits) } : { features: rounded(features) };

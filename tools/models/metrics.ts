@@ -2,15 +2,16 @@
 import { join } from "node:path";
 import { manifestJson } from "../../src/format/write.ts";
 import { cardText } from "./card.ts";
-import { manifestText, readManifestFile, writeFileAtomic } from "./folders.ts";
+import { manifestText, readManifestFile, splitSource, writeFileAtomic } from "./folders.ts";
 import type { Metrics } from "./records.ts";
 
 export type { AccuracyRecord, LatencyRecord, Metrics } from "./records.ts";
 
 /** Takes the place of what the model folder has on record under the same names. */
-export function recordMetrics(folder: string, metrics: Metrics): void {
-  const manifest = readManifestFile(folder);
+export function recordMetrics(source: string, metrics: Metrics): void {
+  const manifest = readManifestFile(source);
+  const { dir } = splitSource(source);
   manifest.metrics = { ...manifest.metrics, ...metrics };
-  writeFileAtomic(join(folder, "slimvit.json"), manifestText(manifestJson(manifest)));
-  writeFileAtomic(join(folder, "card.md"), cardText(manifest));
+  writeFileAtomic(join(dir, "slimvit.json"), manifestText(manifestJson(manifest)));
+  writeFileAtomic(join(dir, "card.md"), cardText(manifest));
 }

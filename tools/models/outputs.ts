@@ -20,7 +20,7 @@ export type Files = Record<string, string | Uint8Array>;
 
 /** What SlimViT's commands write into a folder, and what people keep beside a model: its recipe, its licence, a README. */
 const OWN_FILES = [
-  /^(slimvit|set|search)\.json$/,
+  /^(slimvit|search)\.json$/,
   /^model\.(f32|f16|int8)\.safetensors(\.zz)?$/,
   /^model(_quantized)?\.onnx$/,
   /^(zetas|importance|taught)\.safetensors$/,
@@ -71,12 +71,12 @@ export function requireOwn(out: string): void {
   if (stranger !== undefined) throw refuse(`holds ${relative(out, stranger)}, which SlimViT did not write`);
 }
 
-/** A file that no command writes; sets have their models in folders below. */
+/** A file that no command writes; `compress --budgets` has its models in folders below. */
 function strangerIn(folder: string): string | undefined {
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
     const path = join(folder, entry.name);
     if (entry.isFile() && isOwn(folder, entry.name)) continue;
-    if (!entry.isDirectory() || !isModelOrSet(path)) return path;
+    if (!entry.isDirectory() || !isModel(path)) return path;
     const inside = strangerIn(path);
     if (inside !== undefined) return inside;
   }
@@ -85,12 +85,11 @@ function strangerIn(folder: string): string | undefined {
 
 /** Configurations are an export's only beside its ONNX file: elsewhere they may be a checkpoint's. */
 function isOwn(folder: string, name: string): boolean {
-  if (/^(preprocessor_)?config\.json$/.test(name))
-    return isModelOrSet(folder) && existsSync(join(folder, "model.onnx"));
+  if (/^(preprocessor_)?config\.json$/.test(name)) return isModel(folder) && existsSync(join(folder, "model.onnx"));
   return OWN_FILES.some((own) => own.test(name));
 }
 
-const isModelOrSet = (folder: string) => ["slimvit.json", "set.json"].some((name) => existsSync(join(folder, name)));
+const isModel = (folder: string) => existsSync(join(folder, "slimvit.json"));
 
 function requireWritable(out: string): void {
   let parent = dirname(resolve(out));

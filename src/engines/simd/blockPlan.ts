@@ -2,6 +2,7 @@
 import { type Model, patchGrid, tokenCounts } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
 import { type Activations, hasKeyRows, queryRows } from "./activations.ts";
+import { panelOrder, type WeightsArea } from "./area.ts";
 import { putNorm, putTokenNorm } from "./constants.ts";
 import * as L from "./layout.ts";
 import { type MemoryLayout, toLines, type Word, type WordTable } from "./memoryLayout.ts";
@@ -18,6 +19,8 @@ export interface BlockRequest {
   block: number;
   /** which of `stream.x` holds the tokens */
   current: number;
+  /** of weights that several variants share */
+  area?: WeightsArea;
 }
 
 export interface PlannedBlock {
@@ -81,7 +84,7 @@ function gatherTable(before: number[], keepIdx: number[]): Int32Array | undefine
 }
 
 /** Each head's queries are side by side in rows; its keys and its values have a place of their own. */
-function planHeads({ model: { manifest, tensors }, memory, activations, table, block }: BlockRequest): void {
+function planHeads({ model: { manifest, tensors }, memory, activations, table, block, area }: BlockRequest): void {
   const { headDims } = manifest.blocks[block];
   const tokens = tokenCounts(manifest)[block].entering;
   const queries = queryRows(manifest, block);
@@ -95,6 +98,9 @@ function planHeads({ model: { manifest, tensors }, memory, activations, table, b
       ? memory.put(scaledTables(float32(tensors, `blocks.${block}.attn.rel_bias`), manifest.headDim))
       : 0;
   const tableBytes = 4 * relativeEntries(patchGrid(manifest));
+  const order = area && panelOrder(headDims, area.widths[block]);
+  const placeOf = order && new Map(order.map((panel, k) => [panel, k]));
+  const setTarget = (words: Word[], natural: number) => targets.set(words, placeOf?.get(natural) ?? natural);
   let keys = activations.keysValues;
   let panel = 0;
   headDims.forEach((width, h) => {
@@ -112,12 +118,12 @@ function planHeads({ model: { manifest, tensors }, memory, activations, table, b
       h,
     );
     for (let c = 0; c < wide / 8; c++, panel++) {
-      targets.set(rowTarget(activations.q + panel * 32, inner * 4, queries), panel);
+      setTarget(rowTarget(activations.q + panel * 32, inner * 4, queries), panel);
       const ofKeys = inRows
         ? rowTarget(activations.keyRows + panel * 32, inner * 4, tokens)
         : rowTarget(keys + c * 256, wide * 32, tokens, 1);
-      targets.set(ofKeys, panels + panel);
-      targets.set(rowTarget(values + c * tokens * 32, 32, tokens), 2 * panels + panel);
+      setTarget(ofKeys, panels + panel);
+      setTarget(rowTarget(values + c * tokens * 32, 32, tokens), 2 * panels + panel);
     }
     keys = toLines(values + wide * tokens * 4);
   });

@@ -1,14 +1,15 @@
 /** The engine of our own: WebAssembly kernels (assembly/) that run the whole forward pass over one memory a model. */
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import { type Manifest, type Model, tokenCounts } from "../../format/model.ts";
-import type { Engine, EngineOptions, RunOptions, RunOutput } from "../engine.ts";
+import type { Engine, EngineOptions, RunOptions, RunOutput, SharedFamily } from "../engine.ts";
 import { groupsOf, readPairs, writePairs } from "../mergePairs.ts";
 import { nextMacrotask } from "../nextMacrotask.ts";
+import { planArea } from "./areaPlan.ts";
 import { chooseFlavour, compileKernels, type Flavour } from "./binary.ts";
-import { PLAN_MAP_ROWS, SYNC_EPOCH, SYNC_QUIT } from "./layout.ts";
+import { PLAN_MAP_ROWS, SYNC_ACTIVE, SYNC_EPOCH, SYNC_QUIT } from "./layout.ts";
 import { type Plan, planMemory } from "./plan.ts";
 import { canShareMemory, type Helpers, importsOf, startHelpers } from "./threads.ts";
-import { loadConstants, type Packer, packWeights } from "./weights.ts";
+import { arrange, loadConstants, type Packer, packWeights } from "./weights.ts";
 
 interface Kernels extends Packer {
   /** @param index of this thread; 0 is the main one */
@@ -42,10 +43,11 @@ export async function prepare({ threads }: EngineOptions): Promise<void> {
 }
 
 /** With a chosen binary, for tests. */
-export async function openFlavour(model: Model, { threads }: EngineOptions, flavour: Flavour): Promise<Engine> {
-  const wanted = possible(threads);
-  const opened = await openWith(model, wanted, flavour);
-  return opened ?? (await openWith(model, 1, flavour))!;
+export async function openFlavour(model: Model, options: EngineOptions, flavour: Flavour): Promise<Engine> {
+  const wanted = possible(options.threads);
+  const family = options.sharedFamily?.(model);
+  const opened = await openWith(model, wanted, flavour, family);
+  return opened ?? (await openWith(model, 1, flavour, family))!;
 }
 
 function possible(threads = 1): number {
@@ -53,11 +55,21 @@ function possible(threads = 1): number {
 }
 
 /** @returns undefined when the threads do not start */
-async function openWith(model: Model, threads: number, flavour: Flavour): Promise<Engine | undefined> {
+async function openWith(
+  model: Model,
+  threads: number,
+  flavour: Flavour,
+  family: SharedFamily | undefined,
+): Promise<Engine | undefined> {
   const shared = threads > 1;
   const module = await compileKernels(flavour, shared);
-  const { plan, cargo } = planMemory(model, { flavour, threads, spins: SPINS, maySleep: maySleep() });
-  const memory = takeMemory(plan.bytes, shared);
+  const area = family && planArea(family, flavour);
+  const options = { flavour, threads, spins: SPINS, maySleep: maySleep(), area };
+  const planOf = (one: Model) => planMemory(one, options);
+  const { plan, cargo } = planOf(family?.largest ?? model);
+  const variants = family && new Map([...family.models].map(([name, one]) => [name, () => planOf(one)]));
+  const mostBytes = Math.max(plan.bytes, ...[...(variants?.values() ?? [])].map((make) => make().plan.bytes));
+  const memory = takeMemory(mostBytes, shared);
   const kernels = (await WebAssembly.instantiate(module, importsOf(memory))).exports as unknown as Kernels;
   loadConstants(cargo, memory);
   const epoch = plan.sync + SYNC_EPOCH * 4;
@@ -66,17 +78,35 @@ async function openWith(model: Model, threads: number, flavour: Flavour): Promis
   kernels.start(plan.at, 0);
   const helpers = await starting;
   if (shared && !helpers) return undefined;
-  return new SimdEngine(model.manifest, plan, memory, kernels, flavour, threads, helpers);
+  const engine = new SimdEngine(
+    family?.largest.manifest ?? model.manifest,
+    plan,
+    memory,
+    kernels,
+    flavour,
+    threads,
+    helpers,
+  );
+  if (family) engine.share(family, planOf);
+  engine.use(model.manifest.variant);
+  return engine;
+}
+
+interface PlannedModel extends ReturnType<typeof planMemory> {
+  manifest: Manifest;
 }
 
 class SimdEngine implements Engine {
   readonly name = "simd";
   readonly memoryBytes: number;
+  /** with several over one copy of the weights */
+  variants?: readonly string[];
   private disposed = false;
+  private plans?: (variant: string) => PlannedModel;
 
   constructor(
-    private readonly manifest: Manifest,
-    private readonly plan: Plan,
+    private manifest: Manifest,
+    private plan: Plan,
     private memory: WebAssembly.Memory | undefined,
     private kernels: Kernels | undefined,
     readonly simd: Flavour,
@@ -84,6 +114,28 @@ class SimdEngine implements Engine {
     private readonly helpers?: Helpers,
   ) {
     this.memoryBytes = memory!.buffer.byteLength;
+  }
+
+  /** @param planOf lays out a variant behind the weights */
+  share({ models }: SharedFamily, planOf: (model: Model) => ReturnType<typeof planMemory>): void {
+    this.variants = [...models.keys()];
+    this.plans = (variant) => {
+      const model = models.get(variant)!;
+      return { manifest: model.manifest, ...planOf(model) };
+    };
+  }
+
+  use(variant: string): void {
+    if (variant === this.manifest.variant) return;
+    if (!this.kernels || !this.memory) throw disposedError();
+    const { manifest, plan, cargo } = this.plans!(variant);
+    const words = new Int32Array(this.memory.buffer, this.plan.sync);
+    while (Atomics.load(words, SYNC_ACTIVE)); // a helper may still look for work of the last run
+    new Uint8Array(this.memory.buffer).fill(0, plan.own); // the activations' padding is zeros
+    loadConstants(cargo, this.memory);
+    arrange(cargo, this.memory, this.kernels);
+    this.manifest = manifest;
+    this.plan = plan;
   }
 
   async run(pixels: Float32Array, options: RunOptions = {}): Promise<RunOutput> {

@@ -1,11 +1,12 @@
 /** A model → where everything lies in the engine's memory, and the words that tell the kernels so (layout.ts). */
-import { type Model, patchGrid, tokenCounts } from "../../format/model.ts";
+import { type Manifest, type Model, patchGrid, tokenCounts } from "../../format/model.ts";
 import { type Activations, planActivations, planScratch, type Scratch } from "./activations.ts";
+import { panelOrder, type WeightsArea } from "./area.ts";
 import type { Flavour } from "./binary.ts";
 import { planBlock, relativeEntries } from "./blockPlan.ts";
 import { firstPixels, putTokenNorm, startRows } from "./constants.ts";
 import * as L from "./layout.ts";
-import { LinearPlanner, type PackedLinear } from "./linears.ts";
+import { type Gathering, LinearPlanner, type PackedLinear } from "./linears.ts";
 import { type Constant, MemoryLayout, type WordTable } from "./memoryLayout.ts";
 import { pad8 } from "./padding.ts";
 import { ACTIVATIONS, planPoolLinears, setPooling } from "./poolPlan.ts";
@@ -16,6 +17,8 @@ export interface Plan {
   /** of the PLAN_ words */
   at: number;
   bytes: number;
+  /** Behind the weights of a family: from here on all is this variant's own. */
+  own: number;
   pixels: number;
   stream: Stream;
   /** For each block: where the kernels report the pairs that merge, and where a flag says that the pairs are given. */
@@ -27,6 +30,7 @@ export interface Plan {
 export interface Cargo {
   constants: Constant[];
   linears: PackedLinear[];
+  gatherings: Gathering[];
   staging: Activations["staging"];
 }
 
@@ -37,26 +41,27 @@ export interface PlanOptions {
   spins: number;
   /** whether the main thread may sleep */
   maySleep: boolean;
+  /** where weights lie that several variants share */
+  area?: WeightsArea;
 }
 
 export function planMemory(model: Model, options: PlanOptions): { plan: Plan; cargo: Cargo } {
   const { manifest, tensors } = model;
   const { blocks } = manifest;
+  const { area } = options;
   const memory = new MemoryLayout();
-  const linears = new LinearPlanner(model, options.flavour, memory);
-  const words = memory.table(L.PLAN_WORDS);
-  const table = memory.table(L.BLOCK_WORDS, blocks.length);
-
-  planLinears(model, linears, words, table);
+  const { words, sync } = planFirst(manifest, memory);
+  if (area) memory.end = area.end;
+  const linears = new LinearPlanner(model, options.flavour, memory, area);
+  const table = planLinears(model, linears, memory, words, area);
   const classes = tensors.get("head.bias")?.shape[0] ?? 0;
   const stream = planStream(manifest, classes, memory);
   const scratch = planScratch(manifest, memory, linears, options.threads);
-  const sync = memory.take((L.SYNC_PHASES + (blocks.length + 2) * L.PHASES_A_STAGE * L.PHASE_WORDS) * 4);
   const activations = planActivations(manifest, memory, linears);
 
   let current = 0;
   const merges = blocks.map((_, block) => {
-    const planned = planBlock({ model, memory, activations, stream, table, block, current });
+    const planned = planBlock({ model, memory, activations, stream, table, block, current, area });
     current = planned.current;
     return { partners: planned.partners, forced: table.address(L.BLOCK_FORCED, block) };
   });
@@ -71,24 +76,46 @@ export function planMemory(model: Model, options: PlanOptions): { plan: Plan; ca
     [L.PLAN_MAY_SLEEP, options.maySleep ? 1 : 0],
   ]);
   return {
-    plan: { at: words.at, bytes: memory.end, pixels: activations.pixels, stream, merges, sync },
-    cargo: { constants: memory.constants, linears: linears.linears, staging: activations.staging },
+    plan: { at: words.at, bytes: memory.end, own: area?.end ?? 0, pixels: activations.pixels, stream, merges, sync },
+    cargo: {
+      constants: memory.constants,
+      linears: linears.linears,
+      gatherings: linears.gatherings,
+      staging: activations.staging,
+    },
   };
 }
 
-function planLinears(model: Model, linears: LinearPlanner, words: WordTable, blocks: WordTable): void {
+/** What keeps its place whichever variant runs: the plan's words, and where threads meet. */
+export function planFirst({ blocks }: Manifest, memory: MemoryLayout): { words: WordTable; sync: number } {
+  const words = memory.table(L.PLAN_WORDS);
+  const sync = memory.take((L.SYNC_PHASES + (blocks.length + 2) * L.PHASES_A_STAGE * L.PHASE_WORDS) * 4);
+  return { words, sync };
+}
+
+/** @returns the blocks' records */
+export function planLinears(
+  model: Model,
+  linears: LinearPlanner,
+  memory: MemoryLayout,
+  words = memory.table(L.PLAN_WORDS),
+  area?: WeightsArea,
+): WordTable {
   const { embedDim, patchSize, mlp } = model.manifest;
+  const blocks = memory.table(L.BLOCK_WORDS, model.manifest.blocks.length);
   const dim = [embedDim];
   linears.plan({ key: "patch_embed.proj", outs: dim, ins: [3 * patchSize ** 2] }, words, L.PLAN_EMBED);
   planPoolLinears(model, linears, words);
   model.manifest.blocks.forEach(({ headDims, mlpHidden }, i) => {
     const qkv = [...headDims, ...headDims, ...headDims];
     const units = mlp === "swiglu" ? [mlpHidden, mlpHidden] : [mlpHidden];
-    linears.plan({ key: `blocks.${i}.attn.qkv`, outs: qkv, ins: dim }, blocks, L.BLOCK_QKV, i);
+    const order = area && panelOrder(headDims, area.widths[i]);
+    linears.plan({ key: `blocks.${i}.attn.qkv`, outs: qkv, ins: dim, order }, blocks, L.BLOCK_QKV, i);
     linears.plan({ key: `blocks.${i}.attn.proj`, outs: dim, ins: headDims }, blocks, L.BLOCK_PROJ, i);
     linears.plan({ key: `blocks.${i}.mlp.fc1`, outs: units, ins: dim }, blocks, L.BLOCK_FC1, i);
     linears.plan({ key: `blocks.${i}.mlp.fc2`, outs: dim, ins: [mlpHidden] }, blocks, L.BLOCK_FC2, i);
   });
+  return blocks;
 }
 
 function setArchitecture(model: Model, memory: MemoryLayout, words: WordTable): void {

@@ -28,6 +28,18 @@ export function packWeights({ linears, staging }: Cargo, memory: WebAssembly.Mem
   for (const linear of linears) packLinear(linear, staging, bytes, packer);
 }
 
+/** Of weights that are packed already: what differs from variant to variant. */
+export function arrange({ linears, gatherings }: Cargo, memory: WebAssembly.Memory, packer: Packer): void {
+  const bytes = new Uint8Array(memory.buffer);
+  for (const { from, fromBytes, to, panelBytes, panels, runs } of gatherings)
+    for (let panel = 0; panel < panels; panel++)
+      for (const [start, place, count] of runs) {
+        const source = from + panel * fromBytes + start;
+        bytes.copyWithin(to + panel * panelBytes + place, source, source + count);
+      }
+  for (const { kind, at } of linears) if (kind === INT8) packer.sumWeights(at);
+}
+
 /** Through the staging area, as many whole panels at a time as it has room for. */
 function packLinear(linear: PackedLinear, staging: Cargo["staging"], bytes: Uint8Array, packer: Packer): void {
   const { at, kind, weight, hasScale, rows, columns, panels, to, panelBytes } = linear;

@@ -2,7 +2,7 @@
 import { PLAN_SYNC, SYNC_FROM, SYNC_TO } from "../layout";
 import { runStage } from "./forward";
 import { writeConstants } from "./math";
-import { readPlan } from "./model";
+import { plan, readPlan } from "./model";
 import { awaitRun, closeRun, enterRun, epoch, firstPhase, hasQuit, joinThreads, leaveRun, openRun } from "./sync";
 
 import { chooseProduct } from "./linear";
@@ -12,12 +12,12 @@ export { pack, scaleWeights, sumWeights } from "./pack";
 let sync: usize = 0;
 
 /** @param index 0 is the main thread */
-export function start(plan: usize, index: i32): void {
+export function start(at: usize, index: i32): void {
   chooseProduct();
   if (index == 0) writeConstants();
-  joinThreads(plan, index);
-  readPlan(plan);
-  sync = load<i32>(plan, PLAN_SYNC * 4);
+  joinThreads(at, index);
+  readPlan(at);
+  sync = load<i32>(at, PLAN_SYNC * 4);
 }
 
 /** Stages `from` up to but not `to`, on the main thread with the others' help. */
@@ -42,6 +42,7 @@ export function help(): i32 {
 }
 
 function runStages(from: i32, to: i32): void {
+  readPlan(plan); // another variant's, perhaps
   firstPhase();
   for (let stage = from; stage < to; stage++) runStage(stage);
 }

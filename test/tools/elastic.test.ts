@@ -1,0 +1,91 @@
+import { readFileSync } from "node:fs";
+import { beforeAll, describe, expect, test } from "vitest";
+import { countMacs, type Manifest } from "../../src/format/model.ts";
+import { readManifest } from "../../src/format/read.ts";
+import { forward } from "../../src/reference/forward.ts";
+import { type ElasticReport, elastic } from "../../tools/elastic/elastic.ts";
+import { keptUnits, ordered, statisticsOfWeights } from "../../tools/elastic/units.ts";
+import { evaluate } from "../../tools/evaluation/evaluate.ts";
+import { readManifestFile, readModelFolder } from "../../tools/models/folders.ts";
+import { inspect } from "../../tools/models/inspect.ts";
+import { expectClose, randomPixels } from "../helpers.ts";
+import { makeDense, workplace } from "./fixtures.ts";
+
+const at = workplace("elastic");
+const BUDGETS = [1, 0.7, 0.45];
+
+let made: ElasticReport;
+let measured: ElasticReport;
+let manifest: Manifest;
+beforeAll(async () => {
+  await makeDense(at, 6);
+  const options = { budgets: BUDGETS, sizes: [32, 24, 16], dtype: ["f32", "int8"] as ("f32" | "int8")[] };
+  made = await elastic(at("dense"), { ...options, out: at("made") });
+  measured = await elastic(at("dense"), { ...options, out: at("measured"), data: [at("pictures")], split: "val" });
+  manifest = readManifest(readFileSync(at("made", "slimvit.json"), "utf8"), "slimvit.json");
+}, 120_000);
+
+describe("slimvit elastic", () => {
+  test("makes a variant for each budget, each within it", () => {
+    expect(made.variants).toHaveLength(BUDGETS.length);
+    made.variants.forEach(({ macsShare }, i) => {
+      expect(macsShare).toBeLessThanOrEqual(BUDGETS[i]);
+      expect(macsShare).toBeGreaterThan(BUDGETS[i] / 2); // of so few units and patches, steps are large;
+    });
+    expect(manifest.variants.map(({ macs }) => macs)).toEqual(made.variants.map(({ macs }) => macs));
+  });
+
+  test("the largest computes what the model computed, though its units lie in another order", () => {
+    const [whole, largest] = [readModelFolder(at("dense")), readModelFolder(at("made"), "f32")];
+    const pixels = randomPixels(whole.manifest, 1);
+    expectClose(forward(largest, pixels).logits, forward(whole, pixels).logits, 1e-4);
+  });
+
+  test("MODEL#NAME is that variant, for every command that reads a folder", () => {
+    for (const { name, macs, imageSize } of made.variants) {
+      const source = `${at("made")}#${name}`;
+      const { manifest: own, tensors } = readModelFolder(source, "int8");
+      expect(own).toMatchObject({ variant: name, imageSize });
+      expect(countMacs(own, own.labels.length)).toBe(macs);
+      expect(tensors.get("pos_embed")!.shape[1]).toBe((imageSize[0] / 8) ** 2 + 1);
+      expect(inspect(source).inspection).toMatchObject({ macs });
+    }
+    expect(() => readManifestFile(`${at("made")}#huge`)).toThrow(/no variant "huge"; expected one of/);
+    expect(() => readManifestFile(`${at("nowhere")}#huge`)).toThrow(/nowhere: no such folder/);
+  });
+
+  test("with pictures each variant's accuracy is in its own metrics", async () => {
+    const written = readManifestFile(at("measured"));
+    for (const [i, { name, metrics }] of written.variants.entries()) {
+      const entries = metrics.accuracy as { dtype: string; top1: number }[];
+      expect(entries.map(({ dtype }) => dtype)).toEqual(["f32", "int8"]);
+      expect(entries[1].top1).toBe(measured.variants[i].top1);
+      const options = { data: [at("pictures")], split: "val", engine: "reference", dtype: "f32", threads: 1 } as const;
+      const again = await evaluate(`${at("measured")}#${name}`, { ...options, data: [...options.data] });
+      expect(again.n).toBeGreaterThan(0);
+    }
+  });
+
+  test("a budget that nothing reaches is refused", async () => {
+    const wanted = { out: at("none"), budgets: [0.01], sizes: [32], dtype: ["f32" as const] };
+    await expect(elastic(at("dense"), wanted)).rejects.toMatchObject({
+      code: "bad-option",
+      message: /1.0 %.*cannot be reached/,
+    });
+  });
+});
+
+test("a larger share of the units keeps as many or more in every block, in whole panels", () => {
+  const model = readModelFolder(at("dense"));
+  const { statistics } = ordered(model, statisticsOfWeights(model));
+  let before = keptUnits(statistics, 0.05);
+  for (let share = 0.1; share < 1; share += 0.05) {
+    const kept = keptUnits(statistics, share);
+    kept.forEach((count, i) => {
+      expect(count).toBeGreaterThanOrEqual(before[i]);
+      expect(count % 8 === 0 || count === model.manifest.blocks[i].mlpHidden).toBe(true);
+    });
+    before = kept;
+  }
+  expect(keptUnits(statistics, 1)).toEqual(model.manifest.blocks.map(({ mlpHidden }) => mlpHidden));
+});
