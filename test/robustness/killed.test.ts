@@ -11,7 +11,8 @@ const KILL_AT = fileURLToPath(new URL("kill-at.mjs", import.meta.url));
 const at = workplace("killed");
 const training = ["--data", at("pictures"), "--batch", "3", "--epochs", "2", "--val-pictures", "0"];
 training.push("--checkpoint-seconds", "0", "--resume");
-const shipping = ["--dtype", "f32,f16,int8", "--onnx"];
+// With a name: a model.onnx says it, and is otherwise called after its folder.
+const shipping = ["--dtype", "f32,f16,int8", "--onnx", "--name", "shipped"];
 const cuts = ["--attn", "0.7", "--mlp", "0.7", "--patch", "0.7"];
 const quickly = ["--epochs", "1", "--batch", "3", "--set", "eval.engine=reference"];
 
