@@ -154,17 +154,22 @@ test("what is no picture is bad-input, and the next call works", async () => {
   expect(out.classes).toBe(3);
 });
 
-test.each(["reference", "simd"])("profile and explain are answered by %s, refused by onnx-wasm", async (engine) => {
+test.each(["reference", "simd"])("profile and explain are answered by %s; onnx-wasm cannot profile", async (engine) => {
   const out = await stage.page.evaluate(async (engine) => {
-    const slow = await load({ engine });
+    const slow = await load({ engine, dtype: "f32" });
     const { blockMs, attention } = await slow.classify(picture(), { profile: true, explain: true });
-    const fast = await load();
-    const refused = await failure(fast.classify(picture(), { explain: true }));
+    const fast = await load({ dtype: "f32" });
+    const refused = await failure(fast.classify(picture(), { profile: true }));
+    const explained = await fast.classify(picture(), { explain: true });
     const { latencyMs } = await fast.classify(picture());
     slow.dispose();
     fast.dispose();
     const sums = attention.map((map: Float32Array) => map.reduce((a, b) => a + b, 0));
+    const apart = attention.map((map: Float32Array, i: number) =>
+      Math.max(0, ...map.map((v, k) => Math.abs(v - explained.attention[i][k]))),
+    );
     return {
+      apart,
       blocks: blockMs.length,
       lengths: attention.map((map: Float32Array) => map.length),
       sums,
@@ -175,6 +180,7 @@ test.each(["reference", "simd"])("profile and explain are answered by %s, refuse
   expect(out.blocks).toBe(3);
   expect(out.lengths).toEqual([15, 0, 3]);
   expect(out.sums[0]).toBeCloseTo(1, 5);
+  expect(Math.max(...out.apart)).toBeLessThan(1e-4);
   expect(out.refused).toMatchObject({ code: "unsupported", ours: true });
   expect(out.latencyMs.inference).toBeGreaterThan(0);
 });

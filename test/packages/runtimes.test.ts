@@ -68,7 +68,6 @@ test.each(RUNTIMES)("%s loads a shipped model from disk, names the umbrella and 
   const out = JSON.parse(stdout);
   expect(out.version).toMatch(version);
   expect(out).toMatchObject({ label: "umbrella", engine: "simd", undecodable: "bad-input" });
-  expect(out).toMatchObject({ member: "deit-tiny-slim", meets: true });
 });
 
 test("in Node, auto leaves an installed engine alone, and measures one that the guide's line names", () => {
