@@ -1,5 +1,4 @@
-/** What a network has beyond a plain DeiT, so that whoever does not compute it can refuse it by name. */
-import { SlimViTError } from "../errors.ts";
+/** What a network has beyond a plain DeiT, by names that people use. */
 import type { Architecture } from "./architecture.ts";
 
 /** Each feature: how people call it, and whether a network has it. */
@@ -41,17 +40,4 @@ export function featuresOf(arch: Architecture): Feature[] {
 export function unsupportedFeature(arch: Architecture, supported: readonly Feature[] = []): string | undefined {
   const missing = featuresOf(arch).find((feature) => !supported.includes(feature));
   return missing && FEATURES[missing][0];
-}
-
-/**
- * @param who does not compute more than `supported`, as a sentence begins with it
- * @throws SlimViTError `unsupported`, which names the feature
- */
-export function refuseUnsupported(who: string, arch: Architecture, supported?: readonly Feature[]): void {
-  const feature = unsupportedFeature(arch, supported);
-  if (feature === undefined) return;
-  throw new SlimViTError(
-    "unsupported",
-    `${who} does not compute ${feature} yet. Use engine "reference" for this model.`,
-  );
 }
