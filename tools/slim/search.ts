@@ -179,15 +179,16 @@ async function cheapestOfSize(
     if (!losses.has(k)) losses.set(k, await measurer.loss(frontier[k].point));
     return losses.get(k)!;
   };
+  let low = 0; // holds the target, if any does
   if ((await lossAt(0)) <= most) {
-    let [low, high] = [0, frontier.length]; // low holds the target
+    let high = frontier.length;
     while (high - low > 1) {
       const middle = (low + high) >> 1;
       if ((await lossAt(middle)) <= most) low = middle;
       else high = middle;
     }
-    for (let k = Math.max(0, low - BESIDE); k <= Math.min(frontier.length - 1, low + BESIDE); k++) await lossAt(k);
   }
+  for (let k = Math.max(0, low - BESIDE); k <= Math.min(frontier.length - 1, low + BESIDE); k++) await lossAt(k);
   const known = [...losses.keys()].sort((a, b) => a - b);
   const measured = known.map((k): Measured => ({ ...frontier[k], loss: losses.get(k)! }));
   const smooth = nonDecreasing(measured.map(({ loss }) => loss));
