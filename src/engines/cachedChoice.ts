@@ -40,7 +40,7 @@ export async function openChosenBefore(model: Model, options: EngineOptions): Pr
 export async function keepChosen(model: Model, options: EngineOptions, choice: Choice): Promise<void> {
   try {
     await keepChoice(keyOf(model, options), JSON.stringify({ at: Date.now(), ...choice }));
-  } catch {}
+  } catch {} // Nothing can be kept here.
 }
 
 /**

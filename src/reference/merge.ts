@@ -8,7 +8,7 @@ export type MergePairs = [a: number, b: number][];
 
 /**
  * Patches 0, 2, 4, … of the block are B, patches 1, 3, 5, … are A. Each of A has one best partner in B, and the pairs of
- * highest cosine similarity merge. Of equals the lower row comes first. Prefix tokens never merge.
+ * highest cosine similarity merge. Where two are equal, the lower row is taken. Prefix tokens never merge.
  *
  * @param qkv [tokens, 3 × inner], whose keys are compared, all heads side by side, as they enter the scores
  * @param count of pairs, at most half of the patches

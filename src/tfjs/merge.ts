@@ -31,7 +31,7 @@ export function rowsOfAlike(tf: TF, keys: Tensor, prefixTokens: number, pairs: n
     const best = tf.max(similarity, 2, true); // [batch, A, 1]
     const isBest = tf.cast(tf.equal(similarity, best), "float32");
     const placesOfB = tf.reshape(tf.range(0, ofB), [1, 1, ofB]);
-    // Of equals the lower row comes first, among partners as among pairs.
+    // Where two similarities are equal, the lower row is taken. This holds for partners and for pairs.
     const partner = tf.min(tf.add(placesOfB, tf.mul(tf.sub(1, isBest), ofB)), 2); // [batch, A]
     const isLower = tf.cast(
       tf.less(tf.reshape(tf.range(0, ofA), [1, 1, ofA]), tf.reshape(tf.range(0, ofA), [1, ofA, 1])),

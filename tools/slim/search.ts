@@ -206,7 +206,7 @@ export async function mostAccurateUnder(frontier: Candidate[], measurer: Measure
   }
   measured.sort((a, b) => b.cost - a.cost);
   const under = measured.filter(({ cost }) => cost <= most);
-  // Of equal losses the one that diverges least.
+  // Where two lose the same, the one that diverges less is better.
   const isBetter = (a: Measured, b: Measured) => a.loss < b.loss || (a.loss === b.loss && a.divergence < b.divergence);
   return { chosen: under.reduce((best, one) => (isBetter(one, best) ? one : best)), measured };
 }

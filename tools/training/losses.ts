@@ -102,7 +102,7 @@ export function directionLoss(tf: TF, student: Tensor, teacher: Tensor): Tensor 
   return tf.sub(1, tf.mean(cosines(tf, student, teacher)));
 }
 
-/** Of the rows of both: [batch] */
+/** Cosine of each row of one with the same row of the other, both [batch, dim]: [batch] */
 export function cosines(tf: TF, a: Tensor, b: Tensor): Tensor {
   const length = (x: Tensor) => tf.sqrt(tf.add(tf.sum(tf.square(x), -1), 1e-12));
   return tf.div(tf.sum(tf.mul(a, b), -1), tf.mul(length(a), length(b)));

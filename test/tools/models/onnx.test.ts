@@ -87,7 +87,7 @@ describe("the int8 form", () => {
     }
   });
 
-  // Of networks that merge, what merges changes with the rounding.
+  // In networks that merge tokens, rounding can change which pairs merge.
   const plain = Object.entries(FAMILY).filter(([, { blocks }]) => blocks.every(({ merge }) => merge === 0));
   test.each(plain)("by ranges, is near %s", async (_, arch) => {
     const model = randomModel(arch, 3);
