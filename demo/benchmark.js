@@ -1,7 +1,7 @@
 // Every engine that works here × dense and slim × their weights: warmed, interleaved, medians, a table to copy.
 import { SlimViT } from "slimvit";
 import { ENGINE_URLS } from "./side.js";
-import { $, advice, element, isOurDoing, milliseconds, quantile } from "./words.js";
+import { $, advice, counted, element, isOurDoing, milliseconds, quantile } from "./words.js";
 
 const ROUNDS = 15;
 const WARM_UP = 2;
@@ -114,7 +114,7 @@ async function describeDevice() {
   return [
     brand ? `${brand.brand} ${brand.version}` : userAgent,
     hints && [hints.model, hints.platform, hints.platformVersion, hints.architecture].filter(Boolean).join(" "),
-    `${cores} cores`,
+    counted(cores, "core"),
     deviceMemory && `${deviceMemory} GB or more`,
     crossOriginIsolated ? "isolated page (threads)" : "page not isolated (one thread)",
   ]

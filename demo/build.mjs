@@ -17,6 +17,9 @@ const ORT = [
   ...["", ".asyncify"].flatMap((build) => ["mjs", "wasm"].map((end) => `ort-wasm-simd-threaded${build}.${end}`)),
 ];
 
+/** What the page takes of examples/search. */
+const SEARCH = ["files.js", "store.js", "vectors.js"];
+
 /** @param {string} out replaced @returns {number} bytes written */
 export function buildDemo(out) {
   if (!existsSync(root("dist/index.js"))) throw new Error('the package is not built; run "npm run build" first.');
@@ -25,6 +28,7 @@ export function buildDemo(out) {
   for (const name of readdirSync(root("demo"))) if (!TOOLING.test(name)) copy(root(`demo/${name}`), join(out, name));
   for (const name of readdirSync(root("dist")).filter((file) => file.endsWith(".js")))
     copy(root(`dist/${name}`), join(out, "lib", name));
+  for (const name of SEARCH) copy(root(`examples/search/${name}`), join(out, "search", name));
   const ort = dirname(require.resolve("onnxruntime-web"));
   for (const name of ORT) copy(join(ort, name), join(out, "ort", name));
   const models = JSON.parse(readFileSync(root("models/index.json"), "utf8"));

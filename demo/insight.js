@@ -1,6 +1,6 @@
 // What is left of the model, and what it looks at: keep-lists over the picture, head and MLP widths, attention, times.
 import { drawGroups, membersOf } from "./groups.js";
-import { $, element, isOurDoing, milliseconds, quantile } from "./words.js";
+import { $, counted, element, isOurDoing, milliseconds, quantile, selected } from "./words.js";
 
 const FADE_MS = 220;
 const STEP_MS = 650;
@@ -21,18 +21,25 @@ export class Insight {
   #target = new Float32Array(0);
   #fading = 0;
   #playing = 0;
+  /** the patch under the pointer or the finger */
+  #pointed;
 
   constructor() {
     $("depth").addEventListener("input", () => this.#select());
     $("overlay").addEventListener("change", () => this.#select());
     $("play").addEventListener("click", () => (this.#playing ? this.#stop() : this.#play()));
+    for (const type of ["pointermove", "pointerdown"])
+      $("patches").addEventListener(type, (event) => this.#point(event));
+    $("patches").addEventListener("pointerleave", () => this.#point());
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
   }
 
-  /** @param slim manifest @param dense its baseline's, if there is one */
-  show(slim, dense) {
-    this.#slim = slim;
-    this.#dense = dense ?? slim;
+  /** @param manifest @param [dense] its baseline's, if there is one @param {string} [variant] the one that answers */
+  show(manifest, dense, variant) {
+    const slim = (this.#slim = selected(manifest, variant));
+    this.#dense = selected(dense ?? manifest);
+    $("outlines").textContent =
+      `outlines: ${dense || !(manifest.variants?.length > 1) ? "the dense model" : "the largest variant"}`;
     this.#attention = undefined;
     this.#groups = undefined;
     this.#blockMs = [];
@@ -97,7 +104,20 @@ export class Insight {
       context.fillRect((i % columns) * w, Math.floor(i / columns) * h, w, h);
     });
     const groups = this.#shownGroups();
-    if (groups) drawGroups(context, this.#crop, groups, this.grid, getComputedStyle($("patches")).backgroundColor);
+    const ground = getComputedStyle($("patches")).backgroundColor;
+    if (groups) drawGroups(context, this.#crop, groups, this.grid, { ground, pointed: this.#pointed });
+  }
+
+  /** The token at the pointer stands out with all its patches, which may lie apart. */
+  #point(event) {
+    const { columns, rows } = this.grid ?? {};
+    const { clientWidth, clientHeight } = $("patches");
+    const at = (share, count) => Math.min(count - 1, Math.max(0, Math.floor(share * count)));
+    const patch =
+      event && columns && at(event.offsetX / clientWidth, columns) + columns * at(event.offsetY / clientHeight, rows);
+    if (patch === this.#pointed) return;
+    this.#pointed = patch;
+    if (this.#shownGroups()) this.redraw();
   }
 
   /** Those after the selected block, where they are asked for and known. */
@@ -107,6 +127,7 @@ export class Insight {
   }
 
   #select(isFading = true) {
+    if (!this.#slim) return;
     const at = $("depth").valueAsNumber - 1;
     const { blocks, prefixTokens } = this.#slim;
     const { headDims, mlpHidden, keepIdx } = blocks[at];
@@ -251,5 +272,5 @@ function bar(share, className = "") {
 
 function headWords(headDims) {
   if (!headDims.length) return "no attention heads";
-  return `${headDims.length} ${headDims.length === 1 ? "head" : "heads"} of ${headDims.join(", ")} channels`;
+  return `${counted(headDims.length, "head")} of ${headDims.join(", ")} channels`;
 }

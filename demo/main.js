@@ -1,13 +1,10 @@
 // The demo: the public package, used as any page would. The slim model answers first; what it is compared with comes on request.
-import { setUpBenchmark } from "./benchmark.js";
-import { setUpCode } from "./code.js";
 import { Insight } from "./insight.js";
-import { keepForOffline } from "./offline.js";
-import { setUpPeer } from "./peer.js";
 import { Pickers } from "./pickers.js";
 import { Pictures } from "./pictures.js";
 import { Side } from "./side.js";
-import { $, advice, isOurDoing, megabytes, milliseconds, percent, spoken } from "./words.js";
+import { setUpTheme } from "./theme.js";
+import { $, advice, isOurDoing, megabytes, milliseconds, nextTask, percent, spoken } from "./words.js";
 
 /** A still picture is classified again for the statistics, at most so often and so long. */
 const STILL_RUNS = 10;
@@ -17,32 +14,51 @@ const LOOK_EVERY_MS = 600;
 const SPEAK_EVERY_MS = 4000;
 
 const pictures = new Pictures(restart);
-const pickers = new Pickers(load);
-const insight = new Insight();
-const slim = new Side("slim", retry);
-const dense = new Side("dense", retry);
+let pickers;
+let insight;
+let slim;
+let dense;
+/** the slider of the variants, once its script is there */
+let variants;
 let pairs = [];
 let isPaused = false;
 let turn = new AbortController(); // of the runs on what is shown now
 let loads = 0;
 
 async function start() {
-  $("sides").append(slim.root, dense.root);
-  $("model").addEventListener("change", load);
+  const list = fetchJson("models/index.json", "The list of models");
+  const shown = pictures.showFirst();
+  // One thing a task: a slow phone answers a finger in between.
+  await nextTask();
+  pickers = new Pickers(load);
+  await nextTask();
+  [slim, dense] = ["slim", "dense"].map((role) => new Side(role, { retry, changed: showVariant }));
   const [arriving, ...faults] = slim.waiting;
   $("arriving").append(arriving);
   $("first-status").append(...faults);
-  $("compare").addEventListener("change", compare);
-  setUpTheme();
-  setUpBenchmark(benchmarkSetup, { pause, resume });
-  setUpPeer(peerSetup, { pause, resume });
-  setUpCode();
+  $("sides").append(slim.root, dense.root);
+  await nextTask();
+  insight = new Insight();
+  setUpTheme(() => insight.redraw());
   pickers.probe();
-  const [list] = await Promise.all([fetchJson("models/index.json", "The list of models"), pictures.showFirst()]);
-  pairs = pairsOf(list);
+  for (const id of ["model", "compare"]) $(id).addEventListener("change", id === "model" ? load : compare);
+  pairs = pairsOf(await list);
   $("model").replaceChildren(...pairs.map(({ slim }, i) => new Option(slim.title, String(i))));
-  await load();
-  keepForOffline();
+  await shown;
+  const [parts] = await Promise.all([setUpParts(), load()]);
+  parts?.keepForOffline();
+}
+
+/** What is below the first screen. Its scripts come after all that the first screen needs. */
+async function setUpParts() {
+  try {
+    const parts = await import("./parts.js");
+    variants = await parts.setUp({ slim, pause, resume, restart, opened, benchmarkSetup, peerSetup });
+    variants.show(slim.vit?.info);
+    return parts;
+  } catch (error) {
+    $("parts-error").textContent = `The parts below could not be loaded: ${advice(error)} Reload the page.`;
+  }
 }
 
 /** A slim model and the dense one it came from; a model that is neither stands alone. */
@@ -64,13 +80,15 @@ async function load() {
   refresh();
   $("verdict").textContent = "Loading the model …";
   $("megabytes").textContent = "–";
+  variants?.show();
   try {
     for (const model of [pair.slim, pair.dense]) {
-      if (model) model.manifest ??= selected(await fetchJson(`models/${model.folder}/slimvit.json`, `${model.title}`));
+      if (model) model.manifest ??= await fetchJson(`models/${model.folder}/slimvit.json`, `${model.title}`);
       if (mine !== loads) return;
     }
     pickers.offerDtypes(pair.slim.manifest.weights.map(({ dtype }) => dtype));
     insight.show(pair.slim.manifest, pair.dense?.manifest);
+    await nextTask();
     $("compare").disabled = !pair.dense;
     $("compare-words").textContent = pair.dense
       ? `Compare with the dense original (${megabytes(bytesOf(pair.dense.manifest))} more)`
@@ -78,9 +96,8 @@ async function load() {
     const isCompared = $("compare").checked && pair.dense;
     dense.root.hidden = !isCompared;
     if (!(await slim.load(pair.slim, options(pair.slim)))) return;
-    $("megabytes").textContent = megabytes(slim.vit.info.sizeBytes);
     report(pair);
-    restart();
+    showVariant(slim);
     if (isCompared) await loadDense(pair.dense);
   } catch (error) {
     if (mine !== loads || isOurDoing(error)) return;
@@ -113,12 +130,25 @@ async function loadDense(model) {
   restart();
 }
 
-/** A manifest of version 2 lists variants of the network, of which a load takes the first; in version 1 there is one. */
-function selected(manifest) {
-  const variant = manifest.variants?.[0];
-  if (!variant) return manifest;
-  const { imageSize, blocks, metrics } = variant;
-  return { ...manifest, imageSize, blocks, metrics, preprocess: { ...manifest.preprocess, ...variant.preprocess } };
+/** Another variant answers, or the first one of a model. */
+function showVariant(side) {
+  if (side !== slim) return restart();
+  const { info } = slim.vit;
+  const pair = pairs[$("model").value];
+  $("megabytes").textContent = megabytes(info.sizeBytes);
+  if (info.variants.length > 1) insight.show(pair.slim.manifest, pair.dense?.manifest, info.variant);
+  runStill.last = undefined; // so that its times begin anew
+  variants?.show(info);
+  restart();
+}
+
+/** A model for parts that must not see its variant change: the chosen one, with the worker it has where that has no other. */
+function opened(loadModel) {
+  if (!slim.vit) throw new Error("The model is not loaded yet. Wait until the first answer is there, then try again.");
+  const { folder, title } = pairs[$("model").value].slim;
+  const { variants, variant } = slim.vit.info;
+  const wanted = variants.length > 1 ? { variant } : {};
+  return loadModel(`models/${folder}/`, { ...options(pairs[$("model").value].slim), ...wanted }, title);
 }
 
 /** A folder may lack the weights that were chosen for its partner. */
@@ -161,7 +191,8 @@ function resume() {
 function restart() {
   turn.abort();
   turn = new AbortController();
-  if (isPaused || !slim.vit) return;
+  if (isPaused || !slim?.vit) return;
+  variants?.showSource(pictures);
   const { signal } = turn;
   (pictures.live ? runLive(signal) : runStill(signal)).catch((error) => {
     if (signal.aborted || isOurDoing(error)) return;
@@ -185,39 +216,39 @@ async function runStill(signal) {
     await side.classify(picture, signal);
     refresh();
   }
+  variants?.note(slim.answer);
   speak();
   insight.setPicture(await createImageBitmap(picture));
   const end = performance.now() + STILL_MS;
   for (let run = 1; run < STILL_RUNS && performance.now() < end; run++) {
     if (run % 3 === 1) await insight.look(slim.vit, picture, signal);
     for (const side of ready()) await side.classify(picture, signal);
+    variants?.note(slim.answer);
     refresh();
   }
 }
 
-/** The latest frame wins: both models see the same one, and those that came meanwhile are let go. */
+/** The newest frame is answered, and those that came meanwhile are let go. The dense model sees the one after. */
 async function runLive(signal) {
   const times = [];
   let [looked, spoken] = [0, 0];
   for (const side of [slim, dense]) side.runs = [];
-  while (!signal.aborted) {
-    const video = await pictures.nextFrame(signal);
-    if (signal.aborted) return;
-    const frame = await createImageBitmap(video);
-    try {
-      for (const side of ready()) await side.classify(frame, signal);
-      const now = performance.now();
-      if (now - looked > LOOK_EVERY_MS) {
-        await insight.look(slim.vit, frame, signal);
-        insight.setPicture(frame);
-        looked = performance.now();
-      }
-      if (now - spoken > SPEAK_EVERY_MS) {
-        speak();
-        spoken = now;
-      }
-    } finally {
+  const budget = variants?.budget; // { latencyMs, onVariant } where the device chooses
+  for await (const answer of slim.vit.stream($("video"), { ...budget, signal })) {
+    slim.show(answer);
+    variants?.note(answer);
+    if (dense.vit) await dense.classify($("video"), signal);
+    const now = performance.now();
+    if (now - looked > LOOK_EVERY_MS) {
+      const frame = await createImageBitmap($("video"));
+      await insight.look(slim.vit, frame, signal);
+      insight.setPicture(frame);
       frame.close();
+      looked = performance.now();
+    }
+    if (now - spoken > SPEAK_EVERY_MS) {
+      speak();
+      spoken = now;
     }
     times.push(performance.now());
     if (times.length > 20) times.shift();
@@ -277,22 +308,6 @@ function benchmarkSetup() {
   return { models, engines: pickers.engines, threads: pickers.threads, picture };
 }
 
-function setUpTheme() {
-  const system = matchMedia("(prefers-color-scheme: dark)");
-  const show = (isDark) => {
-    document.documentElement.style.colorScheme = isDark ? "dark" : "light";
-    $("theme").setAttribute("aria-pressed", String(isDark));
-    insight.redraw();
-  };
-  show(localStorage.theme ? localStorage.theme === "dark" : system.matches);
-  system.addEventListener("change", () => localStorage.theme || show(system.matches));
-  $("theme").addEventListener("click", () => {
-    const isDark = $("theme").getAttribute("aria-pressed") !== "true";
-    localStorage.theme = isDark ? "dark" : "light";
-    show(isDark);
-  });
-}
-
 async function fetchJson(url, what) {
   const response = await fetch(url).catch(() => undefined);
   if (response?.ok) return response.json();
@@ -304,6 +319,6 @@ async function fetchJson(url, what) {
 }
 
 start().catch((error) => {
-  slim.fail(error);
+  slim?.fail(error);
   $("verdict").textContent = "The page could not start";
 });

@@ -1,6 +1,9 @@
 // Keeps the page for visits without a network. The weights are kept by the package.
 import { SAMPLES } from "./pictures.js";
-import { $ } from "./words.js";
+import { $, WEIGHTS } from "./words.js";
+
+/** Scripts of the package that are loaded with the first call that needs them. */
+const ON_DEMAND = ["worker", "advice", "batch-of", "video-frames", "teaching", "teach", "engine-family"];
 
 /** Call it once the models are loaded: what was fetched till then is what the page needs. */
 export async function keepForOffline() {
@@ -21,7 +24,8 @@ export async function keepForOffline() {
 
 function needed() {
   const fetched = performance.getEntriesByType("resource").map(({ name }) => name);
-  const urls = ["./", "lib/worker.js", ...SAMPLES, ...fetched].map((url) => new URL(url, document.baseURI));
-  const ours = urls.filter(({ href, origin }) => origin === location.origin && !href.endsWith(".safetensors"));
+  const scripts = ON_DEMAND.map((name) => `lib/${name}.js`);
+  const urls = ["./", ...scripts, ...SAMPLES, ...fetched].map((url) => new URL(url, document.baseURI));
+  const ours = urls.filter(({ href, origin }) => origin === location.origin && !WEIGHTS.test(href));
   return [...new Set(ours.map(({ href }) => href))];
 }

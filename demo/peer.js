@@ -1,6 +1,6 @@
 // Against what people run today: transformers.js and SlimViT on the same picture, on the visitor's device.
 import { SlimViT } from "slimvit";
-import { $, advice, isOurDoing, milliseconds, quantile, spoken } from "./words.js";
+import { $, advice, counted, isOurDoing, milliseconds, quantile, spoken } from "./words.js";
 
 /** What is downloaded, and from where. The sizes are those of the files as they are sent. */
 const PEER = {
@@ -51,28 +51,47 @@ export function setUpPeer(setup, page) {
 /** Both are open at once and take turns, so that a busy moment of the device hurts both alike. */
 async function measure({ folder, picture }, signal) {
   const peer = new Peer(signal);
+  const url = `models/${folder}/`;
   let vit;
+  let webnn;
   try {
     say("Downloading transformers.js and its model …");
     await peer.open();
-    vit = await SlimViT.load(`models/${folder}/`, { engine: "simd", dtype: "int8", signal });
-    const [ours, theirs] = [[], []];
+    vit = await SlimViT.load(url, { engine: "simd", dtype: "int8", signal });
+    webnn = await openWebnn(url, signal);
+    const [ours, theirs, byWebnn] = [[], [], []];
     let labels;
     for (let round = -WARM_UP; round < ROUNDS; round++) {
       say(round < 0 ? "Warming up …" : `Round ${round + 1} of ${ROUNDS}`);
-      const start = performance.now();
-      const { classes } = await vit.classify(picture, { topK: 1, signal });
-      const ourMs = performance.now() - start;
+      const { classes, latencyMs } = await vit.classify(picture, { topK: 1, signal });
       const their = await peer.call("classify", { picture });
+      const other = await webnn?.vit?.classify(picture, { topK: 1, signal });
       labels = { our: classes[0].label, their: their.label };
       if (round < 0) continue;
-      ours.push(ourMs);
+      ours.push(latencyMs.total);
       theirs.push(their.ms);
+      if (other) byWebnn.push(other.latencyMs.total);
     }
-    return { labels, ours: quantile(ours, 0.5), theirs: quantile(theirs, 0.5), info: vit.info };
+    const [our, their] = [ours, theirs].map((times) => quantile(times, 0.5));
+    return {
+      ...{ labels, ours: our, theirs: their, info: vit.info },
+      webnn: webnn && { fault: webnn.fault, ms: webnn.vit && quantile(byWebnn, 0.5) },
+    };
   } finally {
     peer.close();
     vit?.dispose();
+    webnn?.vit?.dispose();
+  }
+}
+
+/** The machine's own networks, where the browser has WebNN. @returns {Promise<{ vit?: SlimViT, fault?: string } | undefined>} */
+async function openWebnn(url, signal) {
+  if (!("ml" in navigator)) return;
+  try {
+    return { vit: await SlimViT.load(url, { engine: "webnn", dtype: "int8", signal }) };
+  } catch (error) {
+    if (isOurDoing(error)) throw error;
+    return { fault: advice(error) };
   }
 }
 
@@ -113,21 +132,24 @@ class Peer {
   }
 }
 
-function show({ labels, ours, theirs, info }) {
+function show({ labels, ours, theirs, info, webnn }) {
   const isSame = names(labels.their).includes(labels.our.toLowerCase());
   $("peer-ratio").textContent = `${(theirs / ours).toFixed(1)} ×`;
   $("peer-our-ms").textContent = `${milliseconds(ours)} ms`;
   $("peer-their-ms").textContent = `${milliseconds(theirs)} ms`;
   $("peer-our-label").textContent = `int8, ${(info.sizeBytes / 1e6).toFixed(1)} MB`;
   $("peer-their-label").textContent = `f32, ${PEER.weightsMb} MB`;
+  $("peer-webnn").hidden = !webnn?.ms;
+  if (webnn?.ms) $("peer-webnn-ms").textContent = `${milliseconds(webnn.ms)} ms`;
   $("peer-agree").textContent = isSame
     ? `Both say ${spoken(labels.our)}.`
     : `They disagree: SlimViT says ${spoken(labels.our)}, transformers.js says ${spoken(labels.their)}.`;
   $("peer-agree").classList.toggle("error", !isSame);
   $("peer-how").textContent =
     `Medians of ${ROUNDS} rounds in turn after ${WARM_UP} to warm up, from the picture's file to its label. SlimViT: deit-tiny-slim, ` +
-    `int8, engine ${info.engine}, ${info.threads} ${info.threads === 1 ? "thread" : "threads"}. ` +
-    `transformers.js ${PEER.version}: ${PEER.model}, f32, WASM, its own choice of threads.`;
+    `int8, engine ${info.engine}, ${counted(info.threads, "thread")}. ` +
+    `transformers.js ${PEER.version}: ${PEER.model}, f32, WASM, its own choice of threads.` +
+    (webnn?.fault ? ` WebNN did not open: ${webnn.fault}` : "");
   $("peer-result").hidden = false;
 }
 

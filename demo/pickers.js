@@ -1,5 +1,5 @@
 // Engine, weights and threads: what works here, and for what does not, why.
-import { $, element } from "./words.js";
+import { $, counted, element } from "./words.js";
 
 /** The package's engines, fastest first, in a word each. */
 export const ENGINES = {
@@ -69,7 +69,7 @@ export class Pickers {
   /** What was chosen and why; `notes` of the package and of this page go to the reasons. */
   report(info, notes) {
     const { engine, engineReason, threads, dtype, tried } = info;
-    const how = `${engine} on ${threads} ${threads === 1 ? "thread" : "threads"}, ${dtype} weights`;
+    const how = `${engine} on ${counted(threads, "thread")}, ${dtype} weights`;
     const others = tried.map(({ engine, ms }) => (ms ? `${engine}: ${ms.toFixed(1)} ms` : `${engine} did not open`));
     const why = tried.length ? `${engineReason}; ${others.join(", ")}` : `${engineReason}, and it passed its self-test`;
     $("chosen").textContent =
@@ -91,7 +91,7 @@ export class Pickers {
     const cores = navigator.hardwareConcurrency ?? 1;
     const threadFault = (n) => {
       if (n > 1 && !crossOriginIsolated) return "this page is served without isolation headers (COOP and COEP)";
-      if (n > cores) return `this device has ${cores} ${cores === 1 ? "core" : "cores"}`;
+      if (n > cores) return `this device has ${counted(cores, "core")}`;
     };
     const faults = [
       ...Object.keys(ENGINES).map((name) => ["engine", name, this.#refused.get(name)]),

@@ -1,4 +1,5 @@
 // Where pictures come from: samples, files, drops, the clipboard, an address, the camera.
+import { openCamera, stopCamera } from "./camera.js";
 import { $, element } from "./words.js";
 
 /** File names in samples/ and what to call them; the first is shown on arrival. */
@@ -31,8 +32,6 @@ export class Pictures {
   #onChange;
   #asked = 0; // only the newest request may change the page
   #stream;
-  #isFresh = false;
-  #waiting = [];
 
   /** @param {() => void} onChange there is another picture, or none */
   constructor(onChange) {
@@ -80,18 +79,6 @@ export class Pictures {
     this.#onChange();
   }
 
-  /** @returns the video once it has a frame that was not taken yet: always the latest, those between are let go */
-  async nextFrame(signal) {
-    if (!this.#isFresh) {
-      await new Promise((resolve) => {
-        this.#waiting.push(resolve);
-        signal.addEventListener("abort", resolve, { once: true });
-      });
-    }
-    this.#isFresh = false;
-    return $("video");
-  }
-
   #layOut() {
     $("preview").hidden = this.live || !this.still;
     $("video").hidden = !this.live;
@@ -136,35 +123,17 @@ export class Pictures {
     const mine = ++this.#asked;
     $("picture-error").textContent = "";
     try {
-      if (!navigator.mediaDevices) throw new DOMException("", "SecurityError");
-      const video = { facingMode: "environment", width: { ideal: 640 }, height: { ideal: 480 } };
-      const stream = await navigator.mediaDevices.getUserMedia({ video });
-      if (mine !== this.#asked) return stopTracks(stream);
+      const stream = await openCamera($("video"));
+      if (mine !== this.#asked) return stopCamera(stream);
       this.#stream = stream;
       stream.getVideoTracks()[0].addEventListener("ended", () => this.#stream === stream && this.#leaveCamera());
-      $("video").srcObject = stream;
-      await $("video").play();
       this.live = true;
       for (const button of $("samples").querySelectorAll("button")) button.setAttribute("aria-pressed", "false");
-      this.#watchFrames(stream);
       this.#layOut();
       this.#onChange();
     } catch (error) {
-      if (mine === this.#asked) $("picture-error").textContent = CAMERA_ADVICE[error.name] ?? CAMERA_ADVICE.other;
+      if (mine === this.#asked) $("picture-error").textContent = error.message;
     }
-  }
-
-  #watchFrames(stream) {
-    const next = globalThis.HTMLVideoElement.prototype.requestVideoFrameCallback
-      ? (then) => $("video").requestVideoFrameCallback(then)
-      : requestAnimationFrame;
-    const arrived = () => {
-      if (this.#stream !== stream) return;
-      this.#isFresh = true;
-      for (const resolve of this.#waiting.splice(0)) resolve();
-      next(arrived);
-    };
-    next(arrived);
   }
 
   /** Back to the picture that was there before. */
@@ -176,8 +145,7 @@ export class Pictures {
 
   #stopCamera() {
     this.live = false;
-    this.#isFresh = false;
-    if (this.#stream) stopTracks(this.#stream);
+    if (this.#stream) stopCamera(this.#stream);
     this.#stream = undefined;
     $("video").srcObject = null;
   }
@@ -216,15 +184,3 @@ export class Pictures {
     addEventListener("paste", ({ clipboardData }) => clipboardData?.files[0] && this.show(clipboardData.files[0]));
   }
 }
-
-function stopTracks(stream) {
-  for (const track of stream.getTracks()) track.stop();
-}
-
-const CAMERA_ADVICE = {
-  NotAllowedError: "The camera was not allowed. Allow it for this page in the browser's settings, then try again.",
-  NotFoundError: "There is no camera here. Choose a picture instead.",
-  NotReadableError: "The camera is in use by another program. Close it there, then try again.",
-  SecurityError: "Browsers offer the camera to pages on https only. Choose a picture instead.",
-  other: "The camera did not start. Choose a picture instead.",
-};

@@ -1,2 +1,6 @@
 import type { Server } from "node:http";
-export function serveDemo(options?: { port?: number; isolated?: boolean }): Promise<{ server: Server; url: string }>;
+export function serveDemo(options?: {
+  port?: number;
+  isolated?: boolean;
+  more?: [path: string, folder: string][];
+}): Promise<{ server: Server; url: string }>;

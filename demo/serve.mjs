@@ -16,12 +16,13 @@ const MOUNTS = [
   ["/lib/", root("dist")],
   ["/models/", root("models")],
   ["/ort/", dirname(require.resolve("onnxruntime-web"))],
+  ["/search/", root("examples/search")],
   ["/", root("demo")],
 ];
 
-/** @param {{ port?: number, isolated?: boolean }} options port 0 takes a free one */
-export function serveDemo({ port = 0, isolated = true } = {}) {
-  const mounts = MOUNTS.map(([prefix, dir]) => [prefix, sirv(dir, { dev: true, etag: true })]);
+/** @param {{ port?: number, isolated?: boolean, more?: [string, string][] }} options port 0 takes a free one; `more` folders by their path */
+export function serveDemo({ port = 0, isolated = true, more = [] } = {}) {
+  const mounts = [...more, ...MOUNTS].map(([prefix, dir]) => [prefix, sirv(dir, { dev: true, etag: true })]);
   const server = createServer((request, response) => {
     if (isolated) {
       response.setHeader("Cross-Origin-Opener-Policy", "same-origin");

@@ -2,7 +2,9 @@
 import { SlimViT } from "slimvit";
 import {
   $,
+  accuracyOf,
   advice,
+  counted,
   element,
   isOurDoing,
   macs,
@@ -11,6 +13,7 @@ import {
   milliseconds,
   percent,
   quantile,
+  selected,
   spoken,
 } from "./words.js";
 
@@ -33,15 +36,16 @@ export class Side {
 
   /**
    * @param {"dense" | "slim"} role
-   * @param {() => void} onRetry
+   * @param {{ retry(): void, changed(side: Side): void }} page what it does for the card; `changed` when another variant answers
    */
-  constructor(role, onRetry) {
+  constructor(role, { retry, changed }) {
     this.role = role;
+    this.changed = changed;
     this.root = $("side-template").content.firstElementChild.cloneNode(true);
     this.root.classList.add(role);
     this.root.querySelector("h3").textContent = role === "dense" ? "Dense" : "Slim";
     this.#slots = Object.fromEntries([...this.root.querySelectorAll("[data-slot]")].map((n) => [n.dataset.slot, n]));
-    this.#slots.retry.addEventListener("click", onRetry);
+    this.#slots.retry.addEventListener("click", retry);
     this.root.querySelector("progress").setAttribute("aria-label", `Download of the ${role} model`);
     this.#slots.classes.setAttribute("aria-label", `Most likely classes, ${role} model`);
     this.#slots.loading.hidden = true;
@@ -76,6 +80,7 @@ export class Side {
           const done = cached ? "Kept from last time. Starting …" : "Starting …";
           this.#showProgress(loadedBytes / totalBytes, loadedBytes === totalBytes ? done : bytes);
         },
+        onVariant: () => !loading.signal.aborted && this.vit && this.#becomeVariant(),
       });
       if (loading.signal.aborted) {
         vit.dispose();
@@ -108,6 +113,19 @@ export class Side {
     this.#slots.spread.textContent = "";
   }
 
+  /** @param {string} variant answers from now on */
+  async use(variant) {
+    const { vit } = this;
+    await vit.use(variant);
+    if (this.vit === vit) this.#becomeVariant();
+  }
+
+  #becomeVariant() {
+    this.runs = [];
+    this.#showFacts();
+    this.changed(this);
+  }
+
   /** A worker that was lost is given one more try, on a fresh worker. */
   async classify(picture, signal) {
     const { vit } = this;
@@ -117,8 +135,7 @@ export class Side {
         return vit.classify(picture, { signal });
       });
       if (this.vit !== vit) return;
-      this.fail();
-      this.#show(answer);
+      this.show(answer);
     } catch (error) {
       if (this.vit === vit && !isOurDoing(error) && error.code !== "bad-input") this.fail(error);
       throw error;
@@ -141,14 +158,16 @@ export class Side {
     return this.runs.length ? quantile(this.runs, 0.5) : undefined;
   }
 
-  #show(answer) {
+  /** An answer of this model's. */
+  show(answer) {
+    this.fail();
     this.answer = answer;
     this.runs.push(answer.latencyMs.inference);
     if (this.runs.length > KEPT_RUNS) this.runs.shift();
     const [low, high] = [quantile(this.runs, 0.1), quantile(this.runs, 0.9)].map(milliseconds);
     this.#slots.median.textContent = milliseconds(this.median);
     this.#slots.spread.textContent =
-      `${this.runs.length === 1 ? "1 run" : `${this.runs.length} runs, ${low}–${high} ms`}; ` +
+      `${counted(this.runs.length, "run")}${this.runs.length > 1 ? `, ${low}–${high} ms` : ""}; ` +
       `+ ${milliseconds(answer.latencyMs.preprocess)} ms to prepare the picture`;
     showBars(this.#slots.classes, answer.classes);
   }
@@ -160,15 +179,14 @@ export class Side {
 
   #showFacts() {
     const { info } = this.vit;
-    const accuracy = this.manifest.metrics?.accuracy ?? [];
-    const record = accuracy.find(({ dtype }) => dtype === info.dtype) ?? accuracy[0];
+    const record = accuracyOf(selected(this.manifest, info.variant).metrics, info.dtype);
     const pairs = [
       ["MACs", macs(info.macs)],
       ["download", megabytes(info.sizeBytes)],
       ["parameters", millions(info.params)],
       ["classes", String(info.labels.length)],
       ["weights", info.dtype],
-      ["engine", `${info.engine}, ${info.threads} ${info.threads === 1 ? "thread" : "threads"}`],
+      ["engine", `${info.engine}, ${counted(info.threads, "thread")}`],
       ...(record ? [["top-1", percent(record.top1, 1), `on ${record.n} pictures of ${record.data}`]] : []),
     ];
     this.#slots.facts.replaceChildren(

@@ -1,5 +1,7 @@
 // Serves the page when there is no network. With one, the network's answer wins: nobody sees an old page.
 const CACHE = "slimvit-demo";
+/** Weights are the package's affair: it keeps them by their sha256. */
+const WEIGHTS = /\.safetensors(\.zz)?$/;
 
 self.addEventListener("install", () => self.skipWaiting());
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
@@ -20,8 +22,7 @@ self.addEventListener("message", (event) => {
 
 self.addEventListener("fetch", (event) => {
   const { method, url } = event.request;
-  // Weights are the package's affair: it keeps them by their sha256.
-  if (method !== "GET" || new URL(url).origin !== location.origin || url.endsWith(".safetensors")) return;
+  if (method !== "GET" || new URL(url).origin !== location.origin || WEIGHTS.test(url)) return;
   event.respondWith(answer(event.request));
 });
 
