@@ -21,10 +21,20 @@ export class Insight {
   #target = new Float32Array(0);
   #fading = 0;
   #playing = 0;
+  /** whether it is on the screen, or about to be: before that nothing is asked or drawn */
+  #isNear = false;
   /** the patch under the pointer or the finger */
   #pointed;
 
-  constructor() {
+  /** @param {() => void} onNear it has come near the screen, and has nothing to show yet */
+  constructor(onNear) {
+    const watch = ([{ isIntersecting }]) => {
+      this.#isNear = isIntersecting;
+      if (!isIntersecting) return;
+      this.redraw();
+      if (!this.#blockMs.length) onNear();
+    };
+    new IntersectionObserver((entries) => watch(entries.slice(-1)), { rootMargin: "300px" }).observe($("patches"));
     $("depth").addEventListener("input", () => this.#select());
     $("overlay").addEventListener("change", () => this.#select());
     $("play").addEventListener("click", () => (this.#playing ? this.#stop() : this.#play()));
@@ -70,6 +80,7 @@ export class Insight {
 
   /** One run that tells attention and times; an engine that cannot tell is no fault. */
   async look(vit, picture, signal) {
+    if (!this.#isNear) return;
     try {
       const { attention, blockMs, groups } = await vit.classify(picture, { explain: true, profile: true, signal });
       this.#attention = attention;
@@ -90,7 +101,7 @@ export class Insight {
   }
 
   redraw() {
-    if (!this.#hasPicture) return;
+    if (!this.#hasPicture || !this.#isNear) return;
     const { width, height } = $("patches");
     const context = $("patches").getContext("2d");
     context.globalAlpha = 1;

@@ -13,7 +13,7 @@ const STILL_MS = 2500;
 const LOOK_EVERY_MS = 600;
 const SPEAK_EVERY_MS = 4000;
 
-const pictures = new Pictures(restart);
+let pictures;
 let pickers;
 let insight;
 let slim;
@@ -27,8 +27,12 @@ let loads = 0;
 
 async function start() {
   const list = fetchJson("models/index.json", "The list of models");
+  list.catch(() => {}); // reported below
+  pictures = new Pictures(restart);
   const shown = pictures.showFirst();
   // One thing a task: a slow phone answers a finger in between.
+  await nextTask();
+  pictures.offerSamples();
   await nextTask();
   pickers = new Pickers(load);
   await nextTask();
@@ -38,7 +42,7 @@ async function start() {
   $("first-status").append(...faults);
   $("sides").append(slim.root, dense.root);
   await nextTask();
-  insight = new Insight();
+  insight = new Insight(restart);
   setUpTheme(() => insight.redraw());
   pickers.probe();
   for (const id of ["model", "compare"]) $(id).addEventListener("change", id === "model" ? load : compare);
@@ -218,6 +222,7 @@ async function runStill(signal) {
   }
   variants?.note(slim.answer);
   speak();
+  await nextTask();
   insight.setPicture(await createImageBitmap(picture));
   const end = performance.now() + STILL_MS;
   for (let run = 1; run < STILL_RUNS && performance.now() < end; run++) {

@@ -1,5 +1,6 @@
 // Keeps the page for visits without a network. The weights are kept by the package.
 import { SAMPLES } from "./pictures.js";
+import { TEACH_SAMPLES } from "./teach.js";
 import { $, WEIGHTS } from "./words.js";
 
 /** Scripts of the package that are loaded with the first call that needs them. */
@@ -25,7 +26,9 @@ export async function keepForOffline() {
 function needed() {
   const fetched = performance.getEntriesByType("resource").map(({ name }) => name);
   const scripts = ON_DEMAND.map((name) => `lib/${name}.js`);
-  const urls = ["./", ...scripts, ...SAMPLES, ...fetched].map((url) => new URL(url, document.baseURI));
+  const urls = ["./", ...scripts, ...SAMPLES, ...TEACH_SAMPLES, ...fetched].map(
+    (url) => new URL(url, document.baseURI),
+  );
   const ours = urls.filter(({ href, origin }) => origin === location.origin && !WEIGHTS.test(href));
   return [...new Set(ours.map(({ href }) => href))];
 }

@@ -32,11 +32,12 @@ export class Pictures {
   #onChange;
   #asked = 0; // only the newest request may change the page
   #stream;
+  /** name of the one that is shown, if it is one */
+  #sample;
 
   /** @param {() => void} onChange there is another picture, or none */
   constructor(onChange) {
     this.#onChange = onChange;
-    $("samples").append(...Object.entries(TITLES).map((sample) => this.#sampleButton(sample)));
     $("file").addEventListener("change", () => {
       if ($("file").files[0]) this.show($("file").files[0]);
       $("file").value = ""; // so that the same file can be chosen again
@@ -51,6 +52,10 @@ export class Pictures {
     this.#acceptDrops();
   }
 
+  offerSamples() {
+    $("samples").append(...Object.entries(TITLES).map((sample) => this.#sampleButton(sample)));
+  }
+
   showFirst() {
     return this.#showSample(Object.keys(TITLES)[0]);
   }
@@ -61,6 +66,7 @@ export class Pictures {
     this.#stopCamera();
     $("picture-error").textContent = "";
     this.still = blob;
+    this.#sample = sample;
     for (const button of $("samples").querySelectorAll("button")) {
       button.setAttribute("aria-pressed", String(button.dataset.sample === sample));
     }
@@ -153,7 +159,7 @@ export class Pictures {
   #sampleButton([name, title]) {
     const button = element("button", { type: "button" });
     button.dataset.sample = name;
-    button.setAttribute("aria-pressed", "false");
+    button.setAttribute("aria-pressed", String(name === this.#sample));
     button.append(
       element("img", {
         loading: "lazy",

@@ -4,12 +4,18 @@ import { openCamera, stopCamera } from "./camera.js";
 import { Kind } from "./kind.js";
 import { $, advice, counted, element, isOurDoing, megabytes, percent, spoken } from "./words.js";
 
-/** What a visitor without pictures at hand may take: two kinds, and pictures of both that it has not seen. */
-const SAMPLES = {
-  animal: ["dalmatian", "elephant", "flamingo", "hedgehog", "llama"],
-  thing: ["umbrella", "laptop", "soccer_ball", "grand_piano", "coffee"],
-};
-const UNSEEN = ["panda", "chelsea", "starfish", "pizza", "strawberry", "china"];
+/** What a visitor without pictures at hand may take: two classes that ImageNet does not have, and pictures to try. */
+const numbered = (name, ...numbers) => numbers.map((n) => `teach/${name}-${n}`);
+const CLASSES = { sunflower: numbered("sunflower", 1, 2, 3, 4), bonsai: numbered("bonsai", 1, 2, 3, 4) };
+const UNSEEN = [
+  ...numbered("sunflower", 5),
+  ...numbered("bonsai", 5, 6),
+  ...numbered("sunflower", 6),
+  "panda",
+  "coffee",
+];
+/** Addresses of all of them. */
+export const TEACH_SAMPLES = [...Object.values(CLASSES).flat(), ...UNSEEN].map((name) => `samples/${name}.jpg`);
 
 export class Teach {
   #opened;
@@ -117,7 +123,7 @@ export class Teach {
   #sampleButton(name) {
     const image = element("img", {
       src: `samples/${name}.jpg`,
-      alt: spoken(name),
+      alt: titleOf(name),
       width: 56,
       height: 56,
       loading: "lazy",
@@ -161,7 +167,7 @@ export class Teach {
       ...this.#mine.info.labels.map(({ label }) => {
         const { score } = classes.find((one) => one.label === label) ?? { score: 0 };
         const item = element("li", {}, element("span", { textContent: spoken(label) }));
-        item.append(element("span", { className: "share", textContent: percent(score) }));
+        item.append(element("span", { className: "share", textContent: unknown ? "–" : percent(score) }));
         item.style.setProperty("--score", unknown ? 0 : score);
         return item;
       }),
@@ -198,8 +204,9 @@ export class Teach {
   }
 
   async #takeSamples() {
+    this.#startOver();
     await this.#attempt(async () => {
-      for (const [i, [name, samples]] of Object.entries(SAMPLES).entries()) {
+      for (const [i, [name, samples]] of Object.entries(CLASSES).entries()) {
         this.#kinds[i].name = name;
         await this.#kinds[i].add(await Promise.all(samples.map(fetchSample)));
       }
@@ -262,10 +269,13 @@ export class Teach {
   }
 }
 
+/** "teach/bonsai-5" → "bonsai" */
+const titleOf = (name) => spoken(name).replace(/^teach\/(\w+)-\d$/, "$1");
+
 async function fetchSample(name) {
   const response = await fetch(`samples/${name}.jpg`).catch(() => undefined);
   if (!response?.ok) throw new Error("The sample pictures could not be fetched. Check the connection, then try again.");
-  return new File([await response.blob()], `${name}.jpg`, { type: "image/jpeg" });
+  return new File([await response.blob()], `${name.split("/").at(-1)}.jpg`, { type: "image/jpeg" });
 }
 
 function say(text) {

@@ -45,7 +45,9 @@ async function learn(files) {
     const inputs = Array.isArray(files) ? files.filter((file) => !index()?.has(keyOf(file))) : unknown();
     const onProgress = ({ done, failed, total }) => {
       $("progress").value = total ? done / total : 0;
-      status(`${done}${total ? ` of ${total}` : ""} pictures read${failed ? `, ${failed} of them cannot be` : ""}`);
+      status(
+        `${total ? `${done} of ${pictures(total)}` : pictures(done)} read${failed ? `, ${failed} of them cannot be` : ""}`,
+      );
     };
     for await (const { input, result } of vit.embedAll(inputs, { signal, onProgress })) {
       if (!result) continue; // counted in `failed`
@@ -53,7 +55,7 @@ async function learn(files) {
       add(entry);
       await store.put(entry);
     }
-    status(`${index()?.size ?? 0} pictures can be searched.`);
+    status(`${pictures(index()?.size ?? 0)} can be searched.`);
   } catch (error) {
     if (!signal.aborted) status(error.message); // written for people
   } finally {
@@ -70,7 +72,7 @@ async function find(query) {
     const start = performance.now();
     const found = index().search(vector, RESULTS);
     const ms = performance.now() - start;
-    status(`${index().size} pictures searched in ${ms.toFixed(1)} ms.`);
+    status(`${pictures(index().size)} searched in ${ms.toFixed(1)} ms.`);
     show(found);
   } catch (error) {
     status(error.message);
@@ -91,6 +93,8 @@ function show(found) {
     }),
   );
 }
+
+const pictures = (count) => `${count} picture${count === 1 ? "" : "s"}`;
 
 function status(text) {
   $("status").value = text;
@@ -130,6 +134,6 @@ addEventListener("drop", (event) => {
 });
 offerWords().catch((error) => status(`The words cannot be read: ${error.message}`));
 opening.then(
-  ({ index }) => status(index() ? `${index().size} pictures of earlier visits can be searched.` : "Ready."),
+  ({ index }) => status(index() ? `${pictures(index().size)} of earlier visits can be searched.` : "Ready."),
   (error) => status(error.message),
 );

@@ -1,14 +1,8 @@
 /** How the demo's page arrives on a phone: soon, without moving, and without holding up the page's thread. */
 import { expect, test } from "vitest";
+import { PHONE, slowDown, watch } from "../../demo/phone.mjs";
 import { expectAnswer, openDemo } from "./demo.ts";
-import { LONG_MS, longestTask } from "./tasks.ts";
-
-const PHONE = { viewport: { width: 360, height: 740 } };
-/** A slow mobile network, and a processor of a quarter of the speed. */
-const NETWORK = { offline: false, latency: 150, downloadThroughput: 1.6e6 / 8, uploadThroughput: 0.75e6 / 8 };
-const CPU_SLOWDOWN = 4;
-const LARGEST_PAINT_MS = 1500;
-const VISITS = 5;
+import { LONG_MS, longestTask, SCRIPTS } from "./tasks.ts";
 
 interface Seen {
   moved: number;
@@ -16,27 +10,14 @@ interface Seen {
   painted: { ms: number; id: string }[];
 }
 
-/** In the page, before its own scripts. */
-function watch(): void {
-  const seen: Seen = { moved: 0, painted: [] };
-  Object.assign(globalThis, { seen });
-  new PerformanceObserver((list) => {
-    for (const entry of list.getEntries() as (PerformanceEntry & { value: number })[]) seen.moved += entry.value;
-  }).observe({ type: "layout-shift", buffered: true });
-  new PerformanceObserver((list) => {
-    for (const { startTime, element } of list.getEntries() as (PerformanceEntry & { element?: Element })[])
-      seen.painted.push({ ms: startTime, id: element?.id ?? "" });
-  }).observe({ type: "largest-contentful-paint", buffered: true });
-}
+const LARGEST_PAINT_MS = 1500;
+const VISITS = 5;
 
 /** @returns the largest paint of a first visit */
 async function visit(): Promise<Seen["painted"][number]> {
   const demo = await openDemo({ url: "about:blank", before: watch, ...PHONE });
   try {
-    const cdp = await demo.page.context().newCDPSession(demo.page);
-    await cdp.send("Network.enable");
-    await cdp.send("Network.emulateNetworkConditions", NETWORK);
-    await cdp.send("Emulation.setCPUThrottlingRate", { rate: CPU_SLOWDOWN });
+    await slowDown(demo.page);
     await demo.page.goto(demo.served);
     await demo.page.waitForTimeout(2 * LARGEST_PAINT_MS);
     return (await demo.page.evaluate(() => (globalThis as unknown as { seen: Seen }).seen.painted.at(-1)))!;
@@ -73,3 +54,25 @@ test.each([PHONE, { viewport: { width: 1280, height: 800 } }])(
     }
   },
 );
+
+test("on a slow phone no script of the page holds its thread for over 50 ms, until the answer is there and after it", async () => {
+  // What others do on this machine can only make a visit slower. What style and layout take, "npm run phone" measures too.
+  const visits: number[] = [];
+  do {
+    const demo = await openDemo({ url: "about:blank", ...PHONE });
+    try {
+      await slowDown(demo.page);
+      const work = async () => {
+        await demo.page.goto(demo.served);
+        await expectAnswer(demo.page);
+        await demo.page.waitForTimeout(3000); // the runs for the statistics
+      };
+      visits.push(await longestTask(demo, work, SCRIPTS));
+    } finally {
+      await demo.close();
+    }
+  } while (visits.at(-1)! > LONG_MS && visits.length < VISITS);
+  console.log(`longest script ${visits.map((ms) => ms.toFixed(1)).join(", ")} ms`);
+  expect(Math.min(...visits)).toBeGreaterThan(0);
+  expect(Math.min(...visits)).toBeLessThanOrEqual(LONG_MS);
+}, 300_000);

@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { accessibilityFaults, type Demo, openDemo } from "./demo.ts";
+import { accessibilityFaults, type Demo, expectAnswer, openDemo } from "./demo.ts";
 
 const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 const REPOSITORY = "https://github.com/slimvit/slimvit";
@@ -11,6 +11,7 @@ let demo: Demo;
 
 beforeAll(async () => {
   demo = await openDemo({ viewport: { width: 360, height: 740 } });
+  await expectAnswer(demo.page);
   await demo.browser.contexts()[0].grantPermissions(["clipboard-read", "clipboard-write"]);
 });
 afterAll(() => demo?.close());
@@ -19,14 +20,14 @@ const blocks = () => demo.page.locator(".code pre").allTextContents();
 
 test("every part of the page has its code", async () => {
   const parts = demo.page.locator("main > section");
-  expect(await parts.count()).toBeGreaterThanOrEqual(6);
+  expect(await parts.count()).toBeGreaterThanOrEqual(9);
   for (const part of await parts.all())
     expect(await part.locator(".code pre").count(), (await part.getAttribute("aria-labelledby"))!).toBeGreaterThan(0);
 });
 
 test("the code runs as it stands", async () => {
   const runs = (await blocks()).filter((code) => !code.startsWith("npm "));
-  expect(runs.length).toBeGreaterThanOrEqual(6);
+  expect(runs.length).toBeGreaterThanOrEqual(9);
   for (const code of runs) {
     const body = code.replaceAll(/^import .*\n/gm, "");
     const prefix = /\bvit = /.test(body) ? "" : "const vit = await SlimViT.load(model);\n";
@@ -34,11 +35,20 @@ test("the code runs as it stands", async () => {
       const own = await (Function("return import('slimvit')")() as Promise<{ SlimViT: typeof globalThis.SlimViT }>);
       const url = "samples/panda.jpg";
       const file = new File([await (await fetch(url)).blob()], "panda.jpg", { type: "image/jpeg" });
-      const pipeline = async () => async () => []; // transformers.js's; demo-peer.test.ts holds how it is called
+      const given = {
+        ...{ SlimViT: own.SlimViT, model: "models/deit-tiny-slim/", file, url },
+        ...{ files: [file, file], mugs: [file, file], cups: [file, file] },
+        pipeline: async () => async () => [], // transformers.js's; demo-peer.test.ts holds how it is called
+        video: new ReadableStream({
+          start(controller) {
+            controller.enqueue(file);
+            controller.close();
+          },
+        }),
+      };
       const AsyncFunction = (async () => {}).constructor as FunctionConstructor;
-      const names = ["SlimViT", "model", "file", "url", "pipeline"];
-      const run = AsyncFunction(...names, script);
-      return run(own.SlimViT, "models/deit-tiny-slim/", file, url, pipeline).then(
+      const run = AsyncFunction(...Object.keys(given), script);
+      return run(...Object.values(given)).then(
         () => "",
         (error: Error) => `${error.message}`,
       );
@@ -49,6 +59,7 @@ test("the code runs as it stands", async () => {
 
 test("a click copies exactly the code that is shown", async () => {
   const { page } = demo;
+  await page.locator("#variants-part").evaluate((part) => part.removeAttribute("hidden")); // this model has one variant
   for (const summary of await page.locator(".code summary").all()) await summary.click();
   const shown = await blocks();
   for (const [i, code] of shown.entries()) {

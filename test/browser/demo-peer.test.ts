@@ -4,7 +4,8 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Page } from "playwright-core";
 import { expect, test } from "vitest";
-import { type Demo, expectAnswer, openDemo } from "./demo.ts";
+import { findWebnnChromium, WEBNN_FLAGS } from "../../scripts/setup-webnn.mjs";
+import { type Demo, type DemoOptions, expectAnswer, openDemo } from "./demo.ts";
 
 const SOURCE = readFileSync(new URL("../../demo/peer.js", import.meta.url), "utf8");
 const constant = (name: string) => SOURCE.match(new RegExp(`  ${name}: "?([^",]+)"?,`))![1];
@@ -39,13 +40,18 @@ async function serveCdn(body: string): Promise<{ server: Server; address: string
 }
 
 /** @param answer without one, nothing listens at the address */
-async function withPeer(answer: string | undefined, work: (demo: Demo) => Promise<void>): Promise<void> {
+async function withPeer(
+  answer: string | undefined,
+  work: (demo: Demo) => Promise<void>,
+  chrome?: DemoOptions["chrome"],
+): Promise<void> {
   const { server, address } = await serveCdn(answer ?? "");
   if (answer === undefined) await closeServer(server);
   const demo = await openDemo({
     url: "about:blank",
     viewport: { width: 360, height: 740 },
     serviceWorkers: "block", // its requests would pass the route by
+    ...(chrome && { chrome }),
   });
   try {
     await demo.page
@@ -119,6 +125,24 @@ test("both run on the picture, agree by the label's first name, and the ratio is
     expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBe(360);
     expect(complaints).toEqual([]);
   }));
+
+test("where the browser has WebNN its milliseconds stand beside, and elsewhere nothing is said of it", async () => {
+  const answer = library("giant panda, panda, panda bear", 40);
+  await withPeer(answer, async ({ page }) => {
+    await compare(page);
+    expect(await page.isVisible("#peer-webnn")).toBe(false);
+    expect(await page.textContent("#peer-how")).not.toMatch(/WebNN/);
+  });
+  const executablePath = findWebnnChromium();
+  if (!executablePath) throw new Error('No Chromium with WebNN was found; "npm run setup" brings one.');
+  const work = async ({ page }: Demo) => {
+    await compare(page);
+    expect(await page.textContent("#peer-how")).not.toMatch(/WebNN did not open/);
+    expect(await page.textContent("#peer-webnn-ms")).toMatch(/^[\d.]+ ms$/);
+    expect(await page.isVisible("#peer-webnn")).toBe(true);
+  };
+  await withPeer(answer, work, { executablePath, args: WEBNN_FLAGS });
+});
 
 test("a disagreement is said with both labels", () =>
   withPeer(library("lesser panda, red panda", 1), async ({ page }) => {

@@ -25,6 +25,10 @@ export interface DemoOptions extends BrowserContextOptions {
   args?: string[];
   /** where to go instead of to a server of its own */
   url?: string;
+  /** folders of more models, by their name below models/; the page's list has these instead of the shipped ones */
+  models?: Record<string, string>;
+  /** another Chromium, with flags that it needs */
+  chrome?: { executablePath: string; args: string[] };
   /** runs in the page before its own scripts */
   before?: () => void;
 }
@@ -34,15 +38,26 @@ export async function openDemo({
   args = [],
   url,
   before,
+  models = {},
+  chrome,
   ...context
 }: DemoOptions = {}): Promise<Demo> {
-  const served = await serveDemo({ isolated });
+  const folders = Object.entries(models);
+  const served = await serveDemo({ isolated, more: folders.map(([name, path]) => [`/models/${name}/`, path]) });
   const browser = await chromium.launch({
-    executablePath: findChromium(),
-    args: ["--no-sandbox", "--disable-quic", "--disable-background-networking", ...args],
+    executablePath: chrome?.executablePath ?? findChromium(),
+    args: [...["--no-sandbox", "--disable-quic", "--disable-background-networking"], ...args, ...(chrome?.args ?? [])],
   });
-  const page = await (await browser.newContext(context)).newPage();
+  // A service worker's requests would pass the list's route by.
+  const own = folders.length ? { serviceWorkers: "block" as const } : {};
+  const page = await (await browser.newContext({ ...own, ...context })).newPage();
   if (before) await page.addInitScript(before);
+  if (folders.length)
+    await page
+      .context()
+      .route("**/models/index.json", (route) =>
+        route.fulfill({ json: folders.map(([folder]) => ({ folder, title: folder })) }),
+      );
   const complaints: string[] = [];
   page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
   page.on("pageerror", (error) => complaints.push(error.message));
@@ -68,9 +83,11 @@ export async function expectVerdict(page: Page, pattern: RegExp): Promise<void> 
   await expect.poll(() => page.textContent("#verdict"), { timeout: 60_000 }).toMatch(pattern);
 }
 
-/** Waits until the model that the page starts with has answered and shows its milliseconds. */
+/** Waits until the model that the page starts with has answered and shows its milliseconds, and the parts below are there. */
 export async function expectAnswer(page: Page): Promise<void> {
   await expect.poll(() => page.textContent("#ms"), { timeout: 60_000 }).toMatch(/\d ms$/);
+  await expect.poll(() => page.locator(".copy-code").count(), { timeout: 60_000 }).toBeGreaterThan(0);
+  expect(await page.textContent("#parts-error")).toBe("");
 }
 
 /** Asks for the comparison with the dense model, and waits until both have answered. */
@@ -94,8 +111,8 @@ export async function drop(page: Page, bytes: Buffer, name: string, type: string
 /** What axe finds on the page as it looks at rest: a colour half way from light to dark has the contrast of neither. */
 export async function accessibilityFaults(page: Page): Promise<string[]> {
   const { violations } = await page.evaluate(async () => {
-    const transitions = document.getAnimations().filter((animation) => animation instanceof CSSTransition);
-    await Promise.allSettled(transitions.map(({ finished }) => finished));
+    // Those of parts that are not laid out yet would not end by themselves.
+    for (const animation of document.getAnimations()) if (animation instanceof CSSTransition) animation.finish();
     return (globalThis as unknown as { axe: typeof import("axe-core") }).axe.run();
   });
   return violations.map(({ id, help, nodes }) => `${id}: ${help} (${nodes.map(({ target }) => target).join(", ")})`);

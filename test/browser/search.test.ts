@@ -77,5 +77,5 @@ test("a folder is embedded, a picture finds itself first, words find by their ve
     dataTransfer.items.add(new File(["no picture either"], "broken.jpg"));
     document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
   }, "/samples/umbrella.jpg");
-  await said(/^1 pictures can be searched\.$/); // the broken one cannot
+  await said(/^1 picture can be searched\.$/); // the broken one cannot
 });
