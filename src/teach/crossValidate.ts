@@ -69,9 +69,7 @@ export async function crossValidate(samples: Samples, { c, onProgress, pause }: 
   const covariance = covarianceOf(samples);
   const grid = c === undefined ? GRID : [c];
   const logits = new Float64Array(samples.count * samples.classes);
-  const tried: Tried[] = [];
-  let best: Tried | undefined;
-  let near: Weights[] = [];
+  let best: Choice | undefined;
   let worse = 0;
   for (const [step, strength] of grid.entries()) {
     const spread = spreadOf(parts[0].weights, parts[0].known);
@@ -86,51 +84,16 @@ export async function crossValidate(samples: Samples, { c, onProgress, pause }: 
       onProgress?.((step + (fold + 1) / folds) / grid.length);
     }
     const { sureness, loss } = surenessOf(logits, samples);
-    const accuracy = countRight(logits, samples) / samples.count;
-    const one = { c: strength, accuracy, sureness, loss, losses: lossesOf(logits, sureness, samples) };
-    tried.push(one);
     if (best && loss >= best.loss) {
       if (++worse === PATIENCE) break;
       continue;
     }
-    best = one;
-    near = parts.map((part) => part.weights.slice());
+    const accuracy = countRight(logits, samples) / samples.count;
+    const weights = parts.map((part) => part.weights.slice());
+    best = { c: strength, folds, accuracy, sureness, loss, foldOf, weights };
     worse = 0;
   }
-  const { losses: _, ...chosen } = middleOf(tried, best!);
-  return { ...chosen, folds, foldOf, weights: near };
-}
-
-/** What the parts held back say of one strength. */
-interface Tried extends Pick<Choice, "c" | "accuracy" | "sureness" | "loss"> {
-  /** of each picture */
-  losses: Float64Array;
-}
-
-/**
- * Few pictures hardly tell one strength from another, and the best of them is then a matter of chance: of those whose loss is
- * within a standard error of the best one's, picture by picture, the middle one.
- */
-function middleOf(tried: readonly Tried[], best: Tried): Tried {
-  const alike = tried.filter(({ losses }) => {
-    const { mean, error } = meanOfDifferences(losses, best.losses);
-    return mean <= error;
-  });
-  return alike[Math.floor((alike.length - 1) / 2)];
-}
-
-function meanOfDifferences(a: Float64Array, b: Float64Array): { mean: number; error: number } {
-  const n = a.length;
-  const mean = a.reduce((sum, v, i) => sum + v - b[i], 0) / n;
-  const squares = a.reduce((sum, v, i) => sum + (v - b[i] - mean) ** 2, 0);
-  return { mean, error: Math.sqrt(squares / (n - 1) / n) };
-}
-
-function lossesOf(logits: Float64Array, sureness: number, samples: Samples): Float64Array {
-  const { y, count, classes } = samples;
-  const left = logits.map((v) => v * sureness);
-  residuals(left, samples); // scores, less 1 at the right class
-  return Float64Array.from({ length: count }, (_, row) => -Math.log(Math.max(1 + left[row * classes + y[row]], 1e-300)));
+  return best!;
 }
 
 /** Powers of two to which logits are tried to be multiplied, and how finely in the end. */

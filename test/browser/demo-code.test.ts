@@ -11,7 +11,6 @@ let demo: Demo;
 
 beforeAll(async () => {
   demo = await openDemo({ viewport: { width: 360, height: 740 } });
-  await expectAnswer(demo.page);
   await demo.browser.contexts()[0].grantPermissions(["clipboard-read", "clipboard-write"]);
 });
 afterAll(() => demo?.close());
@@ -19,6 +18,7 @@ afterAll(() => demo?.close());
 const blocks = () => demo.page.locator(".code pre").allTextContents();
 
 test("every part of the page has its code", async () => {
+  await expectAnswer(demo.page);
   const parts = demo.page.locator("main > section");
   expect(await parts.count()).toBeGreaterThanOrEqual(9);
   for (const part of await parts.all())

@@ -45,6 +45,7 @@ test("tokens, patches and each block's count are the model's own", async () => {
   await expectVerdict(page, /giant panda/);
   expect(await page.isVisible("#groups-choice")).toBe(true);
   expect(await page.isChecked("#overlay [value=groups]")).toBe(true);
+  await page.locator("#patches").scrollIntoViewIfNeeded(); // it is asked for where it can be seen
   await page.locator("#depth").fill(String(BLOCK));
   await expect.poll(() => page.textContent("#depth-words"), { timeout: 30_000 }).toMatch(/^After block 7/);
   const groups = await ownGroups();

@@ -152,6 +152,7 @@ describe("the demo on a phone of 360 px", () => {
   test("the slider goes through the blocks: fewer patches, the table follows, the picture fades", async () => {
     const left = async () => Number((await text("#depth-words"))!.match(/works on (\d+) of/)![1]);
     const ink = () => demo.page.evaluate(() => (document.querySelector("#patches") as HTMLCanvasElement).toDataURL());
+    await demo.page.locator("#patches").scrollIntoViewIfNeeded(); // it is drawn where it can be seen
     await demo.page.locator("#depth").fill("1");
     await demo.page.waitForTimeout(400); // the fade
     const [first, firstInk] = [await left(), await ink()];
@@ -167,7 +168,8 @@ describe("the demo on a phone of 360 px", () => {
   });
 
   test("attention of the class token and milliseconds of each block are shown", async () => {
-    await expect.poll(() => text("#blocks tbody tr:last-child td:last-child")).toMatch(/^\d/);
+    await demo.page.locator("#patches").scrollIntoViewIfNeeded();
+    await expect.poll(() => text("#blocks tbody tr:last-child td:last-child"), { timeout: 60_000 }).toMatch(/^\d/);
     const patches = await demo.page.evaluate(() =>
       (document.querySelector("#patches") as HTMLCanvasElement).toDataURL(),
     );
@@ -216,7 +218,8 @@ describe("the demo on a phone of 360 px", () => {
     await expect.poll(() => text(".side.dense .facts"), { timeout: 120_000 }).toMatch(/onnx-wasm/);
     await expectBoth(demo.page);
     await expectVerdict(demo.page, /giant panda/);
-    await expect.poll(() => text("#insight-note")).toMatch(/onnx-wasm tells neither/);
+    await demo.page.locator("#patches").scrollIntoViewIfNeeded();
+    await expect.poll(() => text("#insight-note"), { timeout: 60_000 }).toMatch(/onnx-wasm tells neither/);
     expect(await text("#chosen")).toMatch(/^Running onnx-wasm/);
     await demo.page.check("#engine [value=auto]", { force: true });
     await expectBoth(demo.page);

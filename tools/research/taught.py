@@ -1,11 +1,11 @@
-"""Called by taught.ts: scikit-learn's LogisticRegressionCV on the features in a folder, C chosen in two ways."""
+"""Called by taught.ts: scikit-learn's LogisticRegression on the features in a folder: as it is, C = 1, and with C chosen in two ways."""
 import json
 import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
-from sklearn.linear_model import LogisticRegressionCV
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
 warnings.filterwarnings("ignore")  # of iterations that end early, and of renamed attributes
 folder = Path(sys.argv[1])
@@ -18,7 +18,8 @@ def features(name: str) -> np.ndarray:
 
 train, val = features("train"), features("val")
 folds = min(5, np.bincount(classes["train"]).min())
-found = []
+plain = LogisticRegression(max_iter=2000).fit(train, classes["train"])
+found = [f"{100 * (plain.predict(val) == classes['val']).mean():.1f} % (C = 1)"]
 for scoring in ("accuracy", "neg_log_loss"):
     model = LogisticRegressionCV(Cs=np.logspace(-4, 1, 11), cv=folds, scoring=scoring, max_iter=2000)
     model.fit(train, classes["train"])
