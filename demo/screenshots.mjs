@@ -1,4 +1,4 @@
-// npm run screenshots: the demo in Chromium on a desktop, light and dark, into docs/demo-desktop-*.webp, and a short animation
+// npm run screenshots [-- NAME…]: the demo in Chromium on a desktop, light and dark, into docs/demo-desktop-*.webp, and a short animation
 // of it on a phone, docs/demo.webp. They are the README's. Run npm run build first.
 import { statSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -21,8 +21,9 @@ const MOST_BYTES = 2e6;
 
 async function arrive(browser, url, context) {
   const page = await browser.newPage(context);
+  page.setDefaultTimeout(180_000); // of a busy machine
   await page.goto(url);
-  await page.waitForFunction(() => /\d ms/.test(document.querySelector("#ms").textContent), null, { timeout: 120_000 });
+  await page.waitForFunction(() => /\d ms/.test(document.querySelector("#ms").textContent));
   await page.waitForSelector(".copy-code", { state: "attached" }); // the parts below are there
   return page;
 }
@@ -68,7 +69,7 @@ async function animate(browser, url) {
   await scrollTo("section:has(> #teach-title)");
   await show(STAY.step);
   await page.click("#teach-samples");
-  await page.waitForFunction(() => document.querySelector("#taught-verdict").textContent, null, { timeout: 60_000 });
+  await page.waitForFunction(() => document.querySelector("#taught-verdict").textContent);
   await page.waitForTimeout(500);
   await scrollTo("section:has(> #teach-title)");
   await show(STAY.long);
@@ -102,8 +103,9 @@ async function animate(browser, url) {
 const { server, url } = await serveDemo();
 const browser = await chromium.launch({ executablePath: findChromium(), args: ["--no-sandbox"] });
 try {
-  for (const shot of SHOTS) await shoot(browser, url, shot);
-  await animate(browser, url);
+  const names = process.argv.slice(2); // all, where none is given
+  for (const shot of SHOTS) if (!names.length || names.includes(shot.name)) await shoot(browser, url, shot);
+  if (!names.length || names.includes("demo")) await animate(browser, url);
 } finally {
   await browser.close();
   server.closeAllConnections();
