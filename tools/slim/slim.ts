@@ -102,8 +102,10 @@ function untrainableBy({ train }: SlimOptions, data: SlimData, backend: Backend 
 
 /** Held-back train pictures by which candidates are ranked. */
 const HELD = 160;
-/** Other train pictures, by which widths are compensated and heads solved again. */
+/** Other train pictures, by which widths are compensated and candidates' heads solved again. */
 const CALIBRATION = 320;
+/** Train pictures, those above among them, by which the heads of points that val sees are solved again. */
+const SOLVING = 4000;
 
 async function searchAndWrite(run: SlimRun, identity: string, started: number): Promise<Outcome> {
   const { source, folder } = run;
@@ -112,6 +114,7 @@ async function searchAndWrite(run: SlimRun, identity: string, started: number): 
     identity,
     HELD,
     CALIBRATION,
+    SOLVING,
     readManifestFile(source).weights.map((file) => file.sha256),
   ]);
   const pictures = picturesOf(run, dense);
@@ -168,7 +171,8 @@ async function openLab(
 function picturesOf({ data, options }: SlimRun, { manifest }: Model): Measuring {
   const { held, calibration } = heldBack(data);
   const indices = options.unlabelled ? {} : { indices: indicesOf(data, manifest.labels) };
-  return { held, calibration, firstLook: spread(held, FIRST_LOOK), val: data.val, ...indices };
+  const pictures = { held, calibration, firstLook: spread(held, FIRST_LOOK), val: data.val };
+  return { ...pictures, solving: spread(data.train, SOLVING), ...indices };
 }
 
 /** Every second train picture of those that are needed ranks candidates, the others calibrate. */
