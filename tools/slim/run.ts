@@ -9,6 +9,8 @@ export interface SlimOptions extends Targets {
   out: string;
   unlabelled?: boolean;
   train: TrainChoice;
+  /** one folder with what was taken and the models beside it as variants of one set of weights, so no widths are cut */
+  elastic?: boolean;
   /** where what was measured and trained is kept; default the output folder's name with .stages */
   stages?: string;
   force?: boolean;

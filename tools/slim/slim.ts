@@ -37,6 +37,11 @@ export async function slimModel(source: string, options: SlimOptions): Promise<O
       "bad-option",
       `slim: ${source} is an embedding model, which has no best class to agree on. Give labelled pictures, for which slim makes a head.`,
     );
+  if (options.elastic && target.kind === "bytes")
+    throw new SlimViTError(
+      "bad-option",
+      "slim: --elastic keeps all widths, and only widths make a file smaller: give another target than --bytes.",
+    );
   const folder = options.stages ?? `${resolve(options.out)}.stages`;
   const digests = await Promise.all(options.data.map(digestData));
   const identity = [
@@ -44,7 +49,7 @@ export async function slimModel(source: string, options: SlimOptions): Promise<O
     manifest.variant,
     digests.map((digest) => digest.sha256),
   ];
-  const asked = [target, options.unlabelled ?? false, options.train, options.seed ?? 0];
+  const asked = [target, options.unlabelled ?? false, options.train, options.seed ?? 0, options.elastic ?? false];
   const key = sha256(Buffer.from(JSON.stringify([identity, asked])));
   const before = madeBefore(options, folder, key);
   if (before) return before;
@@ -145,13 +150,13 @@ interface Lab {
 
 /** @param dense what a trained model is compared with */
 async function openLab(
-  { backend, folder, target }: SlimRun,
+  { backend, folder, target, options }: SlimRun,
   model: Model,
   identity: string,
   pictures: Measuring,
   dense?: Lab,
 ): Promise<Lab> {
-  const whole = spaceOf(model.manifest, backend !== undefined);
+  const whole = spaceOf(model.manifest, backend !== undefined && !options.elastic);
   const middle = whole.size[whole.size.length >> 1];
   const builder = new Builder(model, identity, pictures.calibration, middle, folder, backend?.tf);
   const measurerFor = (space: Space, costName: CostName, int8Factor: number) =>
