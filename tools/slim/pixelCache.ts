@@ -15,7 +15,9 @@ export class PixelCache {
   private readonly sets = new Map<Picture[], number>();
   private readonly broken = new Set<Picture>();
   private bytes = 0;
-  private readonly most = Math.min(CACHE_BYTES, CACHE_SHARE * freemem());
+
+  /** @param most bytes that are kept */
+  constructor(private readonly most = Math.min(CACHE_BYTES, CACHE_SHARE * freemem())) {}
 
   private async of(pictures: Picture[], manifest: Model["manifest"]): Promise<Float32Array[]> {
     if (!this.sets.has(pictures)) this.sets.set(pictures, this.sets.size);

@@ -25,7 +25,10 @@ export interface SlimRun {
   /** of the dense model: MODEL, or what it was finetuned to */
   source: string;
   folder: string;
+  /** of all that the result depends on */
   key: string;
+  /** of what trained models depend on: another target takes those that are there */
+  trainingKey: string;
   backend: Backend | undefined;
   clock: TrainingClock;
   /** why nothing is trained, whatever was asked */

@@ -49,8 +49,9 @@ export async function slimModel(source: string, options: SlimOptions): Promise<O
     manifest.variant,
     digests.map((digest) => digest.sha256),
   ];
-  const asked = [target, options.unlabelled ?? false, options.train, options.seed ?? 0, options.elastic ?? false];
-  const key = sha256(Buffer.from(JSON.stringify([identity, asked])));
+  const keyOf = (...more: unknown[]) => sha256(Buffer.from(JSON.stringify([identity, ...more])));
+  const trainingKey = keyOf(options.unlabelled ?? false, options.train, options.seed ?? 0);
+  const key = keyOf(trainingKey, target, options.elastic ?? false);
   const before = madeBefore(options, folder, key);
   if (before) return before;
   claimOutput(options.out, options.force, [source, ...options.data, folder]);
@@ -63,7 +64,8 @@ export async function slimModel(source: string, options: SlimOptions): Promise<O
     const untrainable = untrainableBy(options, data, backend);
     const clock = new TrainingClock(options.train, join(folder, `clock-${key.slice(0, 10)}.json`));
     const notes: string[] = [];
-    const begun: SlimRun = { options, target, data, source, folder, key, backend, clock, untrainable, notes };
+    const keys = { key, trainingKey };
+    const begun: SlimRun = { options, target, data, source, folder, ...keys, backend, clock, untrainable, notes };
     const run = { ...begun, source: await withDataClasses(begun) };
     return searchAndWrite(run, JSON.stringify(identity), started);
   });

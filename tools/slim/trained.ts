@@ -31,8 +31,8 @@ const OVERHEAD = 1.25;
 
 /** @returns the folder of the model with a new head; the dense one from then on */
 export async function finetuneDense(run: SlimRun, unknown: string): Promise<string> {
-  const { source, data, options, folder, clock, key } = run;
-  const out = join(folder, `finetune-${key.slice(0, 10)}`);
+  const { source, data, options, folder, clock, trainingKey } = run;
+  const out = join(folder, `finetune-${trainingKey.slice(0, 10)}`);
   if (!existsSync(out)) say(`slim: finetunes first, because the data's classes are not the model's: ${unknown}`);
   const plan = await planOf(run, out, readModelFolder(source), FINETUNE_SHARE * clock.total, MOST_EPOCHS.finetune);
   const given = { ...RECIPE, ...plan.options, data: options.data, out, keepBest: true, valPictures: VAL_PICTURES };
@@ -168,7 +168,7 @@ function startOf({ target }: SlimRun, search: Search): Setting {
 async function trainAndSearch(run: SlimRun, search: Search, setting: Setting): Promise<Trained | undefined> {
   const { measurer } = search;
   const name = createHash("sha256")
-    .update(`${run.key} ${keyOf(setting)}`)
+    .update(`${run.trainingKey} ${keyOf(setting)}`)
     .digest("hex")
     .slice(0, 10);
   const [start, out] = ["start", "retrain"].map((stage) => join(run.folder, `${stage}-${name}`));
