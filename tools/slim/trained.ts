@@ -149,19 +149,23 @@ const isBetter = ({ kind }: SlimRun["target"], a: Measured, b: Measured): boolea
  */
 function startOf({ target }: SlimRun, search: Search): Setting {
   const { space, measurer, untrained } = search;
-  const found = settingOf(space, untrained.chosen.point);
-  if (target.kind === "bytes") return found;
+  if (target.kind === "bytes") return settingOf(space, untrained.chosen.point);
   const denseMacs = measurer.macs(measurer.reference)!;
   const share = target.kind === "loss" ? Math.min(TRAINED_SHARE, TRAINED_OF_FOUND * shareOf(search)) : shareOf(search);
   const axis = space.merges.length > 1 ? "merges" : "lists";
-  const starts = space.size.flatMap((size): { start: Setting; distance: number }[] => {
-    const whole = { ...measurer.reference, size };
-    const sizeShare = measurer.macs(whole)! / denseMacs;
+  const sizes = space.size.map((size) => {
+    const whole: Setting = { ...measurer.reference, size };
+    return { whole, sizeShare: measurer.macs(whole)! / denseMacs };
+  });
+  const starts = sizes.flatMap(({ whole, sizeShare }) => {
     const start = { ...whole, [axis]: Math.min(1, Math.floor((1000 * share) / sizeShare) / 1000) };
     const isReached = (measurer.macs(start) ?? Infinity) <= share * denseMacs;
     return isReached ? [{ start, distance: Math.abs(sizeShare - Math.sqrt(share)) }] : [];
   });
-  return starts.length ? starts.reduce((a, b) => (b.distance < a.distance ? b : a)).start : { ...found, dtype: "f16" };
+  // Where too few patches can go, as in shallow networks, the picture size does what it can.
+  if (!starts.length)
+    for (const { whole, sizeShare } of sizes) starts.push({ start: whole, distance: Math.abs(sizeShare - share) });
+  return starts.reduce((a, b) => (b.distance < a.distance ? b : a)).start;
 }
 
 /** @returns nothing where no model that can be made of the trained one keeps the target */

@@ -78,7 +78,8 @@ export async function writeOutcome(run: SlimRun, found: Found): Promise<Outcome>
   const members = (found.trained ? trained : all).map((shown): Member => {
     const own = unlabelled ? [] : [accuracyOf(run, "val", shown.setting.dtype, shown.answers)];
     const { model, isTaken } = shown;
-    return { model, isTaken, top1: rows[all.indexOf(shown)].top1, accuracy: isTaken ? accuracy : own };
+    const row = rows[all.indexOf(shown)];
+    return { model, isTaken, isDense: shown === dense, top1: row.top1, accuracy: isTaken ? accuracy : own };
   });
   await writeSlim(run, taken, { accuracy, page, members: unbeaten(members) });
   return outcome;
