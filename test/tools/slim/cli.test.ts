@@ -110,10 +110,10 @@ describe("slimvit slim MODEL", () => {
   });
 
   test("unlabelled, it stays close to the model whatever the classes are called", () => {
-    const args = ["--data", at("renamed"), "-o", at("close"), "--unlabelled", "--lose-at-most", "10", "--train", "no"];
+    const args = ["--data", at("renamed"), "-o", at("close"), "--unlabelled", "--lose-at-most", "20", "--train", "no"];
     const outcome = slimvitJson<Outcome>("slim", at("dense"), ...args);
     expect(outcome.val.dense).toBe(1);
-    expect(outcome.val.slim).toBeGreaterThanOrEqual(0.9);
+    expect(outcome.val.slim).toBeGreaterThanOrEqual(0.8);
     expect(outcome.slim.macsShare).toBeLessThan(1);
   });
 
