@@ -5,11 +5,14 @@
 
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { Preprocess } from "../../src/format/model.ts";
+import { softmax } from "../../src/reference/scores.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { evalPixels, openDataset, type Picture, type Split, spread } from "../data/data.ts";
 import { bestClass } from "../evaluation/ranks.ts";
+import { klDivergence } from "../shared/divergence.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { type TrainData, toBatch } from "./batches.ts";
+import type { Learns } from "./losses.ts";
 
 export interface Validation {
   /** spread over the val split */
@@ -21,10 +24,16 @@ export interface Validation {
   embeds?: boolean;
 }
 
-/** Shares of the pictures, and of an embedding model the mean cosine, by their names in the history. */
-export type Accuracy = { "val.top1"?: number; "val.agreement"?: number; "val.cosine"?: number };
+/**
+ * Shares of the pictures, and of an embedding model the mean cosine, by their names in the history. Where several networks are
+ * trained together, these are the means over them, and each one's own have its name behind.
+ */
+export type Accuracy = { [key in Measure | `${Measure}.${string}`]?: number };
 
-export const MEASURES: [key: keyof Accuracy, what: string][] = [
+type Measure = "val.top1" | "val.agreement" | "val.cosine" | "val.divergence";
+
+/** Shares and cosines, of which more is better. Beside them there is the divergence from the teacher, in nats. */
+export const MEASURES: [key: Measure, what: string][] = [
   ["val.top1", "top-1"],
   ["val.agreement", "agreement with the teacher"],
   ["val.cosine", "cosine with the teacher's embeddings"],
@@ -62,6 +71,7 @@ export function accuracyMeter(
   { pictures, indices, preprocess, embeds }: Validation,
   batch: number,
   teacher?: (pixels: Tensor) => Tensor,
+  learns: Learns = "softmax",
 ): (outputsOf: (pixels: Tensor) => Tensor) => Promise<Accuracy> {
   const [height, width] = preprocess.crop;
   const taught = new Map<string, Float32Array>();
@@ -93,7 +103,7 @@ export function accuracyMeter(
     return Array.from({ length: count }, (_, k) => values.subarray(k * width, (k + 1) * width));
   };
   return async (outputsOf) => {
-    let [n, right, agreed, cosines] = [0, 0, 0, 0];
+    let [n, right, agreed, cosines, divergence] = [0, 0, 0, 0, 0];
     let next = load(0);
     for (let first = 0; first < pictures.length; first += batch) {
       const { size, pixels, labels, names } = await next;
@@ -113,16 +123,38 @@ export function accuracyMeter(
       }
       const classes = rows.map(bestClass); // undefined where none scores highest
       right += labels.filter((label, k) => label === classes[k]).length;
-      if (teacher)
-        agreed += names.filter(
-          (name, k) => classes[k] !== undefined && bestClass(taught.get(name)!) === classes[k],
-        ).length;
+      if (!teacher) continue;
+      names.forEach((name, k) => {
+        const wanted = taught.get(name)!;
+        if (classes[k] !== undefined && bestClass(wanted) === classes[k]) agreed++;
+        if (learns === "softmax") divergence += klDivergence(softmax(wanted), softmax(rows[k]));
+      });
     }
     await next;
     if (n === 0) return {};
     if (embeds) return { "val.cosine": cosines / n };
-    return { ...(indices && { "val.top1": right / n }), ...(teacher && { "val.agreement": agreed / n }) };
+    return {
+      ...(indices && { "val.top1": right / n }),
+      ...(teacher && { "val.agreement": agreed / n }),
+      ...(teacher && learns === "softmax" && { "val.divergence": divergence / n }),
+    };
   };
+}
+
+/** Of several networks: the mean of each measure, and each network's own under its name. */
+export async function meanAccuracy<S extends { name: string }>(
+  students: S[],
+  accuracyOf: (student: S) => Promise<Accuracy>,
+): Promise<Accuracy> {
+  const mean: Record<string, number> = {};
+  const own: Record<string, number> = {};
+  for (const student of students) {
+    for (const [key, value] of Object.entries((await accuracyOf(student)) as Record<string, number>)) {
+      mean[key] = (mean[key] ?? 0) + value / students.length;
+      own[`${key}.${student.name}`] = value;
+    }
+  }
+  return { ...mean, ...own } as Accuracy;
 }
 
 function cosine(a: Float32Array, b: Float32Array): number {
@@ -130,12 +162,18 @@ function cosine(a: Float32Array, b: Float32Array): number {
   return dot / (Math.hypot(...a) * Math.hypot(...b) || 1);
 }
 
-/** "top-1 81.2 %, agreement with the teacher 90.1 %" */
-export const accuracyText = (accuracy: Accuracy): string =>
-  MEASURES.flatMap(([key, what]) => {
-    const share = accuracy[key];
-    return share === undefined ? [] : [`${what} ${percent(share)}`];
-  }).join(", ");
+/** "top-1 81.2 % (large 83.0, small 79.4), agreement with the teacher 90.1 %, divergence 0.0412 nats" */
+export function accuracyText(accuracy: Accuracy): string {
+  const text = (key: Measure, what: string, form: (value: number) => string) => {
+    const value = accuracy[key];
+    if (value === undefined) return [];
+    const own = Object.entries(accuracy).filter(([name]) => name.startsWith(`${key}.`));
+    const each = own.map(([name, of]) => `${name.slice(key.length + 1)} ${form(of!)}`).join(", ");
+    return [`${what} ${form(value)}${each && ` (${each})`}`];
+  };
+  const shares = MEASURES.flatMap(([key, what]) => text(key, what, percent));
+  return [...shares, ...text("val.divergence", "divergence in nats", (nats) => nats.toFixed(4))].join(", ");
+}
 
 /** "top-1 81.2 % at the end, 81.5 % at best (step 900), 10.0 % at the start", for each measure that the history has */
 export function accuracySummary(history: Record<string, number>[]): string[] {
