@@ -15,12 +15,11 @@ import { claimOutput, readModelFolder, withStep } from "../models/folders.ts";
 import { reportHtml } from "../report/report.ts";
 import { percent, say, si } from "../shared/terminal.ts";
 import { removeCheckpoint } from "../training/checkpoint.ts";
-import type { TrainOptions } from "../training/options.ts";
 import { historyFiles } from "../training/scalars.ts";
 import { chooseVariants } from "./choose.ts";
 import { cutToWidths } from "./cut.ts";
 import { writeElasticFolder } from "./folder.ts";
-import { type NamedModel, type TrainedTogether, trainTogether } from "./train.ts";
+import { type NamedModel, type TogetherOptions, type TrainedTogether, trainTogether } from "./train.ts";
 import { isOwn } from "./weights.ts";
 
 export interface ElasticOptions {
@@ -37,7 +36,7 @@ export interface ElasticOptions {
   /** the data's classes are not the model's: no accuracy is measured */
   unlabelled?: boolean;
   /** how the variants are trained together; without it they are not */
-  training?: TrainOptions;
+  training?: TogetherOptions;
   name?: string;
   force?: boolean;
 }

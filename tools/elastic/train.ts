@@ -16,7 +16,7 @@ import { learnsOf } from "../training/losses.ts";
 import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "../training/options.ts";
 import { adapted, openTeacher } from "../training/teacher.ts";
 import { type Student, type TrainReport, type TrainTask, train } from "../training/train.ts";
-import { shareWeights, tensorName } from "./weights.ts";
+import { isOwnName, shareWeights, tensorName } from "./weights.ts";
 
 /** A variant before it is written. */
 export interface NamedModel {
@@ -34,8 +34,13 @@ export interface TrainedTogether {
   task: TrainTask;
 }
 
+export interface TogetherOptions extends TrainOptions {
+  /** the rate of what variants have of their own; ten times `lr` unless given, as nothing else is to change by it */
+  lrOwn?: number;
+}
+
 /** @param models the largest first */
-export async function trainTogether(models: NamedModel[], options: TrainOptions): Promise<TrainedTogether> {
+export async function trainTogether(models: NamedModel[], options: TogetherOptions): Promise<TrainedTogether> {
   const [{ model: largest }] = models;
   // Pictures are cropped once, as the variant of the largest pictures wants them; the others see them made smaller.
   const area = ({ model }: NamedModel) => model.manifest.imageSize[0] * model.manifest.imageSize[1];
@@ -67,6 +72,7 @@ export async function trainTogether(models: NamedModel[], options: TrainOptions)
     learns: learnsOf(manifest),
     classes: manifest.labels.length,
     depth: manifest.blocks.length,
+    rate: (name, lr) => (isOwnName(name) ? (lr / options.lr) * (options.lrOwn ?? 10 * options.lr) : lr),
     decays: (name, variable) => decaysByDefault(tensorName(name), variable),
     data,
     validation,

@@ -22,6 +22,11 @@ export const ELASTIC = {
     "train all variants together: passes over the train split, may be fractional; without it nothing is trained",
     positive,
   ),
+  lrOwn: optional(
+    "--lr-own <rate>",
+    "AdamW's rate for what each variant has of its own, norms and biases; default ten times --lr",
+    positive,
+  ),
   dtype: withDefault("--dtype <list>", `of ${DTYPES.join(", ")}, separated by commas`, list(DTYPES), ["int8"]),
   weightStep: WEIGHT_STEP,
   name: NAME,

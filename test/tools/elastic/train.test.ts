@@ -146,6 +146,8 @@ describe("after the training", () => {
     const { tf } = backend;
     const models = variantsOf("trained");
     const shared = shareWeights(tf, models);
+    expect(new Set(models.map(({ model }) => model.manifest.imageSize[0])).size).toBeGreaterThan(1);
+    expect([...shared.variables.keys()].filter((name) => name.includes("pos_embed"))).toEqual(["pos_embed"]);
     for (const [i, { name, model }] of models.entries()) {
       const pixels = randomPixels(model.manifest, 3);
       const input = tf.tensor(pixels, [1, 3, ...model.manifest.imageSize]) as Tensor;
