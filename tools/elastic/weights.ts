@@ -6,8 +6,8 @@ import { float32 } from "../../src/format/read.ts";
 import type { Weights } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { resampleMatrix, resamplePositions } from "../checkpoints/resize.ts";
+import { type Variables, variablesFrom } from "../models/variables.ts";
 import { storedTensor } from "../training/checkpoint.ts";
-import { type Variables, variablesFrom } from "../training/train.ts";
 import { cutToWidths } from "./cut.ts";
 
 /** Norms act on the residual stream, which is another one where tokens have merged or units are gone. */

@@ -13,8 +13,8 @@ import { readManifestFile, readModelFolder } from "../models/folders.ts";
 import { type AccuracyRecord, type Metrics, recordMetrics } from "../models/metrics.ts";
 import { klDivergence } from "../shared/divergence.ts";
 import { startProgress } from "../shared/progress.ts";
+import { bestClass, rankOf } from "../shared/ranks.ts";
 import { percent, say } from "../shared/terminal.ts";
-import { bestClass, rankOf } from "./ranks.ts";
 import { warnOfTrainingPictures } from "./trainedOn.ts";
 
 export interface EvalOptions {

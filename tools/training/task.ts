@@ -1,13 +1,10 @@
 /** What a training trains. */
-import type * as tfjs from "@tensorflow/tfjs-core";
 import type { ForwardOptions, ForwardOutput } from "../../src/tfjs/forward.ts";
 import type { Tensor } from "../../src/tfjs/ops.ts";
 import type { TrainData } from "./batches.ts";
 import type { CheckpointedTask } from "./checkpoint.ts";
 import type { Learns } from "./losses.ts";
 import type { Validation } from "./validation.ts";
-
-export type Variables = Map<string, tfjs.Variable>;
 
 export interface TrainTask extends CheckpointedTask {
   /**
