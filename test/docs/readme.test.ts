@@ -92,5 +92,5 @@ describe("README's block", () => {
     }));
     expect(slim.macs).toBeLessThan(thin.macs);
     expect(slim.top1).toBeGreaterThanOrEqual(thin.top1);
-  });
+  }, 900_000);
 });

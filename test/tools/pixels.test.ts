@@ -71,7 +71,14 @@ describe("alpha", () => {
 
   test("a WebP's colours are cut off where others are rounded", async () => {
     const raw = (pixel: number[]) =>
-      sharp(Buffer.from(Array(width * height).fill(pixel).flat()), { raw: { width, height, channels: 4 } });
+      sharp(
+        Buffer.from(
+          Array(width * height)
+            .fill(pixel)
+            .flat(),
+        ),
+        { raw: { width, height, channels: 4 } },
+      );
     const webp = (pixel: number[]) => raw(pixel).webp({ lossless: true }).toBuffer();
     expect(await firstPixel(await webp([200, 100, 50, 40]))).toEqual([198, 96, 45, 40]);
     expect(await firstPixel(await webp([30, 160, 90, 150]))).toEqual([29, 160, 88, 150]);
@@ -110,7 +117,9 @@ test("what browsers do each in its own way is said, once and with the picture's 
   const opaque = sharp({ create: { width, height, channels: 3, background: colour } });
   const files = {
     "press.jpg": await opaque.clone().toColourspace("cmyk").withIccProfile("cmyk").jpeg().toBuffer(),
-    "alpha.avif": await sharp({ create: { width, height, channels: 4, background: colour } }).avif().toBuffer(),
+    "alpha.avif": await sharp({ create: { width, height, channels: 4, background: colour } })
+      .avif()
+      .toBuffer(),
     "opaque.avif": await opaque.clone().avif().toBuffer(),
   };
   for (const [name, file] of Object.entries(files)) for (const _ of "12") await decode(file, name);

@@ -13,12 +13,12 @@ import type { Architecture, Model, Tensors } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { evalPixels, labelIndices, openDataset, type Picture } from "../data/data.ts";
-import { rankOf } from "../evaluation/ranks.ts";
 import { CALIBRATION_PICTURES, compensate, wholeMasks } from "../masks/compensate.ts";
 import { type BlockMask, cutTensors, slimArchitecture } from "../masks/masks.ts";
 import { readModelFolder } from "../models/folders.ts";
 import { count, fraction } from "../options/values.ts";
 import { random, shuffled } from "../shared/random.ts";
+import { rankOf } from "../shared/ranks.ts";
 import { percent } from "../shared/terminal.ts";
 import { openBackend } from "../training/backend.ts";
 
