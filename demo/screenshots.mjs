@@ -93,7 +93,7 @@ async function animate(browser, url) {
     frames.map(({ png }) => png),
     { join: { animated: true } },
   )
-    .webp({ quality: 70, effort: 6, loop: 0, delay: frames.map(({ ms }) => ms) })
+    .webp({ quality: 70, effort: 3, loop: 0, delay: frames.map(({ ms }) => ms) })
     .toFile(out("demo"));
   const { size } = statSync(out("demo"));
   console.log(`screenshots: docs/demo.webp, ${frames.length} frames, ${(size / 1e6).toFixed(2)} MB`);
