@@ -42,14 +42,17 @@ const FILES: Record<string, File> = {
   },
 };
 
-/** @returns absolute address of a file of ours, or of a script that brings a package of the app's */
-export type Locate = (name: string) => Promise<string>;
+/** @returns absolute address of a file of ours, or of a script that brings a package of the app's; or the file's exports */
+export type Locate = (name: string) => Promise<string | object>;
 
-export function locator(engines: readonly EnginePackage[]): Locate {
+/** @param runsHere whether the model runs in this thread, which then loads the files: one that cannot load code later, such as a
+ * service worker, has them in its own script */
+export function locator(engines: readonly EnginePackage[], runsHere: boolean): Locate {
   return async (name) => {
     for (const { packages } of engines) if (Object.hasOwn(packages, name)) return packages[name]();
     const file = FILES[name];
-    if (!isAddress(import.meta.url) && typeof location !== "undefined") return file.copy().href;
+    if (runsHere) return file.chunk();
+    if (import.meta.url && !isAddress(import.meta.url) && typeof location !== "undefined") return file.copy().href;
     const { url } = await file.chunk();
     if (url && url !== import.meta.url) return url;
     throw new SlimViTError(

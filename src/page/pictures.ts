@@ -4,6 +4,7 @@ import { SlimViTError } from "../errors.ts";
 import { checkSize, MAX_FILE_BYTES } from "../image/imageSize.ts";
 import type { ImageInput, RawImage, TransferredImage } from "../protocol.ts";
 import { absoluteUrl } from "./addresses.ts";
+import { part } from "./parts.ts";
 
 const EXPECTED =
   "a URL, a File or Blob, a Response, an ArrayBuffer, an image, canvas, video or VideoFrame, or { data, width, height }";
@@ -44,7 +45,7 @@ export function handOver(image: TransferredImage): TransferredImage {
 async function fromUrl(url: string, signal?: AbortSignal): Promise<TransferredImage> {
   const isSvg = /^data:image\/svg\+xml/i.test(url) || /\.svg$/i.test(url.replace(/[?#].*$/, ""));
   if (!isSvg || typeof document === "undefined") return { kind: "url", url };
-  const { fetchSvg } = await import("./drawSvg.ts");
+  const { fetchSvg } = await part(import("./drawSvg.ts"));
   return fromResponse(await fetchSvg(url, signal));
 }
 
@@ -66,7 +67,7 @@ async function fromResponse(response: Response): Promise<TransferredImage> {
 async function fromBlob(blob: Blob, name: string): Promise<TransferredImage> {
   const isSvg = /^image\/svg\+xml/.test(blob.type) || (!blob.type && /\.svg$/i.test(name));
   if (!isSvg || typeof document === "undefined" || blob.size > MAX_FILE_BYTES) return { kind: "blob", blob, name };
-  const { drawSvg } = await import("./drawSvg.ts");
+  const { drawSvg } = await part(import("./drawSvg.ts"));
   return { kind: "bitmap", bitmap: await drawSvg(blob, name) };
 }
 

@@ -106,7 +106,7 @@ export class SharedModel {
         request,
         store && this.pass(store),
         this.pass(report),
-        this.pass(locator(engines)),
+        this.pass(locator(engines, runsHere(this.shared))),
       ) as Promise<ModelInfo>;
     const { host, answer, close } = await startHost(this.shared, () => this.lose(), load);
     if (!this.users.size) {

@@ -31,6 +31,7 @@ import { absoluteUrl, resolveSource } from "./addresses.ts";
 import { advise } from "./advise.ts";
 import { eachOf, MIN_IN_FLIGHT } from "./batch.ts";
 import { checkOptions } from "./options.ts";
+import { part } from "./parts.ts";
 import { disposedError, PendingCalls } from "./pendingCalls.ts";
 import { handOver, prepareTransfer } from "./pictures.ts";
 import { type Shared, type SharedModel, share, type User } from "./sharedModel.ts";
@@ -154,7 +155,7 @@ export class SlimViT {
     await checkOptions("teach", options);
     if (this.shared.mayChange)
       throw new SlimViTError("unsupported", await advise(({ oneVariant }) => oneVariant(), "Load it with variant."));
-    const { inOrder, teach } = await import("./teaching.ts");
+    const { inOrder, teach } = await part(import("./teaching.ts"));
     const learn = () => teach(this.pupil(), pictures, options);
     if (this.info.taught) return this.become(() => inOrder(this, learn));
     const mine = new SlimViT((user) => this.shared.join(user));
@@ -175,7 +176,7 @@ export class SlimViT {
    */
   async forget(classes: string | readonly string[], options: TeachOptions = {}): Promise<SlimViT> {
     await checkOptions("forget", options);
-    const { forget, inOrder } = await import("./teaching.ts");
+    const { forget, inOrder } = await part(import("./teaching.ts"));
     return this.become(() => inOrder(this, () => forget(this.pupil(), [classes].flat(), options)));
   }
 
@@ -186,7 +187,7 @@ export class SlimViT {
    */
   async save(options: SaveOptions = {}): Promise<Instance<"File">[]> {
     await checkOptions("save", options);
-    return (await import("./teaching.ts")).save(this.pupil(), options);
+    return (await part(import("./teaching.ts"))).save(this.pupil(), options);
   }
 
   /**
@@ -221,7 +222,7 @@ export class SlimViT {
    */
   async *stream(source: FrameSource<ImageInput>, options: StreamOptions = {}): AsyncGenerator<Classification> {
     await checkOptions("stream", options);
-    const { answersTo, pacedBy } = await import("./videoFrames.ts");
+    const { answersTo, pacedBy } = await part(import("./videoFrames.ts"));
     const { latencyMs, onVariant, ...rest } = options;
     const settle = <R>(work: () => Promise<R>) => this.calls.settle(options.signal, work);
     const classify = (picture: ImageInput, variant?: string) => this.classifyOne(picture, rest, variant);
@@ -283,7 +284,7 @@ export class SlimViT {
     { concurrency = this.inFlight, onProgress, signal, ...rest }: ClassifyAllOptions,
     work: (one: T, options: ClassifyOptions) => Promise<R>,
   ): AsyncGenerator<BatchResult<T, R>> {
-    const { batchOf } = await import("./batchOf.ts");
+    const { batchOf } = await part(import("./batchOf.ts"));
     const settle = <S>(step: () => Promise<S>) => this.calls.settle(signal, step);
     yield* batchOf(inputs, { concurrency, onProgress, settle }, (one, left) => work(one, { ...rest, signal: left }));
   }
