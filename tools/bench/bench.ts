@@ -17,9 +17,9 @@ import { forward } from "../../src/reference/forward.ts";
 import { readManifestFile, readModelFolder, splitSource, writeModelFolder } from "../models/folders.ts";
 import { randomShape } from "../models/shapes.ts";
 import { random, shuffled } from "../shared/random.ts";
+import { runtimeFolder } from "../shared/runtime.ts";
 import { say } from "../shared/terminal.ts";
 import { openPage } from "./browser.ts";
-import { runtimeFolder } from "./runtime.ts";
 
 export interface BenchOptions {
   engine: EngineName[];

@@ -12,8 +12,8 @@ import { classOrder, evalPixels, labelIndices, openDataset, type Picture, type S
 import { readManifestFile, readModelFolder } from "../models/folders.ts";
 import { type AccuracyRecord, type Metrics, recordMetrics } from "../models/metrics.ts";
 import { startProgress } from "../shared/progress.ts";
+import { bestClass, rankOf } from "../shared/ranks.ts";
 import { percent, say } from "../shared/terminal.ts";
-import { bestClass, rankOf } from "./ranks.ts";
 import { warnOfTrainingPictures } from "./trainedOn.ts";
 
 export interface EvalOptions {

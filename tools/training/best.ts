@@ -1,7 +1,7 @@
 /** The weights that were most accurate on val so far: a training may end with them, in place of its last ones. */
 import type * as tfjs from "@tensorflow/tfjs-core";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
-import type { Accuracy } from "./validation.ts";
+import type { Accuracy } from "../models/history.ts";
 
 export class BestWeights {
   /** by the variables' names; empty before the first measurement */

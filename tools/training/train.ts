@@ -7,19 +7,19 @@ import type * as tfjs from "@tensorflow/tfjs-core";
 import { SlimViTError } from "../../src/errors.ts";
 import type { ForwardOptions, ForwardOutput } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
+import { type Accuracy, accuracySummary, accuracyText } from "../models/history.ts";
 import { commandLine, type Interrupts, watchInterrupts } from "../shared/interrupt.ts";
 import { startProgress } from "../shared/progress.ts";
 import { beta, random } from "../shared/random.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { AdamW } from "./adamw.ts";
+import { updateAverages, withAverages } from "./averages.ts";
 import type { Backend } from "./backend.ts";
 import { type Batch, stepsPerEpoch, type TrainData, trainBatches } from "./batches.ts";
 import { type CheckpointedTask, restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 import { baseLoss, type Learns, mixTargets, smoothTargets } from "./losses.ts";
 import type { Recipe } from "./recipe.ts";
-import { type Accuracy, accuracyMeter, accuracySummary, accuracyText, type Validation } from "./validation.ts";
-
-export type Variables = Map<string, tfjs.Variable>;
+import { accuracyMeter, type Validation } from "./validation.ts";
 
 export interface TrainTask extends CheckpointedTask {
   /**
@@ -155,7 +155,7 @@ async function trainSteps(tf: TF, task: TrainTask, recipe: Recipe, interrupts: I
       optimiser.step(task.variables, byName, (name) => task.rate?.(name, lr) ?? lr);
       tf.dispose([...byName.values()]);
       task.afterStep?.();
-      if (recipe.ema) updateEma(tf, task.variables, ema, recipe.ema, step);
+      if (recipe.ema) updateAverages(tf, task.variables, ema, recipe.ema, step);
       const isLast = step + 1 === total;
       const accuracy = meter && ((step + 1) % measuredEvery === 0 || isLast) ? await measure(step + 1) : undefined;
       if (accuracy) progress.note(`${task.name}: step ${step + 1} of ${total}: ${accuracyText(accuracy)} on val`);
@@ -335,47 +335,4 @@ function learningRate({ lr, warmup, schedule }: Recipe, step: number, perEpoch: 
   if (step < warm) return (lr * (step + 1)) / warm;
   if (schedule === "constant") return lr;
   return lr * (0.01 + 0.99 * 0.5 * (1 + Math.cos((Math.PI * (step - warm)) / Math.max(1, total - warm))));
-}
-
-/** A young average follows faster: the decay is capped by (1 + step) / (10 + step). */
-function updateEma(tf: TF, variables: Variables, ema: Map<string, Tensor>, decay: number, step: number): void {
-  const d = Math.min(decay, (1 + step) / (10 + step));
-  for (const [name, variable] of variables) {
-    const before = ema.get(name);
-    ema.set(
-      name,
-      tf.keep(tf.tidy(() => (before ? tf.add(tf.mul(before, d), tf.mul(variable, 1 - d)) : variable.clone()))),
-    );
-    before?.dispose();
-  }
-}
-
-/** @returns what `use` gives with the averages in the variables' place; after it these are as before, bit for bit */
-async function withAverages<T>(
-  tf: TF,
-  variables: Variables,
-  averages: Map<string, Tensor>,
-  use: () => Promise<T>,
-): Promise<T> {
-  const own = new Map<string, Tensor>();
-  for (const [name, average] of averages) {
-    const variable = variables.get(name)!;
-    own.set(name, tf.keep(variable.clone()));
-    variable.assign(average as tfjs.Tensor);
-  }
-  try {
-    return await use();
-  } finally {
-    for (const [name, value] of own) {
-      variables.get(name)!.assign(value as tfjs.Tensor);
-      value.dispose();
-    }
-  }
-}
-
-/** Named f32 tensors → trainable variables. */
-export function variablesFrom(tf: TF, entries: Iterable<[string, { shape: number[]; data: Float32Array }]>): Variables {
-  return new Map(
-    [...entries].map(([name, { shape, data }]) => [name, tf.tidy(() => tf.variable(tf.tensor(data, shape)))]),
-  );
 }

@@ -7,8 +7,9 @@ import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { Preprocess } from "../../src/format/model.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { evalPixels, openDataset, type Picture, type Split, spread } from "../data/data.ts";
-import { bestClass } from "../evaluation/ranks.ts";
-import { percent, say } from "../shared/terminal.ts";
+import type { Accuracy } from "../models/history.ts";
+import { bestClass } from "../shared/ranks.ts";
+import { say } from "../shared/terminal.ts";
 import { type TrainData, toBatch } from "./batches.ts";
 
 export interface Validation {
@@ -20,15 +21,6 @@ export interface Validation {
   /** of an embedding model, whose outputs are features */
   embeds?: boolean;
 }
-
-/** Shares of the pictures, and of an embedding model the mean cosine, by their names in the history. */
-export type Accuracy = { "val.top1"?: number; "val.agreement"?: number; "val.cosine"?: number };
-
-export const MEASURES: [key: keyof Accuracy, what: string][] = [
-  ["val.top1", "top-1"],
-  ["val.agreement", "agreement with the teacher"],
-  ["val.cosine", "cosine with the teacher's embeddings"],
-];
 
 /** @returns nothing where it is turned off, or where every picture of val is trained on or there is none */
 export async function openValidation(
@@ -128,23 +120,4 @@ export function accuracyMeter(
 function cosine(a: Float32Array, b: Float32Array): number {
   const dot = a.reduce((sum, v, k) => sum + v * b[k], 0);
   return dot / (Math.hypot(...a) * Math.hypot(...b) || 1);
-}
-
-/** "top-1 81.2 %, agreement with the teacher 90.1 %" */
-export const accuracyText = (accuracy: Accuracy): string =>
-  MEASURES.flatMap(([key, what]) => {
-    const share = accuracy[key];
-    return share === undefined ? [] : [`${what} ${percent(share)}`];
-  }).join(", ");
-
-/** "top-1 81.2 % at the end, 81.5 % at best (step 900), 10.0 % at the start", for each measure that the history has */
-export function accuracySummary(history: Record<string, number>[]): string[] {
-  return MEASURES.flatMap(([key, what]) => {
-    const measured = history.filter((line) => key in line);
-    if (!measured.length) return [];
-    const [first, last] = [measured[0], measured.at(-1)!];
-    const best = measured.reduce((a, b) => (b[key] > a[key] ? b : a));
-    const from = first.step === 0 && last !== first ? `, ${percent(first[key])} at the start` : "";
-    return [`${what} ${percent(last[key])} at the end, ${percent(best[key])} at best (step ${best.step})${from}`];
-  });
 }
