@@ -1,6 +1,6 @@
 /** The packages as npm would publish them, installed into a folder of their own. */
 import { execFileSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -44,4 +44,14 @@ export function link(modules: string, name: string, home = ROOT): void {
   mkdirSync(dirname(target), { recursive: true });
   rmSync(target, { force: true });
   symlinkSync(source, target);
+}
+
+/** A shipped model's package as npm would publish it, e.g. as node_modules/slimvit-NAME. */
+export function unpackModel(model: string, target: string): void {
+  mkdirSync(target, { recursive: true });
+  const args = ["pack", "--ignore-scripts", "--silent", "--pack-destination", target];
+  execFileSync("npm", args, { cwd: join(ROOT, "models", model) });
+  const tarball = readdirSync(target).find((name) => name.endsWith(".tgz"))!;
+  execFileSync("tar", ["xzf", tarball, "--strip-components=1"], { cwd: target });
+  rmSync(join(target, tarball));
 }
