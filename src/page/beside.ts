@@ -1,7 +1,7 @@
 /** Where the worker finds what it may need later: its files that are not in worker.js, and packages that the app hands over. */
 import { SlimViTError } from "../errors.ts";
 import type { EnginePackage } from "../protocol.ts";
-import { advise } from "./advise.ts";
+import { noFile } from "./advice.ts";
 import { isAddress } from "./scripts.ts";
 
 interface File {
@@ -42,22 +42,21 @@ const FILES: Record<string, File> = {
   },
 };
 
-/** @returns absolute address of a file of ours, or of a script that brings a package of the app's; or the file's exports */
-export type Locate = (name: string) => Promise<string | object>;
-
-/** @param runsHere whether the model runs in this thread, which then loads the files: one that cannot load code later, such as a
- * service worker, has them in its own script */
-export function locator(engines: readonly EnginePackage[], runsHere: boolean): Locate {
-  return async (name) => {
-    for (const { packages } of engines) if (Object.hasOwn(packages, name)) return packages[name]();
-    const file = FILES[name];
-    if (runsHere) return file.chunk();
-    if (import.meta.url && !isAddress(import.meta.url) && typeof location !== "undefined") return file.copy().href;
-    const { url } = await file.chunk();
-    if (url && url !== import.meta.url) return url;
-    throw new SlimViTError(
-      "unsupported",
-      await advise(({ noFile }) => noFile(name), `${name} has no file of its own.`),
-    );
-  };
+/**
+ * @param runsHere whether the model runs in this thread. Where code cannot be loaded later, as in a service worker, a script of
+ *   one file has the engines' files in itself.
+ * @returns absolute address of a script that brings a package of the app's, or of a file of ours; here that file's exports
+ */
+export async function locate(
+  name: string,
+  engines: readonly EnginePackage[],
+  runsHere: boolean,
+): Promise<string | object> {
+  for (const { packages } of engines) if (Object.hasOwn(packages, name)) return packages[name]();
+  const file = FILES[name];
+  if (runsHere) return file.chunk();
+  if (import.meta.url && !isAddress(import.meta.url) && typeof location !== "undefined") return file.copy().href;
+  const { url } = await file.chunk();
+  if (url && url !== import.meta.url) return url;
+  throw new SlimViTError("unsupported", noFile(name));
 }

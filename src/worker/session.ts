@@ -268,15 +268,17 @@ export class Session {
     if (!batch.length) return;
     const start = performance.now();
     const outputs = await this.infer(batch);
-    const inferenceMs = (performance.now() - start) / batch.length;
+    const inference = (performance.now() - start) / batch.length;
     const { variant } = this.manifest;
-    for (const [i, { job, pick, preprocessMs }] of batch.entries()) {
+    const { name: engine } = this.engine.engine;
+    for (const [i, { job, pick, preprocessMs: preprocess }] of batch.entries()) {
       try {
         throwIfAborted(job.signal);
         const { features, blockMs, attention, groups } = this.readable(outputs[i]);
         const picked = pick(outputs[i]);
         const insight = { ...(blockMs && { blockMs }), ...(attention && { attention }), ...(groups && { groups }) };
-        job.resolve({ ...picked, features, variant, preprocessMs, inferenceMs, ...insight, ...this.newInfo() });
+        const latencyMs = { preprocess, inference };
+        job.resolve({ ...picked, latencyMs, engine, variant, ...insight, features, ...this.newInfo() });
       } catch (error) {
         job.reject(error);
       }

@@ -9,7 +9,7 @@ import { Visitor } from "../consumers/visitor.ts";
 const APP = `import { useEffect, useState } from "react";
 import { useSlimViT } from "./use-slimvit.js";
 
-const seen = (globalThis.seen = []);
+const seen = (globalThis.reactAnswers = []);
 const pixels = { data: new Uint8Array(40 * 40 * 4).fill(77), width: 40, height: 40 };
 
 function Picture({ url }) {
@@ -25,7 +25,7 @@ function Picture({ url }) {
 
 export function App() {
   const [{ url, isThere }, setState] = useState({ url: "/models/deit-tiny-slim/", isThere: true });
-  globalThis.show = setState;
+  globalThis.showModel = setState;
   return isThere && <Picture url={url} />;
 }
 `;
@@ -49,8 +49,8 @@ afterAll(async () => {
 });
 
 declare global {
-  var seen: [url: string, answer: string][];
-  var show: (state: { url: string; isThere: boolean }) => void;
+  var reactAnswers: [url: string, answer: string][];
+  var showModel: (state: { url: string; isThere: boolean }) => void;
 }
 
 test("every answer is of the model whose address was given, and none is refused as disposed", async () => {
@@ -63,16 +63,16 @@ test("every answer is of the model whose address was given, and none is refused 
   const urls = Object.keys(names) as (keyof typeof names)[];
   for (let round = 0; round < 6; round++) {
     const url = urls[round % 2];
-    await page.evaluate((url) => globalThis.show({ url, isThere: true }), url);
+    await page.evaluate((url) => globalThis.showModel({ url, isThere: true }), url);
     await expect.poll(() => page.locator("output").textContent(), { timeout: 30_000 }).toBe(names[url]);
   }
-  await page.evaluate(() => globalThis.show({ url: "/models/none/", isThere: true }));
-  await expect.poll(() => page.evaluate(() => globalThis.seen.at(-1)![1]), { timeout: 30_000 }).toBe("network");
-  const seen = await page.evaluate(() => globalThis.seen);
+  await page.evaluate(() => globalThis.showModel({ url: "/models/none/", isThere: true }));
+  await expect.poll(() => page.evaluate(() => globalThis.reactAnswers.at(-1)![1]), { timeout: 30_000 }).toBe("network");
+  const seen = await page.evaluate(() => globalThis.reactAnswers);
   const answers = seen.filter(([url]) => url in names);
   expect(answers.length).toBeGreaterThan(6);
   for (const [url, answer] of answers) expect(answer, url).toBe(names[url as keyof typeof names]);
-  await page.evaluate((url) => globalThis.show({ url, isThere: false }), urls[0]);
+  await page.evaluate((url) => globalThis.showModel({ url, isThere: false }), urls[0]);
   await expect.poll(() => page.workers().length).toBe(0); // the component frees what it has loaded
   expect(errors).toEqual([]);
   await page.close();
