@@ -212,8 +212,8 @@ function ownAddress(name: string): Plugin {
       const pairs = list.split(",").map((one) => one.trim().split(/\s+as\s+/));
       const values = pairs.map(([own, known]) => `${known}=${own}`).join();
       const names = pairs.map(([, known]) => known).join();
-      const ending = `export const url=import.meta.url,${values};globalThis["slimvit/${name}.js"]={${names}};`;
-      return { code: `${code.slice(0, code.lastIndexOf(exported))}\n${ending}\n`, map: null };
+      const ending = `export const ${values},url=import.meta.url;globalThis["slimvit/${name}.js"]={${names}};`;
+      return { code: `${code.slice(0, code.lastIndexOf(exported))}${ending}\n`, map: null };
     },
   };
 }
