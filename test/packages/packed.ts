@@ -1,6 +1,6 @@
 /** The packages as npm would publish them, installed into a folder of their own. */
 import { execFileSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -11,8 +11,12 @@ export type PackageName = keyof typeof HOMES;
 
 /** @returns path of the tarball */
 export function pack(name: PackageName, folder: string): string {
+  return packFolder(HOMES[name], folder);
+}
+
+function packFolder(home: string, folder: string): string {
   const args = ["pack", "--ignore-scripts", "--silent", "--pack-destination", folder];
-  const file = execFileSync("npm", args, { cwd: HOMES[name], encoding: "utf8" });
+  const file = execFileSync("npm", args, { cwd: home, encoding: "utf8" });
   return join(folder, file.trim());
 }
 
@@ -49,9 +53,12 @@ export function link(modules: string, name: string, home = ROOT): void {
 /** A shipped model's package as npm would publish it, e.g. as node_modules/slimvit-NAME. */
 export function unpackModel(model: string, target: string): void {
   mkdirSync(target, { recursive: true });
-  const args = ["pack", "--ignore-scripts", "--silent", "--pack-destination", target];
-  execFileSync("npm", args, { cwd: join(ROOT, "models", model) });
-  const tarball = readdirSync(target).find((name) => name.endsWith(".tgz"))!;
+  const tarball = packModel(model, target);
   execFileSync("tar", ["xzf", tarball, "--strip-components=1"], { cwd: target });
-  rmSync(join(target, tarball));
+  rmSync(tarball);
+}
+
+/** @returns path of the tarball */
+export function packModel(model: string, folder: string): string {
+  return packFolder(join(ROOT, "models", model), folder);
 }
