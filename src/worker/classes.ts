@@ -52,7 +52,9 @@ export function classPicker(
     );
   }
   const labels = classes ? Object.keys(classes).map((name) => ({ id: name, label: name })) : (head ?? manifest).labels;
-  const scoresOf = classes ? zeroShot(classes, options.temperature, manifest.provenance.zeroShot) : ownScores(manifest, head);
+  const scoresOf = classes
+    ? zeroShot(classes, options.temperature, manifest.provenance.zeroShot)
+    : ownScores(manifest, head);
   const known = classes ? undefined : (head ?? rule);
   const allowed = allow && indicesOf(labels, allow, "allow");
   const denied = deny && indicesOf(labels, deny, "deny");
