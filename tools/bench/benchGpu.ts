@@ -18,7 +18,8 @@ import { readManifestFile, readModelFolder } from "../models/folders.ts";
 import { random, shuffled } from "../shared/random.ts";
 import { say } from "../shared/terminal.ts";
 import { provideWebGpu } from "../training/backend.ts";
-import { logProbabilities, quantile, testImage, WARM_UP, withFolders } from "./bench.ts";
+import { logProbabilities, quantile, WARM_UP } from "./bench.ts";
+import { testImage, withFolders } from "./benchModels.ts";
 
 type GpuEngine = "webgpu" | "tfjs-webgpu" | "onnx-webgpu";
 
@@ -81,7 +82,7 @@ export async function benchGpu(names: string[], options: GpuBenchOptions): Promi
       "Dawn finds no GPU: it needs Vulkan (libvulkan.so.1 and the card's driver), Metal or Direct3D 12.",
     );
   }
-  return withFolders(names, options.dtype, (sources) => benchFolders(sources, options, deviceOf(adapter.info)));
+  return withFolders(names, options.dtype, false, (sources) => benchFolders(sources, options, deviceOf(adapter.info)));
 }
 
 type Device = Pick<GpuBenchRow, "device" | "isSoftware">;
