@@ -244,19 +244,30 @@ export class Session {
     else withVariant(this.manifest, name); // `bad-option` for a name that is none
   }
 
-  /** The next job, with those behind it that fit into the same batch. */
-  private takeJobs(): Job[] {
-    const { variant } = (this.waiting[0] as Job).request;
+  /** The next job, with those behind it that fit into the same batch; after `before`, only what can be prepared beside it. */
+  private takeJobs(before?: Job): Job[] {
+    const { variant } = (before ?? (this.waiting[0] as Job)).request;
     const isPlain = (job: Job | Task): job is Job =>
       "request" in job && !job.request.profile && !job.request.explain && job.request.variant === variant;
     const { batchSize } = this.info;
-    let count = 1;
-    if (isPlain(this.waiting[0]))
+    let count = before ? 0 : 1;
+    if (before || isPlain(this.waiting[0]))
       while (count < Math.min(batchSize, this.waiting.length) && isPlain(this.waiting[count])) count++;
     return this.waiting.splice(0, count) as Job[];
   }
 
+  /** While an engine with batches computes one, the next is prepared. */
   private async answer(jobs: Job[]): Promise<void> {
+    let batch = await this.prepareAll(jobs);
+    while (batch.length) {
+      const [{ job }] = batch;
+      const answered = this.answerBatch(batch);
+      batch = this.info.batchSize > 1 && !this.isDisposed ? await this.prepareAll(this.takeJobs(job)) : [];
+      await answered;
+    }
+  }
+
+  private async prepareAll(jobs: Job[]): Promise<Prepared[]> {
     const batch: Prepared[] = [];
     for (const job of jobs) {
       try {
@@ -265,21 +276,28 @@ export class Session {
         job.reject(error);
       }
     }
-    if (!batch.length) return;
+    return batch;
+  }
+
+  private async answerBatch(batch: Prepared[]): Promise<void> {
     const start = performance.now();
-    const outputs = await this.infer(batch);
-    const inferenceMs = (performance.now() - start) / batch.length;
-    const { variant } = this.manifest;
-    for (const [i, { job, pick, preprocessMs }] of batch.entries()) {
-      try {
-        throwIfAborted(job.signal);
-        const { features, blockMs, attention, groups } = this.readable(outputs[i]);
-        const picked = pick(outputs[i]);
-        const insight = { ...(blockMs && { blockMs }), ...(attention && { attention }), ...(groups && { groups }) };
-        job.resolve({ ...picked, features, variant, preprocessMs, inferenceMs, ...insight, ...this.newInfo() });
-      } catch (error) {
-        job.reject(error);
+    try {
+      const outputs = await this.infer(batch);
+      const inferenceMs = (performance.now() - start) / batch.length;
+      const { variant } = this.manifest;
+      for (const [i, { job, pick, preprocessMs }] of batch.entries()) {
+        try {
+          throwIfAborted(job.signal);
+          const { features, blockMs, attention, groups } = this.readable(outputs[i]);
+          const picked = pick(outputs[i]);
+          const insight = { ...(blockMs && { blockMs }), ...(attention && { attention }), ...(groups && { groups }) };
+          job.resolve({ ...picked, features, variant, preprocessMs, inferenceMs, ...insight, ...this.newInfo() });
+        } catch (error) {
+          job.reject(error);
+        }
       }
+    } catch (error) {
+      for (const { job } of batch) job.reject(error);
     }
   }
 
