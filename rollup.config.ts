@@ -71,6 +71,7 @@ const BESIDE: Record<string, string> = {
   "./videoFrames.ts": "./video-frames.js",
   "./batchOf.ts": "./batch-of.js",
   "./teaching.ts": "./teaching.js",
+  "./beside.ts": "./beside.js",
   "./advice.ts": "./advice.js",
   "./engine-family.js": "./engine-family.js",
   "./engine-onnx.js": "./engine-onnx.js",
@@ -117,11 +118,11 @@ const configs: RollupOptions[] = [
       plugins: [dts()],
     },
   ]),
-  ...["drawSvg", "videoFrames", "batchOf", "advice", "teaching"].map(
+  ...["drawSvg", "videoFrames", "batchOf", "advice", "teaching", "beside"].map(
     (name): RollupOptions => ({
       input: `src/page/${name}.ts`,
       output: { file: `dist/${BESIDE[`./${name}.ts`].slice(2)}`, format: "es", sourcemap: true },
-      plugins,
+      plugins: [besideIndex(), ...plugins],
     }),
   ),
   {

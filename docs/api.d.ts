@@ -395,16 +395,7 @@ interface Classification extends Insight {
 
 /** A loaded model. Calls are answered in order; `dispose()` frees worker and memory. */
 declare class SlimViT {
-    private readonly user;
-    private readonly shared;
-    private readonly calls;
-    /** The variant that `use` asked for; undefined for the one that loading chose. */
-    private variant;
-    private model;
-    /** What others that share the model do not have. */
-    private ownInfo;
-    /** `info` with the own part, and the info that it was made from */
-    private mergedInfo;
+    private readonly client;
     private constructor();
     /** What was loaded and how it runs. Another object when that changes, as after a lost GPU or with another variant. */
     get info(): ModelInfo;
@@ -416,7 +407,6 @@ declare class SlimViT {
      * `worker-lost`
      */
     static load(source: ModelSource, options?: LoadOptions): Promise<SlimViT>;
-    private static loadChecked;
     /**
      * @param image any size; the original is left alone. Of an array, several are on their way at once.
      * @returns the `topK` best classes, best first; scores over all classes sum to 1, but for multi-label models
@@ -483,17 +473,6 @@ declare class SlimViT {
     dispose(): void;
     [Symbol.dispose](): void;
     [Symbol.asyncDispose](): Promise<void>;
-    /** Pictures on their way at once: while an engine computes one batch, the next is sent. */
-    private get inFlight();
-    private become;
-    private addInfo;
-    private pupil;
-    private allOf;
-    private embedOne;
-    private classifyOne;
-    /** @param ended fires when nobody waits for the call any more */
-    private hostFor;
-    private run;
 }
 
 export { SlimViT, SlimViTError };

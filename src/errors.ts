@@ -32,7 +32,11 @@ export class SlimViTError extends Error {
 
 /** @throws SlimViTError `aborted` when `signal` has fired */
 export function throwIfAborted(signal?: AbortSignal): void {
-  if (signal?.aborted) throw new SlimViTError("aborted", "The caller aborted the operation.", { cause: signal.reason });
+  if (signal?.aborted) throw abortedError(signal);
+}
+
+export function abortedError({ reason }: AbortSignal): SlimViTError {
+  return new SlimViTError("aborted", "The caller aborted the operation.", { cause: reason });
 }
 
 /** An error's message, of whatever was thrown. */

@@ -318,15 +318,9 @@ export interface UseRequest {
   latencyMs?: number;
 }
 
-export interface RunResult extends Insight {
-  /** best first */
-  classes: ScoredClass[];
-  unknown?: boolean;
+export interface RunResult extends Omit<Classification, "latencyMs"> {
+  latencyMs: Omit<Classification["latencyMs"], "total">;
   features: Float32Array;
-  /** that answered */
-  variant: string;
-  preprocessMs: number;
-  inferenceMs: number;
   /** of that variant, where it has changed since the last result */
   info?: ModelInfo;
 }

@@ -281,14 +281,14 @@ export const OFFLINE: Plant[] = [
   },
   {
     name: "ties count as right",
-    file: "tools/evaluation/ranks.ts",
+    file: "tools/shared/ranks.ts",
     find: "scores[k] >= scores[right]",
     plant: "scores[k] > scores[right]",
     tests: [METRICS],
   },
   {
     name: "NaN counts as right",
-    file: "tools/evaluation/ranks.ts",
+    file: "tools/shared/ranks.ts",
     find: "if (Number.isNaN(scores[k])) return Number.POSITIVE_INFINITY;",
     plant: "",
     tests: [METRICS],

@@ -2,6 +2,7 @@
 import { SlimViTError, type SlimViTErrorCode } from "../errors.ts";
 import { importNode } from "../loading/importNode.ts";
 import type { ModelPackage, ModelSource, Source } from "../protocol.ts";
+import { advise } from "./advise.ts";
 
 /** @throws SlimViTError `bad-option` for what is no source of a model */
 export async function resolveSource(source: ModelSource, npmUrl?: string): Promise<Source> {
@@ -9,10 +10,8 @@ export async function resolveSource(source: ModelSource, npmUrl?: string): Promi
   if (typeof source === "object" && source && Symbol.iterator in source) return { files: namedFiles(source) };
   const text = String(source);
   if (typeof source !== "string" && !(source instanceof URL)) {
-    throw new SlimViTError(
-      "bad-option",
-      `The model's source is ${text}; expected its folder's URL, "hf:owner/name", "npm:name@version", a model package or a list of its files.`,
-    );
+    const expected = await advise(({ modelSources }) => modelSources(), "its folder's URL");
+    throw new SlimViTError("bad-option", `The model's source is ${text}; expected ${expected}.`);
   }
   const hub = text.match(/^hf:([\w.-]+\/[\w.-]+)$/);
   if (hub) return { url: `https://huggingface.co/${hub[1]}/resolve/main/` };

@@ -16,6 +16,13 @@ export const sameFile = () =>
   "The app's own script runs in the worker that SlimViT has started: the app's bundler put both into one file. " +
   "Serve the package's worker.js from your own origin and pass its address as workerUrl.";
 
+export const noPicture = () =>
+  "The image cannot be read: it has no pixels yet, or is none of the forms classify takes (a URL, a File or Blob, " +
+  "a Response, an ArrayBuffer, an image, canvas, video or VideoFrame, or { data, width, height }).";
+
+export const modelSources = () =>
+  'its folder\'s URL, "hf:owner/name", "npm:name@version", a model package or a list of its files';
+
 export const unreadable = () =>
   "The image is from another origin that does not allow its pixels to be read. Serve it with CORS headers and set crossorigin on the element.";
 

@@ -1,6 +1,49 @@
 /** Any number of pictures, with an answer for each. It is in dist/batch-of.js, which only pages that call `classifyAll` or `embedAll` load. */
 import { messageOf, SlimViTError } from "../errors.ts";
-import type { BatchProgress, BatchResult, ImageInput } from "../protocol.ts";
+import type {
+  BatchProgress,
+  BatchResult,
+  Classification,
+  ClassifyAllOptions,
+  ClassifyOptions,
+  EmbedAllOptions,
+  ImageInput,
+} from "../protocol.ts";
+import type { Client } from "./client.ts";
+import { CLASSIFY, checkOptions, EMBED, type Names } from "./options.ts";
+
+export const CLASSIFY_ALL: Names<ClassifyAllOptions> = { ...CLASSIFY, concurrency: true, onProgress: true };
+export const EMBED_ALL: Names<EmbedAllOptions> = { ...EMBED, concurrency: true, onProgress: true };
+
+type Inputs<T> = Iterable<T> | AsyncIterable<T>;
+
+export async function* classifyAll<T extends ImageInput>(
+  client: Client,
+  inputs: Inputs<T>,
+  options: ClassifyAllOptions,
+): AsyncGenerator<BatchResult<T, Classification>> {
+  await checkOptions("classifyAll", options, CLASSIFY_ALL);
+  yield* allOf(client, inputs, options, (one, rest) => client.classify(one, rest));
+}
+
+export async function* embedAll<T extends ImageInput>(
+  client: Client,
+  inputs: Inputs<T>,
+  options: EmbedAllOptions,
+): AsyncGenerator<BatchResult<T, Float32Array>> {
+  await checkOptions("embedAll", options, EMBED_ALL);
+  yield* allOf(client, inputs, options, (one, rest) => client.embed(one, rest));
+}
+
+function allOf<T extends ImageInput, R>(
+  { inFlight, calls }: Client,
+  inputs: Inputs<T>,
+  { concurrency = inFlight, onProgress, signal, ...rest }: ClassifyAllOptions,
+  work: (one: T, options: ClassifyOptions) => Promise<R>,
+): AsyncGenerator<BatchResult<T, R>> {
+  const settle = <S>(step: () => Promise<S>) => calls.settle(signal, step);
+  return batchOf(inputs, { concurrency, onProgress, settle }, (one, left) => work(one, { ...rest, signal: left }));
+}
 
 interface BatchOptions {
   concurrency: number;
@@ -20,7 +63,7 @@ type Answer<T, R> = { input: T } & ({ result: R } | { error: SlimViTError });
  * @throws SlimViTError `aborted` and `disposed`, which end the batch; `bad-option` and `bad-input` before it; what the source of inputs throws
  */
 export async function* batchOf<T extends ImageInput, R>(
-  inputs: Iterable<T> | AsyncIterable<T>,
+  inputs: Inputs<T>,
   { concurrency, onProgress, settle }: BatchOptions,
   work: (input: T, signal: AbortSignal) => Promise<R>,
 ): AsyncGenerator<BatchResult<T, R>> {

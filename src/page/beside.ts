@@ -1,7 +1,7 @@
 /** Where the worker finds what it may need later: its files that are not in worker.js, and packages that the app hands over. */
 import { SlimViTError } from "../errors.ts";
 import type { EnginePackage } from "../protocol.ts";
-import { advise } from "./advise.ts";
+import { noFile } from "./advice.ts";
 import { isAddress } from "./scripts.ts";
 
 interface File {
@@ -43,18 +43,11 @@ const FILES: Record<string, File> = {
 };
 
 /** @returns absolute address of a file of ours, or of a script that brings a package of the app's */
-export type Locate = (name: string) => Promise<string>;
-
-export function locator(engines: readonly EnginePackage[]): Locate {
-  return async (name) => {
-    for (const { packages } of engines) if (Object.hasOwn(packages, name)) return packages[name]();
-    const file = FILES[name];
-    if (!isAddress(import.meta.url) && typeof location !== "undefined") return file.copy().href;
-    const { url } = await file.chunk();
-    if (url && url !== import.meta.url) return url;
-    throw new SlimViTError(
-      "unsupported",
-      await advise(({ noFile }) => noFile(name), `${name} has no file of its own.`),
-    );
-  };
+export async function locate(name: string, engines: readonly EnginePackage[]): Promise<string> {
+  for (const { packages } of engines) if (Object.hasOwn(packages, name)) return packages[name]();
+  const file = FILES[name];
+  if (!isAddress(import.meta.url) && typeof location !== "undefined") return file.copy().href;
+  const { url } = await file.chunk();
+  if (url && url !== import.meta.url) return url;
+  throw new SlimViTError("unsupported", noFile(name));
 }

@@ -1,6 +1,7 @@
 /** A stream within a budget: a smaller variant answers while the device is too slow for the present one. */
 import { SlimViTError } from "../errors.ts";
 import type { Classification, ModelInfo } from "../protocol.ts";
+import type { Client } from "./client.ts";
 
 /** Frames whose median decides: of few to step down soon, of more to step up. A single slow one is noise. */
 const FRAMES = 3;
@@ -105,14 +106,12 @@ function medians(frames: Times[]): Times {
 /**
  * Classifies each frame with the variant that the pace asks for.
  *
- * @param infoNow whose variants are there; it changes when loading goes on
  * @throws SlimViTError `bad-option`
  */
 export function pacedBy<T>(
+  client: Pick<Client, "info" | "infoOf">,
   latencyMs: number,
-  infoNow: () => ModelInfo,
   classify: (picture: T, variant?: string) => Promise<Classification>,
-  infoOf: (variant: string) => ModelInfo,
   onVariant?: (info: ModelInfo) => void,
 ): (picture: T) => Promise<Classification> {
   if (!(typeof latencyMs === "number" && latencyMs > 0))
@@ -121,12 +120,12 @@ export function pacedBy<T>(
   let readyNames = "";
   let changed = false;
   return async (picture) => {
-    const ready = infoNow().variants.filter((variant) => variant.ready);
+    const ready = client.info.variants.filter((variant) => variant.ready);
     const names = ready.map(({ name }) => name).join();
-    if (!pace || names !== readyNames) pace = new Pace(latencyMs, ready, pace?.name ?? infoNow().variant);
+    if (!pace || names !== readyNames) pace = new Pace(latencyMs, ready, pace?.name ?? client.info.variant);
     readyNames = names;
     const result = await classify(picture, pace.name);
-    if (changed) onVariant?.(infoOf(result.variant));
+    if (changed) onVariant?.(client.infoOf(result.variant) ?? client.info);
     // The first frame of a variant has waited for the change.
     changed = changed ? false : pace.note(result);
     return result;

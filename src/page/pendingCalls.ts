@@ -1,5 +1,5 @@
 /** Makes sure that every promise settles: with its work, or as soon as the caller aborts or the model is gone. */
-import { SlimViTError, throwIfAborted } from "../errors.ts";
+import { abortedError, SlimViTError, throwIfAborted } from "../errors.ts";
 import type { CallId } from "../protocol.ts";
 
 let nextCall: CallId = 1;
@@ -28,9 +28,7 @@ export class PendingCalls {
         ended.abort();
         reject(error);
       };
-      const abort = () => {
-        fail(new SlimViTError("aborted", "The caller aborted the operation.", { cause: signal?.reason }));
-      };
+      const abort = () => fail(abortedError(signal!));
       this.rejects.add(fail);
       signal?.addEventListener("abort", abort);
       work(nextCall++, ended.signal).then((value) => {

@@ -4,17 +4,11 @@ import { SlimViTError } from "../errors.ts";
 import { checkSize, MAX_FILE_BYTES } from "../image/imageSize.ts";
 import type { ImageInput, RawImage, TransferredImage } from "../protocol.ts";
 import { absoluteUrl } from "./addresses.ts";
+import { advise } from "./advise.ts";
 
-const EXPECTED =
-  "a URL, a File or Blob, a Response, an ArrayBuffer, an image, canvas, video or VideoFrame, or { data, width, height }";
-
-/** A video or frame that shows nothing (yet): `stream` waits for the next one. */
-class UnreadableFrameError extends SlimViTError {
-  readonly isUnreadableFrame = true;
-}
-
+/** Whether an error is of a video or frame that shows nothing (yet): `stream` waits for the next one. */
 export function isUnreadableFrame(error: unknown): boolean {
-  return (error as Partial<UnreadableFrameError>)?.isUnreadableFrame === true;
+  return (error as { isUnreadableFrame?: boolean })?.isUnreadableFrame === true;
 }
 
 /** @throws SlimViTError `bad-input`; `network` for a Response that failed */
@@ -72,10 +66,7 @@ async function fromBlob(blob: Blob, name: string): Promise<TransferredImage> {
 
 async function fromDrawable(image: ImageBitmapSource | VideoFrame): Promise<TransferredImage> {
   if (typeof createImageBitmap === "undefined") {
-    throw new SlimViTError(
-      "bad-input",
-      "The image has none of the forms that work here; pass { data, width, height } RGBA pixels.",
-    );
+    throw new SlimViTError("bad-input", "The image is no { data, width, height } of RGBA pixels, nor a file.");
   }
   try {
     if (typeof HTMLImageElement !== "undefined" && image instanceof HTMLImageElement) {
@@ -85,9 +76,8 @@ async function fromDrawable(image: ImageBitmapSource | VideoFrame): Promise<Tran
     return { kind: "bitmap", bitmap: await createImageBitmap(image, { premultiplyAlpha: "none" }) };
   } catch (error) {
     if (error instanceof SlimViTError) throw error;
-    const fault = `The image cannot be read: it has no pixels yet, or is none of the forms classify takes (${EXPECTED}).`;
-    const Fault = isVideo(image) ? UnreadableFrameError : SlimViTError;
-    throw new Fault("bad-input", fault, { cause: error });
+    const fault = await advise(({ noPicture }) => noPicture(), "The image cannot be read.");
+    throw Object.assign(new SlimViTError("bad-input", fault, { cause: error }), { isUnreadableFrame: isVideo(image) });
   }
 }
 

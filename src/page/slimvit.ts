@@ -1,9 +1,8 @@
 /** SlimViT on the page's thread: sends pictures to the worker that it shares, and gives back what it answers. */
-import { asSlimViTError, SlimViTError, throwIfAborted } from "../errors.ts";
+import { asSlimViTError, throwIfAborted } from "../errors.ts";
 import type { Instance } from "../platform.ts";
 import type {
   BatchResult,
-  CallId,
   Classification,
   ClassifyAllOptions,
   ClassifyOptions,
@@ -12,55 +11,25 @@ import type {
   FrameSource,
   ImageInput,
   LoadOptions,
-  LoadRequest,
   ModelInfo,
   ModelSource,
-  RunRequest,
-  RunResult,
   SaveOptions,
   StreamOptions,
-  TaughtModel,
   TeachOptions,
   TeachPictures,
-  TeachRequest,
-  TeachResult,
-  UseRequest,
   VariantRequest,
 } from "../protocol.ts";
-import { absoluteUrl, resolveSource } from "./addresses.ts";
-import { advise } from "./advise.ts";
-import { eachOf, MIN_IN_FLIGHT } from "./batch.ts";
-import { checkOptions } from "./options.ts";
-import { disposedError, PendingCalls } from "./pendingCalls.ts";
-import { handOver, prepareTransfer } from "./pictures.ts";
-import { type Shared, type SharedModel, share, type User } from "./sharedModel.ts";
-import type { AnyHost } from "./startHost.ts";
+import { eachOf } from "./batch.ts";
+import { type Client, openClient } from "./client.ts";
+import { CLASSIFY, checkOptions, EMBED, LOAD } from "./options.ts";
 
 /** A loaded model. Calls are answered in order; `dispose()` frees worker and memory. */
 export class SlimViT {
-  private readonly user: User;
-  private readonly shared: SharedModel;
-  private readonly calls = new PendingCalls();
-  /** The variant that `use` asked for; undefined for the one that loading chose. */
-  private variant: string | undefined;
-  private model: TaughtModel | undefined;
-  /** What others that share the model do not have. */
-  private ownInfo: Partial<ModelInfo> | undefined;
-  /** `info` with the own part, and the info that it was made from */
-  private mergedInfo: { from: ModelInfo; info: ModelInfo } | undefined;
-
-  private constructor(join: (user: User) => SharedModel, { onProgress, onVariant }: LoadOptions = {}) {
-    this.user = { onProgress, onVariant, onLost: (error) => this.calls.rejectAll(error) };
-    this.shared = join(this.user);
-  }
+  private constructor(private readonly client: Client) {}
 
   /** What was loaded and how it runs. Another object when that changes, as after a lost GPU or with another variant. */
   get info(): ModelInfo {
-    const { info: chosen, infos } = this.shared;
-    const info = infos.get(this.variant ?? chosen!.variant)!; // `load` resolves only when it is there
-    if (!this.ownInfo) return info;
-    if (this.mergedInfo?.from !== info) this.mergedInfo = { from: info, info: { ...info, ...this.ownInfo } };
-    return this.mergedInfo.info;
+    return this.client.info;
   }
 
   /**
@@ -71,26 +40,12 @@ export class SlimViT {
    * `worker-lost`
    */
   static async load(source: ModelSource, options: LoadOptions = {}): Promise<SlimViT> {
-    await checkOptions("load", options);
+    await checkOptions("load", options, LOAD);
     throwIfAborted(options.signal);
     try {
-      return await SlimViT.loadChecked(source, options);
+      return new SlimViT(await openClient(source, options));
     } catch (error) {
       throw asSlimViTError(error);
-    }
-  }
-
-  private static async loadChecked(source: ModelSource, options: LoadOptions): Promise<SlimViT> {
-    const { cache = true, workerUrl, engines, host, signal } = options;
-    const store = typeof cache === "object" ? cache : undefined;
-    const shared: Shared = { request: await requestOf(source, options), store, engines, host, workerUrl };
-    const vit = new SlimViT((user) => share(shared, user), options);
-    try {
-      await vit.calls.settle(signal, () => vit.shared.connect(vit.user));
-      return vit;
-    } catch (error) {
-      vit.dispose();
-      throw error;
     }
   }
 
@@ -104,9 +59,9 @@ export class SlimViT {
   classify(image: ImageInput, options?: ClassifyOptions): Promise<Classification>;
   classify(images: readonly ImageInput[], options?: ClassifyOptions): Promise<Classification[]>;
   async classify(image: ImageInput | readonly ImageInput[], options: ClassifyOptions = {}) {
-    const refused = checkOptions("classify", options);
+    const refused = checkOptions("classify", options, CLASSIFY);
     if (refused) return refused;
-    return eachOf(image, this.inFlight, (one) => this.classifyOne(one, options));
+    return eachOf(image, this.client.inFlight, (one) => this.client.classify(one, options));
   }
 
   /**
@@ -120,17 +75,17 @@ export class SlimViT {
     inputs: Iterable<T> | AsyncIterable<T>,
     options: ClassifyAllOptions = {},
   ): AsyncGenerator<BatchResult<T>> {
-    await checkOptions("classifyAll", options);
-    yield* this.allOf(inputs, options, (one, rest) => this.classifyOne(one, rest));
+    const { classifyAll } = await import("./batchOf.ts");
+    yield* classifyAll(this.client, inputs, options);
   }
 
   /** A picture's features, [featureDim]: the pooled tokens after the final norm, in the space of zero-shot classes. */
   embed(image: ImageInput, options?: EmbedOptions): Promise<Float32Array>;
   embed(images: readonly ImageInput[], options?: EmbedOptions): Promise<Float32Array[]>;
   async embed(image: ImageInput | readonly ImageInput[], options: EmbedOptions = {}) {
-    const refused = checkOptions("embed", options);
+    const refused = checkOptions("embed", options, EMBED);
     if (refused) return refused;
-    return eachOf(image, this.inFlight, (one) => this.embedOne(one, options));
+    return eachOf(image, this.client.inFlight, (one) => this.client.embed(one, options));
   }
 
   /** `embed` for any number of pictures, as `classifyAll` classifies them. */
@@ -138,8 +93,8 @@ export class SlimViT {
     inputs: Iterable<T> | AsyncIterable<T>,
     options: EmbedAllOptions = {},
   ): AsyncGenerator<BatchResult<T, Float32Array>> {
-    await checkOptions("embedAll", options);
-    yield* this.allOf(inputs, options, (one, rest) => this.embedOne(one, rest));
+    const { embedAll } = await import("./batchOf.ts");
+    yield* embedAll(this.client, inputs, options);
   }
 
   /**
@@ -151,20 +106,9 @@ export class SlimViT {
    * `unsupported` for a model that was saved without its embeddings; as `embed`. What was known before stays.
    */
   async teach(pictures: TeachPictures, options: TeachOptions = {}): Promise<SlimViT> {
-    await checkOptions("teach", options);
-    if (this.shared.mayChange)
-      throw new SlimViTError("unsupported", await advise(({ oneVariant }) => oneVariant(), "Load it with variant."));
-    const { inOrder, teach } = await import("./teaching.ts");
-    const learn = () => teach(this.pupil(), pictures, options);
-    if (this.info.taught) return this.become(() => inOrder(this, learn));
-    const mine = new SlimViT((user) => this.shared.join(user));
-    try {
-      mine.ownInfo = this.ownInfo;
-      return await mine.become(learn);
-    } catch (error) {
-      mine.dispose();
-      throw error;
-    }
+    const { teach } = await import("./teaching.ts");
+    const client = await teach(this.client, pictures, options);
+    return client === this.client ? this : new SlimViT(client);
   }
 
   /**
@@ -174,9 +118,8 @@ export class SlimViT {
    * `unsupported` for a model that was not taught, or was saved without its embeddings
    */
   async forget(classes: string | readonly string[], options: TeachOptions = {}): Promise<SlimViT> {
-    await checkOptions("forget", options);
-    const { forget, inOrder } = await import("./teaching.ts");
-    return this.become(() => inOrder(this, () => forget(this.pupil(), [classes].flat(), options)));
+    await (await import("./teaching.ts")).forget(this.client, [classes].flat(), options);
+    return this;
   }
 
   /**
@@ -185,8 +128,7 @@ export class SlimViT {
    * are read once more, are no longer there
    */
   async save(options: SaveOptions = {}): Promise<Instance<"File">[]> {
-    await checkOptions("save", options);
-    return (await import("./teaching.ts")).save(this.pupil(), options);
+    return (await import("./teaching.ts")).save(this.client, options);
   }
 
   /**
@@ -198,17 +140,7 @@ export class SlimViT {
    * @throws SlimViTError `bad-option` for a name that is none, and as `load`; the present variant goes on then
    */
   use(variant: VariantRequest): Promise<ModelInfo> {
-    return this.calls.settle(undefined, async (call) => {
-      if (this.model)
-        throw new SlimViTError("unsupported", await advise(({ oneVariant }) => oneVariant(), "It was taught."));
-      const host = await this.shared.connect(this.user);
-      const info = (await host.use(call, variantRequest(variant)).catch((error) => {
-        throw asSlimViTError(error);
-      })) as ModelInfo;
-      this.shared.note(info);
-      this.variant = info.variant;
-      return info;
-    });
+    return this.client.use(variant);
   }
 
   /**
@@ -220,23 +152,13 @@ export class SlimViT {
    * @throws SlimViTError as `classify`, and what the source throws
    */
   async *stream(source: FrameSource<ImageInput>, options: StreamOptions = {}): AsyncGenerator<Classification> {
-    await checkOptions("stream", options);
-    const { answersTo, pacedBy } = await import("./videoFrames.ts");
-    const { latencyMs, onVariant, ...rest } = options;
-    const settle = <R>(work: () => Promise<R>) => this.calls.settle(options.signal, work);
-    const classify = (picture: ImageInput, variant?: string) => this.classifyOne(picture, rest, variant);
-    const infoOf = (variant: string) => this.shared.infos.get(variant) ?? this.info;
-    const paced =
-      latencyMs === undefined || this.model
-        ? classify
-        : pacedBy(latencyMs, () => this.info, classify, infoOf, onVariant);
-    yield* answersTo(source, settle, (picture) => paced(picture));
+    const { classifyFrames } = await import("./videoFrames.ts");
+    yield* classifyFrames(this.client, source, options);
   }
 
   /** Frees worker, weights and memory; calls in flight reject with `disposed`. Idempotent. */
   dispose(): void {
-    this.calls.close();
-    this.shared.leave(this.user);
+    this.client.dispose();
   }
 
   [Symbol.dispose](): void {
@@ -246,147 +168,4 @@ export class SlimViT {
   async [Symbol.asyncDispose](): Promise<void> {
     this.dispose();
   }
-
-  /** Pictures on their way at once: while an engine computes one batch, the next is sent. */
-  private get inFlight(): number {
-    return Math.max(MIN_IN_FLIGHT, 2 * (this.shared.info?.batchSize ?? 1));
-  }
-
-  private async become(learn: () => Promise<TaughtModel>): Promise<SlimViT> {
-    this.model = await learn();
-    const { head, info, params, macs } = this.model;
-    this.addInfo({ labels: head.labels, taught: info, params, macs });
-    return this;
-  }
-
-  private addInfo(own: Partial<ModelInfo>): void {
-    this.ownInfo = { ...this.ownInfo, ...own };
-    this.mergedInfo = undefined;
-  }
-
-  private pupil() {
-    const { info, model } = this;
-    return {
-      info,
-      model,
-      embedAll: (inputs: ImageInput[], options: EmbedAllOptions) => this.embedAll(inputs, options),
-      ask: (request: TeachRequest, signal?: AbortSignal, onProgress?: (done: number) => void): Promise<TeachResult> =>
-        this.calls.settle(signal, async (call, ended) => {
-          const host = await this.hostFor(call, ended);
-          return host.teach(call, request, onProgress && this.shared.pass(onProgress)) as Promise<TeachResult>;
-        }),
-    };
-  }
-
-  private async *allOf<T extends ImageInput, R>(
-    inputs: Iterable<T> | AsyncIterable<T>,
-    { concurrency = this.inFlight, onProgress, signal, ...rest }: ClassifyAllOptions,
-    work: (one: T, options: ClassifyOptions) => Promise<R>,
-  ): AsyncGenerator<BatchResult<T, R>> {
-    const { batchOf } = await import("./batchOf.ts");
-    const settle = <S>(step: () => Promise<S>) => this.calls.settle(signal, step);
-    yield* batchOf(inputs, { concurrency, onProgress, settle }, (one, left) => work(one, { ...rest, signal: left }));
-  }
-
-  private async embedOne(image: ImageInput, { region, signal }: EmbedOptions): Promise<Float32Array> {
-    return (await this.run(image, { want: "features", region }, signal)).features;
-  }
-
-  private async classifyOne(
-    image: ImageInput,
-    { signal, ...options }: ClassifyOptions,
-    wanted?: string,
-  ): Promise<Classification> {
-    const start = performance.now();
-    const { head } = this.model ?? {};
-    const result = await this.run(image, { ...plainCopy(options), want: "classes", head, variant: wanted }, signal);
-    const { classes, unknown, variant, preprocessMs, inferenceMs, blockMs, attention, groups } = result;
-    return {
-      classes,
-      latencyMs: { preprocess: preprocessMs, inference: inferenceMs, total: performance.now() - start },
-      engine: this.shared.infos.get(variant)!.engine,
-      variant,
-      ...(unknown !== undefined && { unknown }),
-      ...(blockMs && { blockMs }),
-      ...(attention && { attention }),
-      ...(groups && { groups }),
-    };
-  }
-
-  /** @param ended fires when nobody waits for the call any more */
-  private async hostFor(call: CallId, ended: AbortSignal): Promise<AnyHost> {
-    const host = ended.aborted ? undefined : await this.shared.connect(this.user);
-    if (!host || ended.aborted) throw disposedError();
-    ended.addEventListener("abort", () => void host.abort(call));
-    return host;
-  }
-
-  private run(image: ImageInput, request: RunRequest, signal?: AbortSignal): Promise<RunResult> {
-    return this.calls.settle(signal, async (call, ended) => {
-      const picture = await prepareTransfer(image, ended);
-      try {
-        const host = await this.hostFor(call, ended);
-        const named = { ...request, variant: request.variant ?? this.variant };
-        const result = (await host.run(call, handOver(picture), named)) as RunResult;
-        if (result.info) this.shared.note(result.info);
-        return result;
-      } catch (error) {
-        if (picture.kind !== "bitmap" || (error as Error)?.name !== "DataCloneError") throw asSlimViTError(error);
-        const fault = await advise(({ unreadable }) => unreadable(), "The image's pixels may not be read.");
-        throw new SlimViTError("bad-input", fault, { cause: error });
-      } finally {
-        if (picture.kind === "bitmap") picture.bitmap.close(); // without effect on one that was handed over
-      }
-    });
-  }
-}
-
-async function requestOf(source: ModelSource, options: LoadOptions): Promise<LoadRequest> {
-  const {
-    engine = "auto",
-    dtype = "auto",
-    threads = "auto",
-    cache = true,
-    variant,
-    latencyMs,
-    engineUrls,
-    engines,
-    webnn,
-  } = options;
-  const urls = engineUrls && Object.entries(engineUrls).map(([name, url]) => [name, absoluteUrl(url, "bad-option")]);
-  return {
-    source: await resolveSource(source, options.npmUrl),
-    engine,
-    dtype,
-    threads,
-    cache: cache === true,
-    ...(variant !== undefined && { variant }),
-    ...(latencyMs !== undefined && { latencyMs: checkLatency(latencyMs) }),
-    ...(engines && { packages: engines.flatMap(({ packages }) => Object.keys(packages)) }),
-    ...(urls && { engineUrls: Object.fromEntries(urls) }),
-    ...(webnn && { webnn: { ...webnn } }),
-  };
-}
-
-function variantRequest(wanted: VariantRequest): UseRequest {
-  return typeof wanted === "string" ? { variant: wanted } : { latencyMs: checkLatency(wanted?.latencyMs) };
-}
-
-function checkLatency(latencyMs: number): number {
-  if (typeof latencyMs === "number" && latencyMs > 0) return latencyMs;
-  throw new SlimViTError("bad-option", `latencyMs is ${String(latencyMs)}; expected milliseconds above 0.`);
-}
-
-/** Proxies, which the frameworks make of lists and objects, do not cross to a worker. */
-function plainCopy(options: Omit<ClassifyOptions, "signal">): Omit<ClassifyOptions, "signal"> {
-  const { allow, deny, region, classes } = options;
-  const list = (names?: readonly string[]) => (Array.isArray(names) ? [...names] : names);
-  const vectors = classes && Object.entries(classes).map(([name, vector]) => [name, Float32Array.from(vector ?? [])]);
-  return {
-    ...options,
-    allow: list(allow),
-    deny: list(deny),
-    region: region && { ...region },
-    classes: vectors && Object.fromEntries(vectors),
-  };
 }

@@ -4,50 +4,63 @@
  */
 import { SlimViTError } from "../errors.ts";
 import type {
-  BatchResult,
-  EmbedAllOptions,
   ImageInput,
-  ModelInfo,
   SaveOptions,
   Taught,
   TaughtModel,
   TeachOptions,
   TeachPictures,
   TeachProgress,
-  TeachRequest,
-  TeachResult,
 } from "../protocol.ts";
+import { oneVariant } from "./advice.ts";
+import { embedAll } from "./batchOf.ts";
+import type { Client } from "./client.ts";
+import { checkOptions, type Names } from "./options.ts";
 
-/** What of a model is needed to teach it. */
-export interface Pupil {
-  readonly info: ModelInfo;
-  /** What it was taught in this page. A model that was loaded taught is asked for it. */
-  readonly model: TaughtModel | undefined;
-  embedAll(inputs: ImageInput[], options: EmbedAllOptions): AsyncGenerator<BatchResult<ImageInput, Float32Array>>;
-  /** Calls the worker. */
-  ask(request: TeachRequest, signal?: AbortSignal, onProgress?: (done: number) => void): Promise<TeachResult>;
-}
+const TEACH: Names<TeachOptions> = { falseRejection: true, onProgress: true, signal: true };
+const SAVE: Names<SaveOptions> = { name: true, embeddings: true };
 
 /** Changes of one model, one after the other. */
 const changes = new WeakMap<object, Promise<unknown>>();
 
-/** @param owner whose changes wait for one another, so that none is lost */
-export function inOrder<T>(owner: object, change: () => Promise<T>): Promise<T> {
-  const result = (changes.get(owner) ?? Promise.resolve()).then(change, change);
+/** Changes of one model wait for one another, so that none is lost. */
+function inOrder(client: Client, change: () => Promise<TaughtModel>): Promise<Client> {
+  const result = (changes.get(client) ?? Promise.resolve()).then(change, change).then((model) => become(client, model));
   changes.set(
-    owner,
+    client,
     result.catch(() => {}),
   );
   return result;
 }
 
 /**
- * @returns the model with what it knew, if it was taught before, and with these pictures
- * @throws SlimViTError `bad-input` for what are no pictures, naming the class, and for too few of them
+ * @returns another model on the same worker; of a taught model, the same one
+ * @throws SlimViTError `unsupported` for a folder whose variants may change, `bad-input` for what are no pictures, naming the
+ *   class, and for too few of them
  */
-export async function teach(pupil: Pupil, pictures: TeachPictures, options: TeachOptions): Promise<TaughtModel> {
+export async function teach(client: Client, pictures: TeachPictures, options: TeachOptions): Promise<Client> {
+  await checkOptions("teach", options, TEACH);
+  if (client.shared.mayChange) throw new SlimViTError("unsupported", oneVariant());
+  const change = () => learn(client, pictures, options);
+  if (client.info.taught) return inOrder(client, change);
+  const other = client.another();
+  try {
+    return become(other, await change());
+  } catch (error) {
+    other.dispose();
+    throw error;
+  }
+}
+
+function become(client: Client, model: TaughtModel): Client {
+  client.model = model;
+  return client;
+}
+
+/** @returns what the model knew, if it was taught before, and these pictures */
+async function learn(client: Client, pictures: TeachPictures, options: TeachOptions): Promise<TaughtModel> {
   const lists = listsOf(pictures);
-  const known = await knowledgeOf(pupil, options.signal);
+  const known = await knowledgeOf(client, options.signal);
   const names = [...new Set([...(known?.names ?? []), ...lists.keys()])];
   const places = [...lists].flatMap(([name, list]) =>
     list.map((picture, at) => ({ name, picture, at, of: list.length })),
@@ -56,7 +69,7 @@ export async function teach(pupil: Pupil, pictures: TeachPictures, options: Teac
   const embeddings: Float32Array[] = [];
   const inputs = places.map(({ picture }) => picture);
   report({ step: "embed", done: 0, total: inputs.length });
-  for await (const { index, result, error } of pupil.embedAll(inputs, { signal: options.signal })) {
+  for await (const { index, result, error } of embedAll(client, inputs, { signal: options.signal })) {
     if (error) {
       if (error.code === "aborted" || error.code === "disposed") throw error;
       const { name, at, of } = places[index];
@@ -67,13 +80,18 @@ export async function teach(pupil: Pupil, pictures: TeachPictures, options: Teac
     report({ step: "embed", done: index + 1, total: inputs.length });
   }
   const more = { names, classOf: Int32Array.from(places, ({ name }) => names.indexOf(name)), embeddings };
-  return fitModel(pupil, joined(known, more), options);
+  return fitModel(client, joined(known, more), options);
 }
 
 /** @throws SlimViTError `bad-option` for a class that the model does not have, `unsupported` for one that was not taught */
-export async function forget(pupil: Pupil, names: readonly string[], options: TeachOptions): Promise<TaughtModel> {
-  const known = await knowledgeOf(pupil, options.signal);
-  if (!known) throw notTaught(pupil);
+export async function forget(client: Client, names: readonly string[], options: TeachOptions): Promise<Client> {
+  await checkOptions("forget", options, TEACH);
+  return inOrder(client, () => unlearn(client, names, options));
+}
+
+async function unlearn(client: Client, names: readonly string[], options: TeachOptions): Promise<TaughtModel> {
+  const known = await knowledgeOf(client, options.signal);
+  if (!known) throw notTaught(client);
   const missing = names.find((name) => !known.names.includes(name));
   if (missing !== undefined) {
     const has = known.names.map((name) => JSON.stringify(name)).join(", ");
@@ -84,32 +102,33 @@ export async function forget(pupil: Pupil, names: readonly string[], options: Te
   const rows = [...known.classOf.keys()].filter((row) => left.includes(known.names[known.classOf[row]]));
   const classOf = Int32Array.from(rows, (row) => left.indexOf(known.names[known.classOf[row]]));
   const embeddings = rows.map((row) => known.embeddings.subarray(row * dim, (row + 1) * dim));
-  return fitModel(pupil, joined(undefined, { names: left, classOf, embeddings }), options);
+  return fitModel(client, joined(undefined, { names: left, classOf, embeddings }), options);
 }
 
 /** @returns the files of a model folder */
-export async function save(pupil: Pupil, options: SaveOptions): Promise<File[]> {
-  const model = pupil.model ?? (await refitModel(pupil));
-  const { files } = await pupil.ask({ want: "save", model, options });
+export async function save(client: Client, options: SaveOptions): Promise<File[]> {
+  await checkOptions("save", options, SAVE);
+  const model = client.model ?? (await refitModel(client));
+  const { files } = await client.teach({ want: "save", model, options });
   return Object.entries(files!).map(([name, blob]) => new File([blob], name));
 }
 
 /** Of a model that was loaded taught: the same embeddings give the same head. */
-async function refitModel(pupil: Pupil): Promise<TaughtModel> {
-  const known = await knowledgeOf(pupil);
-  if (!known) throw notTaught(pupil);
-  return fitModel(pupil, known, {});
+async function refitModel(client: Client): Promise<TaughtModel> {
+  const known = await knowledgeOf(client);
+  if (!known) throw notTaught(client);
+  return fitModel(client, known, {});
 }
 
-async function knowledgeOf(pupil: Pupil, signal?: AbortSignal): Promise<Taught | undefined> {
-  if (pupil.model) return pupil.model.taught;
-  return pupil.info.taught ? (await pupil.ask({ want: "recall" }, signal)).taught : undefined;
+async function knowledgeOf(client: Client, signal?: AbortSignal): Promise<Taught | undefined> {
+  if (client.model) return client.model.taught;
+  return client.info.taught ? (await client.teach({ want: "recall" }, signal)).taught : undefined;
 }
 
-async function fitModel(pupil: Pupil, taught: Taught, options: TeachOptions): Promise<TaughtModel> {
-  const { falseRejection = pupil.info.taught?.accepted, signal } = options;
+async function fitModel(client: Client, taught: Taught, options: TeachOptions): Promise<TaughtModel> {
+  const { falseRejection = client.info.taught?.accepted, signal } = options;
   const report = reporter(options);
-  const { model } = await pupil.ask({ want: "fit", taught, falseRejection }, signal, (done) =>
+  const { model } = await client.teach({ want: "fit", taught, falseRejection }, signal, (done) =>
     report({ step: "fit", done, total: 1 }),
   );
   return model!;
@@ -142,7 +161,7 @@ function listsOf(pictures: TeachPictures): Map<string, ImageInput[]> {
   return lists;
 }
 
-function notTaught({ info }: Pupil): SlimViTError {
+function notTaught({ info }: Client): SlimViTError {
   return new SlimViTError("unsupported", `${info.name} was not taught; call teach first.`);
 }
 

@@ -3,31 +3,35 @@
  * of any other source every picture is given.
  */
 import { SlimViTError, throwIfAborted } from "../errors.ts";
-import type { FrameSource } from "../protocol.ts";
+import type { Classification, FrameSource, ImageInput, StreamOptions } from "../protocol.ts";
+import type { Client } from "./client.ts";
+import { CLASSIFY, checkOptions, type Names } from "./options.ts";
+import { pacedBy } from "./pace.ts";
 import { isUnreadableFrame, isVideo } from "./pictures.ts";
-
-export { pacedBy } from "./pace.ts";
 
 /** HTMLMediaElement.HAVE_CURRENT_DATA: there is a frame to show. */
 const HAS_FRAME = 2;
 
-/**
- * An answer to each picture of the source; frames that cannot be read yet have none.
- *
- * @param settle rejects at once when the caller aborts or the model is gone
- */
-export async function* answersTo<T, R>(
-  source: FrameSource<T>,
-  settle: <S>(work: () => Promise<S>) => Promise<S>,
-  answer: (picture: T | HTMLVideoElement) => Promise<R>,
-): AsyncGenerator<R> {
+export const STREAM: Names<StreamOptions> = { ...CLASSIFY, latencyMs: true, onVariant: true };
+
+/** An answer to each picture of the source; frames that cannot be read yet have none. */
+export async function* classifyFrames(
+  client: Client,
+  source: FrameSource<ImageInput>,
+  options: StreamOptions,
+): AsyncGenerator<Classification> {
+  await checkOptions("stream", options, STREAM);
+  const { latencyMs, onVariant, ...rest } = options;
+  const classify = (picture: ImageInput, variant?: string) => client.classify(picture, rest, variant);
+  const isPaced = latencyMs !== undefined && !client.model;
+  const answer = isPaced ? pacedBy(client, latencyMs, classify, onVariant) : classify;
   const left = new AbortController();
   const frames = framesFrom(source, left.signal);
   try {
     for (;;) {
-      const { done, value } = await settle(() => frames.next());
+      const { done, value } = await client.calls.settle(rest.signal, () => frames.next());
       if (done) return;
-      let result: R;
+      let result: Classification;
       try {
         result = await answer(value);
       } catch (error) {

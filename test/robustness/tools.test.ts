@@ -17,8 +17,8 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { SlimViTError } from "../../src/errors.ts";
 import { importModel } from "../../tools/checkpoints/import.ts";
 import { evalPixels, openDataset } from "../../tools/data/data.ts";
+import { digestData } from "../../tools/data/digest.ts";
 import { readModelFolder } from "../../tools/models/folders.ts";
-import { digestData } from "../../tools/models/provenance.ts";
 import {
   BIN,
   CLASSES,

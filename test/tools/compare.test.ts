@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
 import { countMacs, countParams } from "../../src/format/model.ts";
-import { predictMs } from "../../tools/bench/latency.ts";
+import { predictMs } from "../../tools/masks/latency.ts";
 import { readModelFolder, writeModelFolder } from "../../tools/models/folders.ts";
 import { deviceProfile, makeDense, slimvitJson, workplace } from "./fixtures.ts";
 

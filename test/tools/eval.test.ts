@@ -3,9 +3,9 @@ import { cpSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { beforeAll, expect, test } from "vitest";
 import type { Tensors } from "../../src/format/model.ts";
 import { type AgreementReport, paired } from "../../tools/evaluation/evaluate.ts";
-import { bestClass, rankOf } from "../../tools/evaluation/ranks.ts";
 import type { RunReport } from "../../tools/evaluation/run.ts";
 import { readModelFolder, writeModelFolder } from "../../tools/models/folders.ts";
+import { bestClass, rankOf } from "../../tools/shared/ranks.ts";
 import { CLASSES, expectFailure, makeDense, slimvit, slimvitJson, workplace } from "./fixtures.ts";
 
 const at = workplace("eval");

@@ -15,7 +15,7 @@ import {
   tensorShapes,
 } from "../../src/format/model.ts";
 import { writeSafetensors } from "../../src/format/safetensors.ts";
-import { type DeviceProfile, PROFILE_FORMAT } from "../../tools/bench/latency.ts";
+import { type DeviceProfile, PROFILE_FORMAT } from "../../tools/masks/latency.ts";
 import { random } from "../../tools/shared/random.ts";
 
 export const CLASSES = ["bananas", "cherries", "plums"];

@@ -1,8 +1,8 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
-import { type DeviceProfile, latencySavings, predictMs } from "../../tools/bench/latency.ts";
 import { checkTable, type ProfileReport } from "../../tools/bench/profile.ts";
 import { allocate } from "../../tools/masks/allocate.ts";
+import { type DeviceProfile, latencySavings, predictMs } from "../../tools/masks/latency.ts";
 import { slimArchitecture } from "../../tools/masks/masks.ts";
 import { random } from "../../tools/shared/random.ts";
 import { deviceProfile, makeDense, slimvit, slimvitJson, tinyArchitecture, workplace } from "./fixtures.ts";

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import sharp from "sharp";
 import { describe, expect, test } from "vitest";
 import { decode, evalPixels } from "../../tools/data/pixels.ts";
-import { ODD_KINDS, oddPicture, withChunks } from "../../tools/evaluation/oddPictures.ts";
+import { ODD_KINDS, oddPicture, withChunks } from "../../tools/research/oddPictures.ts";
 import { trainBatches } from "../../tools/training/batches.ts";
 import { expectClose } from "../helpers.ts";
 

@@ -2,11 +2,12 @@ import { existsSync, mkdirSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
 import { forward } from "../../src/tfjs/forward.ts";
 import type { TF } from "../../src/tfjs/ops.ts";
+import type { Variables } from "../../tools/models/variables.ts";
 import { random } from "../../tools/shared/random.ts";
 import { AUGMENTATIONS, type Rgb } from "../../tools/training/augment.ts";
 import { type Backend, openBackend } from "../../tools/training/backend.ts";
 import { type Batch, type TrainData, trainBatches } from "../../tools/training/batches.ts";
-import { type TrainTask, train, type Variables } from "../../tools/training/train.ts";
+import { type TrainTask, train } from "../../tools/training/train.ts";
 import { expectClose } from "../helpers.ts";
 import {
   CLASSES,

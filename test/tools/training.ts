@@ -3,10 +3,11 @@ import sharp from "sharp";
 import { forward } from "../../src/tfjs/forward.ts";
 import type { TF } from "../../src/tfjs/ops.ts";
 import type { Picture } from "../../tools/data/data.ts";
+import { type Variables, variablesFrom } from "../../tools/models/variables.ts";
 import { random } from "../../tools/shared/random.ts";
 import type { TrainData } from "../../tools/training/batches.ts";
 import { RECIPE_DEFAULTS, type Recipe } from "../../tools/training/recipe.ts";
-import { type TrainTask, type Variables, variablesFrom } from "../../tools/training/train.ts";
+import type { TrainTask } from "../../tools/training/train.ts";
 import { CLASSES, randomTensors, tinyArchitecture } from "./fixtures.ts";
 
 export const arch = tinyArchitecture();

@@ -15,10 +15,10 @@ import type { WebnnOptions } from "../../src/protocol.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { readManifestFile, readModelFolder, splitSource } from "../models/folders.ts";
 import { random, shuffled } from "../shared/random.ts";
+import { runtimeFolder } from "../shared/runtime.ts";
 import { say } from "../shared/terminal.ts";
 import { testImage, withFolders } from "./benchModels.ts";
 import { openPage } from "./browser.ts";
-import { runtimeFolder } from "./runtime.ts";
 
 export interface BenchOptions {
   engine: EngineName[];

@@ -11,14 +11,13 @@ import { messageOf, SlimViTError } from "../../src/errors.ts";
 import { type Architecture, denseTokens, plainArchitecture, tensorShapes } from "../../src/format/model.ts";
 import { forward, type Weights } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
-import { environmentOf } from "../models/provenance.ts";
+import { type Variables, variablesFrom } from "../models/variables.ts";
 import { count } from "../options/values.ts";
 import { random } from "../shared/random.ts";
 import { printJson, say } from "../shared/terminal.ts";
 import { AdamW } from "../training/adamw.ts";
-import { BACKENDS, type BackendName, openBackend, type Precision } from "../training/backend.ts";
+import { BACKENDS, type BackendName, environmentOf, openBackend, type Precision } from "../training/backend.ts";
 import { crossEntropy, smoothTargets } from "../training/losses.ts";
-import { type Variables, variablesFrom } from "../training/train.ts";
 
 /** Gradients may differ by so much of their tensor's largest value. */
 const TOLERANCE = 1e-3;

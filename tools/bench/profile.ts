@@ -21,6 +21,7 @@ import {
 } from "../../src/format/model.ts";
 import { singleVariant } from "../../src/format/variants.ts";
 import { encodeTensors, manifestJson, writeWeights } from "../../src/format/write.ts";
+import { type DeviceProfile, PROFILE_FORMAT, padded, predictMs } from "../masks/latency.ts";
 import {
   architectureOf,
   manifestText,
@@ -31,10 +32,9 @@ import {
   writeFolder,
 } from "../models/folders.ts";
 import { random } from "../shared/random.ts";
+import { runtimeFolder } from "../shared/runtime.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { openPage } from "./browser.ts";
-import { type DeviceProfile, PROFILE_FORMAT, padded, predictMs } from "./latency.ts";
-import { runtimeFolder } from "./runtime.ts";
 
 export interface ProfileOptions {
   /** device.json; written when named */

@@ -20,11 +20,14 @@ export const inspectCommand = () =>
   newCommand("inspect", "parameters, MACs, widths, tokens", [MODELS], OPTIONS)
     .option("--pictures <images...>", "draw attention maps on these pictures into the report, model under model")
     .action(async (sources: string[], options: Options) => {
-      const { inspect, inspectTable, writeReport } = await import("../models/inspect.ts");
+      const { inspect, inspectTable } = await import("../models/inspect.ts");
       if (options.pictures && !options.report)
         throw new SlimViTError("bad-option", "inspect: --pictures are drawn into a report; give --report FILE.html.");
       const inspected = sources.map(inspect);
-      if (options.report) await writeReport(sources, options.report, options.pictures);
+      if (options.report) {
+        const { writeReport } = await import("../recipes/modelReport.ts"); // the charts are slow to load
+        await writeReport(sources, options.report, options.pictures);
+      }
       const [first] = inspected;
       if (!options.json) print(sources.length === 1 ? first.text : inspectTable(sources));
       finish(options, sources.length === 1 ? first.inspection : inspected.map(({ inspection }) => inspection));

@@ -11,9 +11,10 @@ import { softmax } from "../../src/reference/scores.ts";
 import { classOrder, evalPixels, labelIndices, openDataset, type Picture, type Split, spread } from "../data/data.ts";
 import { readManifestFile, readModelFolder } from "../models/folders.ts";
 import { type AccuracyRecord, type Metrics, recordMetrics } from "../models/metrics.ts";
+import { klDivergence } from "../shared/divergence.ts";
 import { startProgress } from "../shared/progress.ts";
+import { bestClass, rankOf } from "../shared/ranks.ts";
 import { percent, say } from "../shared/terminal.ts";
-import { bestClass, rankOf } from "./ranks.ts";
 import { warnOfTrainingPictures } from "./trainedOn.ts";
 
 export interface EvalOptions {
@@ -145,8 +146,7 @@ function distributions(seen: Seen, other: Seen, order: number[]): { agreement: n
     const q = softmax(other.outputs.get(picture)!.logits);
     const best = bestClass(p);
     if (best !== undefined && best === bestClass(q)) same++;
-    for (let k = 0; k < q.length; k++)
-      if (q[k] > 0) divergence += q[k] * Math.log(q[k] / Math.max(p[k], Number.MIN_VALUE));
+    divergence += klDivergence(q, p);
   }
   const n = seen.outputs.size;
   return { agreement: same / n, divergence: divergence / n };

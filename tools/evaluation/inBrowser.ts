@@ -3,9 +3,9 @@ import { resolve } from "node:path";
 import type { Model } from "../../src/format/model.ts";
 import type { SlimViT } from "../../src/index.ts";
 import { openPage } from "../bench/browser.ts";
-import { runtimeFolder } from "../bench/runtime.ts";
 import { decode } from "../data/data.ts";
 import { splitSource } from "../models/folders.ts";
+import { runtimeFolder } from "../shared/runtime.ts";
 import type { Outputs, Viewer } from "./evaluate.ts";
 
 /** The least that a logarithm is taken of. */

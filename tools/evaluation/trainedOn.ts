@@ -1,8 +1,8 @@
 /** Says so where a model is measured on the very pictures that it was trained on. */
 import { existsSync } from "node:fs";
 import type { Split } from "../data/data.ts";
+import { digestData } from "../data/digest.ts";
 import { readManifestFile } from "../models/folders.ts";
-import { digestData } from "../models/provenance.ts";
 import { say } from "../shared/terminal.ts";
 
 interface TrainingStep {

@@ -13,7 +13,7 @@ import {
 } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { evalPixels, type Picture } from "../data/data.ts";
-import { variablesFrom } from "../training/train.ts";
+import { variablesFrom } from "../models/variables.ts";
 import type { Moments } from "./ridge.ts";
 
 const BATCH = 16;

@@ -19,7 +19,6 @@ import {
 } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
 import { encodeTensors } from "../../src/format/write.ts";
-import { latencySavings, predictMs, readProfile } from "../bench/latency.ts";
 import { openDataset, type Split } from "../data/data.ts";
 import {
   architectureOf,
@@ -34,6 +33,7 @@ import { type BackendName, openBackend } from "../training/backend.ts";
 import { allocate, type Cost, type Savings } from "./allocate.ts";
 import { compensate } from "./compensate.ts";
 import { againstMasked, foldTensors } from "./fold.ts";
+import { latencySavings, predictMs, readProfile } from "./latency.ts";
 import {
   type BlockMask,
   type BlockZeta,

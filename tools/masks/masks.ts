@@ -280,11 +280,6 @@ export function slimArchitecture<A extends Architecture>(arch: A, masks: BlockMa
   return { ...arch, blocks };
 }
 
-/** What each block's ghost stands for: the tokens that are gone. */
-export function ghostCounts(arch: Architecture): number[] {
-  return arch.blocks.map((block) => denseTokens(arch) - block.keepIdx.length);
-}
-
 /** Rows and columns of the masked parts cut out of a dense model's tensors; everything else is passed through. */
 export function cutTensors(arch: Architecture, tensors: Tensors, masks: BlockMask[]): Tensors {
   const out: Tensors = new Map();

@@ -4,21 +4,21 @@ import { type Architecture, tokenCounts } from "../../src/format/model.ts";
 
 /**
  * Share of the blocks that come first and merge nothing: a token's keys say what it is only after some mixing. On DeiT-Ti at
- * 65 % of the MACs, merges that rise from block 2 on diverge from the whole model by 0.05 nats, as many in each block by 0.08.
+ * 65 % of the MACs, merges that rise from block 2 on diverge from the whole model by 0.05 nats, as many in each block by 0.10.
  */
 const UNTOUCHED_SHARE = 1 / 6;
 
 /** No block merges more than this share of the picture's patches: few large steps lose more than many small ones. */
 const LARGEST_SHARE = 1 / 8;
 
-/** Nor, where merges begin at once, more than this share of those that it has. */
-const LATE_SHARE = 1 / 4;
+/** Nor more than this share of those that it has itself: merging the last tokens loses most. */
+const OWN_SHARE = 1 / 4;
 
 /**
  * The least merges that are small enough, of the first form that reaches so far down (docs/experiments.md compares them):
  *
  * 1. Merges that rise from the first sixth of the depth on. They lose least while many tokens stay.
- * 2. Merges that rise from the first block on, and take a quarter of what is left at most: merging the last tokens loses most.
+ * 2. Merges that rise from the first block on.
  * 3. As many pairs in each block as it takes, and ever larger shares of what is left. In the end they are half in each block, which is all
  *    that merging can do.
  *
@@ -29,7 +29,7 @@ const LATE_SHARE = 1 / 4;
 export function mergesFor(arch: Architecture, reaches: (merged: Architecture) => boolean, target: string): number[] {
   const isEnough = (merges: number[]) => reaches(withMerges(arch, merges));
   const untouched = Math.round(arch.blocks.length * UNTOUCHED_SHARE);
-  for (const form of [rising(arch, untouched, 1 / 2), rising(arch, 0, LATE_SHARE), even(arch)]) {
+  for (const form of [rising(arch, untouched), rising(arch, 0), even(arch)]) {
     let [low, high] = [-1, form.steps.length - 1];
     if (!isEnough(form.of(form.steps[high]))) continue;
     while (high - low > 1) {
@@ -88,7 +88,7 @@ interface Form {
 }
 
 /** The steps are those slopes at which a block merges one pair more. */
-function rising(arch: Architecture, first: number, share: number): Form {
+function rising(arch: Architecture, first: number): Form {
   const largest = largestOf(arch);
   const blocks = arch.blocks.map((_, i) => i - first + 1).filter((place) => place > 0);
   const slopes = blocks.flatMap((place) => Array.from({ length: largest }, (_, pairs) => (pairs + 0.5) / place));
@@ -96,7 +96,7 @@ function rising(arch: Architecture, first: number, share: number): Form {
     steps: [...new Set(slopes)].sort((a, b) => a - b),
     of: (slope) =>
       mergesOf(arch, (i, patches) =>
-        i < first ? 0 : Math.min(Math.round(slope * (i - first + 1)), largest, Math.floor(share * patches)),
+        i < first ? 0 : Math.min(Math.round(slope * (i - first + 1)), largest, Math.floor(OWN_SHARE * patches)),
       ),
   };
 }
@@ -111,7 +111,7 @@ function even(arch: Architecture): Form {
     ),
     of: (pairs) =>
       mergesOf(arch, (_, patches) =>
-        pairs === most ? patches : Math.min(pairs, Math.floor(Math.max(LATE_SHARE, pairs / all) * patches)),
+        pairs === most ? patches : Math.min(pairs, Math.floor(Math.max(OWN_SHARE, pairs / all) * patches)),
       ),
   };
 }

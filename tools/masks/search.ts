@@ -12,6 +12,7 @@ import { type StoredTensor, writeSafetensors } from "../../src/format/safetensor
 import { type ForwardOptions, type ForwardOutput, forward } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { architectureOf, claimOutput, readModelFolder, withStep, writeModel } from "../models/folders.ts";
+import { type Variables, variablesFrom } from "../models/variables.ts";
 import { reportHtml } from "../report/report.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { decaysByDefault } from "../training/adamw.ts";
@@ -21,7 +22,7 @@ import { labelLoss, learnsOf, smoothTargets, softLoss } from "../training/losses
 import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "../training/options.ts";
 import { historyFiles } from "../training/scalars.ts";
 import { openTeacher } from "../training/teacher.ts";
-import { type TrainReport, type TrainTask, train, type Variables, variablesFrom } from "../training/train.ts";
+import { type TrainReport, type TrainTask, train } from "../training/train.ts";
 import { measureImportance } from "./importance.ts";
 import {
   blockZetas,

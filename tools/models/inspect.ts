@@ -1,8 +1,8 @@
-/** slimvit inspect MODEL... [--report FILE.html [--pictures IMAGE...]]: what a model is made of and what it costs. */
+/** slimvit inspect MODEL...: what a model is made of and what it costs. */
 import { countMacs, countParams, innerDim, type Manifest, patchGrid, tokenCounts } from "../../src/format/model.ts";
 import { withVariant } from "../../src/format/variants.ts";
-import { percent, say, si } from "../shared/terminal.ts";
-import { readManifestFile, writeFileAtomic } from "./folders.ts";
+import { percent, si } from "../shared/terminal.ts";
+import { readManifestFile } from "./folders.ts";
 import type { Metrics } from "./metrics.ts";
 
 export interface Inspection {
@@ -33,19 +33,6 @@ export function inspect(source: string): { inspection: Inspection; text: string 
     })),
   };
   return { inspection, text: describe(manifest, inspection) };
-}
-
-/**
- * One page for all of them, with their accuracy against their MACs where it was measured.
- *
- * @param pictures files on which attention maps are drawn, model under model
- */
-export async function writeReport(sources: string[], file: string, pictures: string[] = []): Promise<void> {
-  const { readReportModel, reportHtml } = await import("../report/report.ts"); // the charts are slow to load
-  const { attentionHtml } = await import("../report/attention.ts");
-  const maps = pictures.length ? await attentionHtml(sources, pictures) : "";
-  writeFileAtomic(file, reportHtml(sources.map(readReportModel), maps));
-  say(`inspect: report → ${file}`);
 }
 
 function describe(manifest: Manifest, { params, macs }: Inspection): string {

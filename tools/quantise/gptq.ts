@@ -19,8 +19,8 @@ import {
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { evalPixels, type Picture, spread } from "../data/data.ts";
 import { architectureOf } from "../models/folders.ts";
+import { variablesFrom } from "../models/variables.ts";
 import { startProgress } from "../shared/progress.ts";
-import { variablesFrom } from "../training/train.ts";
 
 /** Enough that the last block's MLP sees more class tokens than it has units in DeiT-Ti. */
 export const GPTQ_PICTURES = 1024;

@@ -4,15 +4,15 @@ import { SlimViTError } from "../../src/errors.ts";
 import type { Manifest, Model, Tensors, WeightsDtype } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { openDataset, type Split } from "../data/data.ts";
+import { digestData } from "../data/digest.ts";
 import { cardText } from "../models/card.ts";
 import { claimOutput, readModelFolder, withStep, writeModel } from "../models/folders.ts";
 import { checkOnnxFiles, onnxFiles } from "../models/onnx.ts";
 import type { Files } from "../models/outputs.ts";
-import { digestData, environmentOf } from "../models/provenance.ts";
 import { activationRanges } from "../quantise/activations.ts";
 import { GPTQ_PICTURES, roundByInputs } from "../quantise/gptq.ts";
 import { say } from "../shared/terminal.ts";
-import { openBackend } from "../training/backend.ts";
+import { environmentOf, openBackend } from "../training/backend.ts";
 
 export interface ExportOptions {
   out: string;

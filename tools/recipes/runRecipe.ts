@@ -11,22 +11,23 @@ import { SlimViTError } from "../../src/errors.ts";
 import { countMacs, countParams } from "../../src/format/model.ts";
 import { importModel } from "../checkpoints/import.ts";
 import { openDataset, type Split, unknownClass } from "../data/data.ts";
+import { digestData } from "../data/digest.ts";
 import { type EvalReport, evaluate } from "../evaluation/evaluate.ts";
 import { compress } from "../masks/compress.ts";
 import { search } from "../masks/search.ts";
 import { macsOfOriginal } from "../models/card.ts";
 import { claimOutput, readManifestFile, sha256, writeFileAtomic } from "../models/folders.ts";
 import type { AccuracyRecord } from "../models/metrics.ts";
-import { digestData } from "../models/provenance.ts";
 import type { StageName } from "../options/stages.ts";
 import toolsPackage from "../package.json" with { type: "json" };
-import { readReportModel, reportHtml } from "../report/report.ts";
+import { reportHtml } from "../report/report.ts";
 import { withLock } from "../shared/lock.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { finetune } from "../training/finetune.ts";
 import { OBSERVERS } from "../training/options.ts";
 import { retrain } from "../training/retrain.ts";
 import { exportModel } from "./export.ts";
+import { readReportModel } from "./modelReport.ts";
 import {
   type RecipeFile,
   type RecipeFlags,

@@ -9,13 +9,13 @@ import { closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync
 import { basename, join, relative } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 import { countMacs, countParams } from "../../src/format/model.ts";
-import { besides } from "../bench/runtime.ts";
 import { denseOf } from "../models/card.ts";
 import { readManifestFile, sha256, writeFileAtomic } from "../models/folders.ts";
 import type { AccuracyRecord } from "../models/metrics.ts";
 import { STAGES } from "../options/stages.ts";
 import { type PointResult, sweepHtml } from "../report/sweepReport.ts";
 import { startProgress } from "../shared/progress.ts";
+import { besides } from "../shared/runtime.ts";
 import { say } from "../shared/terminal.ts";
 import { type RecipeFile, stageSettings } from "./recipeFile.ts";
 import { hashOf, identity, runRecipe } from "./runRecipe.ts";

@@ -2,8 +2,8 @@
 import { existsSync } from "node:fs";
 import { SlimViTError } from "../../src/errors.ts";
 import { type Architecture, countMacs, countParams, type Manifest } from "../../src/format/model.ts";
-import { predictMs, readProfile } from "../bench/latency.ts";
 import { openDataset } from "../data/data.ts";
+import { predictMs, readProfile } from "../masks/latency.ts";
 import { architectureOf, readManifestFile } from "../models/folders.ts";
 import { percent } from "../shared/terminal.ts";
 import type { RecipeFile, StageSettings } from "./recipeFile.ts";

@@ -1,34 +1,25 @@
 /** What happened, as one HTML page: masks, widths, keep-lists, losses, accuracy against MACs. */
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import { countMacs, countParams, innerDim, type Manifest, patchGrid } from "../../src/format/model.ts";
-import type { BlockZeta } from "../masks/masks.ts";
-import { readMasks, ZETA_FILE } from "../masks/searched.ts";
 import { denseOf, macsOfOriginal } from "../models/card.ts";
-import { readManifestFile } from "../models/folders.ts";
+import { accuracySummary, MEASURES } from "../models/history.ts";
 import type { AccuracyRecord } from "../models/metrics.ts";
 import { percent, si } from "../shared/terminal.ts";
-import { accuracySummary, MEASURES } from "../training/validation.ts";
 import { CUT, chart, PALETTE, reportPage, table } from "./charts.ts";
 import { escaped } from "./html.ts";
+
+/** ζ of one block, by family; `patch` before tanh. */
+interface BlockMasks {
+  attn: Float32Array;
+  mlp: Float32Array;
+  patch: Float32Array;
+}
 
 export interface ReportModel {
   manifest: Omit<Manifest, "format" | "weights">;
   /** of a search */
-  zetas?: BlockZeta[];
+  zetas?: BlockMasks[];
   /** of a training */
   history?: Record<string, number>[];
-}
-
-/** A model folder with what its making left beside it. */
-export function readReportModel(folder: string): ReportModel {
-  const manifest = readManifestFile(folder);
-  const history = join(folder, "history.json");
-  return {
-    manifest,
-    ...(existsSync(join(folder, ZETA_FILE)) && { zetas: readMasks(folder, ZETA_FILE, manifest).zetas }),
-    ...(existsSync(history) && { history: JSON.parse(readFileSync(history, "utf8")) }),
-  };
 }
 
 /** @param more HTML for the page's end */
@@ -188,8 +179,8 @@ function keepLists(manifest: ReportModel["manifest"]): string {
   return pictures.join("\n");
 }
 
-function histograms(zetas: BlockZeta[]): string {
-  const flat = (of: (z: BlockZeta) => ArrayLike<number>) => zetas.flatMap((z) => Array.from(of(z)));
+function histograms(zetas: BlockMasks[]): string {
+  const flat = (of: (z: BlockMasks) => ArrayLike<number>) => zetas.flatMap((z) => Array.from(of(z)));
   return [
     histogram(
       "Attention ζ, all blocks",

@@ -8,10 +8,10 @@
 import { join } from "node:path";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import { type Architecture, countMacs } from "../../src/format/model.ts";
-import { predictMs, readProfile } from "../bench/latency.ts";
 import { newCommand } from "../commands/command.ts";
 import { evaluate } from "../evaluation/evaluate.ts";
 import { type CompressReport, compress } from "../masks/compress.ts";
+import { predictMs, readProfile } from "../masks/latency.ts";
 import { type BlockZeta, hardenMasks, type MaskMode, slimArchitecture, type TokenRule } from "../masks/masks.ts";
 import { readMasks, readSearchOptions, ZETA_FILE } from "../masks/searched.ts";
 import { interval } from "../models/card.ts";

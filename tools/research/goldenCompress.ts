@@ -9,12 +9,12 @@ import {
   blockZetas,
   cutTensors,
   foldZeta,
-  ghostCounts,
   type HardMasks,
   hardenMasks,
   slimArchitecture,
   type TokenRule,
 } from "../masks/masks.ts";
+import { ghostCounts } from "../training/retrain.ts";
 import {
   type Case,
   type GoldenBudget,

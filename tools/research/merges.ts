@@ -7,9 +7,9 @@ import { openSimd } from "../../src/engines/simd/engine.ts";
 import { countMacs } from "../../src/format/model.ts";
 import { softmax } from "../../src/reference/scores.ts";
 import { evalPixels, openDataset, spread } from "../data/data.ts";
-import { bestClass } from "../evaluation/ranks.ts";
 import { listedMerges, withMerges } from "../masks/mergeSchedule.ts";
 import { readModelFolder } from "../models/folders.ts";
+import { bestClass } from "../shared/ranks.ts";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

@@ -12,10 +12,10 @@ import { openEngine } from "../../src/engines/auto.ts";
 import { messageOf } from "../../src/errors.ts";
 import { softmax } from "../../src/reference/scores.ts";
 import { evalPixels, labelIndices, openDataset, SPLITS, type Split, spread } from "../data/data.ts";
-import { bestClass } from "../evaluation/ranks.ts";
 import { readModelFolder } from "../models/folders.ts";
 import { count } from "../options/values.ts";
 import { startProgress } from "../shared/progress.ts";
+import { bestClass } from "../shared/ranks.ts";
 
 interface Options {
   data: string[];

@@ -15,10 +15,10 @@ import { forward } from "../../src/tfjs/forward.ts";
 import type { Tensor } from "../../src/tfjs/ops.ts";
 import { evalPixels, openDataset, SPLITS, type Split, spread } from "../data/data.ts";
 import { architectureOf, readModelFolder } from "../models/folders.ts";
+import { variablesFrom } from "../models/variables.ts";
 import { count, positive } from "../options/values.ts";
 import { startProgress } from "../shared/progress.ts";
 import { openBackend } from "../training/backend.ts";
-import { variablesFrom } from "../training/train.ts";
 
 const BATCH = 32;
 

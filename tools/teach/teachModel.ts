@@ -14,10 +14,10 @@ import {
   writeTaught,
 } from "../../src/teach/index.ts";
 import { openDataset, type Split } from "../data/data.ts";
+import { digestData } from "../data/digest.ts";
 import { evaluate } from "../evaluation/evaluate.ts";
 import { cardText, interval } from "../models/card.ts";
 import { claimOutput, readManifestFile, readModelFolder, sha256, withStep, writeModel } from "../models/folders.ts";
-import { digestData } from "../models/provenance.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { embedPictures } from "./embed.ts";
 

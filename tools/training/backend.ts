@@ -6,7 +6,7 @@ import { dirname, join } from "node:path";
 import util from "node:util";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { TF } from "../../src/tfjs/ops.ts";
-import { besides } from "../bench/runtime.ts";
+import { besides } from "../shared/runtime.ts";
 import { say } from "../shared/terminal.ts";
 
 export const BACKENDS = ["tfjs-node-gpu", "tfjs-node", "webgpu", "wasm"] as const;
@@ -46,6 +46,13 @@ export async function openBackend(wanted?: BackendName, precision: Precision = "
     "unsupported",
     `No TensorFlow.js backend works here (${refused.join("; ")}). Run "npm run setup" first.`,
   );
+}
+
+/** What a run needs to be repeated: "node 20.20.2, tfjs 4.22.0, tfjs-node (TensorFlow 2.18.1), linux-x64, f32" */
+export function environmentOf({ tf, name, precision }: Backend): string {
+  const binding = (tf.backend() as { binding?: { TF_Version?: string } }).binding;
+  const backend = binding?.TF_Version ? `${name} (TensorFlow ${binding.TF_Version})` : name;
+  return `node ${process.versions.node}, tfjs ${tf.version_core}, ${backend}, ${process.platform}-${process.arch}, ${precision}`;
 }
 
 const OPENERS: Record<BackendName, () => Promise<TF>> = {

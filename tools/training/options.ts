@@ -2,9 +2,9 @@
 import { SlimViTError } from "../../src/errors.ts";
 import type { Manifest } from "../../src/format/model.ts";
 import { type Dataset, labelIndices, openDataset, type Split } from "../data/data.ts";
+import { digestData } from "../data/digest.ts";
 import { readManifestFile } from "../models/folders.ts";
-import { digestData, environmentOf } from "../models/provenance.ts";
-import type { Backend, BackendName, Precision } from "./backend.ts";
+import { type Backend, type BackendName, environmentOf, type Precision } from "./backend.ts";
 import type { TrainData } from "./batches.ts";
 import { type CheckpointPlan, checkpointPath } from "./checkpoint.ts";
 import type { Recipe } from "./recipe.ts";
@@ -72,7 +72,7 @@ function trainingOptions(options: TrainOptions): Record<string, unknown> {
 export const OBSERVERS = ["checkpointSeconds", "valPictures", "valEvery"];
 
 /** Rates may change at a resume: lowering them is how a run whose loss became NaN is saved. */
-const RATES = ["lr", "lrHead", "lrMask", "lrMaskPatch"];
+const RATES = ["lr", "lrHead", "lrOwn", "lrMask", "lrMaskPatch"];
 
 /**
  * Where the checkpoint goes, and what must be equal for it to be continued: the model, the data and the teacher by their

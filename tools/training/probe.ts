@@ -6,7 +6,7 @@ import { selfTestPixels } from "../../src/format/write.ts";
 import { forward } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { architectureOf } from "../models/folders.ts";
-import { variablesFrom } from "./train.ts";
+import { variablesFrom } from "../models/variables.ts";
 
 const BATCH = 8;
 

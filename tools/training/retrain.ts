@@ -4,12 +4,12 @@
 import { existsSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
-import { type Architecture, MEANS, type Model, type Tensors } from "../../src/format/model.ts";
+import { type Architecture, denseTokens, MEANS, type Model, type Tensors } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { forward } from "../../src/tfjs/forward.ts";
 import { resizeModel } from "../checkpoints/resize.ts";
-import { ghostCounts } from "../masks/masks.ts";
 import { architectureOf, claimOutput, readModelFolder, withStep, writeModel } from "../models/folders.ts";
+import { variablesFrom } from "../models/variables.ts";
 import { roundByInputs } from "../quantise/gptq.ts";
 import { onGrid } from "../quantise/straightThrough.ts";
 import { reportHtml } from "../report/report.ts";
@@ -21,7 +21,7 @@ import { learnsOf } from "./losses.ts";
 import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "./options.ts";
 import { historyFiles } from "./scalars.ts";
 import { openTeacher } from "./teacher.ts";
-import { type TrainReport, type TrainTask, train, variablesFrom } from "./train.ts";
+import { type TrainReport, type TrainTask, train } from "./train.ts";
 
 export interface RetrainOptions extends TrainOptions {
   /** the result is the weights that were most accurate on val, not the last ones */
@@ -65,6 +65,11 @@ function requireNoPlaces({ position }: Architecture, source: string): void {
 
 /** Share of the training after which no ghost is left: the rest trains what ships. */
 const GHOSTS_END = 0.5;
+
+/** What each block's ghost stands for: the tokens that are gone. */
+export function ghostCounts(arch: Architecture): number[] {
+  return arch.blocks.map((block) => denseTokens(arch) - block.keepIdx.length);
+}
 
 /**
  * In the search a removed token was a key made of biases; taking all of them out at once is a jump. One ghost a block

@@ -5,11 +5,15 @@
 
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { Preprocess } from "../../src/format/model.ts";
+import { softmax } from "../../src/reference/scores.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { evalPixels, openDataset, type Picture, type Split, spread } from "../data/data.ts";
-import { bestClass } from "../evaluation/ranks.ts";
-import { percent, say } from "../shared/terminal.ts";
+import type { Accuracy } from "../models/history.ts";
+import { klDivergence } from "../shared/divergence.ts";
+import { bestClass } from "../shared/ranks.ts";
+import { say } from "../shared/terminal.ts";
 import { type TrainData, toBatch } from "./batches.ts";
+import type { Learns } from "./losses.ts";
 
 export interface Validation {
   /** spread over the val split */
@@ -20,15 +24,6 @@ export interface Validation {
   /** of an embedding model, whose outputs are features */
   embeds?: boolean;
 }
-
-/** Shares of the pictures, and of an embedding model the mean cosine, by their names in the history. */
-export type Accuracy = { "val.top1"?: number; "val.agreement"?: number; "val.cosine"?: number };
-
-export const MEASURES: [key: keyof Accuracy, what: string][] = [
-  ["val.top1", "top-1"],
-  ["val.agreement", "agreement with the teacher"],
-  ["val.cosine", "cosine with the teacher's embeddings"],
-];
 
 /** @returns nothing where it is turned off, or where every picture of val is trained on or there is none */
 export async function openValidation(
@@ -62,6 +57,7 @@ export function accuracyMeter(
   { pictures, indices, preprocess, embeds }: Validation,
   batch: number,
   teacher?: (pixels: Tensor) => Tensor,
+  learns: Learns = "softmax",
 ): (outputsOf: (pixels: Tensor) => Tensor) => Promise<Accuracy> {
   const [height, width] = preprocess.crop;
   const taught = new Map<string, Float32Array>();
@@ -93,7 +89,7 @@ export function accuracyMeter(
     return Array.from({ length: count }, (_, k) => values.subarray(k * width, (k + 1) * width));
   };
   return async (outputsOf) => {
-    let [n, right, agreed, cosines] = [0, 0, 0, 0];
+    let [n, right, agreed, cosines, divergence] = [0, 0, 0, 0, 0];
     let next = load(0);
     for (let first = 0; first < pictures.length; first += batch) {
       const { size, pixels, labels, names } = await next;
@@ -113,38 +109,41 @@ export function accuracyMeter(
       }
       const classes = rows.map(bestClass); // undefined where none scores highest
       right += labels.filter((label, k) => label === classes[k]).length;
-      if (teacher)
-        agreed += names.filter(
-          (name, k) => classes[k] !== undefined && bestClass(taught.get(name)!) === classes[k],
-        ).length;
+      if (!teacher) continue;
+      names.forEach((name, k) => {
+        const wanted = taught.get(name)!;
+        if (classes[k] !== undefined && bestClass(wanted) === classes[k]) agreed++;
+        if (learns === "softmax") divergence += klDivergence(softmax(wanted), softmax(rows[k]));
+      });
     }
     await next;
     if (n === 0) return {};
     if (embeds) return { "val.cosine": cosines / n };
-    return { ...(indices && { "val.top1": right / n }), ...(teacher && { "val.agreement": agreed / n }) };
+    return {
+      ...(indices && { "val.top1": right / n }),
+      ...(teacher && { "val.agreement": agreed / n }),
+      ...(teacher && learns === "softmax" && { "val.divergence": divergence / n }),
+    };
   };
+}
+
+/** Of several networks: the mean of each measure, and each network's own under its name. */
+export async function meanAccuracy<S extends { name: string }>(
+  students: S[],
+  accuracyOf: (student: S) => Promise<Accuracy>,
+): Promise<Accuracy> {
+  const mean: Record<string, number> = {};
+  const own: Record<string, number> = {};
+  for (const student of students) {
+    for (const [key, value] of Object.entries((await accuracyOf(student)) as Record<string, number>)) {
+      mean[key] = (mean[key] ?? 0) + value / students.length;
+      own[`${key}.${student.name}`] = value;
+    }
+  }
+  return { ...mean, ...own } as Accuracy;
 }
 
 function cosine(a: Float32Array, b: Float32Array): number {
   const dot = a.reduce((sum, v, k) => sum + v * b[k], 0);
   return dot / (Math.hypot(...a) * Math.hypot(...b) || 1);
-}
-
-/** "top-1 81.2 %, agreement with the teacher 90.1 %" */
-export const accuracyText = (accuracy: Accuracy): string =>
-  MEASURES.flatMap(([key, what]) => {
-    const share = accuracy[key];
-    return share === undefined ? [] : [`${what} ${percent(share)}`];
-  }).join(", ");
-
-/** "top-1 81.2 % at the end, 81.5 % at best (step 900), 10.0 % at the start", for each measure that the history has */
-export function accuracySummary(history: Record<string, number>[]): string[] {
-  return MEASURES.flatMap(([key, what]) => {
-    const measured = history.filter((line) => key in line);
-    if (!measured.length) return [];
-    const [first, last] = [measured[0], measured.at(-1)!];
-    const best = measured.reduce((a, b) => (b[key] > a[key] ? b : a));
-    const from = first.step === 0 && last !== first ? `, ${percent(first[key])} at the start` : "";
-    return [`${what} ${percent(last[key])} at the end, ${percent(best[key])} at best (step ${best.step})${from}`];
-  });
 }

@@ -2,10 +2,10 @@
 import type * as tfjs from "@tensorflow/tfjs-core";
 import { beforeAll, describe, expect, test } from "vitest";
 import type { Tensor, TF } from "../../../src/tfjs/ops.ts";
+import { variablesFrom } from "../../../tools/models/variables.ts";
 import { AdamW, decaysByDefault } from "../../../tools/training/adamw.ts";
 import { openBackend } from "../../../tools/training/backend.ts";
 import { baseLoss, mixTargets, smoothTargets } from "../../../tools/training/losses.ts";
-import { variablesFrom } from "../../../tools/training/train.ts";
 import { trainingNumbers } from "../../fixtures/oracle/numbers.ts";
 import { expectClose } from "../../helpers.ts";
 

@@ -1,9 +1,10 @@
 /** A training whose network only listens: what `train` hands to it, and what it makes of a gradient that is always 1. */
 import type { Tensor, TF } from "../../../src/tfjs/ops.ts";
+import { variablesFrom } from "../../../tools/models/variables.ts";
 import type { Backend } from "../../../tools/training/backend.ts";
 import type { TrainData } from "../../../tools/training/batches.ts";
 import type { Recipe } from "../../../tools/training/recipe.ts";
-import { type TrainTask, train, variablesFrom } from "../../../tools/training/train.ts";
+import { type TrainTask, train } from "../../../tools/training/train.ts";
 import { recipe } from "../training.ts";
 
 export interface SeenBatch {

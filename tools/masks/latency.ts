@@ -9,7 +9,7 @@ import type { EngineName } from "../../src/engines/engine.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import { type Feature, unsupportedFeature } from "../../src/format/features.ts";
 import { type Architecture, denseTokens, type WeightsDtype } from "../../src/format/model.ts";
-import type { BlockCost, Savings } from "../masks/allocate.ts";
+import type { BlockCost, Savings } from "./allocate.ts";
 
 export const PROFILE_FORMAT = "slimvit-profile/2";
 

@@ -1,11 +1,10 @@
-/** What is needed to repeat a run: the hashes of its data and the versions of what it ran on. */
+/** Hashes of data, by which a run can be repeated on the same files. */
 import { createHash } from "node:crypto";
 import { createReadStream, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
-import { isLitter } from "../data/entries.ts";
-import { listTree } from "../data/tree.ts";
-import type { Backend } from "../training/backend.ts";
+import { isLitter } from "./entries.ts";
+import { listTree } from "./tree.ts";
 
 export interface DataDigest {
   name: string;
@@ -50,11 +49,4 @@ async function hashFile(path: string): Promise<string> {
   const hash = createHash("sha256");
   for await (const chunk of createReadStream(path)) hash.update(chunk);
   return hash.digest("hex");
-}
-
-/** e.g. "node 20.20.2, tfjs 4.22.0, tfjs-node (TensorFlow 2.18.1), linux-x64, f32" */
-export function environmentOf({ tf, name, precision }: Backend): string {
-  const binding = (tf.backend() as { binding?: { TF_Version?: string } }).binding;
-  const backend = binding?.TF_Version ? `${name} (TensorFlow ${binding.TF_Version})` : name;
-  return `node ${process.versions.node}, tfjs ${tf.version_core}, ${backend}, ${process.platform}-${process.arch}, ${precision}`;
 }

@@ -1,0 +1,156 @@
+/** A loaded model as one caller has it: its calls under way, its variant, what it was taught. `SlimViT` is what callers see of it. */
+import { asSlimViTError, SlimViTError } from "../errors.ts";
+import type {
+  CallId,
+  Classification,
+  ClassifyOptions,
+  EmbedOptions,
+  ImageInput,
+  LoadOptions,
+  ModelInfo,
+  ModelSource,
+  RunRequest,
+  RunResult,
+  TaughtModel,
+  TeachRequest,
+  TeachResult,
+  VariantRequest,
+} from "../protocol.ts";
+import { advise } from "./advise.ts";
+import { MIN_IN_FLIGHT } from "./batch.ts";
+import { disposedError, PendingCalls } from "./pendingCalls.ts";
+import { handOver, prepareTransfer } from "./pictures.ts";
+import { loadRequest, plainCopy, useRequest } from "./requests.ts";
+import { type Shared, type SharedModel, share, type User } from "./sharedModel.ts";
+import type { AnyHost } from "./startHost.ts";
+
+/** @throws SlimViTError as `SlimViT.load` */
+export async function openClient(source: ModelSource, options: LoadOptions): Promise<Client> {
+  const { cache = true, workerUrl, engines, host, signal } = options;
+  const store = typeof cache === "object" ? cache : undefined;
+  const shared: Shared = { request: await loadRequest(source, options), store, engines, host, workerUrl };
+  const client = new Client((user) => share(shared, user), options);
+  try {
+    await client.connect(signal);
+    return client;
+  } catch (error) {
+    client.dispose();
+    throw error;
+  }
+}
+
+export class Client {
+  readonly shared: SharedModel;
+  readonly calls = new PendingCalls();
+  /** What this one was taught; others that share the worker were not. */
+  model: TaughtModel | undefined;
+  private readonly user: User;
+  /** The variant that `use` asked for; undefined for the one that loading chose. */
+  private variant: string | undefined;
+  /** `info` with what was taught, and what it was made from */
+  private taughtInfo: { from: unknown[]; info: ModelInfo } | undefined;
+
+  constructor(join: (user: User) => SharedModel, { onProgress, onVariant }: LoadOptions = {}) {
+    this.user = { onProgress, onVariant, onLost: (error) => this.calls.rejectAll(error) };
+    this.shared = join(this.user);
+  }
+
+  /** One more on the same worker, which was taught nothing. */
+  another(): Client {
+    return new Client((user) => this.shared.join(user));
+  }
+
+  /** Another object when it changes. */
+  get info(): ModelInfo {
+    const { model, taughtInfo } = this;
+    const info = this.infoOf(this.variant ?? this.shared.info!.variant)!; // `load` resolves only when it is there
+    if (!model) return info;
+    if (taughtInfo?.from[0] === info && taughtInfo.from[1] === model) return taughtInfo.info;
+    const { head, info: taught, params, macs } = model;
+    this.taughtInfo = { from: [info, model], info: { ...info, labels: head.labels, taught, params, macs } };
+    return this.taughtInfo.info;
+  }
+
+  infoOf(variant: string): ModelInfo | undefined {
+    return this.shared.infos.get(variant);
+  }
+
+  /** Pictures on their way at once: while an engine computes one batch, the next is sent. */
+  get inFlight(): number {
+    return Math.max(MIN_IN_FLIGHT, 2 * (this.shared.info?.batchSize ?? 1));
+  }
+
+  connect(signal?: AbortSignal): Promise<AnyHost> {
+    return this.calls.settle(signal, () => this.shared.connect(this.user));
+  }
+
+  async embed(image: ImageInput, { region, signal }: EmbedOptions): Promise<Float32Array> {
+    return (await this.run(image, { want: "features", region }, signal)).features;
+  }
+
+  /** @param variant in place of the one that answers */
+  async classify(
+    image: ImageInput,
+    { signal, ...options }: ClassifyOptions,
+    variant?: string,
+  ): Promise<Classification> {
+    const start = performance.now();
+    const { head } = this.model ?? {};
+    const result = await this.run(image, { ...plainCopy(options), want: "classes", head, variant }, signal);
+    const { features: _, info: __, ...classification } = result;
+    return { ...classification, latencyMs: { ...result.latencyMs, total: performance.now() - start } };
+  }
+
+  use(variant: VariantRequest): Promise<ModelInfo> {
+    return this.calls.settle(undefined, async (call) => {
+      if (this.model)
+        throw new SlimViTError("unsupported", await advise(({ oneVariant }) => oneVariant(), "It was taught."));
+      const host = await this.shared.connect(this.user);
+      const info = (await host.use(call, useRequest(variant)).catch((error) => {
+        throw asSlimViTError(error);
+      })) as ModelInfo;
+      this.shared.note(info);
+      this.variant = info.variant;
+      return info;
+    });
+  }
+
+  teach(request: TeachRequest, signal?: AbortSignal, onProgress?: (done: number) => void): Promise<TeachResult> {
+    return this.calls.settle(signal, async (call, ended) => {
+      const host = await this.hostFor(call, ended);
+      return host.teach(call, request, onProgress && this.shared.pass(onProgress)) as Promise<TeachResult>;
+    });
+  }
+
+  dispose(): void {
+    this.calls.close();
+    this.shared.leave(this.user);
+  }
+
+  /** @param ended fires when nobody waits for the call any more */
+  private async hostFor(call: CallId, ended: AbortSignal): Promise<AnyHost> {
+    const host = ended.aborted ? undefined : await this.shared.connect(this.user);
+    if (!host || ended.aborted) throw disposedError();
+    ended.addEventListener("abort", () => void host.abort(call));
+    return host;
+  }
+
+  private run(image: ImageInput, request: RunRequest, signal?: AbortSignal): Promise<RunResult> {
+    return this.calls.settle(signal, async (call, ended) => {
+      const picture = await prepareTransfer(image, ended);
+      try {
+        const host = await this.hostFor(call, ended);
+        const named = { ...request, variant: request.variant ?? this.variant };
+        const result = (await host.run(call, handOver(picture), named)) as RunResult;
+        if (result.info) this.shared.note(result.info);
+        return result;
+      } catch (error) {
+        if (picture.kind !== "bitmap" || (error as Error)?.name !== "DataCloneError") throw asSlimViTError(error);
+        const fault = await advise(({ unreadable }) => unreadable(), "The image's pixels may not be read.");
+        throw new SlimViTError("bad-input", fault, { cause: error });
+      } finally {
+        if (picture.kind === "bitmap") picture.bitmap.close(); // without effect on one that was handed over
+      }
+    });
+  }
+}
