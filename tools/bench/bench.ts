@@ -14,11 +14,11 @@ import { preprocess, type RawImage } from "../../src/image/resample.ts";
 import type { WebnnOptions } from "../../src/protocol.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { readManifestFile, readModelFolder, splitSource } from "../models/folders.ts";
+import { openPage } from "../shared/browser.ts";
 import { random, shuffled } from "../shared/random.ts";
 import { runtimeFolder } from "../shared/runtime.ts";
 import { say } from "../shared/terminal.ts";
 import { testImage, withFolders } from "./benchModels.ts";
-import { openPage } from "./browser.ts";
 
 export interface BenchOptions {
   engine: EngineName[];

@@ -3,12 +3,11 @@
  * model on the same pictures, and with --unlabelled says how often both agree.
  */
 import { basename } from "node:path";
-import { openEngine } from "../../src/engines/auto.ts";
 import type { EngineName } from "../../src/engines/engine.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
-import { featureDim, type Model, type WeightsDtype } from "../../src/format/model.ts";
+import { featureDim, type WeightsDtype } from "../../src/format/model.ts";
 import { softmax } from "../../src/reference/scores.ts";
-import { classOrder, evalPixels, labelIndices, openDataset, type Picture, type Split, spread } from "../data/data.ts";
+import { classOrder, labelIndices, openDataset, type Picture, type Split, spread } from "../data/data.ts";
 import { readManifestFile, readModelFolder } from "../models/folders.ts";
 import { type AccuracyRecord, type Metrics, recordMetrics } from "../models/metrics.ts";
 import { klDivergence } from "../shared/divergence.ts";
@@ -16,6 +15,7 @@ import { startProgress } from "../shared/progress.ts";
 import { bestClass, rankOf } from "../shared/ranks.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { warnOfTrainingPictures } from "./trainedOn.ts";
+import { type Outputs, openHere, type Viewer } from "./viewer.ts";
 
 export interface EvalOptions {
   data: string[];
@@ -172,12 +172,6 @@ const splitOf = ({ split, unlabelled }: EvalOptions): Split => split ?? (unlabel
 
 const points = (share: number) => `${share < 0 ? "" : "+"}${(100 * share).toFixed(2)}`;
 
-/** What an engine gave for one picture. */
-export interface Outputs {
-  logits: Float32Array;
-  features: Float32Array;
-}
-
 interface Seen {
   name: string;
   engine: EngineName;
@@ -188,26 +182,6 @@ interface Seen {
   ranks: Map<string, number>;
 }
 
-/** A model that is open somewhere. */
-export interface Viewer {
-  engine: EngineName;
-  /** Reads a picture while others are looked at. @returns what looks at it */
-  prepare(picture: Picture): Promise<() => Promise<Outputs>>;
-  close(): void | Promise<void>;
-}
-
-async function openHere(model: Model, { engine: name, threads }: EvalOptions): Promise<Viewer> {
-  const { engine } = await openEngine(name, model, { threads });
-  return {
-    engine: engine.name,
-    async prepare(picture) {
-      const pixels = await evalPixels(picture, model.manifest.preprocess);
-      return () => engine.run(pixels);
-    },
-    close: () => engine.dispose(),
-  };
-}
-
 async function seeAll(what: string, source: string, options: EvalOptions): Promise<Seen> {
   const model = readModelFolder(source, options.dtype);
   const { pictures, classNames } = await openDataset(options.data, splitOf(options), options);
@@ -215,7 +189,7 @@ async function seeAll(what: string, source: string, options: EvalOptions): Promi
   const viewer =
     options.engine === "webnn"
       ? await (await import("./inBrowser.ts")).openInBrowser(source, model, !!options.unlabelled)
-      : await openHere(model, options);
+      : await openHere(model, options.engine, options.threads);
   const chosen = options.limit ? spread(pictures, options.limit) : pictures;
   const progress = startProgress(what, chosen.length);
   const outputs = new Map<string, Outputs>();

@@ -2,11 +2,11 @@
 import { resolve } from "node:path";
 import type { Model } from "../../src/format/model.ts";
 import type { SlimViT } from "../../src/index.ts";
-import { openPage } from "../bench/browser.ts";
 import { decode } from "../data/data.ts";
 import { splitSource } from "../models/folders.ts";
+import { openPage } from "../shared/browser.ts";
 import { runtimeFolder } from "../shared/runtime.ts";
-import type { Outputs, Viewer } from "./evaluate.ts";
+import type { Outputs, Viewer } from "./viewer.ts";
 
 /** The least that a logarithm is taken of. */
 const LEAST = 1e-30;
