@@ -3,7 +3,7 @@ import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type BrowserPage, openPage } from "../../tools/bench/browser.ts";
+import { type BrowserPage, openPage } from "../../tools/shared/browser.ts";
 
 const root = (path: string) => fileURLToPath(new URL(`../../${path}`, import.meta.url));
 const SAMPLES = root("demo/samples");
