@@ -123,8 +123,8 @@ export interface LoadLinks {
   /** instead of the browser's cache */
   store?: WeightsStore;
   onProgress?: (progress: Progress) => unknown;
-  /** Asks the page for the address of a package or of an engine's file. */
-  locate?(name: string): Promise<string>;
+  /** Asks the page for the address of a package or of an engine's file, or in the page's own thread for the file's exports. */
+  locate?(name: string): Promise<string | object>;
   /** Tells that another variant became the one that answers. */
   onInfo?(info: ModelInfo): unknown;
 }
@@ -210,7 +210,10 @@ export interface ClassifyOptions {
    * text. They take the place of the model's labels.
    */
   classes?: Readonly<Record<string, Float32Array | readonly number[]>>;
-  /** With `classes`: cosines are divided by it before the softmax; default 0.01, CLIP's. */
+  /**
+   * With `classes`: cosines are divided by it. Default is what the model was trained with, where its checkpoint says it, else
+   * 0.01, CLIP's. A model of SigLIP's kind then adds its bias and gives each class a probability of its own.
+   */
   temperature?: number;
   /** milliseconds of each block */
   profile?: boolean;
@@ -332,7 +335,7 @@ export interface Host {
     request: LoadRequest,
     store?: WeightsStore,
     onNews?: (news: Progress | ModelInfo) => void,
-    locate?: (name: string) => Promise<string>,
+    locate?: (name: string) => Promise<string | object>,
   ): Promise<ModelInfo>;
   run(call: CallId, image: TransferredImage, request: RunRequest): Promise<RunResult>;
   /** @returns of the variant that calls can name then */

@@ -11,7 +11,7 @@ import {
   type WeightsDtype,
 } from "../../src/format/model.ts";
 import { resizedManifest } from "../checkpoints/resize.ts";
-import { risingMerges, withMerges } from "../masks/mergeSchedule.ts";
+import { mergesFor, withMerges } from "../masks/mergeSchedule.ts";
 import { spreadLists } from "../masks/spreadLists.ts";
 
 export const AXES = ["size", "merges", "lists", "attn", "mlp", "dtype"] as const;
@@ -140,7 +140,7 @@ export function withTokens<M extends Manifest>(manifest: M, { merges, lists }: S
   if (merges === 1) return manifest;
   try {
     const isReached = (merged: Architecture) => countMacs(merged, classes) <= merges * whole;
-    return withMerges(manifest, risingMerges(withoutMerges(manifest), isReached, ""));
+    return withMerges(manifest, mergesFor(withoutMerges(manifest), isReached, ""));
   } catch {
     return undefined; // even the steepest merges leave more
   }
