@@ -2,7 +2,7 @@
 import { SlimViTError } from "../../src/errors.ts";
 import { type Architecture, countMacs, type Manifest, type Model, type Tensors } from "../../src/format/model.ts";
 import { resizeModel } from "../checkpoints/resize.ts";
-import { canMerge, risingMerges, withMerges } from "../masks/mergeSchedule.ts";
+import { canMerge, mergesFor, withMerges } from "../masks/mergeSchedule.ts";
 import { cutToWidths } from "./cut.ts";
 import { compensatedBias, keptUnits, type UnitStatistics } from "./units.ts";
 
@@ -61,13 +61,14 @@ type Reaches = (arch: Architecture) => boolean;
 
 function formsOf(unmerged: Manifest, reaches: Reaches): Manifest[] {
   if (reaches(unmerged)) return [unmerged];
-  const forms = [tryRising(unmerged, reaches), evenMerges(unmerged, reaches)].filter((merges) => merges !== undefined);
-  return forms.map((merges) => withMerges(unmerged, merges));
+  const [usual, even] = [tryUsual(unmerged, reaches), evenMerges(unmerged, reaches)];
+  const forms = String(usual) === String(even) ? [usual] : [usual, even];
+  return forms.flatMap((merges) => (merges ? [withMerges(unmerged, merges)] : []));
 }
 
-function tryRising(unmerged: Manifest, reaches: Reaches): number[] | undefined {
+function tryUsual(unmerged: Manifest, reaches: Reaches): number[] | undefined {
   try {
-    return risingMerges(unmerged, reaches, "the budget");
+    return mergesFor(unmerged, reaches, "the budget");
   } catch (error) {
     if (error instanceof SlimViTError) return undefined;
     throw error;
