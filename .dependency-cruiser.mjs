@@ -11,14 +11,16 @@ const SRC = {
   taught: ["format", "platform", "pictures"],
   protocol: ["errors", "format", "platform", "pictures", "taught"],
   errorTransfer: ["errors"],
+  trustedScript: ["protocol"],
   reference: ["errors", "format"],
   teach: ["errors", "format", "protocol", "reference"],
   tfjs: ["errors", "format", "reference"],
   loading: ["errors", "format", "protocol"],
   image: ["errors", "format", "protocol", "loading"],
-  engines: ["errors", "handOver", "format", "protocol", "reference", "tfjs", "loading"],
+  engines: ["errors", "handOver", "trustedScript", "format", "protocol", "reference", "tfjs", "loading"],
   worker: ["errors", "errorTransfer", "format", "protocol", "reference", "teach", "loading", "image", "engines"],
-  page: ["errors", "handOver", "errorTransfer", "format", "platform", "protocol", "loading", "image"], // it sees the worker through protocol.ts
+  // It sees the worker through protocol.ts.
+  page: ["errors", "handOver", "errorTransfer", "trustedScript", "format", "platform", "protocol", "loading", "image"],
   index: ["errors", "format", "protocol", "page"],
 };
 

@@ -97,7 +97,7 @@ const configs: RollupOptions[] = [
       input,
       output: { file: `dist/${name}.js`, format: "es", inlineDynamicImports: true, sourcemap: true },
       external: OPTIONAL,
-      plugins: [...workerPlugins, ownAddress()],
+      plugins: [...workerPlugins, ownAddress(name)],
     }),
   ),
   ...["onnx", "onnx-webgpu", "tfjs"].flatMap((name): RollupOptions[] => [
@@ -199,11 +199,22 @@ function unseenByVite(): Plugin {
   };
 }
 
-/** An engine's file tells the page its address, which the page tells the worker. */
-function ownAddress(): Plugin {
+/**
+ * An engine's file tells the page its address, which the page tells the worker. It also leaves its exports in a global of its
+ * name, since Parcel makes a script without exports of it.
+ */
+function ownAddress(name: string): Plugin {
   return {
     name: "own-address",
-    renderChunk: (code) => ({ code: `${code}\nexport const url = import.meta.url;\n`, map: null }),
+    renderChunk(code) {
+      const [exported, list] = code.match(/\bexport\s*\{([^}]*)\};?\s*$/) ?? [];
+      if (!exported) throw new Error(`dist/${name}.js: expected one list of exports at its end.`);
+      const pairs = list.split(",").map((one) => one.trim().split(/\s+as\s+/));
+      const values = pairs.map(([own, known]) => `${known}=${own}`).join();
+      const names = pairs.map(([, known]) => known).join();
+      const ending = `export const ${values},url=import.meta.url;globalThis["slimvit/${name}.js"]={${names}};`;
+      return { code: `${code.slice(0, code.lastIndexOf(exported))}${ending}\n`, map: null };
+    },
   };
 }
 

@@ -7,7 +7,7 @@ export type Network = "dense" | "slim" | "masked" | "uniform";
 /** What a run compares: kernels in WASM, engines on a GPU, or the Web Neural Network API beside WASM. */
 export const PLATFORMS = ["wasm", "webgpu", "webnn"] as const;
 export type Platform = (typeof PLATFORMS)[number];
-export type Accelerator = Exclude<Platform, "webnn">;
+export type Accelerator = Platform;
 
 export interface Case {
   peer: "slimvit" | "ort" | "ortWebnn" | "litert" | "tfjs" | "transformers";
@@ -105,5 +105,6 @@ export const CASES: Record<Platform, Case[]> = {
         }),
       ),
     ),
+    ...litert("webnn", ["f32"]),
   ],
 };

@@ -123,8 +123,8 @@ export interface LoadLinks {
   /** instead of the browser's cache */
   store?: WeightsStore;
   onProgress?: (progress: Progress) => unknown;
-  /** Asks the page for the address of a package or of an engine's file. */
-  locate?(name: string): Promise<string>;
+  /** Asks the page for the address of a package or of an engine's file, or in the page's own thread for the file's exports. */
+  locate?(name: string): Promise<string | object>;
   /** Tells that another variant became the one that answers. */
   onInfo?(info: ModelInfo): unknown;
 }
@@ -335,7 +335,7 @@ export interface Host {
     request: LoadRequest,
     store?: WeightsStore,
     onNews?: (news: Progress | ModelInfo) => void,
-    locate?: (name: string) => Promise<string>,
+    locate?: (name: string) => Promise<string | object>,
   ): Promise<ModelInfo>;
   run(call: CallId, image: TransferredImage, request: RunRequest): Promise<RunResult>;
   /** @returns of the variant that calls can name then */

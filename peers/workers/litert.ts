@@ -1,4 +1,4 @@
-/** LiteRT.js: on the CPU (XNNPACK) or on WebGPU. A classic worker: its loader calls importScripts. */
+/** LiteRT.js: on the CPU (XNNPACK), on WebGPU or on WebNN. A classic worker: its loader calls importScripts. */
 import { type CompiledModel, loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
 import { servePeer } from "./peer.ts";
 
@@ -13,7 +13,7 @@ servePeer({
         mainScriptUrlOrBlob: `${base}litert/litert_wasm_threaded_internal.js`,
       },
     });
-    await loadLiteRt(`${base}litert/`, { threads: threads > 1 });
+    await loadLiteRt(`${base}litert/`, { threads: threads > 1, jspi: accelerator === "webnn" });
     compiled = await loadAndCompile(base + model, { accelerator, cpuOptions: { numThreads: threads } });
   },
   async run(pixels) {

@@ -16,8 +16,10 @@ export async function loadChunk<T>(
   { engineUrls, locate }: Pick<EngineOptions, "engineUrls" | "locate">,
 ): Promise<T> {
   try {
-    const url = engineUrls?.[name] ?? (await locate?.(name));
-    return url === undefined ? await load() : ((await importUrl(url)) as T);
+    const found = engineUrls?.[name] ?? (await locate?.(name)) ?? (await load());
+    if (typeof found !== "string") return found as T;
+    const module = await importUrl(found);
+    return ((globalThis as Record<string, unknown>)[name] ?? module) as T; // Parcel's scripts export nothing
   } catch (error) {
     if (error instanceof SlimViTError) throw error;
     throw new SlimViTError(

@@ -61,7 +61,7 @@ export interface EngineOptions {
   /** Names of the optional packages that the app has handed over; `locate` knows where each is. */
   packages?: readonly string[];
   /** Asks the page for the address of a package or of an engine's file, such as "slimvit/engine-onnx.js". */
-  locate?(name: string): Promise<string>;
+  locate?(name: string): Promise<string | object>;
   webnn?: WebnnOptions;
   /** Finds out whether variants can share their weights; without it an engine is opened for one of them. */
   sharedFamily?(model: Model): SharedFamily | undefined;

@@ -21,7 +21,7 @@ export async function importPackage(
     if (engineUrls[name] !== undefined) return await importUrl(engineUrls[name]);
     if (inNode) return await importUrl(name);
     if (!packages?.includes(name) || !locate) throw new Error(`${name} is not among the engines handed to load`);
-    const url = await locate(name);
+    const url = (await locate(name)) as string;
     if (runScript(url)) return await handedOver(name);
     const module = await importUrl(url);
     return packagesHere()?.[name] ?? module;

@@ -54,7 +54,10 @@ function folderOfFiles(files: { name: string; blob: Blob }[], signal?: AbortSign
 }
 
 async function folderOnDisk(url: string, signal?: AbortSignal): Promise<Folder> {
-  const { fileURLToPath } = (await importNode("node:url")) as typeof import("node:url");
+  const { fileURLToPath } = (await importNode("node:url").catch((cause) => {
+    const advice = "Serve the folder over http, or load the files that a user picks in an <input>.";
+    throw new SlimViTError("unsupported", `${url}: a page cannot read the disk. ${advice}`, { cause });
+  })) as typeof import("node:url");
   const nameOf = (file: string) => fileURLToPath(new URL(file, url));
   return { isRemote: false, nameOf, read: (file, options) => readFromDisk(nameOf(file), options, signal) };
 }

@@ -42,11 +42,20 @@ const FILES: Record<string, File> = {
   },
 };
 
-/** @returns absolute address of a file of ours, or of a script that brings a package of the app's */
-export async function locate(name: string, engines: readonly EnginePackage[]): Promise<string> {
+/**
+ * @param runsHere whether the model runs in this thread. Where code cannot be loaded later, as in a service worker, a script of
+ *   one file has the engines' files in itself.
+ * @returns absolute address of a script that brings a package of the app's, or of a file of ours; here that file's exports
+ */
+export async function locate(
+  name: string,
+  engines: readonly EnginePackage[],
+  runsHere: boolean,
+): Promise<string | object> {
   for (const { packages } of engines) if (Object.hasOwn(packages, name)) return packages[name]();
   const file = FILES[name];
-  if (!isAddress(import.meta.url) && typeof location !== "undefined") return file.copy().href;
+  if (runsHere) return file.chunk();
+  if (import.meta.url && !isAddress(import.meta.url) && typeof location !== "undefined") return file.copy().href;
   const { url } = await file.chunk();
   if (url && url !== import.meta.url) return url;
   throw new SlimViTError("unsupported", noFile(name));

@@ -5,6 +5,7 @@ import { checkSize, MAX_FILE_BYTES } from "../image/imageSize.ts";
 import type { ImageInput, RawImage, TransferredImage } from "../protocol.ts";
 import { absoluteUrl } from "./addresses.ts";
 import { advise } from "./advise.ts";
+import { part } from "./parts.ts";
 
 /** Whether an error is of a video or frame that shows nothing (yet): `stream` waits for the next one. */
 export function isUnreadableFrame(error: unknown): boolean {
@@ -38,7 +39,7 @@ export function handOver(image: TransferredImage): TransferredImage {
 async function fromUrl(url: string, signal?: AbortSignal): Promise<TransferredImage> {
   const isSvg = /^data:image\/svg\+xml/i.test(url) || /\.svg$/i.test(url.replace(/[?#].*$/, ""));
   if (!isSvg || typeof document === "undefined") return { kind: "url", url };
-  const { fetchSvg } = await import("./drawSvg.ts");
+  const { fetchSvg } = await part(import("./drawSvg.ts"));
   return fromResponse(await fetchSvg(url, signal));
 }
 
@@ -60,7 +61,7 @@ async function fromResponse(response: Response): Promise<TransferredImage> {
 async function fromBlob(blob: Blob, name: string): Promise<TransferredImage> {
   const isSvg = /^image\/svg\+xml/.test(blob.type) || (!blob.type && /\.svg$/i.test(name));
   if (!isSvg || typeof document === "undefined" || blob.size > MAX_FILE_BYTES) return { kind: "blob", blob, name };
-  const { drawSvg } = await import("./drawSvg.ts");
+  const { drawSvg } = await part(import("./drawSvg.ts"));
   return { kind: "bitmap", bitmap: await drawSvg(blob, name) };
 }
 

@@ -2,6 +2,7 @@
 import { proxy } from "comlink";
 import { SlimViTError } from "../errors.ts";
 import type { EnginePackage, LoadRequest, ModelHost, ModelInfo, Progress, WeightsStore } from "../protocol.ts";
+import { part } from "./parts.ts";
 import { type AnyHost, LOAD, runsHere, startHost } from "./startHost.ts";
 
 /** What loads must have in common to share a worker: the request, and what is no plain data. */
@@ -99,7 +100,8 @@ export class SharedModel {
       this.progress = news;
       for (const user of this.users) callBack(user.onProgress, news);
     };
-    const locate = async (name: string) => (await import("./beside.ts")).locate(name, engines);
+    const locate = async (name: string) =>
+      (await part(import("./beside.ts"))).locate(name, engines, runsHere(this.shared));
     const load = (host: AnyHost) =>
       host.load(LOAD, request, store && this.pass(store), this.pass(report), this.pass(locate)) as Promise<ModelInfo>;
     const { host, answer, close } = await startHost(this.shared, () => this.lose(), load);

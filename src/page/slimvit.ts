@@ -22,6 +22,7 @@ import type {
 import { eachOf } from "./batch.ts";
 import { type Client, openClient } from "./client.ts";
 import { CLASSIFY, checkOptions, EMBED, LOAD } from "./options.ts";
+import { part } from "./parts.ts";
 
 /** A loaded model. Calls are answered in order; `dispose()` frees worker and memory. */
 export class SlimViT {
@@ -75,7 +76,7 @@ export class SlimViT {
     inputs: Iterable<T> | AsyncIterable<T>,
     options: ClassifyAllOptions = {},
   ): AsyncGenerator<BatchResult<T>> {
-    const { classifyAll } = await import("./batchOf.ts");
+    const { classifyAll } = await part(import("./batchOf.ts"));
     yield* classifyAll(this.client, inputs, options);
   }
 
@@ -93,7 +94,7 @@ export class SlimViT {
     inputs: Iterable<T> | AsyncIterable<T>,
     options: EmbedAllOptions = {},
   ): AsyncGenerator<BatchResult<T, Float32Array>> {
-    const { embedAll } = await import("./batchOf.ts");
+    const { embedAll } = await part(import("./batchOf.ts"));
     yield* embedAll(this.client, inputs, options);
   }
 
@@ -106,7 +107,7 @@ export class SlimViT {
    * `unsupported` for a model that was saved without its embeddings; as `embed`. What was known before stays.
    */
   async teach(pictures: TeachPictures, options: TeachOptions = {}): Promise<SlimViT> {
-    const { teach } = await import("./teaching.ts");
+    const { teach } = await part(import("./teaching.ts"));
     const client = await teach(this.client, pictures, options);
     return client === this.client ? this : new SlimViT(client);
   }
@@ -118,7 +119,7 @@ export class SlimViT {
    * `unsupported` for a model that was not taught, or was saved without its embeddings
    */
   async forget(classes: string | readonly string[], options: TeachOptions = {}): Promise<SlimViT> {
-    await (await import("./teaching.ts")).forget(this.client, [classes].flat(), options);
+    await (await part(import("./teaching.ts"))).forget(this.client, [classes].flat(), options);
     return this;
   }
 
@@ -128,7 +129,7 @@ export class SlimViT {
    * are read once more, are no longer there
    */
   async save(options: SaveOptions = {}): Promise<Instance<"File">[]> {
-    return (await import("./teaching.ts")).save(this.client, options);
+    return (await part(import("./teaching.ts"))).save(this.client, options);
   }
 
   /**
@@ -152,7 +153,7 @@ export class SlimViT {
    * @throws SlimViTError as `classify`, and what the source throws
    */
   async *stream(source: FrameSource<ImageInput>, options: StreamOptions = {}): AsyncGenerator<Classification> {
-    const { classifyFrames } = await import("./videoFrames.ts");
+    const { classifyFrames } = await part(import("./videoFrames.ts"));
     yield* classifyFrames(this.client, source, options);
   }
 

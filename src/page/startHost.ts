@@ -1,8 +1,9 @@
 /** Starts what answers a model's calls: a worker, or where there is none the same code in this thread. */
 import type { Remote } from "comlink";
-import { messageOf, SlimViTError } from "../errors.ts";
+import { SlimViTError } from "../errors.ts";
 import { type CallId, type Host, type ModelHost, WORKER_NAME } from "../protocol.ts";
 import { advise } from "./advise.ts";
+import { part } from "./parts.ts";
 import { spawnWorker } from "./startWorker.ts";
 
 export type AnyHost = Host | Remote<Host>;
@@ -37,7 +38,7 @@ export async function startHost<T>(
     throw new SlimViTError("unsupported", await advise(({ sameFile }) => sameFile(), fault));
   }
   if (!runsHere(options)) return spawnWorker(options.workerUrl, onLost, call);
-  const host = options.host ? (options.host() as Host) : await importHost();
+  const host = (options.host ?? (await part(import("../worker/worker.ts"))).createHost)() as Host;
   return {
     host,
     answer: call(host),
@@ -51,19 +52,4 @@ export async function startHost<T>(
 function isOurWorker(): boolean {
   const { name } = globalThis as { name?: string };
   return typeof WorkerGlobalScope !== "undefined" && globalThis instanceof WorkerGlobalScope && name === WORKER_NAME;
-}
-
-async function importHost(): Promise<Host> {
-  try {
-    return (await import("../worker/worker.ts")).createHost();
-  } catch (error) {
-    const where = "ServiceWorkerGlobalScope" in globalThis ? "A service worker" : "This place";
-    throw new SlimViTError(
-      "unsupported",
-      `${where} can neither start a worker nor load code later (${messageOf(error)}). ` +
-        'Run the model in this thread: import { createHost } from "slimvit/worker.js" and pass host: createHost; ' +
-        "or load the model in a page, an extension's own or its offscreen document.",
-      { cause: error },
-    );
-  }
 }

@@ -3,8 +3,9 @@ import { type Remote, releaseProxy, wrap } from "comlink";
 import { messageOf, SlimViTError } from "../errors.ts";
 import { carryErrors } from "../errorTransfer.ts";
 import { type Host, WORKER_NAME } from "../protocol.ts";
+import { trustScript } from "../trustedScript.ts";
 import { advise } from "./advise.ts";
-import { isAddress, isOfThisOrigin, trustScript } from "./scripts.ts";
+import { isAddress, isOfThisOrigin } from "./scripts.ts";
 
 export interface SpawnedWorker<T> {
   host: Remote<Host>;
@@ -64,7 +65,7 @@ const WAYS: Way[] = [
   [
     "worker.js as the bundler made it",
     () => {
-      if (isAddress(import.meta.url)) return undefined;
+      if (!import.meta.url || isAddress(import.meta.url)) return undefined;
       return new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "slimvit" });
     },
   ],
@@ -77,8 +78,9 @@ const WAYS: Way[] = [
       return isAddress(url) && url !== import.meta.url ? at(url) : undefined;
     },
   ],
-  // All in one file: the worker's source, out of this file.
-  ["an inline copy", async () => fromBlob((await import("../worker/worker.ts")).source())],
+  // All in one file: the worker's source, out of this file. It is no module, since pages of a sandboxed frame or of a disk
+  // start no module from a blob.
+  ["an inline copy", async () => fromBlob((await import("../worker/worker.ts")).source(), { name: WORKER_NAME })],
 ];
 
 /** A worker from an address that may be another origin's, whose scripts only a blob of this origin can import. */
@@ -90,10 +92,10 @@ function givenUrl(url: string | URL | object): Way[] {
   return [[String(url), () => new Worker(url as URL, OPTIONS)]]; // a TrustedScriptURL stays one
 }
 
-function fromBlob(source: string): Worker {
+function fromBlob(source: string, options: WorkerOptions = OPTIONS): Worker {
   const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
   setTimeout(() => URL.revokeObjectURL(url), HELLO_MS); // the worker has read it by then
-  return new Worker(trustScript(url), OPTIONS);
+  return new Worker(trustScript(url), options);
 }
 
 /** Resolves when the worker has answered. A script that is missing or refused fires `error` and answers nothing. */

@@ -1,5 +1,6 @@
 /** The packed tarball as its users have it: every bundler without configuration, a plain page, and strict CSPs. */
-import { cpSync, rmSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { cpSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type App, BUNDLERS, buildApp, familyFolder, makeApp, programFor, warningsIn } from "../consumers/apps.ts";
@@ -64,16 +65,32 @@ describe("from the packed tarball, without any configuration", () => {
 
 describe("under a Content-Security-Policy", () => {
   const SELF = "default-src 'self'; script-src 'self'";
-  // Parcel is not among them: what its page does under a strict policy is not known yet.
-  const SPLITS = ["vite 5", "vite 8", "webpack", "Rspack", "esbuild with splitting", "rollup"];
+  const SPLITS = ["vite 5", "vite 8", "webpack", "Rspack", "Rsbuild", "esbuild with splitting", "rollup"];
 
   test.each(SPLITS)("script-src 'self' 'wasm-unsafe-eval' is enough for %s", async (name) => {
     const { answer, errors } = await visitor.visit(siteOf(name), { csp: `${SELF} 'wasm-unsafe-eval'` });
     expect({ answer, errors }).toEqual({ answer: expect.stringMatching(/on simd$/), errors: [] });
   });
 
-  test("without 'wasm-unsafe-eval' the plain loops answer", async () => {
-    expect((await visitor.visit(siteOf("vite 8"), { csp: SELF })).answer).toMatch(/on reference$/);
+  test.each(SPLITS)("without 'wasm-unsafe-eval' the plain loops answer, from a file of their own: %s", async (name) => {
+    expect((await visitor.visit(siteOf(name), { csp: SELF })).answer).toMatch(/on reference$/);
+  });
+
+  test("Parcel needs the hash of the import map that it writes into the page, or a browserslist with which it writes none", async () => {
+    const site = siteOf("Parcel");
+    const [, map] = readFileSync(join(site, "index.html"), "utf8").match(/<script type="?importmap"?>(.*?)<\/script>/)!;
+    const hash = `'sha256-${createHash("sha256").update(map).digest("base64")}'`;
+    const csp = `${SELF} 'wasm-unsafe-eval'`;
+    expect((await visitor.visit(site, { csp: `${csp} ${hash}` })).answer).toMatch(/on simd$/);
+    expect((await visitor.visit(site, { csp: `${SELF} ${hash}` })).answer).toMatch(/on reference$/);
+
+    const guide = readFileSync(join(ROOT, "docs/guides/security.md"), "utf8");
+    const [line] = guide.match(/"browserslist": "[^"]*"/)!;
+    const { files, ...app } = BUNDLERS.Parcel;
+    const parcel = { ...app, files: { ...files, "package.json": `{ "private": true, "type": "module", ${line} }` } };
+    const folder = (folders["Parcel with a browserslist"] = makeApp(parcel));
+    buildApp(parcel, folder);
+    expect((await visitor.visit(join(folder, parcel.dist), { csp })).answer).toMatch(/on simd$/);
   });
 
   test("one file of everything needs worker-src blob:, or worker.js copied and workerUrl", async () => {

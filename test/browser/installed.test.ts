@@ -1,5 +1,5 @@
 /** Optional engines in apps whose bundler brings their packages: what "auto" tries, and what the page asks the server for. */
-import { mkdtempSync, rmSync } from "node:fs";
+import { cpSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -8,7 +8,7 @@ import { writeModelFolder } from "../../tools/models/folders.ts";
 import { openPage, SWIFTSHADER } from "../../tools/shared/browser.ts";
 import { type App, BUNDLERS, buildApp, makeApp, warningsIn } from "../consumers/apps.ts";
 import { link } from "../packages/packed.ts";
-import { tinySlimModel } from "./page.ts";
+import { ORT, tinySlimModel } from "./page.ts";
 
 /** The lines of an app that brings them. */
 const IMPORTS = {
@@ -135,11 +135,22 @@ describe.each(["vite 5", "vite 8", "webpack"])("built by %s", (bundler) => {
   });
 });
 
-// Parcel is left out: its page builds and runs without packages (consumers.test.ts), but its case here failed, and why has
-// still to be found.
-test.each(["Rspack"])("%s brings onnxruntime-web", async (bundler) => {
-  const [{ info }] = await visits(siteWith(bundler, ["onnx"]), [], { engine: "onnx-wasm", threads: 1 });
+test("Rspack brings onnxruntime-web", async () => {
+  const [{ info }] = await visits(siteWith("Rspack", ["onnx"]), [], { engine: "onnx-wasm", threads: 1 });
   expect(info.engine).toBe("onnx-wasm");
+});
+
+/** onnxruntime-web looks for its files at the address of its script, which Parcel replaces by a source file's. */
+test("Parcel's apps open our own files, and onnxruntime-web by engineUrls", async () => {
+  const dist = siteWith("Parcel", []);
+  cpSync(ORT, join(folder, "models/ort"), {
+    recursive: true,
+    filter: (path) => !/jsep|jspi|webgpu|webgl|all/.test(path),
+  });
+  const engineUrls = { "onnxruntime-web": "/models/ort/ort.wasm.bundle.min.mjs" };
+  const named = { engine: "onnx-wasm" as const, engineUrls, threads: 1 };
+  const [reference, onnx] = await visits(dist, [], { engine: "reference" }, named);
+  expect([reference.info.engine, onnx.info.engine]).toEqual(["reference", "onnx-wasm"]);
 });
 
 describe.each(["vite 8", "webpack"])("TensorFlow.js, built by %s", (bundler) => {

@@ -1,11 +1,11 @@
 /** The shipped models' npm packages, packed: in an app of vite and of webpack, in Node, and behind a server in the CDN's place. */
 import { execFileSync } from "node:child_process";
-import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { BUNDLERS, buildApp, makeApp, warningsIn } from "../consumers/apps.ts";
 import { exampleText, Visitor } from "../consumers/visitor.ts";
-import { ROOT } from "../packages/packed.ts";
+import { unpackModel } from "../packages/packed.ts";
 
 const MODEL = "deit-tiny-caltech101-small";
 const NAME = `slimvit-${MODEL}`;
@@ -17,28 +17,18 @@ const folders: string[] = [];
 beforeAll(async () => {
   visitor = await Visitor.open();
   // As a CDN serves it: at name@version.
-  unpack(join(visitor.folder, "models", `${NAME}@0.1.0`));
+  unpackModel(MODEL, join(visitor.folder, "models", `${NAME}@0.1.0`));
 });
 afterAll(async () => {
   await visitor?.close();
   for (const folder of folders) rmSync(folder, { recursive: true, force: true });
 });
 
-/** The package as npm would publish it. */
-function unpack(target: string): void {
-  mkdirSync(target, { recursive: true });
-  const args = ["pack", "--ignore-scripts", "--silent", "--pack-destination", target];
-  execFileSync("npm", args, { cwd: join(ROOT, "models", MODEL) });
-  const tarball = readdirSync(target).find((name) => name.endsWith(".tgz"))!;
-  execFileSync("tar", ["xzf", tarball, "--strip-components=1"], { cwd: target });
-  rmSync(join(target, tarball));
-}
-
 function makeAppWith(main: string, bundler: string): string {
   const app = BUNDLERS[bundler];
   const folder = makeApp({ ...app, files: { ...app.files, "main.js": main } });
   folders.push(folder);
-  unpack(join(folder, "node_modules", NAME));
+  unpackModel(MODEL, join(folder, "node_modules", NAME));
   expect(warningsIn(buildApp(app, folder))).toEqual([]);
   return join(folder, app.dist);
 }
@@ -64,7 +54,7 @@ test('"npm:name@version" is loaded from the address given for the CDN', async ()
 test("Node loads the package from its disk, and refuses a name without a version", () => {
   const folder = makeApp({ ...BUNDLERS.webpack, files: {} });
   folders.push(folder);
-  unpack(join(folder, "node_modules", NAME));
+  unpackModel(MODEL, join(folder, "node_modules", NAME));
   writeFileSync(
     join(folder, "run.mjs"),
     `${IMPORT}import { SlimViT } from "slimvit";

@@ -111,6 +111,7 @@ export const BUNDLERS: Record<string, App> = {
 };
 
 export const FRAMEWORKS: Record<string, App> = {
+  "React, by vite": { ...example("react"), build: ["vite/bin/vite.js", "build"], dist: "dist" },
   "Vue, by vite": { ...example("vue"), build: ["vite/bin/vite.js", "build"], dist: "dist" },
   "Svelte, by vite": { ...example("svelte"), build: ["vite/bin/vite.js", "build"], dist: "dist" },
   Angular: { ...example("angular"), build: ["@angular/cli/bin/ng.js", "build"], dist: "dist/app/browser" },

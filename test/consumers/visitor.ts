@@ -72,9 +72,14 @@ export class Visitor {
 
   /** @param site folder of a built app */
   visit(site: string, { csp = "", search = "", early }: VisitOptions = {}): Promise<Visit> {
+    this.serve(site, csp);
+    return this.visitAt(`${this.origin}/${search}`, early);
+  }
+
+  /** From now on, at `origin`. */
+  serve(site: string, csp = ""): void {
     this.site = site;
     this.policy = csp;
-    return this.visitAt(`${this.origin}/${search}`, early);
   }
 
   async visitAt(url: string, early = false): Promise<Visit> {

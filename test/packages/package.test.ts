@@ -72,6 +72,26 @@ test("npm pack ships the built entries and papers, and nothing else", () => {
       !/^(dist\/(engines\/)?[\w.-]+\.(js|js\.map|d\.ts)|LICENSE|README\.md|CHANGELOG\.md|package\.json)$/.test(path),
   );
   expect(strays).toEqual([]);
+
+  // Whatever an app or our own scripts can ask for is there.
+  const { exports } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8"));
+  const targets = Object.values<string | object>(exports).flatMap((target) =>
+    typeof target === "string" ? [target] : Object.values<string>(target as Record<string, string>),
+  );
+  for (const target of targets) expect(paths).toContain(target.replace("./", ""));
+  const named = new Set<string>();
+  for (const path of paths.filter((path) => path.endsWith(".js"))) {
+    const code = readFileSync(join(ROOT, path), "utf8");
+    for (const [, name] of code.matchAll(/(?:import\((?:\/\*.*?\*\/\s*)*|new URL\()["'`](\.\/[\w-]+\.js)["'`]/g)) {
+      expect(paths, `${path} asks for it`).toContain(join(path, "..", name));
+      named.add(name);
+    }
+    for (const [, name] of code.matchAll(/["'`]slimvit\/((?:engine-)?[\w-]+\.js)["'`]/g)) {
+      expect(exports, `${path} names it`).toHaveProperty([`./${name}`]);
+    }
+  }
+  for (const name of ["worker", "teach", "engine-family", "engine-webgpu", "batch-of", "teaching", "video-frames"])
+    expect([...named]).toContain(`./${name}.js`);
 });
 
 test("what a page loads names no package and nothing that a bundler would follow out of the worker", () => {

@@ -11,8 +11,12 @@ export type PackageName = keyof typeof HOMES;
 
 /** @returns path of the tarball */
 export function pack(name: PackageName, folder: string): string {
+  return packFolder(HOMES[name], folder);
+}
+
+function packFolder(home: string, folder: string): string {
   const args = ["pack", "--ignore-scripts", "--silent", "--pack-destination", folder];
-  const file = execFileSync("npm", args, { cwd: HOMES[name], encoding: "utf8" });
+  const file = execFileSync("npm", args, { cwd: home, encoding: "utf8" });
   return join(folder, file.trim());
 }
 
@@ -44,4 +48,17 @@ export function link(modules: string, name: string, home = ROOT): void {
   mkdirSync(dirname(target), { recursive: true });
   rmSync(target, { force: true });
   symlinkSync(source, target);
+}
+
+/** A shipped model's package as npm would publish it, e.g. as node_modules/slimvit-NAME. */
+export function unpackModel(model: string, target: string): void {
+  mkdirSync(target, { recursive: true });
+  const tarball = packModel(model, target);
+  execFileSync("tar", ["xzf", tarball, "--strip-components=1"], { cwd: target });
+  rmSync(tarball);
+}
+
+/** @returns path of the tarball */
+export function packModel(model: string, folder: string): string {
+  return packFolder(join(ROOT, "models", model), folder);
 }

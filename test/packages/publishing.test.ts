@@ -11,6 +11,7 @@ import { type PackageName, pack, ROOT } from "./packed.ts";
 
 /** Scripts that a page serves and nobody imports by name, so they have no types. */
 const SERVED = [
+  "./engine-family.js",
   "./engine-onnx.js",
   "./engine-reference.js",
   "./engine-tfjs.js",

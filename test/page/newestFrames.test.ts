@@ -114,6 +114,18 @@ describe.each(["an async iterable", "a stream"])("of %s", (kind) => {
   });
 });
 
+test.each<[string, unknown, RegExp]>([
+  [
+    "a list of files",
+    [new Blob(["a"])],
+    /^stream was given a list; expected a video element.* use classifyAll\(list\)\.$/,
+  ],
+  ["a file", new Blob(["a"]), /^stream was given \[object Blob\]; expected/],
+  ["nothing", undefined, /^stream was given undefined; expected/],
+])("%s is no source of frames, and the error says what is", (_, source, message) => {
+  expect(() => framesFrom(source as never)).toThrow(expect.objectContaining({ name: "SlimViTError", code: "bad-input", message: expect.stringMatching(message) })); // biome-ignore format: one claim
+});
+
 test("what a source throws comes after the frame that it gave before", async () => {
   const frames = framesFrom<string>(
     (async function* () {

@@ -1,4 +1,5 @@
 /** Workers that run the kernels' `help` over the shared memory until they are told to quit. */
+import { trustScript } from "../../trustedScript.ts";
 
 export interface Helpers {
   terminate(): void;
@@ -35,11 +36,11 @@ const WEB_SOURCE = `onmessage = async ({ data: { module, memory, plan, epoch, in
   ${BODY.replace("await WebAssembly.instantiate(module", "new WebAssembly.Instance(module")}
 };`;
 
-const NODE_SOURCE = `const { parentPort, workerData: { module, memory, plan, epoch, index } } = require("node:worker_threads");
-(async () => {
+// In a function of its own: `module` is a name of the script's in Bun and Deno.
+const NODE_SOURCE = `(async ({ parentPort, workerData: { module, memory, plan, epoch, index } }) => {
   const report = () => parentPort.postMessage("ready");
   ${BODY}
-})();`;
+})(require("node:worker_threads"));`;
 
 type NodeThreads = typeof import("node:worker_threads");
 
@@ -91,7 +92,7 @@ function startWorker(seed: Seed, created: (worker: Helpers) => void): Promise<vo
         return;
       }
       const url = URL.createObjectURL(new Blob([WEB_SOURCE], { type: "text/javascript" }));
-      const worker = new Worker(url, { type: "module" });
+      const worker = new Worker(trustScript(url));
       created(worker);
       worker.onmessage = () => {
         URL.revokeObjectURL(url);
@@ -105,8 +106,12 @@ function startWorker(seed: Seed, created: (worker: Helpers) => void): Promise<vo
   });
 }
 
-/** Asked of the process, not imported: bundlers for browsers need not know the name. Node 20.16 and later have it. */
+/**
+ * Also where there is a global `Worker`: in Node it is some package's, and Bun and Deno have both. Asked of the process, not
+ * imported: bundlers for browsers need not know the name. Node 20.16 and later have it.
+ */
 function nodeThreads(): NodeThreads | undefined {
-  if (typeof Worker === "function" || typeof process !== "object") return undefined;
+  const isBrowser = typeof WorkerGlobalScope !== "undefined" || typeof document !== "undefined"; // Electron's pages are
+  if (isBrowser || typeof process !== "object") return undefined;
   return process.getBuiltinModule?.("node:worker_threads");
 }
