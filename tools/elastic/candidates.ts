@@ -1,8 +1,8 @@
 /** Networks that meet a budget: picture size × share of the MLP units, and as many merges as are left to be saved. */
-import { messageOf, SlimViTError } from "../../src/errors.ts";
-import { countMacs, type Model, type Tensors } from "../../src/format/model.ts";
+import { SlimViTError } from "../../src/errors.ts";
+import { type Architecture, countMacs, type Manifest, type Model, type Tensors } from "../../src/format/model.ts";
 import { resizeModel } from "../checkpoints/resize.ts";
-import { mergesFor, withMerges } from "../masks/mergeSchedule.ts";
+import { canMerge, mergesFor, withMerges } from "../masks/mergeSchedule.ts";
 import { cutToWidths } from "./cut.ts";
 import { compensatedBias, keptUnits, type UnitStatistics } from "./units.ts";
 
@@ -25,13 +25,17 @@ export const UNIT_SHARES = [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4];
 /** Without pictures to try on, merging is trusted down to this share of the MACs; smaller pictures come next, then fewer units. */
 const TRUSTED_MERGES = 0.55;
 
-/** @returns undefined where not even all merges reach the budget */
-export function candidate(
+/**
+ * The network of these settings without merges, where that is small enough; else with merges of each form.
+ *
+ * @returns none where not even all merges reach the budget
+ */
+export function candidatesOf(
   whole: Model,
   statistics: UnitStatistics[],
   settings: Settings,
   macs: number,
-): Candidate | undefined {
+): Candidate[] {
   const { manifest, tensors } = resizeModel(whole, settings.imageSize);
   const units = keptUnits(statistics, settings.units);
   const cut = { ...manifest, blocks: manifest.blocks.map((block, i) => ({ ...block, mlpHidden: units[i] })) };
@@ -41,32 +45,58 @@ export function candidate(
     cut.blocks.map(() => 0),
   );
   const unmergedMacs = countMacs(unmerged, classes);
-  const merged = unmergedMacs <= macs ? unmerged : tryMerges(unmerged, macs, classes);
-  if (!merged) return undefined;
-  const own: Tensors = cutToWidths(tensors, manifest, merged);
+  const own: Tensors = cutToWidths(tensors, manifest, unmerged);
   units.forEach((kept, i) => {
     const bias = compensatedBias(tensors, i, statistics[i], kept);
     if (bias) own.set(`blocks.${i}.mlp.fc2.bias`, bias);
   });
-  const count = countMacs(merged, classes);
-  return {
-    ...settings,
-    model: { manifest: merged, dtype: whole.dtype, tensors: own },
-    macs: count,
-    mergeShare: count / unmergedMacs,
-  };
+  return formsOf(unmerged, (merged) => countMacs(merged, classes) <= macs).map((merged) => {
+    const count = countMacs(merged, classes);
+    const model = { manifest: merged, dtype: whole.dtype, tensors: own };
+    return { ...settings, model, macs: count, mergeShare: count / unmergedMacs };
+  });
 }
 
-function tryMerges<M extends Model["manifest"]>(unmerged: M, macs: number, classes: number): M | undefined {
+type Reaches = (arch: Architecture) => boolean;
+
+function formsOf(unmerged: Manifest, reaches: Reaches): Manifest[] {
+  if (reaches(unmerged)) return [unmerged];
+  const [usual, even] = [tryUsual(unmerged, reaches), evenMerges(unmerged, reaches)];
+  const forms = String(usual) === String(even) ? [usual] : [usual, even];
+  return forms.flatMap((merges) => (merges ? [withMerges(unmerged, merges)] : []));
+}
+
+function tryUsual(unmerged: Manifest, reaches: Reaches): number[] | undefined {
   try {
-    return withMerges(
-      unmerged,
-      mergesFor(unmerged, (merged) => countMacs(merged, classes) <= macs, "the budget"),
-    );
+    return mergesFor(unmerged, reaches, "the budget");
   } catch (error) {
     if (error instanceof SlimViTError) return undefined;
-    throw new Error(messageOf(error));
+    throw error;
   }
+}
+
+/** As many pairs in each block, the fewest that are enough; a pair more in the first blocks where they do not divide. */
+export function evenMerges(unmerged: Manifest, reaches: Reaches): number[] | undefined {
+  const able = unmerged.blocks.flatMap((_, i) => (canMerge(unmerged, i) ? [i] : []));
+  const of = (total: number) => {
+    let patches = Math.min(...unmerged.blocks.map(({ keepIdx }) => keepIdx.length)) - unmerged.prefixTokens;
+    const merges = unmerged.blocks.map(() => 0);
+    able.forEach((block, place) => {
+      const wanted = Math.floor(total / able.length) + Number(place < total % able.length);
+      merges[block] = Math.min(wanted, Math.floor(patches / 2));
+      patches -= merges[block];
+    });
+    return merges;
+  };
+  const most = able.length * Math.floor((unmerged.blocks[0].keepIdx.length - unmerged.prefixTokens) / 2);
+  if (!reaches(withMerges(unmerged, of(most)))) return undefined;
+  let [low, high] = [0, most];
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (reaches(withMerges(unmerged, of(middle)))) high = middle;
+    else low = middle;
+  }
+  return of(high);
 }
 
 /** By what is known of DeiT: merges first, then smaller pictures, then fewer units. */

@@ -9,7 +9,7 @@ import { klDivergence } from "../shared/divergence.ts";
 import { startProgress } from "../shared/progress.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { openBackend } from "../training/backend.ts";
-import { type Candidate, candidate, mostTrusted, UNIT_SHARES } from "./candidates.ts";
+import { type Candidate, candidatesOf, mostTrusted, UNIT_SHARES } from "./candidates.ts";
 import { ordered, statisticsOfPictures, statisticsOfWeights, type UnitStatistics } from "./units.ts";
 
 export interface ChoiceOptions {
@@ -45,7 +45,7 @@ export async function chooseVariants(model: Model, options: ChoiceOptions, pictu
     const most = chosen.at(-1)?.units ?? 1;
     const shares = UNIT_SHARES.filter((units) => units <= most);
     const all = sides.flatMap((imageSize) =>
-      shares.flatMap((units) => candidate(whole, sorted, { imageSize, units }, budget * macs) ?? []),
+      shares.flatMap((units) => candidatesOf(whole, sorted, { imageSize, units }, budget * macs)),
     );
     if (!all.length)
       throw new SlimViTError(

@@ -4,14 +4,16 @@
  * order and the choice are measured, and so is each variant's accuracy. With --epochs all variants are then trained together.
  * A folder that has variants already is trained on without --budgets. Prints a line a variant.
  */
-import { basename, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 import { countMacs, type Manifest, type Model, type WeightsDtype } from "../../src/format/model.ts";
+import { withVariant } from "../../src/format/variants.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { openDataset, type Split } from "../data/data.ts";
 import { evaluate } from "../evaluation/evaluate.ts";
 import { cardText } from "../models/card.ts";
-import { claimOutput, readModelFolder, withStep } from "../models/folders.ts";
+import { claimOutput, readManifestFile, readModelFolder, withStep, writeFileAtomic } from "../models/folders.ts";
+import type { Metrics } from "../models/records.ts";
 import { reportHtml } from "../report/report.ts";
 import { percent, say, si } from "../shared/terminal.ts";
 import { removeCheckpoint } from "../training/checkpoint.ts";
@@ -19,6 +21,7 @@ import { historyFiles } from "../training/scalars.ts";
 import { chooseVariants } from "./choose.ts";
 import { cutToWidths } from "./cut.ts";
 import { writeElasticFolder } from "./folder.ts";
+import { timeVariants } from "./latency.ts";
 import { type NamedModel, type TogetherOptions, type TrainedTogether, trainTogether } from "./train.ts";
 import { isOwn } from "./weights.ts";
 
@@ -50,9 +53,8 @@ export interface ElasticReport {
     imageSize: [number, number];
     units: number;
     top1?: number;
+    ms?: number;
   }[];
-  /** of each weights file, as a share of what the largest variant alone would be */
-  sizeShare?: number;
 }
 
 export async function elastic(source: string, options: ElasticOptions): Promise<ElasticReport> {
@@ -70,8 +72,8 @@ export async function elastic(source: string, options: ElasticOptions): Promise<
   const variants = together?.models ?? untrained;
   const { manifest } = await write(variants, options, together);
   if (together) removeCheckpoint(together.task);
-  const accuracies = data?.length && !options.unlabelled ? await measure(manifest, options, data) : new Map();
-  return report(out, model, manifest, accuracies);
+  if (data?.length && !options.unlabelled) await measure(manifest, options, data);
+  return report(model, options, together?.report.history);
 }
 
 async function chosenVariants(model: Model, options: ElasticOptions & { budgets: number[] }): Promise<Model[]> {
@@ -93,16 +95,13 @@ function variantsOf({ manifest, family }: Model, source: string): NamedModel[] {
   });
 }
 
-/** Top-1 of each variant in the last of the dtypes; all of them are recorded in the folder. */
-async function measure({ variants }: Manifest, options: ElasticOptions, data: string[]): Promise<Map<string, number>> {
+/** Accuracy and milliseconds of each variant and dtype, recorded in the folder. */
+async function measure({ variants }: Manifest, options: ElasticOptions, data: string[]): Promise<void> {
   const { out, dtype, split = "val" } = options;
-  const accuracies = new Map<string, number>();
   for (const { name } of variants)
-    for (const one of dtype) {
-      const evalOptions = { data, split, engine: "simd" as const, dtype: one, threads: 1, record: true };
-      accuracies.set(name, (await evaluate(`${out}#${name}`, evalOptions)).top1);
-    }
-  return accuracies;
+    for (const one of dtype)
+      await evaluate(`${out}#${name}`, { data, split, engine: "simd", dtype: one, threads: 1, record: true });
+  await timeVariants(out, dtype);
 }
 
 /** @param models the largest first */
@@ -143,7 +142,8 @@ async function write(
     dtypes: dtype,
     extra: (manifest: Manifest) => ({
       "card.md": cardText(manifest),
-      ...(history && { ...historyFiles(history), "report.html": reportHtml([{ manifest, history }]) }),
+      "report.html": reportOf(manifest, history),
+      ...(history && historyFiles(history)),
     }),
   };
   return { manifest: await writeElasticFolder(out, content, force) };
@@ -153,22 +153,37 @@ async function write(
 const nameOf = ({ manifest }: Model, whole: Model) =>
   `macs-${Math.round((100 * countMacs(manifest, manifest.labels.length)) / countMacs(whole.manifest, whole.manifest.labels.length))}`;
 
-function report(out: string, whole: Model, manifest: Manifest, accuracies: Map<string, number>): ElasticReport {
+/** All variants on one page. @param history of their training */
+function reportOf(manifest: Manifest, history?: Record<string, number>[]): string {
+  const models = manifest.variants.map(({ name }, i) => ({
+    manifest: { ...withVariant(manifest, name), name: `${manifest.name}#${name}` },
+    ...(i === 0 && history && { history }),
+  }));
+  return reportHtml(models);
+}
+
+function report(whole: Model, { out, dtype }: ElasticOptions, history?: Record<string, number>[]): ElasticReport {
+  const manifest = readManifestFile(out);
+  writeFileAtomic(join(out, "report.html"), reportOf(manifest, history)); // now with what was measured
   const macsOfWhole = countMacs(whole.manifest, whole.manifest.labels.length);
-  const unitsOf = ({ blocks }: Pick<Manifest, "blocks">) => blocks.reduce((sum, { mlpHidden }) => sum + mlpHidden, 0);
-  const variants = manifest.variants.map(({ name, macs, imageSize, blocks }) => {
-    const top1 = accuracies.get(name);
-    const units = unitsOf({ blocks }) / unitsOf(whole.manifest);
+  const unitsOf = (blocks: Manifest["blocks"]) => blocks.reduce((sum, { mlpHidden }) => sum + mlpHidden, 0);
+  const variants = manifest.variants.map(({ name, macs, imageSize, blocks, metrics }) => {
+    const { accuracy = [], latency = [] } = metrics as Metrics;
+    const last = <R extends { dtype: string }>(records: R[]) => records.findLast((one) => one.dtype === dtype.at(-1));
+    const [top1, ms] = [last(accuracy)?.top1, last(latency)?.msMedian];
+    const units = unitsOf(blocks) / unitsOf(whole.manifest.blocks);
     const merges = blocks.reduce((sum, { merge }) => sum + merge, 0);
+    const measured =
+      top1 === undefined ? "" : `, top-1 ${percent(top1)}, ${ms} ms on one thread of simd (${dtype.at(-1)})`;
     say(
       `elastic: ${name}: ${si(macs)} MACs (${percent(macs / macsOfWhole)}), ${imageSize[1]}×${imageSize[0]} px, ${merges} merges, ` +
-        `${percent(units)} of the units${top1 === undefined ? "" : `, top-1 ${percent(top1)}`}`,
+        `${percent(units)} of the units${measured}`,
     );
-    return { name, macs, macsShare: macs / macsOfWhole, imageSize, units, ...(top1 !== undefined && { top1 }) };
+    return { name, macs, macsShare: macs / macsOfWhole, imageSize, units, ...(top1 !== undefined && { top1, ms }) };
   });
-  for (const { file, bytes, slabs = [] } of manifest.weights)
-    say(
-      `elastic: ${file} ${(bytes / 1e6).toFixed(2)} MB${slabs.length ? `; the smallest variant is its first ${(slabs[0].bytes / 1e6).toFixed(2)} MB` : ""}`,
-    );
+  for (const { file, bytes, slabs = [] } of manifest.weights) {
+    const first = slabs.length ? `; the smallest variant is its first ${(slabs[0].bytes / 1e6).toFixed(2)} MB` : "";
+    say(`elastic: ${file} ${(bytes / 1e6).toFixed(2)} MB${first}`);
+  }
   return { out, variants };
 }

@@ -75,7 +75,7 @@ export function withMerges<A extends Architecture>(arch: A, merges: number[]): A
 }
 
 /** Not while keep-lists still shrink, not without keys to compare, and not where nothing reads the patches any more. */
-function canMerge({ blocks, pooling }: Architecture, i: number): boolean {
+export function canMerge({ blocks, pooling }: Architecture, i: number): boolean {
   const shrinksLater = blocks.slice(i + 1).some(({ keepIdx }) => keepIdx.length < blocks[i].keepIdx.length);
   const isRead = i < blocks.length - 1 || pooling !== "class";
   return !shrinksLater && blocks[i].headDims.length > 0 && isRead;

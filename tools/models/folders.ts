@@ -131,6 +131,13 @@ export function readManifestFile(source: string): Manifest {
   return variant === undefined ? manifest : withVariant(manifest, variant);
 }
 
+/** Each variant of a folder as `folder#variant`, in the folder's order; of one variant, or one that is named, the source as it is. */
+export function variantSources(source: string): string[] {
+  const { dir, variant } = splitSource(source);
+  const { variants } = readManifestFile(source);
+  return variant !== undefined || variants.length < 2 ? [source] : variants.map(({ name }) => `${dir}#${name}`);
+}
+
 /** What a new folder says of itself; the weights entries are made when it is written. */
 export type ManifestDraft = Omit<SingleManifest, "weights">;
 

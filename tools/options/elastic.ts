@@ -13,7 +13,7 @@ export const ELASTIC = {
   ...optionalData("pictures to order units by, to choose variants on, to train on, and to measure accuracy on", "val"),
   budgets: optional(
     "--budgets <list>",
-    "shares of the model's MACs, a variant for each, e.g. 1,0.8,0.6,0.4; without them those that MODEL has are trained",
+    "shares of the model's MACs, a variant for each, e.g. 1,0.8,0.6,0.4; without them the variants are those that MODEL has",
     shares,
   ),
   sizes: optional("--sizes <list>", "sides of the pictures that variants may take, separated by commas", counts),
@@ -32,18 +32,11 @@ export const ELASTIC = {
   name: NAME,
 };
 
-/** @throws SlimViTError `bad-option` where there is nothing to train on, or nothing to do */
+/** @throws SlimViTError `bad-option` where there is nothing to train on */
 export function readElasticOptions(options: OptionsOf<typeof ELASTIC>): ElasticOptions {
   const { out, budgets, sizes, epochs, dtype, weightStep, data, split, unlabelled, name, force, ...recipe } = options;
   const common = { out, budgets, sizes, dtype, weightStep, data, split, unlabelled, name, force };
-  if (epochs === undefined) {
-    if (!budgets)
-      throw new SlimViTError(
-        "bad-option",
-        "elastic: give --budgets to choose variants, --epochs to train those that are there, or both.",
-      );
-    return common;
-  }
+  if (epochs === undefined) return common;
   if (!data?.length) throw new SlimViTError("bad-option", "elastic: --epochs needs --data to train on.");
   const { json: __, ...given } = recipe;
   return { ...common, training: { ...given, epochs, data, split: "train", unlabelled, out, force } };

@@ -2,7 +2,7 @@
 import { countMacs, countParams, innerDim, type Manifest, patchGrid } from "../../src/format/model.ts";
 import { denseOf, macsOfOriginal } from "../models/card.ts";
 import { accuracySummary, MEASURES } from "../models/history.ts";
-import type { AccuracyRecord } from "../models/metrics.ts";
+import type { AccuracyRecord, LatencyRecord } from "../models/metrics.ts";
 import { percent, si } from "../shared/terminal.ts";
 import { CUT, chart, PALETTE, reportPage, table } from "./charts.ts";
 import { escaped } from "./html.ts";
@@ -29,6 +29,7 @@ export function reportHtml(models: ReportModel[], more = ""): string {
     title,
     `${summary(models)}
 ${accuracyChart(models)}
+${latencyChart(models)}
 ${models.map(section).join("\n")}
 ${more}`,
   );
@@ -55,7 +56,7 @@ const accuracyOf = ({ metrics }: ReportModel["manifest"]) => (metrics.accuracy ?
 
 /** One line a data set and split that at least two of the models were measured on. */
 function accuracyChart(models: ReportModel[]): string {
-  const lines = new Map<string, [macs: number, top1: number, name: string][]>();
+  const lines = new Map<string, Points>();
   for (const { manifest } of models) {
     for (const a of accuracyOf(manifest)) {
       const key = `${a.data}, ${a.split}, ${a.dtype}`;
@@ -63,11 +64,33 @@ function accuracyChart(models: ReportModel[]): string {
       lines.set(key, [...(lines.get(key) ?? []), [macs, 100 * a.top1, manifest.name]]);
     }
   }
+  return linesChart("Accuracy against MACs", lines, { name: "MACs", axisLabel: { formatter: si } });
+}
+
+/** Accuracy against milliseconds, a line an engine and device on which at least two of the models were timed. */
+function latencyChart(models: ReportModel[]): string {
+  const lines = new Map<string, Points>();
+  for (const { manifest } of models) {
+    for (const { engine, dtype, threads, device, browser, msMedian } of latencyOf(manifest)) {
+      const measured = accuracyOf(manifest).find((record) => record.dtype === dtype);
+      if (!measured) continue;
+      const key = `${engine} ${dtype}, ${threads} ${threads === 1 ? "thread" : "threads"}, ${browser}, ${device}; ${measured.data} ${measured.split}`;
+      lines.set(key, [...(lines.get(key) ?? []), [msMedian, 100 * measured.top1, manifest.name]]);
+    }
+  }
+  return linesChart("Accuracy against milliseconds", lines, { name: "ms an image" });
+}
+
+const latencyOf = ({ metrics }: ReportModel["manifest"]) => (metrics.latency ?? []) as LatencyRecord[];
+
+type Points = [x: number, top1: number, name: string][];
+
+function linesChart(title: string, lines: Map<string, Points>, xAxis: object): string {
   const shown = [...lines].filter(([, points]) => points.length > 1);
   if (shown.length === 0) return "";
   const option = {
     legend: {},
-    xAxis: { type: "value", name: "MACs", scale: true, axisLabel: { formatter: si } },
+    xAxis: { type: "value", scale: true, ...xAxis },
     yAxis: { type: "value", name: "top-1 %", scale: true },
     series: shown.map(([name, points]) => ({
       name,
@@ -77,7 +100,7 @@ function accuracyChart(models: ReportModel[]): string {
       label: { show: true, position: "top", formatter: ({ value }: { value: [number, number, string] }) => value[2] },
     })),
   };
-  return `<h2>Accuracy against MACs</h2><div class="charts">${chart("Top-1 accuracy against multiply-accumulates", option, 900, 380)}</div>`;
+  return `<h2>${title}</h2><div class="charts">${chart(`Top-1 ${title.toLowerCase()}`, option, 900, 380)}</div>`;
 }
 
 function section(model: ReportModel): string {
