@@ -1,6 +1,7 @@
 /**
- * npm run bench:peers [-- --rounds N --threads 1,2 --dense MODEL --slim MODEL --name NAME --only TEXT]: our engines and other runtimes on the same
- * networks, in one page a thread count. Outputs are held against the reference engine first, then all are timed in turn,
+ * npm run bench:peers [-- --on wasm|webgpu|webnn --rounds N --threads 1,2 --dense MODEL --slim MODEL --name NAME --only TEXT]: our engines and other
+ * runtimes on the same networks, in one page a thread count. `--on webgpu` runs on this machine's adapter, or with --swiftshader on the CPU, where
+ * only ratios count; `--on webnn` in the Chromium that has WebNN. Outputs are held against the reference engine first, then all are timed in turn,
  * every round in another order. Writes docs/peers.json, docs/peers.md and docs/peers.svg (or NAME.json and so on), unless --only is given.
  * MODEL may be random:deit-small and the like.
  */
@@ -11,15 +12,16 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
+import { adapterName } from "../src/engines/adapter.ts";
 import { countMacs, type Model } from "../src/format/model.ts";
 import { preprocess } from "../src/image/resample.ts";
 import { forward } from "../src/reference/forward.ts";
-import { testImage } from "../tools/bench/bench.ts";
-import { openPage } from "../tools/bench/browser.ts";
+import { testImage } from "../tools/bench/benchModels.ts";
 import { manifestText, writeFileAtomic } from "../tools/models/folders.ts";
+import { openPage, SWIFTSHADER } from "../tools/shared/browser.ts";
 import { random, shuffled } from "../tools/shared/random.ts";
 import { say } from "../tools/shared/terminal.ts";
-import { CASES, type Case, type Network } from "./cases.ts";
+import { CASES, type Case, type Network, PLATFORMS, type Platform } from "./cases.ts";
 import { writeModels } from "./models.ts";
 import { type PeersFile, type PeersRow, peersChart, peersTable } from "./report.ts";
 
@@ -30,38 +32,50 @@ const JPEG_ROUNDS = 7;
 /** Largest difference of a log-probability from the reference: f32 rounds; int8 of any runtime is only near. */
 const TOLERANCE = { f32: 0.01, f16: 0.05, int8: 1.5 };
 
+/** The row that a table compares the others with. */
+const BASE: Record<Platform, PeersFile["base"]> = {
+  wasm: { name: "SlimViT simd", network: "slim", dtype: "int8" },
+  webgpu: { name: "SlimViT webgpu", network: "dense", dtype: "f32" },
+  webnn: { name: "SlimViT webnn", network: "dense", dtype: "f32" },
+};
+
 /** Bytes in gzip, by file. */
 const compressed = new Map<string, number>();
 
 const { values: options } = parseArgs({
   options: {
+    on: { type: "string", default: "wasm" },
+    swiftshader: { type: "boolean", default: false },
     rounds: { type: "string", default: "20" },
-    threads: { type: "string", default: "1,2" },
+    threads: { type: "string" },
     dense: { type: "string", default: path("../models/deit-tiny") },
     slim: { type: "string", default: path("../models/deit-tiny-slim") },
-    name: { type: "string", default: "peers" },
+    name: { type: "string" },
     only: { type: "string", default: "" },
   },
 });
 
 const temporary = mkdtempSync(join(tmpdir(), "slimvit-peers-"));
-const cases = CASES.filter((c) => `${c.name} ${c.network} ${c.dtype}`.includes(options.only));
+const platform = PLATFORMS.find((name) => name === options.on) ?? unknownPlatform(options.on);
+const cases = CASES[platform].filter((c) => `${c.name} ${c.network} ${c.dtype}`.includes(options.only));
 try {
   if (loadavg()[0] > 0.3 * availableParallelism())
     say(`bench:peers: this machine has other work (load ${loadavg()[0].toFixed(1)}): ratios hold, milliseconds do not`);
   await bundle(join(temporary, "workers"));
   say("bench:peers: writing the models");
-  const networks = writeModels(join(temporary, "models"), { dense: options.dense, slim: options.slim });
+  const networks = await writeModels(join(temporary, "models"), { dense: options.dense, slim: options.slim }, platform);
   const rows: PeersRow[] = [];
-  let browser = "";
-  for (const threads of options.threads.split(",").map(Number)) {
+  let [browser, adapter] = ["", ""];
+  const threadCounts = options.threads ?? (platform === "wasm" ? "1,2" : "1");
+  for (const threads of threadCounts.split(",").map(Number)) {
     const measured = await measure(networks, threads);
     rows.push(...measured.rows);
-    browser = measured.browser;
+    ({ browser, adapter } = measured);
   }
   const file: PeersFile = {
-    device: `${cpus()[0].model.trim()}, ${cpus().length} cores`,
+    device: `${cpus()[0].model.trim()}, ${cpus().length} cores${adapter && `, WebGPU on ${adapter}`}`,
     browser,
+    base: BASE[platform],
     command: ["npm run bench:peers", ...(process.argv.length > 2 ? ["--", ...process.argv.slice(2)] : [])].join(" "),
     rounds: Number(options.rounds),
     peers: JSON.parse(readFileSync(path("package.json"), "utf8")).dependencies,
@@ -70,18 +84,20 @@ try {
   const table = peersTable(file);
   process.stdout.write(`${table}\n`);
   if (!options.only) {
-    const docs = (ending: string) => path(`../docs/${options.name}.${ending}`);
+    const name = options.name ?? (platform === "wasm" ? "peers" : `peers-${platform}`);
+    const docs = (ending: string) => path(`../docs/${name}.${ending}`);
     writeFileAtomic(docs("json"), manifestText(file));
-    writeFileAtomic(
-      docs("md"),
-      `# Beside other runtimes\n\n${table}\n\n![Milliseconds an image](${options.name}.svg)\n`,
-    );
+    writeFileAtomic(docs("md"), `# Beside other runtimes\n\n${table}\n\n![Milliseconds an image](${name}.svg)\n`);
     writeFileAtomic(docs("svg"), peersChart(file));
   }
 } finally {
   rmSync(temporary, { recursive: true, force: true });
 }
 process.exit();
+
+function unknownPlatform(name: string): never {
+  throw new Error(`--on is "${name}"; expected one of ${PLATFORMS.join(", ")}.`);
+}
 
 async function bundle(outdir: string): Promise<void> {
   const common = {
@@ -93,7 +109,7 @@ async function bundle(outdir: string): Promise<void> {
     logLevel: "error" as const,
   };
   const entry = (name: string) => path(`workers/${name}.ts`);
-  await build({ ...common, format: "esm", entryPoints: ["ort", "tfjs", "transformers"].map(entry) });
+  await build({ ...common, format: "esm", entryPoints: ["ort", "ortWebnn", "tfjs", "transformers"].map(entry) });
   await build({ ...common, format: "iife", entryPoints: [entry("litert")] });
   await build({ ...common, format: "iife", entryPoints: [path("page.ts")] });
 }
@@ -117,6 +133,8 @@ async function measure(networks: Record<Network, Model>, threads: number) {
     mounts[`/c${k}/ort`] = join(modules, "onnxruntime-web/dist");
     mounts[`/c${k}/litert`] = join(modules, "@litertjs/core/wasm");
     mounts[`/c${k}/tfjs`] = join(modules, "@tensorflow/tfjs-backend-wasm/wasm-out");
+    mounts[`/c${k}/tfjs-core`] = path("../node_modules/@tensorflow/tfjs-core/dist");
+    mounts[`/c${k}/tfjs-webgpu`] = path("../node_modules/@tensorflow/tfjs-backend-webgpu/dist");
     mounts[`/c${k}/transformers-ort`] = join(modules, "@huggingface/transformers/node_modules/onnxruntime-web/dist");
     mounts[`/c${k}`] = join(temporary, "models");
   });
@@ -125,7 +143,8 @@ async function measure(networks: Record<Network, Model>, threads: number) {
     const [, k] = url.match(/^\/c(\d+)\//) ?? [];
     if (k) asked[Number(k)].add(url.split("?")[0]);
   };
-  const opened = await openPage(mounts, true, [], seen);
+  const flags = platform === "webgpu" ? (options.swiftshader ? SWIFTSHADER : ["--enable-unsafe-webgpu"]) : [];
+  const opened = await openPage(mounts, true, flags, seen, [], platform === "webnn");
   const { page } = opened;
   try {
     const picture = testImage();
@@ -193,7 +212,8 @@ async function measure(networks: Record<Network, Model>, threads: number) {
       if (whole[k].length) row.endToEndMs = quantile(whole[k], 0.5);
       row.memoryBytes = memory[i];
     }
-    return { rows, browser: `Chromium ${opened.browser.version()}` };
+    const adapter = platform === "webgpu" ? adapterName(await page.evaluate(adapterInfo)) : "";
+    return { rows, browser: `Chromium ${opened.browser.version()}`, adapter };
   } finally {
     await opened.close();
   }
@@ -204,6 +224,12 @@ function logProbabilities(model: Model, pixels: Float32Array): Float64Array {
   const max = logits.reduce((a, b) => Math.max(a, b), -Infinity);
   const total = logits.reduce((sum, v) => sum + Math.exp(v - max), 0);
   return Float64Array.from(logits, (v) => v - max - Math.log(total));
+}
+
+/** Runs in the page. */
+async function adapterInfo() {
+  const { vendor, architecture, device, description } = (await navigator.gpu.requestAdapter())!.info;
+  return { vendor, architecture, device, description };
 }
 
 /** In gzip, as a server would send it; 0 for what is not there (optional files that a runtime looks for). */

@@ -4,8 +4,13 @@ import type { WeightsDtype } from "../src/format/model.ts";
 
 export type Network = "dense" | "slim" | "masked" | "uniform";
 
+/** What a run compares: kernels in WASM, engines on a GPU, or the Web Neural Network API beside WASM. */
+export const PLATFORMS = ["wasm", "webgpu", "webnn"] as const;
+export type Platform = (typeof PLATFORMS)[number];
+export type Accelerator = Exclude<Platform, "webnn">;
+
 export interface Case {
-  peer: "slimvit" | "ort" | "litert" | "tfjs" | "transformers";
+  peer: "slimvit" | "ort" | "ortWebnn" | "litert" | "tfjs" | "transformers";
   /** as the table says */
   name: string;
   network: Network;
@@ -13,6 +18,8 @@ export interface Case {
   /** file or folder among those that models.ts writes */
   model: string;
   engine?: EngineName;
+  /** of a peer that has several; default its WASM kernels */
+  accelerator?: Accelerator;
   /** takes picture files */
   pipeline?: boolean;
 }
@@ -23,7 +30,7 @@ const dtypes: WeightsDtype[] = ["f32", "int8"];
 const ours = (engine: EngineName): Case[] =>
   both.flatMap((network) =>
     dtypes
-      .filter((dtype) => engine === "simd" || dtype === "f32") // the onnx engines widen int8 to f32
+      .filter((dtype) => !/^onnx|^tfjs/.test(engine) || dtype === "f32") // they widen int8 to f32
       .map((dtype) => ({
         peer: "slimvit",
         name: `SlimViT ${engine}`,
@@ -35,7 +42,21 @@ const ours = (engine: EngineName): Case[] =>
       })),
   );
 
-export const CASES: Case[] = [
+const litert = (accelerator: Accelerator, of: WeightsDtype[]): Case[] =>
+  both.flatMap((network) =>
+    of.map(
+      (dtype): Case => ({
+        peer: "litert",
+        name: accelerator === "wasm" ? "LiteRT.js" : `LiteRT.js ${accelerator}`,
+        network,
+        dtype,
+        model: `${network}.${dtype}.tflite`,
+        accelerator,
+      }),
+    ),
+  );
+
+const WASM: Case[] = [
   ...ours("simd"),
   ...ours("onnx-wasm"),
   ...(["dense", "masked", "uniform", "slim"] as Network[]).map(
@@ -52,11 +73,7 @@ export const CASES: Case[] = [
       }),
     ),
   ),
-  ...both.flatMap((network) =>
-    dtypes.map(
-      (dtype): Case => ({ peer: "litert", name: "LiteRT.js", network, dtype, model: `${network}.${dtype}.tflite` }),
-    ),
-  ),
+  ...litert("wasm", dtypes),
   ...both.map((network): Case => ({ peer: "tfjs", name: "tfjs-backend-wasm", network, dtype: "f32", model: network })),
   ...dtypes.map(
     (dtype): Case => ({
@@ -69,3 +86,24 @@ export const CASES: Case[] = [
     }),
   ),
 ];
+
+/** The first case of each is what its table compares the others with. */
+export const CASES: Record<Platform, Case[]> = {
+  wasm: WASM,
+  webgpu: [...ours("webgpu"), ...ours("onnx-webgpu"), ...ours("tfjs-webgpu"), ...litert("webgpu", ["f32"])],
+  webnn: [
+    ...ours("webnn"),
+    ...ours("simd"),
+    ...both.flatMap((network) =>
+      dtypes.map(
+        (dtype): Case => ({
+          peer: "ortWebnn",
+          name: dtype === "int8" ? "onnxruntime-web WebNN, QDQ" : "onnxruntime-web WebNN",
+          network,
+          dtype,
+          model: dtype === "int8" ? `${network}.qdq.onnx` : `${network}.onnx`,
+        }),
+      ),
+    ),
+  ],
+};

@@ -1,34 +1,42 @@
 /** Writes the same weights in the form that each runtime takes. */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { writeOnnx } from "../src/engines/onnx/graph.ts";
-import { countMacs, type Model } from "../src/format/model.ts";
-import { readModelFolder, writeModelFolder } from "../tools/models/folders.ts";
+import { QuantisedLayers, writeOnnx } from "../src/engines/onnx/graph.ts";
+import { countMacs, type Model, type WeightsDtype } from "../src/format/model.ts";
+import { rangesOn } from "../tools/bench/benchModels.ts";
+import { readModelFolder, writeModel } from "../tools/models/folders.ts";
 import { randomShape } from "../tools/models/shapes.ts";
-import type { Network } from "./cases.ts";
+import type { Network, Platform } from "./cases.ts";
 import { cutModel, uniformBlocks } from "./cut.ts";
 import { writeInt8Onnx, writeMaskedOnnx } from "./onnx-forms.ts";
 import { writeTflite } from "./tflite.ts";
 
 /** @returns each network in f32, as the reference is to run it */
-export function writeModels(out: string, sources: { dense: string; slim: string }): Record<Network, Model> {
+export async function writeModels(
+  out: string,
+  sources: { dense: string; slim: string },
+  platform: Platform,
+): Promise<Record<Network, Model>> {
   const write = (file: string, content: string | Uint8Array) => {
     mkdirSync(dirname(join(out, file)), { recursive: true });
     writeFileSync(join(out, file), content);
   };
-  const [dense, slim] = (["dense", "slim"] as const).map((network) => {
+  const written = async (network: "dense" | "slim") => {
     const folder = join(out, network);
-    const { draft, tensors } = randomShape(sources[network]) ?? stored(sources[network]);
-    writeModelFolder(folder, draft, tensors, ["f32", "int8"]);
+    const content = randomShape(sources[network]) ?? stored(sources[network]);
+    const dtypes: WeightsDtype[] = ["f32", "int8"];
+    await writeModel(folder, { ...content, dtypes, ...(platform === "webnn" && { activations: rangesOn(content) }) });
     const [f32, int8] = (["f32", "int8"] as const).map((dtype) => readModelFolder(folder, dtype));
     for (const form of ["MatMulInteger", "DynamicQuantizeMatMul"] as const)
       write(`${network}.${form}.onnx`, writeInt8Onnx(int8, form));
     write(`${network}.onnx`, writeOnnx(f32));
     write(`${network}.f32.tflite`, writeTflite(f32));
     write(`${network}.int8.tflite`, writeTflite(int8));
+    if (platform === "webnn") write(`${network}.qdq.onnx`, writeOnnx(int8, { layers: QuantisedLayers }));
     if (network === "dense") writeTransformers(f32, int8, write);
     return f32;
-  });
+  };
+  const [dense, slim] = [await written("dense"), await written("slim")];
   const { blocks } = slim.manifest;
   const masked = blocks.map((block, i) => ({ ...block, keepIdx: dense.manifest.blocks[i].keepIdx }));
   write("masked.onnx", writeMaskedOnnx(dense, masked));

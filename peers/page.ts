@@ -77,7 +77,12 @@ async function openOurs({ engine, model, dtype }: Case, base: string, threads: n
     engine,
     dtype,
     threads,
-    engineUrls: { "onnxruntime-web": `${base}ort/ort.wasm.bundle.min.mjs` },
+    engineUrls: {
+      "onnxruntime-web": `${base}ort/ort.wasm.bundle.min.mjs`,
+      "onnxruntime-web/webgpu": `${base}ort/ort.webgpu.bundle.min.mjs`,
+      "@tensorflow/tfjs-core": `${base}tfjs-core/tf-core.min.js`,
+      "@tensorflow/tfjs-backend-webgpu": `${base}tfjs-webgpu/tf-backend-webgpu.min.js`,
+    },
   });
   return {
     threads: vit.info.threads,
@@ -98,13 +103,17 @@ async function openOurs({ engine, model, dtype }: Case, base: string, threads: n
   };
 }
 
-async function openPeer({ peer, network, model, pipeline }: Case, base: string, threads: number): Promise<Opening> {
+async function openPeer(
+  { peer, network, model, pipeline, accelerator }: Case,
+  base: string,
+  threads: number,
+): Promise<Opening> {
   const worker = new Worker(`${base}workers/${peer}.js`, { type: peer === "litert" ? "classic" : "module" });
   const failed = new Promise<never>((_, reject) => {
     worker.onerror = (event) => reject(new Error(`${peer}: ${event.message}`));
   });
   const remote: Remote<Peer> = wrap<Peer>(worker);
-  await Promise.race([remote.open({ base, model, threads }), failed]);
+  await Promise.race([remote.open({ base, model, threads, accelerator }), failed]);
   return {
     threads,
     async run() {

@@ -34,19 +34,24 @@ export interface PeersFile {
   browser: string;
   command: string;
   rounds: number;
+  /** the row that the others are compared with */
+  base: Pick<PeersRow, "name" | "network" | "dtype">;
   /** versions by package */
   peers: Record<string, string>;
   rows: PeersRow[];
 }
 
-export function peersTable({ device, browser, command, rounds, peers, rows }: PeersFile): string {
+const NETWORKS =
+  "masked: the dense network multiplied by 0 and 1, nothing removed. uniform: the dense network with one head width and one MLP width, at the slim one's MACs.";
+
+export function peersTable({ device, browser, command, rounds, base: named, peers, rows }: PeersFile): string {
   const versions = Object.entries(peers).map(([name, version]) => `${name} ${version}`);
   const mb = (bytes?: number) => (bytes ? (bytes / 1e6).toFixed(1) : "–");
   const lines = rows.map((r) => {
     const what = `| ${r.name} | ${r.network} | ${r.dtype} | ${r.threads} |`;
     if (r.msMedian === undefined) return `${what} ${r.failed ?? "not timed"} | | | | | | | | |`;
     const base = rows.find(
-      (o) => o.name === "SlimViT simd" && o.network === "slim" && o.dtype === "int8" && o.threads === r.threads,
+      (o) => o.name === named.name && o.network === named.network && o.dtype === named.dtype && o.threads === r.threads,
     );
     return [
       `${what} ${r.msMedian.toFixed(1)} (${r.msP10!.toFixed(1)}–${r.msP90!.toFixed(1)})`,
@@ -63,11 +68,11 @@ export function peersTable({ device, browser, command, rounds, peers, rows }: Pe
   return [
     `\`${command}\` on ${device}, ${browser}: medians of ${rounds} interleaved rounds, inference alone; outputs were held against the reference first. ${versions.join(", ")}.`,
     "",
-    "| runtime | network | weights | threads | ms (p10–p90) | of SlimViT simd slim int8 | images/s | GFLOP/s | JPEG to label, ms | MB to the first result | start from cache, ms | memory, MB | largest log-probability error |",
+    `| runtime | network | weights | threads | ms (p10–p90) | of ${named.name} ${named.network} ${named.dtype} | images/s | GFLOP/s | JPEG to label, ms | MB to the first result | start from cache, ms | memory, MB | largest log-probability error |`,
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ...lines,
     "",
-    "masked: the dense network multiplied by 0 and 1, nothing removed. uniform: the dense network with one head width and one MLP width, at the slim one's MACs.",
+    ...(rows.some(({ network }) => network === "masked") ? [NETWORKS] : []),
     "MB: gzip. Memory: the runtime's WASM memories after its runs; they do not shrink.",
   ].join("\n");
 }

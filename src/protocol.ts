@@ -210,7 +210,10 @@ export interface ClassifyOptions {
    * text. They take the place of the model's labels.
    */
   classes?: Readonly<Record<string, Float32Array | readonly number[]>>;
-  /** With `classes`: cosines are divided by it before the softmax; default 0.01, CLIP's. */
+  /**
+   * With `classes`: cosines are divided by it. Default is what the model was trained with, where its checkpoint says it, else
+   * 0.01, CLIP's. A model of SigLIP's kind then adds its bias and gives each class a probability of its own.
+   */
   temperature?: number;
   /** milliseconds of each block */
   profile?: boolean;

@@ -1,11 +1,11 @@
-/** LiteRT.js on the CPU (XNNPACK). A classic worker: its loader calls importScripts. */
+/** LiteRT.js: on the CPU (XNNPACK) or on WebGPU. A classic worker: its loader calls importScripts. */
 import { type CompiledModel, loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
 import { servePeer } from "./peer.ts";
 
 let compiled: CompiledModel;
 
 servePeer({
-  async open({ base, model, threads }) {
+  async open({ base, model, threads, accelerator = "wasm" }) {
     // Its loader looks for files beside the worker's own script, unless told.
     Object.assign(self, {
       Module: {
@@ -14,17 +14,18 @@ servePeer({
       },
     });
     await loadLiteRt(`${base}litert/`, { threads: threads > 1 });
-    compiled = await loadAndCompile(base + model, { accelerator: "wasm", cpuOptions: { numThreads: threads } });
+    compiled = await loadAndCompile(base + model, { accelerator, cpuOptions: { numThreads: threads } });
   },
   async run(pixels) {
     const side = Math.sqrt(pixels.length / 3);
     const start = performance.now();
     const input = new Tensor(pixels, [1, 3, side, side]);
     const [output] = await compiled.run(input);
-    const logits = Float32Array.from(output.toTypedArray() as Float32Array);
+    const onCpu = output.accelerator === "webgpu" ? await output.moveTo("wasm") : output;
+    const logits = Float32Array.from(onCpu.toTypedArray() as Float32Array);
     const ms = performance.now() - start;
     input.delete();
-    output.delete();
+    onCpu.delete();
     return { logits, ms };
   },
 });

@@ -1,5 +1,6 @@
 /** What every peer's worker offers to the page. */
 import { expose } from "comlink";
+import type { Accelerator } from "../cases.ts";
 
 export interface Spec {
   /** where this case's files are served, with a slash at the end */
@@ -7,6 +8,7 @@ export interface Spec {
   /** file or folder below it */
   model: string;
   threads: number;
+  accelerator?: Accelerator;
 }
 
 export interface Peer {

@@ -9,6 +9,8 @@ type Json = Record<string, unknown>;
 
 const ACTIVATIONS = ["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"] as const;
 const NORMS = ["pre", "final", "pooled", "hidden", "qk", "pool"] as const;
+/** How scores are made of logits. */
+export const SCORES = ["softmax", "sigmoid"] as const;
 
 /** @param isVersion1 of format version 1, which has class-token pooling and GELU alone */
 export function readShared(check: Check, m: Json, isVersion1: boolean): SharedArchitecture {
@@ -75,7 +77,7 @@ function readNormEps(check: Check, value: unknown): NormEps {
 
 function readHead(check: Check, value: unknown): Head {
   const head = check.object(value, "head");
-  const scores = check.oneOf(head.scores, "head.scores", ["softmax", "sigmoid"]);
+  const scores = check.oneOf(head.scores, "head.scores", SCORES);
   const read: Head = { scores };
   if (check.boolean(head.cosine ?? false, "head.cosine")) read.cosine = true;
   if (head.unknown !== undefined) read.unknown = readUnknown(check, head.unknown);

@@ -1,6 +1,6 @@
 /** `slimvit.json` → a checked `Manifest`, whichever version it is of. */
 import { messageOf } from "../errors.ts";
-import { readShared, type SharedArchitecture } from "./architectureFields.ts";
+import { readShared, SCORES, type SharedArchitecture } from "./architectureFields.ts";
 import { checkBlocks } from "./blocks.ts";
 import { Check } from "./check.ts";
 import { LIMITS } from "./limits.ts";
@@ -87,11 +87,24 @@ export function readManifest(text: string, name: string): Manifest {
     preprocess,
     labels,
     weights,
-    provenance: check.object(m.provenance ?? {}, "provenance"),
+    provenance: readProvenance(check, m.provenance ?? {}),
     metrics,
     variants,
     variant,
   };
+}
+
+/** Only what is computed with is checked. */
+function readProvenance(check: Check, value: unknown): Manifest["provenance"] {
+  const provenance = check.object(value, "provenance");
+  const at = "provenance.zeroShot";
+  if (provenance.zeroShot !== undefined) {
+    const { scores, scale, bias } = check.object(provenance.zeroShot, at);
+    check.oneOf(scores, `${at}.scores`, SCORES);
+    check.number(scale, `${at}.scale`, true);
+    check.number(bias, `${at}.bias`, false);
+  }
+  return provenance;
 }
 
 /** Fields that the architecture as it was read does not have must not come back as unknown ones. */

@@ -2,7 +2,7 @@
  * The words everyone shares: what a slim vision transformer is, which tensors it has, and what it costs.
  * The files are read in read.ts and written in write.ts.
  */
-import type { Architecture, BlockShape, RopeGrid } from "./architecture.ts";
+import type { Architecture, BlockShape, Head, RopeGrid } from "./architecture.ts";
 
 export * from "./architecture.ts";
 export { countMacs } from "./cost.ts";
@@ -48,6 +48,15 @@ export interface SelfTest {
   logits?: number[];
   /** of an embedding model */
   features?: number[];
+}
+
+/** How a model that was trained beside a text tower scores a picture against a text, by the cosine of their embeddings. */
+export interface ZeroShot {
+  scores: Head["scores"];
+  /** Cosines are multiplied by this … */
+  scale: number;
+  /** … and this is added. */
+  bias: number;
 }
 
 /** What an activation was between, over the pictures of a calibration. */
@@ -114,7 +123,7 @@ export interface Manifest extends Architecture {
   labels: Label[];
   weights: WeightsFile[];
   /** where the weights came from and every command that made them */
-  provenance: Record<string, unknown>;
+  provenance: Record<string, unknown> & { zeroShot?: ZeroShot };
   /** measured figures, each with the data and n it was measured on */
   metrics: Record<string, unknown>;
   /** at least one */

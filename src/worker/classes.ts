@@ -1,6 +1,6 @@
 /** Outputs of a network → scored classes: softmax or sigmoid, the caller's own classes, filters, the best k. */
 import { SlimViTError } from "../errors.ts";
-import type { Label, Manifest } from "../format/model.ts";
+import type { Label, Manifest, ZeroShot } from "../format/model.ts";
 import type { ClassifyOptions, ScoredClass, TaughtHead } from "../protocol.ts";
 import { dot, headLogits, nearestCosine, sigmoid, softmax } from "../reference/scores.ts";
 
@@ -21,8 +21,10 @@ export interface Picked {
 /** What the rule for unknown pictures is applied with. */
 export type Rule = Pick<TaughtHead, "means" | "unknown">;
 
-/** CLIP's logits are its cosines divided by this. */
-const CLIP_TEMPERATURE = 0.01;
+const SCORE = { softmax, sigmoid };
+
+/** For models that do not say how they were trained: CLIP's temperature is 0.01. */
+const CLIP: ZeroShot = { scores: "softmax", scale: 100, bias: 0 };
 
 /**
  * Checks the options once, then picks from any output.
@@ -50,7 +52,9 @@ export function classPicker(
     );
   }
   const labels = classes ? Object.keys(classes).map((name) => ({ id: name, label: name })) : (head ?? manifest).labels;
-  const scoresOf = classes ? zeroShot(classes, options.temperature) : ownScores(manifest, head);
+  const scoresOf = classes
+    ? zeroShot(classes, options.temperature, manifest.provenance.zeroShot)
+    : ownScores(manifest, head);
   const known = classes ? undefined : (head ?? rule);
   const allowed = allow && indicesOf(labels, allow, "allow");
   const denied = deny && indicesOf(labels, deny, "deny");
@@ -69,7 +73,7 @@ export function classPicker(
 
 /** @param taught in place of the network's own head */
 function ownScores({ head, name }: Manifest, taught?: TaughtHead): (output: Output) => Float64Array {
-  const score = head?.scores === "sigmoid" && !taught ? sigmoid : softmax;
+  const score = SCORE[(!taught && head?.scores) || "softmax"];
   return (output) => {
     const logits = taught ? headLogits(taught, output.features) : output.logits;
     checkFinite(logits, name);
@@ -88,12 +92,14 @@ export function checkFinite(values: Float32Array, name: string): void {
   );
 }
 
-/** Softmax over the cosines between the picture's features and each class's vector. */
+/** Scores by the cosines between the picture's features and each class's vector. */
 function zeroShot(
   classes: NonNullable<ClassifyOptions["classes"]>,
-  temperature = CLIP_TEMPERATURE,
+  temperature: number | undefined,
+  { scores, scale, bias } = CLIP,
 ): (output: Output) => Float64Array {
-  if (!(temperature > 0 && Number.isFinite(temperature))) {
+  const factor = temperature === undefined ? scale : 1 / temperature;
+  if (!(factor > 0 && Number.isFinite(factor))) {
     throw new SlimViTError("bad-option", `temperature is ${temperature}; expected a number above 0.`);
   }
   const entries = Object.entries(classes);
@@ -110,7 +116,7 @@ function zeroShot(
         `classes[${JSON.stringify(name)}] has ${theirs.length} numbers; this model's embeddings have ${mine.length}.`,
       );
     });
-    return softmax(cosines.map((cosine) => cosine / temperature));
+    return SCORE[scores](cosines.map((cosine) => factor * cosine + bias));
   };
 }
 

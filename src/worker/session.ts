@@ -6,8 +6,7 @@ import type { InTurn, Running, Variants } from "../engines/family/index.ts";
 import { nextMacrotask } from "../engines/nextMacrotask.ts";
 import { RecoveringEngine } from "../engines/recovery.ts";
 import { checkEngineName, type FamilyChunk, loadFamily, prepareEngine } from "../engines/registry.ts";
-import { isWrongResults } from "../engines/selfTest.ts";
-import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
+import { SlimViTError, throwIfAborted } from "../errors.ts";
 import { type Manifest, MEANS, type Model } from "../format/model.ts";
 import { float32 } from "../format/read.ts";
 import { withVariant } from "../format/variants.ts";
@@ -15,7 +14,7 @@ import { readImage } from "../image/decode.ts";
 import { preprocessWith, type Resample } from "../image/preprocess.ts";
 import { digest } from "../loading/digest.ts";
 import { openFolder } from "../loading/folders.ts";
-import { type LoadedModel, loadModel } from "../loading/loadModel.ts";
+import { loadModel } from "../loading/loadModel.ts";
 import type {
   LoadLinks,
   LoadRequest,
@@ -31,6 +30,7 @@ import type { RunOutput } from "../reference/forward.ts";
 import { attentionOverPatches } from "../reference/insight.ts";
 import { checkFinite, classPicker, type Picked, type Rule } from "./classes.ts";
 import { describeModel } from "./info.ts";
+import { openFirstSound } from "./openFirstSound.ts";
 import { chooseThreads } from "./threads.ts";
 
 /** The resampler's kernels are a part of their own, like an engine. */
@@ -244,19 +244,30 @@ export class Session {
     else withVariant(this.manifest, name); // `bad-option` for a name that is none
   }
 
-  /** The next job, with those behind it that fit into the same batch. */
-  private takeJobs(): Job[] {
-    const { variant } = (this.waiting[0] as Job).request;
+  /** The next job, with those behind it that fit into the same batch; after `before`, only what can be prepared beside it. */
+  private takeJobs(before?: Job): Job[] {
+    const { variant } = (before ?? (this.waiting[0] as Job)).request;
     const isPlain = (job: Job | Task): job is Job =>
       "request" in job && !job.request.profile && !job.request.explain && job.request.variant === variant;
     const { batchSize } = this.info;
-    let count = 1;
-    if (isPlain(this.waiting[0]))
+    let count = before ? 0 : 1;
+    if (before || isPlain(this.waiting[0]))
       while (count < Math.min(batchSize, this.waiting.length) && isPlain(this.waiting[count])) count++;
     return this.waiting.splice(0, count) as Job[];
   }
 
+  /** While an engine with batches computes one, the next is prepared. */
   private async answer(jobs: Job[]): Promise<void> {
+    let batch = await this.prepareAll(jobs);
+    while (batch.length) {
+      const [{ job }] = batch;
+      const answered = this.answerBatch(batch);
+      batch = this.info.batchSize > 1 && !this.isDisposed ? await this.prepareAll(this.takeJobs(job)) : [];
+      await answered;
+    }
+  }
+
+  private async prepareAll(jobs: Job[]): Promise<Prepared[]> {
     const batch: Prepared[] = [];
     for (const job of jobs) {
       try {
@@ -265,23 +276,30 @@ export class Session {
         job.reject(error);
       }
     }
-    if (!batch.length) return;
+    return batch;
+  }
+
+  private async answerBatch(batch: Prepared[]): Promise<void> {
     const start = performance.now();
-    const outputs = await this.infer(batch);
-    const inference = (performance.now() - start) / batch.length;
-    const { variant } = this.manifest;
-    const { name: engine } = this.engine.engine;
-    for (const [i, { job, pick, preprocessMs: preprocess }] of batch.entries()) {
-      try {
-        throwIfAborted(job.signal);
-        const { features, blockMs, attention, groups } = this.readable(outputs[i]);
-        const picked = pick(outputs[i]);
-        const insight = { ...(blockMs && { blockMs }), ...(attention && { attention }), ...(groups && { groups }) };
-        const latencyMs = { preprocess, inference };
-        job.resolve({ ...picked, latencyMs, engine, variant, ...insight, features, ...this.newInfo() });
-      } catch (error) {
-        job.reject(error);
+    try {
+      const outputs = await this.infer(batch);
+      const inference = (performance.now() - start) / batch.length;
+      const { variant } = this.manifest;
+      const { name: engine } = this.engine.engine;
+      for (const [i, { job, pick, preprocessMs: preprocess }] of batch.entries()) {
+        try {
+          throwIfAborted(job.signal);
+          const { features, blockMs, attention, groups } = this.readable(outputs[i]);
+          const picked = pick(outputs[i]);
+          const insight = { ...(blockMs && { blockMs }), ...(attention && { attention }), ...(groups && { groups }) };
+          const latencyMs = { preprocess, inference };
+          job.resolve({ ...picked, latencyMs, engine, variant, ...insight, features, ...this.newInfo() });
+        } catch (error) {
+          job.reject(error);
+        }
       }
+    } catch (error) {
+      for (const { job } of batch) job.reject(error);
     }
   }
 
@@ -322,22 +340,5 @@ export class Session {
     if (this.info === this.sentInfo) return {};
     this.sentInfo = this.info;
     return { info: this.info };
-  }
-}
-
-/** Opens the engine with the preferred weights; with the next ones if it computes wrong results with these. */
-async function openFirstSound(
-  { engine: wanted }: LoadRequest,
-  first: LoadedModel,
-  open: (model: LoadedModel["model"], isLast: boolean) => Promise<RecoveringEngine>,
-): Promise<{ loaded: LoadedModel; engine: RecoveringEngine }> {
-  for (let loaded = first; ; ) {
-    const { loadNext } = loaded;
-    try {
-      return { loaded, engine: await open(loaded.model, !loadNext) };
-    } catch (error) {
-      if (!loadNext || !isWrongResults(error)) throw error;
-      loaded = await loadNext(`with engine "${wanted}": ${messageOf(error)}`);
-    }
   }
 }

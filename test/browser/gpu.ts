@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import type { openEngine as OpenEngine } from "../../src/engines/auto.ts";
 import type { loadModel as LoadModel } from "../../src/loading/loadModel.ts";
-import { SWIFTSHADER } from "../../tools/bench/browser.ts";
+import { SWIFTSHADER } from "../../tools/shared/browser.ts";
 import { openStage, type Stage } from "./page.ts";
 
 export const SHIPPED = fileURLToPath(new URL("../../models", import.meta.url));

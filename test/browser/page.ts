@@ -6,8 +6,8 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Page } from "playwright-core";
 import type { Tensors, WeightsDtype } from "../../src/format/model.ts";
-import { type BrowserPage, openPage } from "../../tools/bench/browser.ts";
 import { type ManifestDraft, writeModelFolder } from "../../tools/models/folders.ts";
+import { type BrowserPage, openPage } from "../../tools/shared/browser.ts";
 import { CLASSES, randomTensors, tinyArchitecture } from "../tools/fixtures.ts";
 
 export const DIST = fileURLToPath(new URL("../../dist", import.meta.url));

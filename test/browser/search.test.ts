@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type BrowserPage, openPage } from "../../tools/bench/browser.ts";
+import { type BrowserPage, openPage } from "../../tools/shared/browser.ts";
 
 const root = (path: string) => fileURLToPath(new URL(`../../${path}`, import.meta.url));
 const samples = root("demo/samples");

@@ -84,8 +84,8 @@ const jobs: { [K in keyof Jobs]: (job: Jobs[K]["job"]) => Promise<Jobs[K]["answe
       try {
         const outputs = [];
         for (const { pixels, options } of calls) outputs.push(await engine.runBatch(pixels, options));
-        const { dispatches, submitMs, memoryBytes } = engine;
-        return { outputs, dispatches, submitMs, memoryBytes, buffers, hasTimestamps };
+        const { dispatches, encodeMs, memoryBytes } = engine;
+        return { outputs, dispatches, encodeMs, memoryBytes, buffers, hasTimestamps };
       } finally {
         setFeatures(features);
         engine.dispose();

@@ -23,7 +23,7 @@ export interface Jobs {
     answer: {
       outputs: RunOutput[][];
       dispatches: number;
-      submitMs: number;
+      encodeMs: number;
       memoryBytes: number;
       buffers: number;
       hasTimestamps: boolean;

@@ -147,6 +147,21 @@ describe("a malformed manifest of version 1 is refused with its name and the fau
       /selfTest\.f32\.seed is undefined/,
     ],
     ["a provenance that is text", (m) => (m.provenance = "me"), /provenance is "me"/],
+    [
+      "a zero-shot scale of 0",
+      (m) => (m.provenance = { zeroShot: { scores: "sigmoid", scale: 0, bias: 0 } }),
+      /provenance\.zeroShot\.scale is 0; expected a number above 0/,
+    ],
+    [
+      "zero-shot scores of another kind",
+      (m) => (m.provenance = { zeroShot: { scores: "max", scale: 1, bias: 0 } }),
+      /provenance\.zeroShot\.scores is "max"/,
+    ],
+    [
+      "a zero-shot bias that is text",
+      (m) => (m.provenance = { zeroShot: { scores: "softmax", scale: 1, bias: "0" } }),
+      /provenance\.zeroShot\.bias is "0"/,
+    ],
     ["metrics that are a list", (m) => (m.metrics = []), /metrics is \[\]/],
   ])("%s", (_, spoil, fault) => {
     tally.claim(() =>

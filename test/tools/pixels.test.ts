@@ -1,7 +1,7 @@
 /** Pictures decoded offline as browsers decode them. The numbers are Chromium's, read back from a canvas. */
 import { readFileSync } from "node:fs";
 import sharp from "sharp";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { decode, evalPixels } from "../../tools/data/pixels.ts";
 import { ODD_KINDS, oddPicture, withChunks } from "../../tools/research/oddPictures.ts";
 import { trainBatches } from "../../tools/training/batches.ts";
@@ -69,6 +69,22 @@ describe("alpha", () => {
     expect(await firstPixel(await rgba(pixel))).toEqual(seen);
   });
 
+  test("a WebP's colours are cut off where others are rounded", async () => {
+    const raw = (pixel: number[]) =>
+      sharp(
+        Buffer.from(
+          Array(width * height)
+            .fill(pixel)
+            .flat(),
+        ),
+        { raw: { width, height, channels: 4 } },
+      );
+    const webp = (pixel: number[]) => raw(pixel).webp({ lossless: true }).toBuffer();
+    expect(await firstPixel(await webp([200, 100, 50, 40]))).toEqual([198, 96, 45, 40]);
+    expect(await firstPixel(await webp([30, 160, 90, 150]))).toEqual([29, 160, 88, 150]);
+    expect(await firstPixel(await raw([200, 100, 50, 40]).png().toBuffer())).toEqual([198, 102, 51, 40]);
+  });
+
   test("training sees what evaluation sees", async () => {
     const hidden = await sharp(await rgba([255, 255, 255, 0]))
       .resize(32, 32)
@@ -92,6 +108,25 @@ describe("alpha", () => {
 test("CMYK without a press's profile: what the inks leave", async () => {
   const { data } = await decode(readFileSync(new URL("../fixtures/cmyk.jpg", import.meta.url)), "cmyk.jpg");
   expect([...data.subarray(4 * 32, 4 * 33)]).toEqual([255, 0, 255, 255]);
+});
+
+test("what browsers do each in its own way is said, once and with the picture's name", async () => {
+  const said: string[] = [];
+  const write = vi.spyOn(process.stderr, "write").mockImplementation((text) => said.push(String(text)) > 0);
+  const colour = { r: 200, g: 100, b: 50, alpha: 0.4 };
+  const opaque = sharp({ create: { width, height, channels: 3, background: colour } });
+  const files = {
+    "press.jpg": await opaque.clone().toColourspace("cmyk").withIccProfile("cmyk").jpeg().toBuffer(),
+    "alpha.avif": await sharp({ create: { width, height, channels: 4, background: colour } })
+      .avif()
+      .toBuffer(),
+    "opaque.avif": await opaque.clone().avif().toBuffer(),
+  };
+  for (const [name, file] of Object.entries(files)) for (const _ of "12") await decode(file, name);
+  write.mockRestore();
+  expect(said.filter((text) => text.includes("press.jpg: has inks and a press's profile"))).toHaveLength(1);
+  expect(said.filter((text) => text.includes("alpha.avif: is an AVIF with alpha"))).toHaveLength(1);
+  expect(said.join("")).not.toContain("opaque.avif");
 });
 
 test("a JPEG is turned by its orientation and a WebP is not", async () => {

@@ -10,6 +10,9 @@ import { writeModelFolder } from "../../tools/models/folders.ts";
 import { randomModel } from "../helpers.ts";
 
 const sizesOfBatches: number[] = [];
+let prepared = 0;
+/** What a batch waits for before it is computed. */
+let ready: () => boolean = () => true;
 
 /** The reference's numbers, three pictures at once. */
 const openBatching: OpenEngine = async (model) => ({
@@ -22,6 +25,7 @@ const openBatching: OpenEngine = async (model) => ({
   },
   async runBatch(pictures) {
     sizesOfBatches.push(pictures.length);
+    await vi.waitUntil(() => ready());
     return pictures.map((pixels) => forward(model, pixels));
   },
   dispose() {},
@@ -31,6 +35,17 @@ vi.mock("../../src/engines/registry.ts", async (original) => ({
   ...(await original<typeof import("../../src/engines/registry.ts")>()),
   loadEngine: async () => openBatching,
 }));
+
+vi.mock("../../src/image/preprocess.ts", async (original) => {
+  const real = await original<typeof import("../../src/image/preprocess.ts")>();
+  return {
+    ...real,
+    preprocessWith(...given: Parameters<typeof real.preprocessWith>) {
+      prepared++;
+      return real.preprocessWith(...given);
+    },
+  };
+});
 
 const folder = mkdtempSync(join(tmpdir(), "slimvit-batches-"));
 const block = { headDims: [4], mlpHidden: 8, keepIdx: [0, 1, 2, 3, 4] };
@@ -68,6 +83,24 @@ test("each picture's answer is its own, and a bad one costs the others nothing",
     [1, "bad-input"],
     [2, alone[2]],
   ]);
+  vit.dispose();
+});
+
+test("the next batch is prepared while one is computed", async () => {
+  const vit = await SlimViT.load(folder, { engine: "reference" });
+  const pictures = [1, 2, 3, 4, 5, 6].map(picture);
+  [prepared, sizesOfBatches.length] = [0, 0];
+  const computedWith: number[] = [];
+  ready = () => {
+    if (prepared < Math.min(6, sizesOfBatches.reduce((a, b) => a + b) + 3)) return false;
+    computedWith.push(prepared);
+    return true;
+  };
+  const classes = (await vit.classify(pictures)).map(({ classes }) => classes[0].index);
+  ready = () => true;
+  expect(computedWith.at(-1)).toBe(6);
+  expect(computedWith[0]).toBeGreaterThan(sizesOfBatches[0]);
+  expect(classes).toHaveLength(6);
   vit.dispose();
 });
 

@@ -62,6 +62,15 @@ describe("zero-shot classes", () => {
     expect(allowed.map(({ label }) => label)).toEqual(["other"]);
   });
 
+  test("are scored as the model was trained to, where it says so; a temperature takes the place of its scale", () => {
+    const manifest = { ...embedding, provenance: { zeroShot: { scores: "sigmoid", scale: 4, bias: -1 } as const } };
+    const scores = (options: object) =>
+      classPicker(manifest, { classes, ...options })(output([])).map(({ score }) => score);
+    const sigmoid = (v: number) => expect.closeTo(1 / (1 + Math.exp(-v)), 12);
+    expect(scores({})).toEqual([sigmoid(3), sigmoid(-1), sigmoid(-5)]);
+    expect(scores({ temperature: 0.5 })).toEqual([sigmoid(1), sigmoid(-1), sigmoid(-3)]);
+  });
+
   test.each<[string, object, RegExp]>([
     ["no class", { classes: {} }, /at least one name/],
     ["a vector of another length", { classes: { a: [1, 2] } }, /classes\["a"\] has 2 numbers; .* have 4/],

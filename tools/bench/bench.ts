@@ -4,22 +4,21 @@
  * of them timed in turn, round by round and each round in another order, so that a drift of the machine's speed or what
  * the one before leaves behind meets them alike. A MODEL may also be random:deit-small and the like (models/shapes.ts).
  */
-import { mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
-import { availableParallelism, loadavg, tmpdir } from "node:os";
-import { dirname, join, resolve } from "node:path";
+import { availableParallelism, loadavg } from "node:os";
+import { dirname, resolve } from "node:path";
 import type { EngineName } from "../../src/engines/engine.ts";
 import { SlimViTError } from "../../src/errors.ts";
 import { countMacs, type WeightsDtype } from "../../src/format/model.ts";
 import { preprocess, type RawImage } from "../../src/image/resample.ts";
 import type { WebnnOptions } from "../../src/protocol.ts";
 import { forward } from "../../src/reference/forward.ts";
-import { readManifestFile, readModelFolder, splitSource, writeModelFolder } from "../models/folders.ts";
-import { randomShape } from "../models/shapes.ts";
+import { readManifestFile, readModelFolder, splitSource } from "../models/folders.ts";
+import { openPage } from "../shared/browser.ts";
 import { random, shuffled } from "../shared/random.ts";
 import { runtimeFolder } from "../shared/runtime.ts";
 import { say } from "../shared/terminal.ts";
-import { openPage } from "./browser.ts";
+import { testImage, withFolders } from "./benchModels.ts";
 
 export interface BenchOptions {
   engine: EngineName[];
@@ -70,28 +69,8 @@ export async function bench(names: string[], options: BenchOptions): Promise<Ben
   const busy = loadavg()[0];
   if (busy > 0.3 * availableParallelism())
     say(`bench: this machine has other work (load ${busy.toFixed(1)}): ratios hold, milliseconds do not`);
-  return withFolders(names, options.dtype, (sources) => benchFolders(sources, options));
-}
-
-/** Model folders by name; those of random weights are written for as long as `work` takes. */
-export async function withFolders<T>(
-  names: string[],
-  dtypes: WeightsDtype[],
-  work: (sources: string[]) => Promise<T>,
-): Promise<T> {
-  const temporary = mkdtempSync(join(tmpdir(), "slimvit-bench-"));
-  try {
-    const sources = names.map((name) => {
-      const shape = randomShape(name);
-      if (!shape) return name;
-      const folder = join(temporary, name.slice("random:".length));
-      writeModelFolder(folder, shape.draft, shape.tensors, dtypes);
-      return folder;
-    });
-    return await work(sources);
-  } finally {
-    rmSync(temporary, { recursive: true, force: true });
-  }
+  const isCalibrated = options.engine.includes("webnn");
+  return withFolders(names, options.dtype, isCalibrated, (sources) => benchFolders(sources, options));
 }
 
 async function benchFolders(sources: string[], options: BenchOptions): Promise<BenchRow[]> {
@@ -281,24 +260,6 @@ async function timeOneRound(order: number[]): Promise<Timing[]> {
     await new Promise((resolve) => setTimeout(resolve, 30)); // until the engine's threads have stopped spinning
   }
   return times;
-}
-
-/** Smooth random blobs: a picture of no class that still has edges and colours. */
-export function testImage(): RawImage {
-  const [width, height] = [320, 256];
-  const rng = random(7);
-  const waves = Array.from({ length: 12 }, () => [rng() * 0.1, rng() * 0.1, rng() * 6.28, Math.floor(rng() * 3)]);
-  const data = new Uint8ClampedArray(width * height * 4).fill(255);
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      for (let c = 0; c < 3; c++) {
-        let v = 128;
-        for (const [fx, fy, phase, channel] of waves) if (channel === c) v += 40 * Math.sin(fx * x + fy * y + phase);
-        data[(y * width + x) * 4 + c] = v;
-      }
-    }
-  }
-  return { data, width, height };
 }
 
 function referenceLogProbabilities(source: string, image: RawImage): number[] {

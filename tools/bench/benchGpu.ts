@@ -18,7 +18,8 @@ import { readManifestFile, readModelFolder } from "../models/folders.ts";
 import { random, shuffled } from "../shared/random.ts";
 import { say } from "../shared/terminal.ts";
 import { provideWebGpu } from "../training/backend.ts";
-import { logProbabilities, quantile, testImage, WARM_UP, withFolders } from "./bench.ts";
+import { logProbabilities, quantile, WARM_UP } from "./bench.ts";
+import { testImage, withFolders } from "./benchModels.ts";
 
 type GpuEngine = "webgpu" | "tfjs-webgpu" | "onnx-webgpu";
 
@@ -54,8 +55,8 @@ export interface GpuBenchRow {
   gmacs: number;
   /** of `webgpu`: GPU programs that a call launches */
   dispatches?: number;
-  /** of `webgpu`: median milliseconds that a call holds the thread until its work is submitted */
-  submitMs?: number;
+  /** of `webgpu`: median milliseconds that a call holds the thread, but for what the driver does when work is submitted */
+  encodeMs?: number;
   /** the adapter's own words */
   device: string;
   /** computed by the CPU: milliseconds mean nothing */
@@ -81,7 +82,7 @@ export async function benchGpu(names: string[], options: GpuBenchOptions): Promi
       "Dawn finds no GPU: it needs Vulkan (libvulkan.so.1 and the card's driver), Metal or Direct3D 12.",
     );
   }
-  return withFolders(names, options.dtype, (sources) => benchFolders(sources, options, deviceOf(adapter.info)));
+  return withFolders(names, options.dtype, false, (sources) => benchFolders(sources, options, deviceOf(adapter.info)));
 }
 
 type Device = Pick<GpuBenchRow, "device" | "isSoftware">;
@@ -115,18 +116,18 @@ async function benchFolders(
     const expected = logProbabilities(forward(model, pixels).logits);
     const maxAbsDiff = actual.reduce((worst, v, i) => Math.max(worst, Math.abs(v - expected[i])), 0);
     checkOutputs(maxAbsDiff, dtype, `${source}: ${name} on ${dtype} weights, ${device.device}`);
-    opened.push({ model, name, engine, loadMs, pixels, maxAbsDiff, times: [] as number[], submits: [] as number[] });
+    opened.push({ model, name, engine, loadMs, pixels, maxAbsDiff, times: [] as number[], encodes: [] as number[] });
   }
   for (let round = 0; round < WARM_UP + rounds; round++) {
-    for (const { engine, pixels, times, submits } of shuffled(opened, random(1, round))) {
+    for (const { engine, pixels, times, encodes } of shuffled(opened, random(1, round))) {
       const start = performance.now();
       await engine.run(pixels);
       if (round < WARM_UP) continue;
       times.push(performance.now() - start);
-      if (engine.name === "webgpu") submits.push((engine as WebgpuEngine).submitMs);
+      if (engine.name === "webgpu") encodes.push((engine as WebgpuEngine).encodeMs);
     }
   }
-  return opened.map(({ model, name, engine, loadMs, maxAbsDiff, times, submits }) => {
+  return opened.map(({ model, name, engine, loadMs, maxAbsDiff, times, encodes }) => {
     engine.dispose();
     return {
       model: model.manifest.name,
@@ -139,7 +140,7 @@ async function benchFolders(
       loadMs,
       maxAbsDiff,
       gmacs: countMacs(model.manifest, model.manifest.labels.length) / 1e9,
-      ...(engine.dispatches && { dispatches: engine.dispatches, submitMs: quantile(submits, 0.5) }),
+      ...(engine.dispatches && { dispatches: engine.dispatches, encodeMs: quantile(encodes, 0.5) }),
       ...device,
     };
   });
@@ -167,7 +168,7 @@ export function gpuBenchTable(rows: GpuBenchRow[]): string {
       r.loadMs.toFixed(0),
       r.maxAbsDiff.toExponential(1),
       r.dispatches ?? "",
-      r.submitMs?.toFixed(2) ?? "",
+      r.encodeMs?.toFixed(2) ?? "",
     ].join(" | "),
   );
   return [

@@ -6,8 +6,8 @@
 import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { openPage } from "../shared/browser.ts";
 import { besides } from "../shared/runtime.ts";
-import { openPage } from "./browser.ts";
 
 export interface KernelRow {
   /** of the shape: DeiT-Ti or DeiT-S, and its linear */

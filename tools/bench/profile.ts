@@ -31,10 +31,10 @@ import {
   writeFileAtomic,
   writeFolder,
 } from "../models/folders.ts";
+import { openPage } from "../shared/browser.ts";
 import { random } from "../shared/random.ts";
 import { runtimeFolder } from "../shared/runtime.ts";
 import { percent, say } from "../shared/terminal.ts";
-import { openPage } from "./browser.ts";
 
 export interface ProfileOptions {
   /** device.json; written when named */

@@ -4,12 +4,11 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { SlimViTError } from "../../src/errors.ts";
-import { featureDim, type Head, type Label, type Model, type Tensors } from "../../src/format/model.ts";
+import { featureDim, type Head, type Label, type Model, type Tensors, type ZeroShot } from "../../src/format/model.ts";
 import { readSafetensors } from "../../src/format/safetensors.ts";
 import { claimOutput, readModelFolder, withStep, writeModel } from "../models/folders.ts";
 import { safetensorsMetadata } from "../models/metadata.ts";
 import { say } from "../shared/terminal.ts";
-import type { ZeroShot } from "./description.ts";
 import { Weights } from "./weights.ts";
 
 export interface ClassesOptions {
@@ -140,7 +139,7 @@ function labelsOf(
 
 /** The options, else what the embeddings' file says, else what the checkpoint said at import. */
 function zeroShotOf({ manifest }: Model, metadata: Record<string, string>, options: ClassesOptions): ZeroShot {
-  const imported = manifest.provenance.zeroShot as ZeroShot | undefined;
+  const imported = manifest.provenance.zeroShot;
   const number = (key: string) => (metadata[key] === undefined ? undefined : Number(metadata[key]));
   const scores = options.scores ?? imported?.scores ?? "softmax";
   const scale = options.scale ?? number("scale") ?? imported?.scale;

@@ -1,6 +1,6 @@
 /** What a checkpoint's tensors cannot tell of its network; configs, flags and defaults do. */
 import { SlimViTError } from "../../src/errors.ts";
-import type { Activation, Head, NormEps, Pooling } from "../../src/format/model.ts";
+import type { Activation, Head, NormEps, Pooling, ZeroShot } from "../../src/format/model.ts";
 import type { Resampling } from "./resize.ts";
 
 /** Where the coordinates of rotary positions come from. */
@@ -18,15 +18,6 @@ export interface RopeRule {
   columnsFirst: boolean;
   /** Channel i of a head is turned with channel i + half its width, not with its neighbour. */
   half: boolean;
-}
-
-/** What `classes` needs of a model that was trained beside a text tower. */
-export interface ZeroShot {
-  scores: Head["scores"];
-  /** Cosines are multiplied by this … */
-  scale: number;
-  /** … and this is added. */
-  bias: number;
 }
 
 export interface Description {

@@ -1,7 +1,7 @@
 /** Checkpoints of Hugging Face transformers: their names, and what their configs say. */
 import { SlimViTError } from "../../src/errors.ts";
-import type { Activation, Pooling } from "../../src/format/model.ts";
-import { type Description, readActivation, readNumber, readScores, readSize, type ZeroShot } from "./description.ts";
+import type { Activation, Pooling, ZeroShot } from "../../src/format/model.ts";
+import { type Description, readActivation, readNumber, readScores, readSize } from "./description.ts";
 import { type Rule, rename } from "./names.ts";
 import type { Stored, Weights } from "./weights.ts";
 

@@ -5,11 +5,11 @@
  */
 import { basename } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
-import { countMacs, countParams, type Label, type Preprocess } from "../../src/format/model.ts";
+import { countMacs, countParams, type Label, type Preprocess, type ZeroShot } from "../../src/format/model.ts";
 import { claimOutput, withStep, writeModel } from "../models/folders.ts";
 import { say, si } from "../shared/terminal.ts";
 import { type Json, readCheckpoint } from "./checkpoint.ts";
-import type { Description, ZeroShot } from "./description.ts";
+import type { Description } from "./description.ts";
 import { refuseOtherFamilies } from "./families.ts";
 import { describeHuggingFace, fromHuggingFace } from "./huggingFace.ts";
 import { readLabels } from "./labels.ts";

@@ -22,6 +22,10 @@ const OPTIONS = {
   bytes: optional("--bytes <size>", "instead: the most accurate one of this size, such as 3MB", bytes),
   unlabelled: flag("--unlabelled", "labels are not looked at: points are of agreement with the model's best class"),
   train: withDefault("--train <time>", "auto, no, or how long at most, such as 2h or 30m", trainChoice, "auto"),
+  elastic: flag(
+    "--elastic",
+    "one folder with that model and those beside it as variants of one set of weights; widths stay",
+  ),
   set: optional(
     "--set <stage.option=value>",
     "of a recipe: any stage's option, e.g. search.lr-mask=1e-3; may be given again",
@@ -63,12 +67,13 @@ async function findSmall(source: string, { set, ...options }: Options) {
 }
 
 async function runFixed(source: string, options: Options) {
-  const { loseAtMost, latencyMs, bytes, unlabelled, train, ...flags } = options;
+  const { loseAtMost, latencyMs, bytes, unlabelled, train, elastic, ...flags } = options;
   const decided = {
     "--lose-at-most": loseAtMost,
     "--latency-ms": latencyMs,
     "--bytes": bytes,
     "--unlabelled": unlabelled,
+    "--elastic": elastic,
   };
   const given =
     Object.entries(decided).find(([, value]) => value !== undefined)?.[0] ?? (train === "auto" ? undefined : "--train");

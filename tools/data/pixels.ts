@@ -70,14 +70,13 @@ function open(buffer: Buffer, name: string): Promise<Opened> {
     if (format !== "webp") plain.rotate();
     if (space === "cmyk" && !isPressProfile(icc)) return { plain, ...upright, decoded: await fromInk(plain) };
     const colours = format === "png" ? pngColours(buffer) : undefined;
-    if (colours === "other")
-      sayOnce(`${name}: has colours that browsers map each in its own way (cICP); taken as sRGB here`);
+    for (const doubt of doubtsOf({ format, space, hasAlpha, colours })) sayOnce(`${name}: ${doubt}`);
     plain.toColourspace("srgb");
     const isPlain = !hasAlpha && (colours === undefined || colours === "other");
     if (isPlain) return { plain, ...upright };
     const { data, info } = await plain.clone().ensureAlpha().raw().toBuffer({ resolveWithObject: true });
     if (typeof colours === "object") toSrgb(data, colours);
-    if (hasAlpha) throughPremultiplied(data);
+    if (hasAlpha) throughPremultiplied(data, format === "webp" ? Math.floor : Math.round);
     return { plain, ...upright, decoded: { data, width: info.width, height: info.height } };
   });
 }
@@ -101,13 +100,33 @@ async function fromInk(image: Sharp): Promise<RawImage> {
   return { data: out, width, height };
 }
 
-/** A canvas keeps colours multiplied by alpha, in 8 bits: what is fully transparent is black, and of faint colours little is left. */
-function throughPremultiplied(data: Uint8Array): void {
+/** What no decoding here can make equal to every browser, as they differ among themselves or from libheif. */
+function doubtsOf(of: { format: string; space: string; hasAlpha: boolean; colours: ReturnType<typeof pngColours> }) {
+  const doubts: string[] = [];
+  if (of.colours === "other")
+    doubts.push("has colours that browsers map each in its own way (cICP); taken as sRGB here");
+  if (of.space === "cmyk")
+    doubts.push(
+      "has inks and a press's profile, which browsers apply each in its own way; saturated and dark colours may differ by 60 of 255",
+    );
+  if (of.format === "heif" && of.hasAlpha)
+    doubts.push(
+      "is an AVIF with alpha, whose range browsers and libheif may read differently; all but opaque pixels may differ by 10 of 255",
+    );
+  return doubts;
+}
+
+/**
+ * A canvas keeps colours multiplied by alpha, in 8 bits: what is fully transparent is black, and of faint colours little is left.
+ *
+ * @param round how the product becomes 8 bits; libwebp cuts off what the other decoders round
+ */
+function throughPremultiplied(data: Uint8Array, round: (value: number) => number): void {
   for (let at = 0; at < data.length; at += 4) {
     const alpha = data[at + 3];
     if (alpha === 255) continue;
     for (let c = at; c < at + 3; c++)
-      data[c] = alpha === 0 ? 0 : Math.min(255, Math.round((Math.round((data[c] * alpha) / 255) * 255) / alpha));
+      data[c] = alpha === 0 ? 0 : Math.min(255, Math.round((round((data[c] * alpha) / 255) * 255) / alpha));
   }
 }
 

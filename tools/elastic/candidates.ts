@@ -2,7 +2,7 @@
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import { countMacs, type Model, type Tensors } from "../../src/format/model.ts";
 import { resizeModel } from "../checkpoints/resize.ts";
-import { risingMerges, withMerges } from "../masks/mergeSchedule.ts";
+import { mergesFor, withMerges } from "../masks/mergeSchedule.ts";
 import { cutToWidths } from "./cut.ts";
 import { compensatedBias, keptUnits, type UnitStatistics } from "./units.ts";
 
@@ -61,7 +61,7 @@ function tryMerges<M extends Model["manifest"]>(unmerged: M, macs: number, class
   try {
     return withMerges(
       unmerged,
-      risingMerges(unmerged, (merged) => countMacs(merged, classes) <= macs, "the budget"),
+      mergesFor(unmerged, (merged) => countMacs(merged, classes) <= macs, "the budget"),
     );
   } catch (error) {
     if (error instanceof SlimViTError) return undefined;

@@ -3,18 +3,19 @@
  * model on the same pictures, and with --unlabelled says how often both agree.
  */
 import { basename } from "node:path";
-import { openEngine } from "../../src/engines/auto.ts";
-import type { Engine, EngineName } from "../../src/engines/engine.ts";
+import type { EngineName } from "../../src/engines/engine.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import { featureDim, type WeightsDtype } from "../../src/format/model.ts";
 import { softmax } from "../../src/reference/scores.ts";
-import { classOrder, evalPixels, labelIndices, openDataset, type Picture, type Split, spread } from "../data/data.ts";
+import { classOrder, labelIndices, openDataset, type Picture, type Split, spread } from "../data/data.ts";
 import { readManifestFile, readModelFolder } from "../models/folders.ts";
 import { type AccuracyRecord, type Metrics, recordMetrics } from "../models/metrics.ts";
+import { klDivergence } from "../shared/divergence.ts";
 import { startProgress } from "../shared/progress.ts";
 import { bestClass, rankOf } from "../shared/ranks.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { warnOfTrainingPictures } from "./trainedOn.ts";
+import { type Outputs, openHere, type Viewer } from "./viewer.ts";
 
 export interface EvalOptions {
   data: string[];
@@ -145,8 +146,7 @@ function distributions(seen: Seen, other: Seen, order: number[]): { agreement: n
     const q = softmax(other.outputs.get(picture)!.logits);
     const best = bestClass(p);
     if (best !== undefined && best === bestClass(q)) same++;
-    for (let k = 0; k < q.length; k++)
-      if (q[k] > 0) divergence += q[k] * Math.log(q[k] / Math.max(p[k], Number.MIN_VALUE));
+    divergence += klDivergence(q, p);
   }
   const n = seen.outputs.size;
   return { agreement: same / n, divergence: divergence / n };
@@ -172,12 +172,6 @@ const splitOf = ({ split, unlabelled }: EvalOptions): Split => split ?? (unlabel
 
 const points = (share: number) => `${share < 0 ? "" : "+"}${(100 * share).toFixed(2)}`;
 
-/** What an engine gave for one picture. */
-interface Outputs {
-  logits: Float32Array;
-  features: Float32Array;
-}
-
 interface Seen {
   name: string;
   engine: EngineName;
@@ -192,24 +186,27 @@ async function seeAll(what: string, source: string, options: EvalOptions): Promi
   const model = readModelFolder(source, options.dtype);
   const { pictures, classNames } = await openDataset(options.data, splitOf(options), options);
   const indices = options.unlabelled ? undefined : labelIndices(classNames, model.manifest.labels);
-  const { engine } = await openEngine(options.engine, model, { threads: options.threads });
+  const viewer =
+    options.engine === "webnn"
+      ? await (await import("./inBrowser.ts")).openInBrowser(source, model, !!options.unlabelled)
+      : await openHere(model, options.engine, options.threads);
   const chosen = options.limit ? spread(pictures, options.limit) : pictures;
   const progress = startProgress(what, chosen.length);
   const outputs = new Map<string, Outputs>();
   const ranks = new Map<string, number>();
   let right = 0;
   try {
-    const queue: { picture: Picture; pixels: Promise<Float32Array> }[] = [];
+    const queue: { picture: Picture; prepared: ReturnType<Viewer["prepare"]> }[] = [];
     const enqueue = (picture: Picture) => {
-      const pixels = evalPixels(picture, model.manifest.preprocess);
-      pixels.catch(() => {}); // awaited below, where it is reported
-      queue.push({ picture, pixels });
+      const prepared = viewer.prepare(picture);
+      prepared.catch(() => {}); // awaited below, where it is reported
+      queue.push({ picture, prepared });
     };
     chosen.slice(0, AHEAD).forEach(enqueue);
     for (let k = 0; queue.length; k++) {
-      const { picture, pixels } = queue.shift()!;
+      const { picture, prepared } = queue.shift()!;
       if (k + AHEAD < chosen.length) enqueue(chosen[k + AHEAD]);
-      const seen = await see(engine, pixels);
+      const seen = await see(prepared);
       if (!seen) continue;
       outputs.set(picture.name, seen);
       if (indices) {
@@ -221,10 +218,10 @@ async function seeAll(what: string, source: string, options: EvalOptions): Promi
     }
   } finally {
     progress.stop();
-    engine.dispose();
+    await viewer.close();
   }
   if (outputs.size === 0) throw new SlimViTError("bad-input", "No picture of the data can be read.");
-  return { name: model.manifest.name, engine: engine.name, dtype: model.dtype, outputs, ranks };
+  return { name: model.manifest.name, engine: viewer.engine, dtype: model.dtype, outputs, ranks };
 }
 
 /**
@@ -250,15 +247,15 @@ export function paired(a: Map<string, number>, b: Map<string, number>): Omit<Pai
 }
 
 /** undefined for a picture that cannot be read, which is named and left out. */
-async function see(engine: Engine, pixels: Promise<Float32Array>): Promise<Outputs | undefined> {
-  let input: Float32Array;
+async function see(prepared: ReturnType<Viewer["prepare"]>): Promise<Outputs | undefined> {
+  let look: () => Promise<Outputs>;
   try {
-    input = await pixels;
+    look = await prepared;
   } catch (error) {
     say(`skipped: ${messageOf(error)}`);
     return undefined;
   }
-  const { logits, features } = await engine.run(input);
+  const { logits, features } = await look();
   return { logits: logits.slice(), features: features.slice() };
 }
 

@@ -134,7 +134,8 @@ function cutBlock({ arch, folded, masks }: Compensation, i: number, tensors: Ten
   }
 }
 
-function wholeMasks(arch: Architecture): BlockMask[] {
+/** Masks that keep everything. */
+export function wholeMasks(arch: Architecture): BlockMask[] {
   const all = (length: number): boolean[] => Array(length).fill(true);
   const tokens = denseTokens(arch);
   return arch.blocks.map((block) => {

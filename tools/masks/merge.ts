@@ -7,11 +7,11 @@
 import { basename, resolve } from "node:path";
 import { openSimd } from "../../src/engines/simd/engine.ts";
 import { SlimViTError } from "../../src/errors.ts";
-import { type Architecture, countMacs, type Model, tokenCounts } from "../../src/format/model.ts";
+import { countMacs, type Model, tokenCounts } from "../../src/format/model.ts";
 import { selfTestPixels } from "../../src/format/write.ts";
 import { claimOutput, readModelFolder, withStep, writeModel } from "../models/folders.ts";
 import { percent, say, si } from "../shared/terminal.ts";
-import { listedMerges, risingMerges, withMerges } from "./mergeSchedule.ts";
+import { listedMerges, mergesFor, mostMerges, withMerges } from "./mergeSchedule.ts";
 
 export interface MergeOptions {
   out: string;
@@ -61,7 +61,7 @@ export async function mergeModel(source: string, options: MergeOptions): Promise
     timed?.merges ??
     (merge
       ? listedMerges(whole, merge)
-      : risingMerges(whole, (merged) => countMacs(merged, classes) <= ratio! * wholeMacs, `--ratio ${ratio}`));
+      : mergesFor(whole, (merged) => countMacs(merged, classes) <= ratio! * wholeMacs, `--ratio ${ratio}`));
   const merged = withMerges(manifest, merges);
   const { format: _, weights: __, ...draft } = merged;
   const target = merge ? { merge: merges } : { ratio, latencyMs, merge: merges };
@@ -92,12 +92,13 @@ async function mergesWithin(model: Model, budgetMs: number): Promise<{ merges: n
   const wholeMs = await medianMs(model, whole);
   if (wholeMs <= budgetMs) return { merges: none, ms: wholeMs };
   const atShare = (share: number) =>
-    risingMerges(
+    mergesFor(
       whole,
       (merged) => countMacs(merged, classes) <= share * countMacs(whole, classes),
       `--latency-ms ${budgetMs}`,
     );
-  let [low, high] = [leastShare(whole, classes), 1];
+  const least = withMerges(whole, mostMerges(whole));
+  let [low, high] = [countMacs(least, classes) / countMacs(whole, classes), 1];
   let best = { merges: atShare(low), ms: await medianMs(model, withMerges(whole, atShare(low))) };
   if (best.ms > budgetMs)
     throw new SlimViTError(
@@ -112,19 +113,6 @@ async function mergesWithin(model: Model, budgetMs: number): Promise<{ merges: n
     else high = share;
   }
   return best;
-}
-
-function leastShare(whole: Architecture, classes: number): number {
-  let least = whole;
-  risingMerges(
-    whole,
-    (merged) => {
-      if (countMacs(merged, classes) < countMacs(least, classes)) least = merged;
-      return true;
-    },
-    "",
-  );
-  return countMacs(least, classes) / countMacs(whole, classes);
 }
 
 async function medianMs(model: Model, manifest: Model["manifest"]): Promise<number> {

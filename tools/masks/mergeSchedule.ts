@@ -4,38 +4,51 @@ import { type Architecture, tokenCounts } from "../../src/format/model.ts";
 
 /**
  * Share of the blocks that come first and merge nothing: a token's keys say what it is only after some mixing. On DeiT-Ti at
- * 65 % of the MACs, merges that rise from block 2 on diverge from the whole model by 0.05 nats, as many in each block by 0.08.
+ * 65 % of the MACs, merges that rise from block 2 on diverge from the whole model by 0.05 nats, as many in each block by 0.10.
  */
 const UNTOUCHED_SHARE = 1 / 6;
 
 /** No block merges more than this share of the picture's patches: few large steps lose more than many small ones. */
 const LARGEST_SHARE = 1 / 8;
 
+/** Nor more than this share of those that it has itself: merging the last tokens loses most. */
+const OWN_SHARE = 1 / 4;
+
 /**
- * Merges that rise evenly from the first sixth of the depth on, as steep as it takes.
+ * The least merges that are small enough, of the first form that reaches so far down (docs/experiments.md compares them):
+ *
+ * 1. Merges that rise from the first sixth of the depth on. They lose least while many tokens stay.
+ * 2. Merges that rise from the first block on.
+ * 3. As many pairs in each block as it takes, and ever larger shares of what is left. In the end they are half in each block, which is all
+ *    that merging can do.
  *
  * @param reaches whether a network with these merges is small enough
- * @returns the least merges of this form that are small enough, one number a block
- * @throws SlimViTError `bad-option` when even the steepest are not
+ * @returns one number a block
+ * @throws SlimViTError `bad-option` when even half of the patches in each block are not enough
  */
-export function risingMerges(arch: Architecture, reaches: (merged: Architecture) => boolean, target: string): number[] {
-  const steepest = mergesOf(arch, Number.POSITIVE_INFINITY);
-  if (!reaches(withMerges(arch, steepest))) {
-    throw new SlimViTError(
-      "bad-option",
-      `${target} cannot be reached by merging: with ${steepest.join(", ")} pairs a block the model is still above it. ` +
-        "Give a larger target, or start from smaller pictures (--image-size of slimvit thin).",
-    );
+export function mergesFor(arch: Architecture, reaches: (merged: Architecture) => boolean, target: string): number[] {
+  const isEnough = (merges: number[]) => reaches(withMerges(arch, merges));
+  const untouched = Math.round(arch.blocks.length * UNTOUCHED_SHARE);
+  for (const form of [rising(arch, untouched), rising(arch, 0), even(arch)]) {
+    let [low, high] = [-1, form.steps.length - 1];
+    if (!isEnough(form.of(form.steps[high]))) continue;
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (isEnough(form.of(form.steps[middle]))) high = middle;
+      else low = middle;
+    }
+    return form.of(form.steps[high]);
   }
-  // The merges change at few slopes: those at which a block's number is rounded up.
-  const slopes = [...new Set(arch.blocks.flatMap((_, i) => slopesOf(arch, i)))].sort((a, b) => a - b);
-  let [low, high] = [-1, slopes.length - 1];
-  while (high - low > 1) {
-    const middle = (low + high) >> 1;
-    if (reaches(withMerges(arch, mergesOf(arch, slopes[middle])))) high = middle;
-    else low = middle;
-  }
-  return mergesOf(arch, slopes[high] ?? 0);
+  throw new SlimViTError(
+    "bad-option",
+    `${target} cannot be reached by merging: with ${mostMerges(arch).join(", ")} pairs a block, which is half of the patches in each, the model ` +
+      "is still above it. Give a larger target, or start from smaller pictures (--image-size of slimvit thin).",
+  );
+}
+
+/** All that merging can do: half of the patches in each block. */
+export function mostMerges(arch: Architecture): number[] {
+  return mergesOf(arch, (_, patches) => patches);
 }
 
 /** @throws SlimViTError `bad-option` for a block that does not exist or cannot merge so many pairs */
@@ -68,27 +81,54 @@ function canMerge({ blocks, pooling }: Architecture, i: number): boolean {
   return !shrinksLater && blocks[i].headDims.length > 0 && isRead;
 }
 
-const firstOf = ({ blocks }: Architecture): number => Math.round(blocks.length * UNTOUCHED_SHARE);
+/** Merges of one form: the later the step, the more pairs. */
+interface Form {
+  steps: number[];
+  of(step: number): number[];
+}
 
-function mergesOf(arch: Architecture, slope: number): number[] {
-  let patches = arch.blocks[0].keepIdx.length - arch.prefixTokens;
-  const largest = Math.max(1, Math.floor(patches * LARGEST_SHARE));
+/** The steps are those slopes at which a block merges one pair more. */
+function rising(arch: Architecture, first: number): Form {
+  const largest = largestOf(arch);
+  const blocks = arch.blocks.map((_, i) => i - first + 1).filter((place) => place > 0);
+  const slopes = blocks.flatMap((place) => Array.from({ length: largest }, (_, pairs) => (pairs + 0.5) / place));
+  return {
+    steps: [...new Set(slopes)].sort((a, b) => a - b),
+    of: (slope) =>
+      mergesOf(arch, (i, patches) =>
+        i < first ? 0 : Math.min(Math.round(slope * (i - first + 1)), largest, Math.floor(OWN_SHARE * patches)),
+      ),
+  };
+}
+
+/** The steps are the pairs of the first blocks. */
+function even(arch: Architecture): Form {
+  const all = patchesOf(arch);
+  const most = Math.floor(all / 2);
+  return {
+    steps: Array.from({ length: Math.max(1, most - largestOf(arch) + 1) }, (_, i) =>
+      Math.min(most, largestOf(arch) + i),
+    ),
+    of: (pairs) =>
+      mergesOf(arch, (_, patches) =>
+        pairs === most ? patches : Math.min(pairs, Math.floor(Math.max(OWN_SHARE, pairs / all) * patches)),
+      ),
+  };
+}
+
+const patchesOf = ({ blocks, prefixTokens }: Architecture): number => blocks[0].keepIdx.length - prefixTokens;
+
+const largestOf = (arch: Architecture): number => Math.max(1, Math.floor(patchesOf(arch) * LARGEST_SHARE));
+
+/** @param wanted of a block that has so many patches; it gets half of them at most */
+function mergesOf(arch: Architecture, wanted: (block: number, patches: number) => number): number[] {
+  let patches = patchesOf(arch);
   return arch.blocks.map((block, i) => {
     const before = arch.blocks[i - 1]?.keepIdx.length ?? block.keepIdx.length;
     patches -= before - block.keepIdx.length;
-    const step = i - firstOf(arch) + 1;
-    if (step < 1 || !canMerge(arch, i)) return 0;
-    const merge = Math.min(Math.round(slope * step), largest, Math.floor(patches / 2));
+    if (!canMerge(arch, i)) return 0;
+    const merge = Math.min(wanted(i, patches), Math.floor(patches / 2));
     patches -= merge;
     return merge;
   });
-}
-
-/** The slopes at which block `i` merges one pair more. */
-function slopesOf(arch: Architecture, i: number): number[] {
-  const step = i - firstOf(arch) + 1;
-  if (step < 1) return [];
-  const patches = arch.blocks[0].keepIdx.length - arch.prefixTokens;
-  const largest = Math.max(1, Math.floor(patches * LARGEST_SHARE));
-  return Array.from({ length: largest }, (_, pairs) => (pairs + 0.5) / step);
 }

@@ -1,21 +1,33 @@
 /** What is measured over the steps of a training: its names in the history, and the words for it. */
 import { percent } from "../shared/terminal.ts";
 
-/** Shares of the pictures, and of an embedding model the mean cosine, by their names in the history. */
-export type Accuracy = { "val.top1"?: number; "val.agreement"?: number; "val.cosine"?: number };
+/**
+ * Shares of the pictures, and of an embedding model the mean cosine, by their names in the history. Where several networks are
+ * trained together, these are the means over them, and each one's own have its name behind.
+ */
+export type Accuracy = { [key in Measure | `${Measure}.${string}`]?: number };
 
-export const MEASURES: [key: keyof Accuracy, what: string][] = [
+type Measure = "val.top1" | "val.agreement" | "val.cosine" | "val.divergence";
+
+/** Shares and cosines, of which more is better. Beside them there is the divergence from the teacher, in nats. */
+export const MEASURES: [key: Measure, what: string][] = [
   ["val.top1", "top-1"],
   ["val.agreement", "agreement with the teacher"],
   ["val.cosine", "cosine with the teacher's embeddings"],
 ];
 
-/** "top-1 81.2 %, agreement with the teacher 90.1 %" */
-export const accuracyText = (accuracy: Accuracy): string =>
-  MEASURES.flatMap(([key, what]) => {
-    const share = accuracy[key];
-    return share === undefined ? [] : [`${what} ${percent(share)}`];
-  }).join(", ");
+/** "top-1 81.2 % (large 83.0 %, small 79.4 %), agreement with the teacher 90.1 %, divergence in nats 0.0412" */
+export function accuracyText(accuracy: Accuracy): string {
+  const text = (key: Measure, what: string, form: (value: number) => string) => {
+    const value = accuracy[key];
+    if (value === undefined) return [];
+    const own = Object.entries(accuracy).filter(([name]) => name.startsWith(`${key}.`));
+    const each = own.map(([name, of]) => `${name.slice(key.length + 1)} ${form(of!)}`).join(", ");
+    return [`${what} ${form(value)}${each && ` (${each})`}`];
+  };
+  const shares = MEASURES.flatMap(([key, what]) => text(key, what, percent));
+  return [...shares, ...text("val.divergence", "divergence in nats", (nats) => nats.toFixed(4))].join(", ");
+}
 
 /** "top-1 81.2 % at the end, 81.5 % at best (step 900), 10.0 % at the start", for each measure that the history has */
 export function accuracySummary(history: Record<string, number>[]): string[] {

@@ -13,35 +13,36 @@ export const CALIBRATION_PICTURES = 24;
 
 /** @param model with the weights that will run */
 export async function activationRanges(model: Model, pictures: Picture[]): Promise<ActivationRanges> {
+  const chosen = spread(pictures, CALIBRATION_PICTURES);
+  const progress = startProgress("calibration", chosen.length);
   const ranges: ActivationRanges = {};
-  const sizes = new Map<string, Float32Array>();
-  const sizesOf = (key: string) => {
-    const known =
-      sizes.get(key) ?? rowLengths(float32(model.tensors, `${key}.weight`), model.tensors.get(`${key}.weight`)!.shape);
-    sizes.set(key, known);
-    return known;
-  };
-  const progress = startProgress("calibration", Math.min(CALIBRATION_PICTURES, pictures.length));
-  for (const [k, picture] of spread(pictures, CALIBRATION_PICTURES).entries()) {
-    forward(model, await evalPixels(picture, model.manifest.preprocess), {
-      onLinear(name, input, output) {
-        const lengths = sizesOf(name);
-        if (!lengths.length || !input.length) return;
-        widen(ranges, `${name}.input`, rangeOf(input, undefined, 0, input.length, 0));
-        const names = name.endsWith("attn.qkv") ? ["q", "k", "v"].map((part) => name.replace("qkv", part)) : [name];
-        const count = lengths.length / names.length;
-        names.forEach((part, p) => {
-          const range: ActivationRange = [Infinity, -Infinity];
-          for (let row = 0; row < output.length; row += lengths.length)
-            merge(range, rangeOf(output, lengths, p * count, count, row));
-          widen(ranges, `${part}.output`, range);
-        });
-      },
-    });
+  for (const [k, picture] of chosen.entries()) {
+    widenBy(ranges, model, await evalPixels(picture, model.manifest.preprocess));
     progress.update(k + 1, "");
   }
   progress.stop();
   return ranges;
+}
+
+/** @param ranges widened by what the linears see of one more input */
+export function widenBy(ranges: ActivationRanges, model: Model, pixels: Float32Array): void {
+  const sizesOf = (key: string) =>
+    rowLengths(float32(model.tensors, `${key}.weight`), model.tensors.get(`${key}.weight`)!.shape);
+  forward(model, pixels, {
+    onLinear(name, input, output) {
+      const lengths = sizesOf(name);
+      if (!lengths.length || !input.length) return;
+      widen(ranges, `${name}.input`, rangeOf(input, undefined, 0, input.length, 0));
+      const names = name.endsWith("attn.qkv") ? ["q", "k", "v"].map((part) => name.replace("qkv", part)) : [name];
+      const count = lengths.length / names.length;
+      names.forEach((part, p) => {
+        const range: ActivationRange = [Infinity, -Infinity];
+        for (let row = 0; row < output.length; row += lengths.length)
+          merge(range, rangeOf(output, lengths, p * count, count, row));
+        widen(ranges, `${part}.output`, range);
+      });
+    },
+  });
 }
 
 /** Of some channels of a row; or of all values, without `lengths`. */

@@ -22,6 +22,9 @@ import { safetensorsMetadata } from "../models/metadata.ts";
 import { type Answer, canRefit, refitHead } from "./refit.ts";
 import { keyOf, type Setting, withTokens } from "./space.ts";
 
+/** By which pictures a head is solved again: some train pictures to rank candidates, all of them for what is measured on val. */
+export type HeadPictures = "some" | "all";
+
 /** Makes the models of one dense model. What took a calibration is kept in `folder`. */
 export class Builder {
   private readonly cuts = new Map<string, Model>();
@@ -42,10 +45,16 @@ export class Builder {
   ) {}
 
   /** Answers of a model and of the dense one on the same pictures, by which heads are solved again; without it they stay. */
-  answers?: (model: Model) => Promise<{ slim: Answer[]; wanted: Float32Array[] }>;
+  answers?: (model: Model, pictures: HeadPictures) => Promise<{ slim: Answer[]; wanted: Float32Array[] }>;
 
+  /** What ships. */
   async build(setting: Setting): Promise<Model> {
     return encoded(await this.exact(setting), setting);
+  }
+
+  /** With a head solved by some pictures, to rank candidates. */
+  async buildCandidate(setting: Setting): Promise<Model> {
+    return encoded(await this.withHead(setting, "some"), setting);
   }
 
   /** With the dense model's head. */
@@ -55,18 +64,22 @@ export class Builder {
 
   /** In f32, of which each dtype is made. */
   async exact(setting: Setting): Promise<Model> {
+    return this.withHead(setting, "all");
+  }
+
+  private async withHead(setting: Setting, pictures: HeadPictures): Promise<Model> {
     const model = await this.raw(setting);
     const isWhole = model.manifest === this.dense.manifest;
     if (isWhole || !this.answers || !canRefit(model.manifest)) return model;
-    return { ...model, tensors: new Map([...model.tensors, ...(await this.headFor(setting, model))]) };
+    return { ...model, tensors: new Map([...model.tensors, ...(await this.headFor(setting, model, pictures))]) };
   }
 
   /** Kept in a file, whatever the dtype. */
-  private async headFor(setting: Setting, model: Model): Promise<Tensors> {
-    const key = `${keyOf({ ...setting, dtype: "f16" })} ${this.identity}`;
+  private async headFor(setting: Setting, model: Model, pictures: HeadPictures): Promise<Tensors> {
+    const key = `${keyOf({ ...setting, dtype: "f16" })} by ${pictures} ${this.identity}`;
     const path = join(this.folder, "heads", `${hashOf(key)}.safetensors`);
     if (existsSync(path)) return readSafetensors(readFileSync(path), path) as Tensors;
-    const { slim, wanted } = await this.answers!(encoded(model, setting));
+    const { slim, wanted } = await this.answers!(encoded(model, setting), pictures);
     const tensors = refitHead(model.manifest, model.tensors, slim, wanted);
     const head: Tensors = new Map([...tensors].filter(([name]) => name.startsWith("head.")));
     writeFileAtomic(path, writeSafetensors(head));

@@ -32,7 +32,7 @@ const NEW_HEADS: ((run: SlimRun, unknown: string) => Promise<string | undefined>
 
 /** Where nothing is trained: a head in closed form on the features as they are. */
 async function teachHead(run: SlimRun, unknown: string): Promise<string | undefined> {
-  const { untrainable, source, data, options, folder, key, notes } = run;
+  const { untrainable, source, data, options, folder, trainingKey, notes } = run;
   if (!untrainable) return undefined;
   if (data.isHeldOut)
     throw new SlimViTError(
@@ -40,7 +40,7 @@ async function teachHead(run: SlimRun, unknown: string): Promise<string | undefi
       `slim: ${unknown}, and ${untrainable}. Put every fifth picture of each class into val/CLASS and the others into train/CLASS, ` +
         "or give --unlabelled to stay close to the model whatever the classes are called.",
     );
-  const out = join(folder, `teach-${key.slice(0, 10)}`);
+  const out = join(folder, `teach-${trainingKey.slice(0, 10)}`);
   if (!existsSync(out)) {
     say(`slim: fits a head to the model's features first, because the data's classes are not the model's: ${unknown}`);
     await teachModel(source, { data: options.data, out, threads: availableParallelism() });

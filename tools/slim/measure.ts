@@ -32,8 +32,10 @@ export interface Answers {
 
 /** The pictures of a measurement. */
 export interface Measuring {
-  /** by which heads are solved again */
+  /** by which candidates' heads are solved again */
   calibration: Picture[];
+  /** by which heads of points that val sees are solved again */
+  solving: Picture[];
   /** some of `held`, for the first look at a candidate */
   firstLook: Picture[];
   /** that no choice of cuts sees, to rank candidates */
@@ -84,10 +86,11 @@ export class PointMeasurer implements Measurer {
     },
   ) {
     this.pixels = settings.against?.pixels ?? new PixelCache();
-    builder.answers ??= async (model) => ({
-      slim: await this.run(model, pictures.calibration),
-      wanted: await this.dense.ownLogits(pictures.calibration),
-    });
+    const picturesOf = { some: pictures.calibration, all: pictures.solving };
+    builder.answers ??= async (model, by) => {
+      const wanted = await this.dense.ownLogits(picturesOf[by]); // first: it finds the pictures that cannot be read
+      return { slim: await this.run(model, picturesOf[by]), wanted };
+    };
   }
 
   private get dense(): PointMeasurer {
@@ -156,7 +159,7 @@ export class PointMeasurer implements Measurer {
     if (known) return known;
     const pictures = stage === 0 ? this.pictures.firstLook : this.pictures.held;
     const wanted = await this.dense.ownLogits(pictures);
-    const model = stage === 0 ? await this.builder.buildRaw(setting) : await this.builder.build(setting);
+    const model = stage === 0 ? await this.builder.buildRaw(setting) : await this.builder.buildCandidate(setting);
     const logits = await this.answer(model, pictures);
     const close = closenessOf(logits, wanted);
     const closeness = record.closeness ?? [];
@@ -181,7 +184,7 @@ export class PointMeasurer implements Measurer {
   async answersOf(model: Model, pictures: Picture[]): Promise<Answers> {
     const logits = await this.answer(model, pictures);
     const { indices } = this.pictures;
-    const readable = await this.pixels.readable(pictures, model.manifest);
+    const readable = this.pixels.readable(pictures);
     return {
       best: logits.map((values) => bestClass(values) ?? -1),
       ranks: indices ? logits.map((values, k) => Math.min(5, rankOf(values, indices.get(readable[k].className)!))) : [],
@@ -202,14 +205,13 @@ export class PointMeasurer implements Measurer {
   /** Of the pictures that can be read. */
   private async run(model: Model, pictures: Picture[]): Promise<Answer[]> {
     this.stopIfAsked();
-    const pixels = await this.pixels.of(pictures, model.manifest);
     const engine = await openSimd(model, { threads: freeThreads() });
     try {
       const answers: Answer[] = [];
-      for (const [k, input] of pixels.entries()) {
+      for await (const input of this.pixels.each(pictures, model.manifest)) {
         const { logits, features } = await engine.run(input);
         answers.push({ logits: logits.slice(), features: features.slice() });
-        if (k % TURN === 0) await setImmediate(); // or Ctrl-C would not be seen
+        if (answers.length % TURN === 0) await setImmediate(); // or Ctrl-C would not be seen
         this.stopIfAsked();
       }
       this.runs++;

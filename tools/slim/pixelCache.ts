@@ -15,9 +15,11 @@ export class PixelCache {
   private readonly sets = new Map<Picture[], number>();
   private readonly broken = new Set<Picture>();
   private bytes = 0;
-  private readonly most = Math.min(CACHE_BYTES, CACHE_SHARE * freemem());
 
-  async of(pictures: Picture[], manifest: Model["manifest"]): Promise<Float32Array[]> {
+  /** @param most bytes that are kept */
+  constructor(private readonly most = Math.min(CACHE_BYTES, CACHE_SHARE * freemem())) {}
+
+  private async of(pictures: Picture[], manifest: Model["manifest"]): Promise<Float32Array[]> {
     if (!this.sets.has(pictures)) this.sets.set(pictures, this.sets.size);
     const key = `${this.sets.get(pictures)} ${manifest.imageSize}`;
     const known = this.kept.get(key);
@@ -33,9 +35,23 @@ export class PixelCache {
     return pixels;
   }
 
-  /** In the order of what `of` gives. */
-  async readable(pictures: Picture[], manifest: Model["manifest"]): Promise<Picture[]> {
-    await this.of(pictures, manifest);
+  /** The same, one picture after the other. A set that would take most of the cache is decoded as it goes, and not kept. */
+  async *each(pictures: Picture[], manifest: Model["manifest"]): AsyncGenerator<Float32Array> {
+    const [rows, columns] = manifest.imageSize;
+    if (pictures.length * rows * columns * BYTES_A_PIXEL <= this.most / 2)
+      return yield* await this.of(pictures, manifest);
+    const part = (first: number) => this.decode(pictures.slice(first, first + STREAMED_AT_ONCE), manifest);
+    let next = part(0);
+    for (let first = 0; first < pictures.length; first += STREAMED_AT_ONCE) {
+      const pixels = await next;
+      // Decoding has threads of its own, so it goes on while the engine works on what is yielded. It never rejects.
+      next = part(first + STREAMED_AT_ONCE);
+      yield* pixels;
+    }
+  }
+
+  /** In the order of what `each` gives, after which it knows. */
+  readable(pictures: Picture[]): Picture[] {
     return pictures.filter((picture) => !this.broken.has(picture));
   }
 
@@ -59,5 +75,8 @@ export class PixelCache {
 
 /** Pictures decoded side by side. */
 const AT_ONCE = 8;
+const STREAMED_AT_ONCE = 64;
+/** Three channels in f32. */
+const BYTES_A_PIXEL = 12;
 
 const sizeOf = (pixels: Float32Array[]) => pixels.reduce((sum, { byteLength }) => sum + byteLength, 0);

@@ -9,6 +9,8 @@ export interface SlimOptions extends Targets {
   out: string;
   unlabelled?: boolean;
   train: TrainChoice;
+  /** one folder with what was taken and the models beside it as variants of one set of weights, so no widths are cut */
+  elastic?: boolean;
   /** where what was measured and trained is kept; default the output folder's name with .stages */
   stages?: string;
   force?: boolean;
@@ -23,7 +25,10 @@ export interface SlimRun {
   /** of the dense model: MODEL, or what it was finetuned to */
   source: string;
   folder: string;
+  /** of all that the result depends on */
   key: string;
+  /** of what trained models depend on: another target takes those that are there */
+  trainingKey: string;
   backend: Backend | undefined;
   clock: TrainingClock;
   /** why nothing is trained, whatever was asked */

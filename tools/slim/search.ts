@@ -145,21 +145,21 @@ export interface Choice {
  * must also hold the target when losses are smoothed, so that a cheaper model of the same picture size never looks better than
  * a dearer one.
  *
- * @returns nothing where the first point, which the others were made of, does not keep the target itself
+ * @returns nothing where no point keeps the target
  */
 export async function cheapestWithin(
   frontier: Candidate[],
   measurer: Measurer,
   most: number,
 ): Promise<Choice | undefined> {
-  const [all, held]: [Measured[], Measured[]] = [[], []];
+  const all: Measured[] = [];
+  let cheapest: Measured | undefined;
   for (const group of bySize(frontier)) {
-    const { chosen, measured } = await cheapestOfSize(group, measurer, most);
-    if (!all.length && measured[0].loss > most) return undefined;
+    const { chosen, measured } = await cheapestOfSize(group, measurer, most, cheapest?.cost);
     all.push(...measured);
-    if (chosen) held.push(chosen);
+    if (chosen && chosen.cost < (cheapest?.cost ?? Infinity)) cheapest = chosen;
   }
-  return { chosen: held.reduce((a, b) => (b.cost < a.cost ? b : a)), measured: all.sort((a, b) => b.cost - a.cost) };
+  return cheapest && { chosen: cheapest, measured: all.sort((a, b) => b.cost - a.cost) };
 }
 
 /** The parts of the frontier with one picture size each, the largest first. */
@@ -168,19 +168,26 @@ function bySize(frontier: Candidate[]): Candidate[][] {
   return sizes.map((size) => frontier.filter(({ point }) => point.size === size));
 }
 
-/** @param frontier of one picture size, the dearest first */
+/**
+ * @param frontier of one picture size, the dearest first
+ * @param below cost of what holds the target at another size: only cheaper points are of use, and the next dearer ones to compare with
+ */
 async function cheapestOfSize(
   frontier: Candidate[],
   measurer: Measurer,
   most: number,
+  below = Infinity,
 ): Promise<{ chosen: Measured | undefined; measured: Measured[] }> {
+  const useful = frontier.findIndex(({ cost }) => cost < below);
+  if (useful < 0) return { chosen: undefined, measured: [] };
   const losses = new Map<number, number>();
   const lossAt = async (k: number) => {
     if (!losses.has(k)) losses.set(k, await measurer.loss(frontier[k].point));
     return losses.get(k)!;
   };
-  let low = 0; // holds the target, if any does
-  if ((await lossAt(0)) <= most) {
+  const first = Math.max(0, useful - BESIDE);
+  let low = first; // holds the target, if any does
+  if ((await lossAt(first)) <= most) {
     let high = frontier.length;
     while (high - low > 1) {
       const middle = (low + high) >> 1;
@@ -188,7 +195,7 @@ async function cheapestOfSize(
       else high = middle;
     }
   }
-  for (let k = Math.max(0, low - BESIDE); k <= Math.min(frontier.length - 1, low + BESIDE); k++) await lossAt(k);
+  for (let k = Math.max(first, low - BESIDE); k <= Math.min(frontier.length - 1, low + BESIDE); k++) await lossAt(k);
   const known = [...losses.keys()].sort((a, b) => a - b);
   const measured = known.map((k): Measured => ({ ...frontier[k], loss: losses.get(k)! }));
   const smooth = nonDecreasing(measured.map(({ loss }) => loss));

@@ -37,6 +37,11 @@ export async function slimModel(source: string, options: SlimOptions): Promise<O
       "bad-option",
       `slim: ${source} is an embedding model, which has no best class to agree on. Give labelled pictures, for which slim makes a head.`,
     );
+  if (options.elastic && target.kind === "bytes")
+    throw new SlimViTError(
+      "bad-option",
+      "slim: --elastic keeps all widths, and only widths make a file smaller: give another target than --bytes.",
+    );
   const folder = options.stages ?? `${resolve(options.out)}.stages`;
   const digests = await Promise.all(options.data.map(digestData));
   const identity = [
@@ -44,8 +49,9 @@ export async function slimModel(source: string, options: SlimOptions): Promise<O
     manifest.variant,
     digests.map((digest) => digest.sha256),
   ];
-  const asked = [target, options.unlabelled ?? false, options.train, options.seed ?? 0];
-  const key = sha256(Buffer.from(JSON.stringify([identity, asked])));
+  const keyOf = (...more: unknown[]) => sha256(Buffer.from(JSON.stringify([identity, ...more])));
+  const trainingKey = keyOf(options.unlabelled ?? false, options.train, options.seed ?? 0);
+  const key = keyOf(trainingKey, target, options.elastic ?? false);
   const before = madeBefore(options, folder, key);
   if (before) return before;
   claimOutput(options.out, options.force, [source, ...options.data, folder]);
@@ -58,7 +64,8 @@ export async function slimModel(source: string, options: SlimOptions): Promise<O
     const untrainable = untrainableBy(options, data, backend);
     const clock = new TrainingClock(options.train, join(folder, `clock-${key.slice(0, 10)}.json`));
     const notes: string[] = [];
-    const begun: SlimRun = { options, target, data, source, folder, key, backend, clock, untrainable, notes };
+    const keys = { key, trainingKey };
+    const begun: SlimRun = { options, target, data, source, folder, ...keys, backend, clock, untrainable, notes };
     const run = { ...begun, source: await withDataClasses(begun) };
     return searchAndWrite(run, JSON.stringify(identity), started);
   });
@@ -102,8 +109,10 @@ function untrainableBy({ train }: SlimOptions, data: SlimData, backend: Backend 
 
 /** Held-back train pictures by which candidates are ranked. */
 const HELD = 160;
-/** Other train pictures, by which widths are compensated and heads solved again. */
+/** Other train pictures, by which widths are compensated and candidates' heads solved again. */
 const CALIBRATION = 320;
+/** Train pictures, those above among them, by which the heads of points that val sees are solved again. */
+const SOLVING = 4000;
 
 async function searchAndWrite(run: SlimRun, identity: string, started: number): Promise<Outcome> {
   const { source, folder } = run;
@@ -112,6 +121,7 @@ async function searchAndWrite(run: SlimRun, identity: string, started: number): 
     identity,
     HELD,
     CALIBRATION,
+    SOLVING,
     readManifestFile(source).weights.map((file) => file.sha256),
   ]);
   const pictures = picturesOf(run, dense);
@@ -142,13 +152,13 @@ interface Lab {
 
 /** @param dense what a trained model is compared with */
 async function openLab(
-  { backend, folder, target }: SlimRun,
+  { backend, folder, target, options }: SlimRun,
   model: Model,
   identity: string,
   pictures: Measuring,
   dense?: Lab,
 ): Promise<Lab> {
-  const whole = spaceOf(model.manifest, backend !== undefined);
+  const whole = spaceOf(model.manifest, backend !== undefined && !options.elastic);
   const middle = whole.size[whole.size.length >> 1];
   const builder = new Builder(model, identity, pictures.calibration, middle, folder, backend?.tf);
   const measurerFor = (space: Space, costName: CostName, int8Factor: number) =>
@@ -168,7 +178,8 @@ async function openLab(
 function picturesOf({ data, options }: SlimRun, { manifest }: Model): Measuring {
   const { held, calibration } = heldBack(data);
   const indices = options.unlabelled ? {} : { indices: indicesOf(data, manifest.labels) };
-  return { held, calibration, firstLook: spread(held, FIRST_LOOK), val: data.val, ...indices };
+  const pictures = { held, calibration, firstLook: spread(held, FIRST_LOOK), val: data.val };
+  return { ...pictures, solving: spread(data.train, SOLVING), ...indices };
 }
 
 /** Every second train picture of those that are needed ranks candidates, the others calibrate. */

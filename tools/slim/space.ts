@@ -11,7 +11,7 @@ import {
   type WeightsDtype,
 } from "../../src/format/model.ts";
 import { resizedManifest } from "../checkpoints/resize.ts";
-import { risingMerges, withMerges } from "../masks/mergeSchedule.ts";
+import { mergesFor, withMerges } from "../masks/mergeSchedule.ts";
 import { spreadLists } from "../masks/spreadLists.ts";
 
 export const AXES = ["size", "merges", "lists", "attn", "mlp", "dtype"] as const;
@@ -24,7 +24,7 @@ export const DENSE: Point = { size: 0, merges: 0, lists: 0, attn: 0, mlp: 0, dty
 /** What the steps of each axis are. */
 export interface Space {
   size: [number, number][];
-  /** shares of the MACs that are left by merging */
+  /** shares of the MACs that are left by merging, or by merging more where the model merges already */
   merges: number[];
   /** the same by spread keep-lists */
   lists: number[];
@@ -56,7 +56,7 @@ export function spaceOf(manifest: Manifest, canCut: boolean): Space {
   const channels = position === "learned" && !qkNorm ? units : [1];
   return {
     size: hasMerges ? [manifest.imageSize] : sizesOf(manifest),
-    merges: hasMerges || position === "relative" ? [1] : TOKEN_SHARES,
+    merges: position === "relative" ? [1] : TOKEN_SHARES,
     lists: hasMerges || hasLists ? [1] : TOKEN_SHARES,
     attn: channels,
     mlp: units,
@@ -124,6 +124,14 @@ function withWidths<A extends Architecture>(arch: A, { attn, mlp }: Setting): A 
   return { ...arch, blocks };
 }
 
+/** The same network with every patch to itself. */
+export function withoutMerges<A extends Architecture>(arch: A): A {
+  return withMerges(
+    arch,
+    arch.blocks.map(() => 0),
+  );
+}
+
 /** The network with its patches merged or dropped until the share of its MACs is left. */
 export function withTokens<M extends Manifest>(manifest: M, { merges, lists }: Setting): M | undefined {
   const classes = manifest.labels.length;
@@ -132,7 +140,7 @@ export function withTokens<M extends Manifest>(manifest: M, { merges, lists }: S
   if (merges === 1) return manifest;
   try {
     const isReached = (merged: Architecture) => countMacs(merged, classes) <= merges * whole;
-    return withMerges(manifest, risingMerges(manifest, isReached, ""));
+    return withMerges(manifest, mergesFor(withoutMerges(manifest), isReached, ""));
   } catch {
     return undefined; // even the steepest merges leave more
   }

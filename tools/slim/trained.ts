@@ -15,12 +15,12 @@ import { decided } from "./decided.ts";
 import { lossOf, type PointMeasurer } from "./measure.ts";
 import type { SlimRun } from "./run.ts";
 import type { Choice, Measured } from "./search.ts";
-import { DENSE, keyOf, type Setting, type Space, settingOf } from "./space.ts";
+import { DENSE, keyOf, type Setting, type Space, settingOf, withoutMerges } from "./space.ts";
 import { settingText } from "./verdict.ts";
 
 /** What a few thousand pictures of a class folder were trained best with; the same for the dense model and the slim ones. */
 const RECIPE = { lr: 1.5e-4, warmup: 0.3, mixup: 0.2, randaugment: 7, erase: 0.1, minScale: 0.4 };
-const MOST_EPOCHS = { finetune: 15, retrain: 40 };
+const MOST_EPOCHS = { finetune: 20, retrain: 80 };
 const LEAST_EPOCHS = 1;
 /** Share of the time that goes to a head for other classes. */
 const FINETUNE_SHARE = 0.3;
@@ -31,8 +31,8 @@ const OVERHEAD = 1.25;
 
 /** @returns the folder of the model with a new head; the dense one from then on */
 export async function finetuneDense(run: SlimRun, unknown: string): Promise<string> {
-  const { source, data, options, folder, clock, key } = run;
-  const out = join(folder, `finetune-${key.slice(0, 10)}`);
+  const { source, data, options, folder, clock, trainingKey } = run;
+  const out = join(folder, `finetune-${trainingKey.slice(0, 10)}`);
   if (!existsSync(out)) say(`slim: finetunes first, because the data's classes are not the model's: ${unknown}`);
   const plan = await planOf(run, out, readModelFolder(source), FINETUNE_SHARE * clock.total, MOST_EPOCHS.finetune);
   const given = { ...RECIPE, ...plan.options, data: options.data, out, keepBest: true, valPictures: VAL_PICTURES };
@@ -99,7 +99,7 @@ export interface FoundFrom {
 /** A model that was trained and then searched from, and what was taken of it. */
 export interface Trained extends FoundFrom {
   choice: Choice;
-  /** "trained at 160×160 px" */
+  /** "of a model trained with 160×160 px, patches merged to 59 % of the MACs" */
   how: string;
 }
 
@@ -107,74 +107,72 @@ export interface Trained extends FoundFrom {
 const GOOD_ENOUGH = { macsShare: 0.3, loss: 0.3 };
 /** A training that had less time than this would not learn. */
 const LEAST_SECONDS = 60;
-/** MACs of the picture sizes that are trained for a target of accuracy, the first one with this share of the time that is left. */
-const TRAINED_SHARES = [0.5, 0.33];
-const FIRST_SHARE = 0.6;
+/** Share of the MACs that is trained for a target of accuracy, or of those that the search without training has left. */
+const TRAINED_SHARE = 0.29;
+const TRAINED_OF_FOUND = 0.75;
 
 /**
- * Trains the dense model for smaller pictures, with itself as the teacher, and searches on from there without training: what
- * training makes up for best is the picture size, and merged patches lose least without.
+ * Trains the dense model for smaller pictures whose patches merge, with itself as the teacher, and searches on from there without
+ * training. All of the time goes to one model: half as many epochs of two give two worse ones.
  *
- * @returns the best that was found so; nothing where training was not tried, or gave nothing better
+ * @returns what was found so; nothing where training was not tried, or gave nothing better
  */
 export async function trainWherePays(run: SlimRun, search: Search): Promise<Trained | undefined> {
   const { clock, backend, notes, target } = run;
-  const { measurer, space, untrained } = search;
+  const { untrained } = search;
   if (run.untrainable || !backend) return undefined;
-  const denseMacs = measurer.macs(measurer.reference)!;
-  const share = measurer.macs(settingOf(space, untrained.chosen.point))! / denseMacs;
-  const isEnough = target.kind === "loss" ? share <= GOOD_ENOUGH.macsShare : untrained.chosen.loss <= GOOD_ENOUGH.loss;
+  const isEnough =
+    target.kind === "loss" ? shareOf(search) <= GOOD_ENOUGH.macsShare : untrained.chosen.loss <= GOOD_ENOUGH.loss;
   if (isEnough && !clock.isGiven) {
     notes.push(
       "nothing more was trained: what the search found leaves little to gain (--train 1h trains all the same)",
     );
     return undefined;
   }
-  let best: Trained | undefined;
-  for (const [k, start] of startsOf(run, search).entries()) {
-    if (clock.left < LEAST_SECONDS) break;
-    const last = k === TRAINED_SHARES.length - 1 || target.kind !== "loss";
-    const trained = await trainAndSearch(run, search, start, last ? 1 : FIRST_SHARE);
-    if (!trained) break; // smaller pictures lose more
-    if (isBetter(target, trained.choice.chosen, (best?.choice ?? untrained).chosen)) best = trained;
-  }
-  if (!best) notes.push("training gave nothing better than what was found without");
-  return best;
+  const trained = clock.left < LEAST_SECONDS ? undefined : await trainAndSearch(run, search, startOf(run, search));
+  if (trained && isBetter(target, trained.choice.chosen, untrained.chosen)) return trained;
+  notes.push("training gave nothing better than what was found without");
+  return undefined;
 }
+
+/** MACs of what was found without training, as a share of the dense model's. */
+const shareOf = ({ measurer, space, untrained }: Search): number =>
+  measurer.macs(settingOf(space, untrained.chosen.point))! / measurer.macs(measurer.reference)!;
 
 /** By accuracy under a target of cost, by cost under one of accuracy. */
 const isBetter = ({ kind }: SlimRun["target"], a: Measured, b: Measured): boolean =>
   kind === "loss" ? a.cost < b.cost : a.loss < b.loss;
 
 /**
- * Points of the space that are trained: smaller pictures; where only bytes count, the widths that were taken. Patches do not merge
- * while training; where they can, a start may have `merges` as well.
+ * The setting that is trained. The picture size does half of the saving, and patches that merge, or where they cannot are dropped,
+ * the other half; where only bytes count, it has the widths that were taken.
  */
-function startsOf({ target }: SlimRun, { space, measurer, untrained }: Search): Setting[] {
-  if (target.kind === "bytes") return [settingOf(space, untrained.chosen.point)];
+function startOf({ target }: SlimRun, search: Search): Setting {
+  const { space, measurer, untrained } = search;
+  if (target.kind === "bytes") return settingOf(space, untrained.chosen.point);
   const denseMacs = measurer.macs(measurer.reference)!;
-  const taken = measurer.macs(settingOf(space, untrained.chosen.point))! / denseMacs;
-  // Of a target of cost, the picture size does half of the saving, and merged patches the other half.
-  const shares = target.kind === "loss" ? TRAINED_SHARES : [Math.sqrt(taken)];
-  const starts = shares.map((share) => {
-    const distance = (size: [number, number]) =>
-      Math.abs(measurer.macs({ ...measurer.reference, size })! / denseMacs - share);
-    const size = space.size.reduce((a, b) => (distance(b) < distance(a) ? b : a));
-    return { ...measurer.reference, size };
+  const share = target.kind === "loss" ? Math.min(TRAINED_SHARE, TRAINED_OF_FOUND * shareOf(search)) : shareOf(search);
+  const axis = space.merges.length > 1 ? "merges" : "lists";
+  const sizes = space.size.map((size) => {
+    const whole: Setting = { ...measurer.reference, size };
+    return { whole, sizeShare: measurer.macs(whole)! / denseMacs };
   });
-  return starts.filter((start, k) => k === 0 || keyOf(start) !== keyOf(starts[k - 1]));
+  const starts = sizes.flatMap(({ whole, sizeShare }) => {
+    const start = { ...whole, [axis]: Math.min(1, Math.floor((1000 * share) / sizeShare) / 1000) };
+    const isReached = (measurer.macs(start) ?? Infinity) <= share * denseMacs;
+    return isReached ? [{ start, distance: Math.abs(sizeShare - Math.sqrt(share)) }] : [];
+  });
+  // Where too few patches can go, as in shallow networks, the picture size does what it can.
+  if (!starts.length)
+    for (const { whole, sizeShare } of sizes) starts.push({ start: whole, distance: Math.abs(sizeShare - share) });
+  return starts.reduce((a, b) => (b.distance < a.distance ? b : a)).start;
 }
 
 /** @returns nothing where no model that can be made of the trained one keeps the target */
-async function trainAndSearch(
-  run: SlimRun,
-  search: Search,
-  setting: Setting,
-  timeShare: number,
-): Promise<Trained | undefined> {
+async function trainAndSearch(run: SlimRun, search: Search, setting: Setting): Promise<Trained | undefined> {
   const { measurer } = search;
   const name = createHash("sha256")
-    .update(`${run.key} ${keyOf(setting)}`)
+    .update(`${run.trainingKey} ${keyOf(setting)}`)
     .digest("hex")
     .slice(0, 10);
   const [start, out] = ["start", "retrain"].map((stage) => join(run.folder, `${stage}-${name}`));
@@ -183,22 +181,25 @@ async function trainAndSearch(
     const { format: _, weights: __, ...draft } = { ...model.manifest, metrics: {} };
     writeModelFolder(start, draft, model.tensors, ["f32"]);
   }
-  if (!existsSync(out)) await retrainOne(run, start, out, model, timeShare);
+  if (!existsSync(out)) await retrainOne(run, start, out, model);
   const before = lossOf(await measurer.onVal(setting), await measurer.onVal(measurer.reference));
-  const found = await search.from(widened(readModelFolder(out)), name);
+  const trained = widened(readModelFolder(out));
+  let found = await search.from(trained, name);
   const after = await found.measurer.loss(DENSE);
   const result = `${settingText(setting)}: ${before.toFixed(2)} points lost before training, ${after.toFixed(2)} after`;
   say(`slim: trained ${result}`);
   const isWorse = after > before;
   run.notes.push(`trained ${result}${isWorse ? "; thrown away, as training made it worse" : ""}`);
-  return found.choice && !isWorse
-    ? { ...found, choice: found.choice, how: `trained at ${setting.size[1]}×${setting.size[0]} px` }
-    : undefined;
+  if (isWorse) return undefined;
+  // Where merging so much loses too much, the same weights lose less with fewer merges.
+  if (!found.choice && setting.merges < 1)
+    found = await search.from({ ...trained, manifest: withoutMerges(trained.manifest) }, `${name} whole`);
+  return found.choice && { ...found, choice: found.choice, how: `of a model trained with ${settingText(setting)}` };
 }
 
-async function retrainOne(run: SlimRun, start: string, out: string, model: Model, timeShare: number): Promise<void> {
+async function retrainOne(run: SlimRun, start: string, out: string, model: Model): Promise<void> {
   const { options, clock, source } = run;
-  const plan = await planOf(run, out, model, timeShare * clock.left, MOST_EPOCHS.retrain, readModelFolder(source));
+  const plan = await planOf(run, out, model, clock.left, MOST_EPOCHS.retrain, readModelFolder(source));
   const given = { ...RECIPE, ...plan.options, data: options.data, out, teacher: source, keepBest: true };
   const more = { valPictures: VAL_PICTURES, seed: options.seed ?? 0, ...(options.unlabelled && { unlabelled: true }) };
   await clock.during(() => retrain(start, readOptions(RETRAIN, { ...given, ...more }, "slim")));

@@ -4,6 +4,7 @@ import { messageOf, SlimViTError } from "../../src/errors.ts";
 import { countMacs, type Model, type WeightsDtype } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import type { Picture } from "../data/data.ts";
+import { writeElasticFolder } from "../elastic/folder.ts";
 import { paired } from "../evaluation/evaluate.ts";
 import { cardText, denseOf } from "../models/card.ts";
 import { fileBytes, readManifestFile, withStep, writeModel } from "../models/folders.ts";
@@ -18,6 +19,7 @@ import type { Choice, Measured } from "./search.ts";
 import { type Setting, type Space, settingOf } from "./space.ts";
 import { targetText } from "./target.ts";
 import type { Trained } from "./trained.ts";
+import { type Member, unbeaten, variantsOf } from "./variants.ts";
 import { settingText } from "./verdict.ts";
 
 export interface Found {
@@ -63,7 +65,7 @@ export async function writeOutcome(run: SlimRun, found: Found): Promise<Outcome>
     dense: rows[0],
     slim: rows[all.indexOf(taken)],
     // Trained models stand among the others by what they cost, and in the place of those that they beat.
-    frontier: unbeaten(rows.slice(1)).sort((a, b) => b.macs - a.macs || b.ms - a.ms),
+    frontier: notBeaten(rows.slice(1)).sort((a, b) => b.macs - a.macs || b.ms - a.ms),
     val: pairedTop1(taken.answers, dense.answers),
     notes,
     seconds: (performance.now() - found.started) / 1000,
@@ -73,12 +75,18 @@ export async function writeOutcome(run: SlimRun, found: Found): Promise<Outcome>
   if (tested) outcome.test = pairedTop1(tested.slim, tested.dense);
   const accuracy = unlabelled ? [] : await accuracies(run, found, taken, tested?.slim);
   const page = await slimPage(run, outcome, { dense: dense.answers, slim: taken.answers });
-  await writeSlim(run, taken, accuracy, page);
+  const members = (found.trained ? trained : all).map((shown): Member => {
+    const own = unlabelled ? [] : [accuracyOf(run, "val", shown.setting.dtype, shown.answers)];
+    const { model, isTaken } = shown;
+    const row = rows[all.indexOf(shown)];
+    return { model, isTaken, isDense: shown === dense, top1: row.top1, accuracy: isTaken ? accuracy : own };
+  });
+  await writeSlim(run, taken, { accuracy, page, members: unbeaten(members) });
   return outcome;
 }
 
 /** Of one search none is beaten; of two some are, but not what was taken. */
-const unbeaten = (rows: Row[]): Row[] =>
+const notBeaten = (rows: Row[]): Row[] =>
   rows.filter(
     (row) =>
       row.isTaken ||
@@ -144,65 +152,67 @@ async function onTest({ measurer }: Found, pictures: Picture[], taken: Shown, de
   };
 }
 
+function accuracyOf({ options }: SlimRun, split: string, dtype: WeightsDtype, { ranks }: Answers): AccuracyRecord {
+  const within = (limit: number) => ranks.filter((rank) => rank < limit).length / ranks.length;
+  const name = options.data.map((source) => basename(resolve(source))).join(" + ");
+  return { data: name, split, top1: within(1), top5: within(5), n: ranks.length, engine: "simd", dtype };
+}
+
 /** Of both dtypes that ship, on val, and on test of the one that was chosen. */
-async function accuracies(
-  { data, options }: SlimRun,
-  { measurer }: Found,
-  taken: Shown,
-  test?: Answers,
-): Promise<AccuracyRecord[]> {
-  const entry = (split: string, dtype: WeightsDtype, { ranks }: Answers): AccuracyRecord => {
-    const within = (limit: number) => ranks.filter((rank) => rank < limit).length / ranks.length;
-    const name = options.data.map((source) => basename(resolve(source))).join(" + ");
-    return { data: name, split, top1: within(1), top5: within(5), n: ranks.length, engine: "simd", dtype };
-  };
+async function accuracies(run: SlimRun, { measurer }: Found, taken: Shown, test?: Answers): Promise<AccuracyRecord[]> {
   const { dtype } = taken.setting;
   const other: WeightsDtype = dtype === "int8" ? "f16" : "int8";
-  const records = [entry("val", dtype, taken.answers)];
+  const records = [accuracyOf(run, "val", dtype, taken.answers)];
   try {
-    records.push(
-      entry(
-        "val",
-        other,
-        await measurer.answersOf(shipped({ ...taken, setting: { ...taken.setting, dtype: other } }), data.val),
-      ),
-    );
+    const inOther = shipped({ ...taken, setting: { ...taken.setting, dtype: other } });
+    records.push(accuracyOf(run, "val", other, await measurer.answersOf(inOther, run.data.val)));
   } catch (error) {
     if (!(error instanceof SlimViTError) || error.code !== "bad-model") throw error; // which writing says, too
   }
-  return test ? [...records, entry("test", dtype, test)] : records;
+  return test ? [...records, accuracyOf(run, "test", dtype, test)] : records;
 }
 
 async function writeSlim(
   run: SlimRun,
   { model, setting, what }: Shown,
-  accuracy: AccuracyRecord[],
-  page: string,
+  { accuracy, page, members }: { accuracy: AccuracyRecord[]; page: string; members: Member[] },
 ): Promise<void> {
   const { options, target, key } = run;
-  const { format: _, weights: __, ...draft } = model.manifest;
   const before = readManifestFile(run.source);
-  const isResized = before.imageSize.join() !== draft.imageSize.join();
+  const { imageSize } = model.manifest;
+  const isResized = before.imageSize.join() !== imageSize.join();
   const step = {
     ...{ target: target.kind, most: target.most, made: what },
     data: options.data.map((source) => basename(resolve(source))),
-    ...(isResized && { imageSize: draft.imageSize, imageSizeBefore: before.imageSize }),
+    ...(isResized && { imageSize, imageSizeBefore: before.imageSize }),
+    ...(options.elastic && { elastic: true }),
   };
+  const denseMacs = countMacs(before, before.labels.length);
   const widths = denseOf(before).blocks;
   const dense = { heads: widths[0].headDims.length, mlpHidden: widths.map(({ mlpHidden }) => mlpHidden) };
+  const largest = options.elastic ? members.at(-1)!.model.manifest : model.manifest;
+  const { format: _, weights: __, variants: ___, variant: ____, ...draft } = largest;
   const provenance = { ...withStep({ ...draft.provenance, dense }, "slim", step), slim: { key } };
   const metrics = accuracy.length ? { accuracy } : {};
   const content = (dtypes: WeightsDtype[]) => ({
     draft: { ...draft, name: basename(resolve(options.out)), provenance, metrics },
-    tensors: model.tensors,
     dtypes,
     extra: (manifest: Model["manifest"]) => ({ "card.md": cardText(manifest), "report.html": page }),
   });
+  const write = async (dtypes: WeightsDtype[]): Promise<unknown> => {
+    if (options.elastic)
+      return writeElasticFolder(
+        options.out,
+        { ...content(dtypes), variants: variantsOf(members, denseMacs) },
+        options.force,
+      );
+    return writeModel(options.out, { ...content(dtypes), tensors: model.tensors }, options.force);
+  };
   try {
-    await writeModel(options.out, content(["f16", "int8"]), options.force);
+    await write(["f16", "int8"]);
   } catch (error) {
     if (!(error instanceof SlimViTError) || error.code !== "bad-model") throw error;
     say(`slim: ${messageOf(error)}`);
-    await writeModel(options.out, content([setting.dtype]), options.force); // the one that was measured
+    await write([setting.dtype]); // the one that was measured
   }
 }

@@ -42,5 +42,9 @@ export class BestWeights {
   }
 }
 
-const scoreOf = (accuracy: Accuracy): number | undefined =>
-  accuracy["val.top1"] ?? accuracy["val.agreement"] ?? accuracy["val.cosine"];
+/** The divergence from a teacher says more of a few unlabelled pictures than how often the best classes agree. */
+function scoreOf(accuracy: Accuracy): number | undefined {
+  const { "val.top1": top1, "val.divergence": divergence } = accuracy;
+  if (top1 !== undefined) return top1;
+  return divergence === undefined ? (accuracy["val.agreement"] ?? accuracy["val.cosine"]) : -divergence;
+}

@@ -125,6 +125,7 @@ function differenceOf(stored: string | undefined, now: Record<string, unknown>):
   if (key === undefined) return undefined;
   if (key === "command") return `of "slimvit ${before.command}"`;
   if (key === "model") return "the model has other weights";
+  if (key === "variants") return "it trains other variants";
   if (key === "data") return "--data holds other pictures";
   if (key === "teacher") return "--teacher has other weights";
   const shown = (value: unknown) => (value === undefined ? "not given" : JSON.stringify(value));

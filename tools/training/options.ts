@@ -72,7 +72,7 @@ function trainingOptions(options: TrainOptions): Record<string, unknown> {
 export const OBSERVERS = ["checkpointSeconds", "valPictures", "valEvery"];
 
 /** Rates may change at a resume: lowering them is how a run whose loss became NaN is saved. */
-const RATES = ["lr", "lrHead", "lrMask", "lrMaskPatch"];
+const RATES = ["lr", "lrHead", "lrOwn", "lrMask", "lrMaskPatch"];
 
 /**
  * Where the checkpoint goes, and what must be equal for it to be continued: the model, the data and the teacher by their

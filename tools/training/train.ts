@@ -5,47 +5,23 @@
 import { existsSync } from "node:fs";
 import type * as tfjs from "@tensorflow/tfjs-core";
 import { SlimViTError } from "../../src/errors.ts";
-import type { ForwardOptions, ForwardOutput } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { type Accuracy, accuracySummary, accuracyText } from "../models/history.ts";
 import { commandLine, type Interrupts, watchInterrupts } from "../shared/interrupt.ts";
 import { startProgress } from "../shared/progress.ts";
-import { beta, random } from "../shared/random.ts";
+import { random } from "../shared/random.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { AdamW } from "./adamw.ts";
 import { updateAverages, withAverages } from "./averages.ts";
 import type { Backend } from "./backend.ts";
-import { type Batch, stepsPerEpoch, type TrainData, trainBatches } from "./batches.ts";
-import { type CheckpointedTask, restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
-import { baseLoss, type Learns, mixTargets, smoothTargets } from "./losses.ts";
+import { type Batch, stepsPerEpoch, trainBatches } from "./batches.ts";
+import { restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+import { addGradients, type Gradients, gradientsOf } from "./gradients.ts";
 import type { Recipe } from "./recipe.ts";
-import { accuracyMeter, type Validation } from "./validation.ts";
+import type { TrainTask } from "./task.ts";
+import { accuracyMeter, meanAccuracy } from "./validation.ts";
 
-export interface TrainTask extends CheckpointedTask {
-  /**
-   * The base loss's forward pass.
-   * @param progress 0 at the first step, 1 after the last
-   */
-  forward(pixels: Tensor, branchGates: ForwardOptions["branchGates"], progress: number): ForwardOutput;
-  /** further terms, already weighted, by name */
-  penalties?(): Record<string, Tensor>;
-  /** pixels → what is learnt from it: logits, or features */
-  teacher?: (pixels: Tensor) => Tensor;
-  /** softmax unless given */
-  learns?: Learns;
-  classes: number;
-  depth: number;
-  /** the recipe's rate → this variable's */
-  rate?: (name: string, lr: number) => number;
-  decays?: (name: string, variable: Tensor) => boolean;
-  /** further figures of a line of the history, by names with a dot */
-  figures?: () => Promise<Record<string, number>>;
-  /** e.g. a projection of masks onto their allowed range */
-  afterStep?: () => void;
-  data: TrainData;
-  /** pictures to measure accuracy on, before the first step, while training and at the end */
-  validation?: Validation;
-}
+export type { Student, Together, TrainTask } from "./task.ts";
 
 export interface TrainReport {
   steps: number;
@@ -93,17 +69,20 @@ async function trainSteps(tf: TF, task: TrainTask, recipe: Recipe, interrupts: I
   let [images, waited, measured, lastCheckpoint] = [0, 0, 0, started];
   const imagesPerSecond = () => images / ((performance.now() - started - measured) / 1000);
 
-  const meter = task.validation && accuracyMeter(tf, task.validation, recipe.batch, task.teacher);
+  const meter = task.validation && accuracyMeter(tf, task.validation, recipe.batch, task.teacher, task.learns);
   const measuredEvery = Math.max(1, Math.round(recipe.valEvery * perEpoch));
   /** Of what the run would end with at this step: with EMA, of the averaged weights. */
   const measure = async (at: number): Promise<Accuracy> => {
     const began = performance.now();
-    const outputsOf = (pixels: Tensor) => {
-      const { logits, features } = task.forward(pixels, undefined, at / total);
-      return task.learns === "features" ? features : logits;
-    };
+    const accuracyOf = (forward: TrainTask["forward"]) =>
+      meter!((pixels) => {
+        const { logits, features } = forward(pixels, undefined, at / total);
+        return task.learns === "features" ? features : logits;
+      });
     const accuracy = await withAverages(tf, task.variables, ema, async () => {
-      const found = await meter!(outputsOf);
+      const found = task.together
+        ? await meanAccuracy(task.together.all, ({ forward }) => accuracyOf(forward))
+        : await accuracyOf(task.forward);
       task.best?.offer(tf, task.variables, found, at);
       return found;
     });
@@ -128,7 +107,7 @@ async function trainSteps(tf: TF, task: TrainTask, recipe: Recipe, interrupts: I
     if (done) break;
     if (batch.size) {
       const rng = random(seed, 0x73746570, step, ...(part ? [part] : []));
-      const gradients = await gradientsOf(tf, task, recipe, batch, rng, step / total);
+      const gradients = await gradientsOf(tf, task, recipe, batch, rng, { step, progress: step / total });
       if (!Number.isFinite(gradients.terms.loss)) {
         progress.stop();
         throw notFinite(task, gradients.terms.loss, step, batch);
@@ -212,122 +191,6 @@ function notFinite(task: TrainTask, loss: number, step: number, batch?: Batch, v
     ? `The last good checkpoint is ${path}: the same command with a lower --lr goes on from it.`
     : "There is no checkpoint yet: start again with a lower --lr.";
   return new SlimViTError("bad-input", `${task.name}: ${what}${pictures}. ${next}`);
-}
-
-/** Of the mean loss over `size` pictures. */
-interface Gradients {
-  size: number;
-  byName: Map<string, Tensor>;
-  /** the loss and the terms it is the sum of */
-  terms: Record<string, number>;
-}
-
-async function gradientsOf(
-  tf: TF,
-  task: TrainTask,
-  recipe: Recipe,
-  batch: Batch,
-  rng: () => number,
-  progress: number,
-): Promise<Gradients> {
-  const mixed = mix(batch, task, recipe, rng);
-  const [height, width] = task.data.preprocess.crop;
-  const kept: Record<string, Tensor> = {};
-  const { gradients, loss } = tf.tidy(() => {
-    const pixels = tf.tensor4d(mixed.pixels, [batch.size, 3, height, width]);
-    const targets = mixed.targets && tf.tensor2d(mixed.targets, [batch.size, task.classes]);
-    const teacher = task.teacher?.(pixels);
-    const gates = dropPathGates(tf, task.depth, batch.size, recipe.dropPath, rng);
-    const { value, grads } = tf.variableGrads(() => {
-      const parts: Record<string, Tensor> = {
-        ...baseLoss(tf, recipe, task.forward(pixels, gates, progress), targets, teacher, task.learns),
-        ...task.penalties?.(),
-      };
-      for (const [name, term] of Object.entries(parts)) kept[name] = tf.keep(term.clone());
-      return tf.addN(Object.values(parts)).asScalar();
-    }, [...task.variables.values()]);
-    return { gradients: grads, loss: value as Tensor };
-  });
-  const terms: Record<string, number> = {};
-  for (const [name, term] of Object.entries({ loss, ...kept })) terms[name] = (await term.data())[0];
-  tf.dispose([loss, kept]);
-  const byName = new Map(
-    [...task.variables].flatMap(([name, variable]) =>
-      gradients[variable.name] ? [[name, gradients[variable.name] as Tensor] as const] : [],
-    ),
-  );
-  return { size: batch.size, byName, terms };
-}
-
-/** Of all pictures of both; `a` and `b` are used up. */
-function addGradients(tf: TF, a: Gradients, b: Gradients): Gradients {
-  const size = a.size + b.size;
-  const mean = (x: number, y: number) => (x * a.size + y * b.size) / size;
-  const byName = new Map(
-    [...a.byName].map(([name, x]) => {
-      const y = b.byName.get(name)!;
-      return [name, tf.tidy(() => tf.add(tf.mul(x, a.size / size), tf.mul(y, b.size / size)))];
-    }),
-  );
-  tf.dispose([...a.byName.values(), ...b.byName.values()]);
-  const terms = Object.fromEntries(Object.entries(a.terms).map(([name, x]) => [name, mean(x, b.terms[name])]));
-  return { size, byName, terms };
-}
-
-/** Mixup or cutmix of the batch with its reverse, targets alike; distillation sees the mixed pictures too. */
-function mix(
-  batch: Batch,
-  { classes, data }: TrainTask,
-  recipe: Recipe,
-  rng: () => number,
-): { pixels: Float32Array; targets?: Float32Array } {
-  const labelled = data.indices !== undefined;
-  const targets = labelled ? smoothTargets(batch.labels, classes, recipe.smoothing) : undefined;
-  const useCutmix = recipe.cutmix > 0 && (recipe.mixup === 0 || rng() < 0.5);
-  const strength = useCutmix ? recipe.cutmix : recipe.mixup;
-  if (strength === 0 || batch.size < 2) return { pixels: batch.pixels, targets };
-  const { size, pixels } = batch;
-  const [height, width] = data.preprocess.crop;
-  const each = 3 * height * width;
-  let lam = beta(strength, rng);
-  const out = new Float32Array(pixels.length);
-  if (useCutmix) {
-    const h = Math.round(height * Math.sqrt(1 - lam));
-    const w = Math.round(width * Math.sqrt(1 - lam));
-    const top = Math.floor(rng() * (height - h + 1));
-    const left = Math.floor(rng() * (width - w + 1));
-    lam = 1 - (h * w) / (height * width);
-    out.set(pixels);
-    for (let b = 0; b < size; b++) {
-      for (let c = 0; c < 3; c++) {
-        for (let y = top; y < top + h; y++) {
-          const at = (c * height + y) * width + left;
-          out.set(pixels.subarray((size - 1 - b) * each + at, (size - 1 - b) * each + at + w), b * each + at);
-        }
-      }
-    }
-  } else {
-    for (let b = 0; b < size; b++) {
-      const [mine, other] = [b * each, (size - 1 - b) * each];
-      for (let k = 0; k < each; k++) out[mine + k] = lam * pixels[mine + k] + (1 - lam) * pixels[other + k];
-    }
-  }
-  const flipped = targets && smoothTargets([...batch.labels].reverse(), classes, recipe.smoothing);
-  return { pixels: out, targets: targets && mixTargets(targets, flipped!, lam) };
-}
-
-/** Stochastic depth: block i's branches are dropped with a probability that grows linearly with depth. */
-function dropPathGates(tf: TF, depth: number, batch: number, rate: number, rng: () => number) {
-  if (rate === 0) return undefined;
-  const gate = (drop: number) =>
-    tf.tensor3d(
-      Float32Array.from({ length: batch }, () => (rng() < drop ? 0 : 1 / (1 - drop))),
-      [batch, 1, 1],
-    ) as Tensor;
-  return Array.from({ length: depth }, (_, i) => {
-    const drop = depth > 1 ? (rate * i) / (depth - 1) : 0;
-    return { attn: gate(drop), mlp: gate(drop) };
-  });
 }
 
 function learningRate({ lr, warmup, schedule }: Recipe, step: number, perEpoch: number, total: number): number {

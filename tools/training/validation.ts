@@ -5,12 +5,15 @@
 
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { Preprocess } from "../../src/format/model.ts";
+import { softmax } from "../../src/reference/scores.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { evalPixels, openDataset, type Picture, type Split, spread } from "../data/data.ts";
 import type { Accuracy } from "../models/history.ts";
+import { klDivergence } from "../shared/divergence.ts";
 import { bestClass } from "../shared/ranks.ts";
 import { say } from "../shared/terminal.ts";
 import { type TrainData, toBatch } from "./batches.ts";
+import type { Learns } from "./losses.ts";
 
 export interface Validation {
   /** spread over the val split */
@@ -54,6 +57,7 @@ export function accuracyMeter(
   { pictures, indices, preprocess, embeds }: Validation,
   batch: number,
   teacher?: (pixels: Tensor) => Tensor,
+  learns: Learns = "softmax",
 ): (outputsOf: (pixels: Tensor) => Tensor) => Promise<Accuracy> {
   const [height, width] = preprocess.crop;
   const taught = new Map<string, Float32Array>();
@@ -85,7 +89,7 @@ export function accuracyMeter(
     return Array.from({ length: count }, (_, k) => values.subarray(k * width, (k + 1) * width));
   };
   return async (outputsOf) => {
-    let [n, right, agreed, cosines] = [0, 0, 0, 0];
+    let [n, right, agreed, cosines, divergence] = [0, 0, 0, 0, 0];
     let next = load(0);
     for (let first = 0; first < pictures.length; first += batch) {
       const { size, pixels, labels, names } = await next;
@@ -105,16 +109,38 @@ export function accuracyMeter(
       }
       const classes = rows.map(bestClass); // undefined where none scores highest
       right += labels.filter((label, k) => label === classes[k]).length;
-      if (teacher)
-        agreed += names.filter(
-          (name, k) => classes[k] !== undefined && bestClass(taught.get(name)!) === classes[k],
-        ).length;
+      if (!teacher) continue;
+      names.forEach((name, k) => {
+        const wanted = taught.get(name)!;
+        if (classes[k] !== undefined && bestClass(wanted) === classes[k]) agreed++;
+        if (learns === "softmax") divergence += klDivergence(softmax(wanted), softmax(rows[k]));
+      });
     }
     await next;
     if (n === 0) return {};
     if (embeds) return { "val.cosine": cosines / n };
-    return { ...(indices && { "val.top1": right / n }), ...(teacher && { "val.agreement": agreed / n }) };
+    return {
+      ...(indices && { "val.top1": right / n }),
+      ...(teacher && { "val.agreement": agreed / n }),
+      ...(teacher && learns === "softmax" && { "val.divergence": divergence / n }),
+    };
   };
+}
+
+/** Of several networks: the mean of each measure, and each network's own under its name. */
+export async function meanAccuracy<S extends { name: string }>(
+  students: S[],
+  accuracyOf: (student: S) => Promise<Accuracy>,
+): Promise<Accuracy> {
+  const mean: Record<string, number> = {};
+  const own: Record<string, number> = {};
+  for (const student of students) {
+    for (const [key, value] of Object.entries((await accuracyOf(student)) as Record<string, number>)) {
+      mean[key] = (mean[key] ?? 0) + value / students.length;
+      own[`${key}.${student.name}`] = value;
+    }
+  }
+  return { ...mean, ...own } as Accuracy;
 }
 
 function cosine(a: Float32Array, b: Float32Array): number {

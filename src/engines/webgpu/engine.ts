@@ -8,6 +8,7 @@ import { writePairs } from "../mergePairs.ts";
 import { makePlan } from "./plan.ts";
 import { timeBlocks } from "./profile.ts";
 import { readExplanation, readOutputs } from "./results.ts";
+import type { Plan } from "./steps.ts";
 import type { Target } from "./tiles.ts";
 import { DeviceCache, type Dispatch, Workspace } from "./workspace.ts";
 
@@ -37,12 +38,17 @@ export class WebgpuEngine implements Engine {
   readonly name = NAME;
   readonly threads = 1;
   readonly batchSize = MAX_BATCH;
-  /** milliseconds that the last call held the thread until its work was submitted */
-  submitMs = 0;
+  /**
+   * Milliseconds that the last call took to hand over its pictures and to write its commands. What `submit` takes is left out:
+   * in Node the driver itself works there.
+   */
+  encodeMs = 0;
   private disposed = false;
   private readonly inTurn = queue();
   /** for more than one picture, made when they first come */
   private batches: Workspace | undefined;
+  /** Pictures of which the GPU has memory for a batch, as far as is known. */
+  private room: number;
 
   private constructor(
     private readonly cache: DeviceCache,
@@ -50,7 +56,9 @@ export class WebgpuEngine implements Engine {
     private readonly model: Model,
     private readonly target: Target,
     private readonly single: Workspace,
-  ) {}
+  ) {
+    this.room = roomFor(single.plan, cache.device.limits);
+  }
 
   /** `openWebgpu` closes the device where this fails. */
   static async open(device: GPUDevice, watch: DeviceWatch, model: Model): Promise<WebgpuEngine> {
@@ -128,29 +136,41 @@ export class WebgpuEngine implements Engine {
 
   private async runOne(pixels: Float32Array, options: RunOptions): Promise<RunOutput> {
     const { signal, profile, explain } = options;
-    const start = performance.now();
     const { single } = this;
-    single.upload([pixels]);
     const dispatches = this.choosePairs(options);
     if (profile) {
+      single.upload([pixels]);
       const blockMs = await timeBlocks(this.device, single, dispatches, !!explain);
       return { ...(await this.collect(explain)), blockMs };
     }
+    const output = this.outputOf(await this.read(this.submit(single, [pixels], dispatches, explain)), explain);
+    throwIfAborted(signal);
+    return output;
+  }
+
+  /** @returns the buffer that receives the results */
+  private submit(
+    workspace: Workspace,
+    pictures: readonly Float32Array[],
+    dispatches: readonly Dispatch[],
+    explain = false,
+  ): GPUBuffer {
+    const start = performance.now();
+    workspace.upload(pictures);
     const encoder = this.device.createCommandEncoder();
     const pass = encoder.beginComputePass();
     for (const [i, dispatch] of dispatches.entries()) {
-      single.encode(pass, dispatch);
+      workspace.encode(pass, dispatch);
       if (!explain || dispatches[i + 1]?.block === dispatch.block) continue;
-      const map = single.explain[dispatch.block];
-      if (map) single.encode(pass, map);
+      const map = workspace.explain[dispatch.block];
+      if (map) workspace.encode(pass, map);
     }
     pass.end();
-    const results = single.encodeResults(encoder, !!explain);
-    this.device.queue.submit([encoder.finish()]);
-    this.submitMs = performance.now() - start;
-    const output = this.outputOf(await this.read(results), explain);
-    throwIfAborted(signal);
-    return output;
+    const results = workspace.encodeResults(encoder, explain);
+    const commands = encoder.finish();
+    this.encodeMs = performance.now() - start;
+    this.device.queue.submit([commands]);
+    return results;
   }
 
   /** Uploads the pairs that must merge, if there are. @returns the dispatches of the run, without those that choose pairs */
@@ -171,38 +191,39 @@ export class WebgpuEngine implements Engine {
     if (pixels.length === 0) return outputs;
     const workspace = await this.batchWorkspace(Math.min(pixels.length, MAX_BATCH));
     let pending: Promise<RunOutput[]> | undefined;
-    for (let at = 0; at < pixels.length; at += MAX_BATCH) {
-      throwIfAborted(signal);
-      const chunk = pixels.slice(at, at + MAX_BATCH);
-      const start = performance.now();
-      workspace.upload(chunk);
-      const encoder = this.device.createCommandEncoder();
-      const pass = encoder.beginComputePass();
-      for (const dispatch of workspace.dispatches) workspace.encode(pass, dispatch);
-      pass.end();
-      const results = workspace.encodeResults(encoder, false);
-      this.device.queue.submit([encoder.finish()]);
-      this.submitMs = performance.now() - start;
-      const reading = this.read(results).then((data) =>
-        readOutputs(data, workspace, this.model.manifest, chunk.length),
-      );
-      reading.catch(() => {}); // The await below reports it; an abort before that must not leave it unhandled.
-      if (pending) outputs.push(...(await pending));
-      pending = reading;
+    try {
+      for (let at = 0; at < pixels.length; at += workspace.capacity) {
+        throwIfAborted(signal);
+        const chunk = pixels.slice(at, at + workspace.capacity);
+        const before = pending;
+        pending = this.read(this.submit(workspace, chunk, workspace.dispatches)).then((data) =>
+          readOutputs(data, workspace, this.model.manifest, chunk.length),
+        );
+        pending.catch(() => {}); // The await below reports it; an abort before that must not leave it unhandled.
+        if (before) outputs.push(...(await before));
+      }
+      outputs.push(...(await pending!));
+    } finally {
+      await pending?.catch(() => {}); // The next call may use its buffer.
     }
-    outputs.push(...(await pending!));
     throwIfAborted(signal);
     return outputs;
   }
 
-  /** Room for at least so many pictures, in powers of two, so that it seldom grows. */
+  /** Room for at least so many pictures, in powers of two, so that it seldom grows; for fewer where they do not fit. */
   private async batchWorkspace(pictures: number): Promise<Workspace> {
-    if (this.batches && this.batches.capacity >= pictures) return this.batches;
-    this.batches?.destroy();
-    this.batches = undefined;
-    const capacity = Math.min(MAX_BATCH, 2 ** Math.ceil(Math.log2(pictures)));
-    this.batches = await openWorkspace(this.cache, this.model, capacity, this.target);
-    return this.batches;
+    for (;;) {
+      const capacity = Math.min(2 ** Math.ceil(Math.log2(pictures)), this.room);
+      if (this.batches && this.batches.capacity >= capacity) return this.batches;
+      this.batches?.destroy();
+      this.batches = undefined;
+      try {
+        this.batches = await openWorkspace(this.cache, this.model, capacity, this.target);
+      } catch (error) {
+        if (capacity === 1 || (error as SlimViTError).code !== "out-of-memory") throw error;
+        this.room = capacity / 2;
+      }
+    }
   }
 
   private async collect(explain?: boolean): Promise<RunOutput> {
@@ -245,6 +266,12 @@ export class WebgpuEngine implements Engine {
   private get device(): GPUDevice {
     return this.cache.device;
   }
+}
+
+/** Pictures of which the largest buffer can be bound whole. */
+function roomFor({ floats }: Plan, { maxStorageBufferBindingSize }: GPUSupportedLimits): number {
+  const most = maxStorageBufferBindingSize / (4 * Math.max(...Object.values(floats)));
+  return 2 ** Math.floor(Math.log2(Math.min(MAX_BATCH, Math.max(1, most))));
 }
 
 function disposedError(): SlimViTError {

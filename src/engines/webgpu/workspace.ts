@@ -167,7 +167,7 @@ export class Workspace {
     }
     this.buffers.set("call", device.createBuffer({ label: "call", size: 16, usage: UNIFORM | COPY_DST }));
     const size = RESULTS.reduce((sum, name) => sum + this.buffer(name).size, 0);
-    for (let i = 0; i < (capacity > 1 ? 2 : 1); i++) {
+    for (let i = 0; i < 2; i++) {
       this.results.push(device.createBuffer({ label: "results", size, usage: MAP_READ | COPY_DST }));
     }
   }

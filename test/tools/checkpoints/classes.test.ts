@@ -58,6 +58,18 @@ describe.each([
     );
   });
 
+  test("gives them at run time too, from the vectors alone", () => {
+    const model = readModelFolder(at(`model-${id}`));
+    const classes = Object.fromEntries(NAMES.map((label, k) => [label, vectors[k]]));
+    const { classes: picked } = classPicker(model.manifest, { classes })(forward(model, familyPixels(of)));
+    const byName = Object.fromEntries(picked.map(({ label, score }) => [label, score]));
+    expectClose(
+      Float32Array.from(NAMES, (label) => byName[label]),
+      wanted,
+      2e-5,
+    );
+  });
+
   test("takes rows with the names in the file's metadata or in a list", async () => {
     const metadata = { labels: JSON.stringify(NAMES) };
     writeFileSync(at("names.txt"), NAMES.join("\n"));

@@ -5,7 +5,7 @@ import { countMacs, plainArchitecture, tokenCounts } from "../../../src/format/m
 import { selfTestPixels } from "../../../src/format/write.ts";
 import { forward } from "../../../src/reference/forward.ts";
 import { mergeModel } from "../../../tools/masks/merge.ts";
-import { listedMerges, risingMerges, withMerges } from "../../../tools/masks/mergeSchedule.ts";
+import { listedMerges, mergesFor, mostMerges, withMerges } from "../../../tools/masks/mergeSchedule.ts";
 import { readModelFolder } from "../../../tools/models/folders.ts";
 import { expectClose } from "../../helpers.ts";
 import { makeDense, workplace } from "../fixtures.ts";
@@ -17,7 +17,7 @@ const deitTiny = plainArchitecture({
 });
 const share = (merges: number[]) => countMacs(withMerges(deitTiny, merges), 1000) / countMacs(deitTiny, 1000);
 const toShare = (ratio: number) =>
-  risingMerges(deitTiny, (merged) => countMacs(merged, 1000) <= ratio * countMacs(deitTiny, 1000), `--ratio ${ratio}`);
+  mergesFor(deitTiny, (merged) => countMacs(merged, 1000) <= ratio * countMacs(deitTiny, 1000), `--ratio ${ratio}`);
 
 describe("a schedule for a share of the MACs", () => {
   test.each([0.9, 0.8, 0.7, 0.6, 0.55])("%f is reached, and one pair a block less would miss it", (ratio) => {
@@ -27,24 +27,55 @@ describe("a schedule for a share of the MACs", () => {
     expect(share(merges.map((pairs) => Math.max(0, pairs - 1)))).toBeGreaterThan(ratio);
   });
 
-  test("the first blocks and the last, after which only the class token is read, merge nothing; merges never fall", () => {
+  test("the first blocks and the last, after which only the class token is read, merge nothing; the others ever more", () => {
     const merges = toShare(0.7);
     expect([merges[0], merges[1], merges[11]]).toEqual([0, 0, 0]);
-    const middle = merges.slice(2, 11);
-    expect(middle).toEqual([...middle].sort((a, b) => a - b));
-    expect(Math.max(...merges)).toBeLessThanOrEqual(24); // an eighth of 196 patches
+    const counts = tokenCounts(withMerges(deitTiny, merges));
+    const quarter = merges.map((_, i) => Math.floor((counts[i].entering - 1) / 4));
+    merges.slice(2, 11).forEach((pairs, k) => {
+      const most = Math.min(quarter[k + 2], 24); // of the block's own patches, and an eighth of 196
+      expect(pairs).toBeLessThanOrEqual(most);
+      if (pairs < most) expect(pairs).toBeGreaterThan(merges[k + 1]);
+    });
   });
 
   test("no block merges before the keep-lists have stopped shrinking", () => {
     const blocks = deitTiny.blocks.map((block, i) => (i < 5 ? block : { ...block, keepIdx: range(150) }));
     const listed = { ...deitTiny, blocks };
-    const merges = risingMerges(listed, (merged) => countMacs(merged, 1000) <= 0.9 * countMacs(listed, 1000), "");
+    const merges = mergesFor(listed, (merged) => countMacs(merged, 1000) <= 0.9 * countMacs(listed, 1000), "");
     expect(merges.slice(0, 5)).toEqual([0, 0, 0, 0, 0]);
     expect(merges.slice(5).some((pairs) => pairs > 0)).toBe(true);
   });
 
-  test("a share that merging cannot reach is refused", () => {
-    expect(() => toShare(0.2)).toThrow(/--ratio 0.2 cannot be reached by merging/);
+  test.each([0.5, 0.45, 0.4, 0.3, 0.2, 0.15])("%f, which takes merges from the first block on, is reached", (ratio) => {
+    const merges = toShare(ratio);
+    expect(share(merges)).toBeLessThanOrEqual(ratio);
+    expect(share(merges)).toBeGreaterThan(ratio - 0.02);
+    expect(merges[0]).toBeGreaterThan(0);
+    if (ratio < 0.4) return;
+    const counts = tokenCounts(withMerges(deitTiny, merges));
+    merges.forEach((pairs, i) => {
+      expect(pairs).toBeLessThanOrEqual(24);
+      expect(pairs).toBeLessThanOrEqual((counts[i].entering - 1) / 4);
+    });
+  });
+
+  test("no share is refused that merging can reach, and a smaller one is", () => {
+    const least = share(mostMerges(deitTiny));
+    expect(mostMerges(deitTiny)).toEqual([98, 49, 24, 12, 6, 3, 2, 1, 0, 0, 0, 0]);
+    expect(toShare(least + 1e-9)).toEqual(mostMerges(deitTiny));
+    expect(() => toShare(least - 1e-6)).toThrow(
+      /cannot be reached by merging: with 98, 49, 24, .* half of the patches/,
+    );
+  });
+
+  test("where keep-lists shrink first, and where the mean of the patches is read, each block that can merges", () => {
+    const blocks = deitTiny.blocks.map((block, i) => (i < 5 ? block : { ...block, keepIdx: range(150) }));
+    const mean = { ...deitTiny, blocks, pooling: "mean" as const };
+    const isSmall = (merged: typeof mean) => countMacs(merged, 1000) <= 0.7 * countMacs(mean, 1000);
+    const merges = mergesFor(mean, isSmall as Parameters<typeof mergesFor>[1], "");
+    expect(merges.slice(0, 5)).toEqual([0, 0, 0, 0, 0]);
+    expect(merges.slice(5).every((pairs) => pairs > 0)).toBe(true);
   });
 
   test("a list is refused for a block that does not exist, and for more pairs than half of the patches", () => {

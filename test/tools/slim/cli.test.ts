@@ -90,6 +90,18 @@ describe("slimvit slim MODEL", () => {
     expect(outcome.slim.macsShare).toBeLessThanOrEqual(0.3);
   });
 
+  test("--elastic writes the models beside the one that was taken as variants of one folder", () => {
+    const outcome = slimvitJson<Outcome>(...search("several", "--lose-at-most", "6", "--elastic"));
+    const { variants } = readManifestFile(at("several"));
+    const shares = variants.map(({ macs }) => macs / outcome.dense.macs);
+    expect(variants.length).toBeGreaterThan(1);
+    expect(shares).toEqual([...shares].sort((a, b) => b - a));
+    const taken = variants.find(({ macs }) => macs === outcome.slim.macs)!;
+    const options = ["--data", at("pictures"), "--split", "val", "--engine", "simd", "--dtype", outcome.slim.dtype];
+    const { top1 } = slimvitJson<{ top1: number }>("eval", `${at("several")}#${taken.name}`, ...options);
+    expect(top1).toBeCloseTo(outcome.slim.top1, 9);
+  });
+
   test("keeps a target of bytes", () => {
     const bytes = 12_200; // of 12.5 kB
     const outcome = slimvitJson<Outcome>(...search("short", "--bytes", String(bytes)));
@@ -98,10 +110,10 @@ describe("slimvit slim MODEL", () => {
   });
 
   test("unlabelled, it stays close to the model whatever the classes are called", () => {
-    const args = ["--data", at("renamed"), "-o", at("close"), "--unlabelled", "--lose-at-most", "10", "--train", "no"];
+    const args = ["--data", at("renamed"), "-o", at("close"), "--unlabelled", "--lose-at-most", "20", "--train", "no"];
     const outcome = slimvitJson<Outcome>("slim", at("dense"), ...args);
     expect(outcome.val.dense).toBe(1);
-    expect(outcome.val.slim).toBeGreaterThanOrEqual(0.9);
+    expect(outcome.val.slim).toBeGreaterThanOrEqual(0.8);
     expect(outcome.slim.macsShare).toBeLessThan(1);
   });
 
@@ -134,6 +146,11 @@ test.each<[string, string[], RegExp]>([
   ["bytes that no model has", ["--bytes", "100"], /--bytes 100 cannot be reached: .* has [\d.]+ kB\. Only widths/],
   ["a time that no model has", ["--latency-ms", "0.0000001"], /--latency-ms .* cannot be reached: .* ms/],
   ["a stage's option", ["--macs", "0.5", "--set", "search.epochs=1"], /--set is for the stages of a recipe file/],
+  [
+    "variants of fewer bytes",
+    ["--bytes", "3MB", "--elastic"],
+    /--elastic keeps all widths.*another target than --bytes/,
+  ],
   ["a time without a unit", ["--macs", "0.5", "--train", "2"], /expected auto, no, or a time such as "2h"/],
   ["a size that is none", ["--bytes", "small"], /expected a size such as "3MB"/],
 ])("%s is refused before the work", (_, args, message) => {

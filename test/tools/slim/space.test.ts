@@ -1,0 +1,26 @@
+import { expect, test } from "vitest";
+import { countMacs, type Manifest } from "../../../src/format/model.ts";
+import { DENSE, settingOf, shapeOf, spaceOf, withoutMerges } from "../../../tools/slim/space.ts";
+import { CLASSES, tinyArchitecture } from "../fixtures.ts";
+
+const labels = CLASSES.map((label) => ({ id: label, label }));
+const { blocks, ...arch } = tinyArchitecture({ imageSize: [64, 64] });
+const whole = { ...arch, blocks: Array(8).fill(blocks[0]), labels } as unknown as Manifest;
+const macs = (manifest: Manifest) => countMacs(manifest, labels.length);
+const merged = shapeOf(whole, { ...settingOf(spaceOf(whole, false), DENSE), merges: 0.8 })!;
+
+test("of a model that merges, smaller ones merge more, at its own picture size", () => {
+  const space = spaceOf(merged, false);
+  expect(space.size).toEqual([[64, 64]]);
+  expect(space.lists).toEqual([1]);
+  const setting = settingOf(space, { ...DENSE, merges: 1 });
+  expect(setting.merges).toBe(0.9);
+  const smaller = shapeOf(merged, setting)!;
+  expect(macs(smaller)).toBeLessThanOrEqual(0.9 * macs(merged));
+  expect(macs(smaller)).toBeGreaterThan(0.7 * macs(merged));
+  expect(smaller.blocks.every(({ merge }, i) => merge >= merged.blocks[i].merge)).toBe(true);
+});
+
+test("the same model without its merges has every patch again", () => {
+  expect(macs(withoutMerges(merged))).toBe(macs(whole));
+});
