@@ -12,8 +12,6 @@ import type {
   RunRequest,
   RunResult,
   TaughtModel,
-  TeachRequest,
-  TeachResult,
   VariantRequest,
 } from "../protocol.ts";
 import { advise } from "./advise.ts";
@@ -39,16 +37,21 @@ export async function openClient(source: ModelSource, options: LoadOptions): Pro
   }
 }
 
+/** What a model was taught. */
+export interface Taught {
+  model: TaughtModel;
+  /** @returns the same object for the same info */
+  describe(info: ModelInfo): ModelInfo;
+}
+
 export class Client {
   readonly shared: SharedModel;
   readonly calls = new PendingCalls();
   /** What this one was taught; others that share the worker were not. */
-  model: TaughtModel | undefined;
+  taught: Taught | undefined;
   private readonly user: User;
   /** The variant that `use` asked for; undefined for the one that loading chose. */
   private variant: string | undefined;
-  /** `info` with what was taught, and what it was made from */
-  private taughtInfo: { from: unknown[]; info: ModelInfo } | undefined;
 
   constructor(join: (user: User) => SharedModel, { onProgress, onVariant }: LoadOptions = {}) {
     this.user = { onProgress, onVariant, onLost: (error) => this.calls.rejectAll(error) };
@@ -62,13 +65,8 @@ export class Client {
 
   /** Another object when it changes. */
   get info(): ModelInfo {
-    const { model, taughtInfo } = this;
     const info = this.infoOf(this.variant ?? this.shared.info!.variant)!; // `load` resolves only when it is there
-    if (!model) return info;
-    if (taughtInfo?.from[0] === info && taughtInfo.from[1] === model) return taughtInfo.info;
-    const { head, info: taught, params, macs } = model;
-    this.taughtInfo = { from: [info, model], info: { ...info, labels: head.labels, taught, params, macs } };
-    return this.taughtInfo.info;
+    return this.taught?.describe(info) ?? info;
   }
 
   infoOf(variant: string): ModelInfo | undefined {
@@ -95,7 +93,7 @@ export class Client {
     variant?: string,
   ): Promise<Classification> {
     const start = performance.now();
-    const { head } = this.model ?? {};
+    const head = this.taught?.model.head;
     const result = await this.run(image, { ...plainCopy(options), want: "classes", head, variant }, signal);
     const { features: _, info: __, ...classification } = result;
     return { ...classification, latencyMs: { ...result.latencyMs, total: performance.now() - start } };
@@ -103,7 +101,7 @@ export class Client {
 
   use(variant: VariantRequest): Promise<ModelInfo> {
     return this.calls.settle(undefined, async (call) => {
-      if (this.model)
+      if (this.taught)
         throw new SlimViTError("unsupported", await advise(({ oneVariant }) => oneVariant(), "It was taught."));
       const host = await this.shared.connect(this.user);
       const info = (await host.use(call, useRequest(variant)).catch((error) => {
@@ -115,11 +113,9 @@ export class Client {
     });
   }
 
-  teach(request: TeachRequest, signal?: AbortSignal, onProgress?: (done: number) => void): Promise<TeachResult> {
-    return this.calls.settle(signal, async (call, ended) => {
-      const host = await this.hostFor(call, ended);
-      return host.teach(call, request, onProgress && this.shared.pass(onProgress)) as Promise<TeachResult>;
-    });
+  /** Asks the worker, for whom the call ends with the caller's signal. */
+  ask<T>(signal: AbortSignal | undefined, work: (host: AnyHost, call: CallId) => Promise<T>): Promise<T> {
+    return this.calls.settle(signal, async (call, ended) => work(await this.hostFor(call, ended), call));
   }
 
   dispose(): void {

@@ -5,12 +5,15 @@
 import { SlimViTError } from "../errors.ts";
 import type {
   ImageInput,
+  ModelInfo,
   SaveOptions,
   Taught,
   TaughtModel,
   TeachOptions,
   TeachPictures,
   TeachProgress,
+  TeachRequest,
+  TeachResult,
 } from "../protocol.ts";
 import { oneVariant } from "./advice.ts";
 import { embedAll } from "./batchOf.ts";
@@ -53,8 +56,24 @@ export async function teach(client: Client, pictures: TeachPictures, options: Te
 }
 
 function become(client: Client, model: TaughtModel): Client {
-  client.model = model;
+  let known: { of: ModelInfo; info: ModelInfo } | undefined;
+  const { head, info: taught, params, macs } = model;
+  const describe = (of: ModelInfo) => {
+    if (known?.of !== of) known = { of, info: { ...of, labels: head.labels, taught, params, macs } };
+    return known.info;
+  };
+  client.taught = { model, describe };
   return client;
+}
+
+function ask(
+  client: Client,
+  request: TeachRequest,
+  signal?: AbortSignal,
+  onProgress?: (done: number) => void,
+): Promise<TeachResult> {
+  const report = onProgress && client.shared.pass(onProgress);
+  return client.ask(signal, (host, call) => host.teach(call, request, report) as Promise<TeachResult>);
 }
 
 /** @returns what the model knew, if it was taught before, and these pictures */
@@ -108,8 +127,8 @@ async function unlearn(client: Client, names: readonly string[], options: TeachO
 /** @returns the files of a model folder */
 export async function save(client: Client, options: SaveOptions): Promise<File[]> {
   await checkOptions("save", options, SAVE);
-  const model = client.model ?? (await refitModel(client));
-  const { files } = await client.teach({ want: "save", model, options });
+  const model = client.taught?.model ?? (await refitModel(client));
+  const { files } = await ask(client, { want: "save", model, options });
   return Object.entries(files!).map(([name, blob]) => new File([blob], name));
 }
 
@@ -121,14 +140,14 @@ async function refitModel(client: Client): Promise<TaughtModel> {
 }
 
 async function knowledgeOf(client: Client, signal?: AbortSignal): Promise<Taught | undefined> {
-  if (client.model) return client.model.taught;
-  return client.info.taught ? (await client.teach({ want: "recall" }, signal)).taught : undefined;
+  if (client.taught) return client.taught.model.taught;
+  return client.info.taught ? (await ask(client, { want: "recall" }, signal)).taught : undefined;
 }
 
 async function fitModel(client: Client, taught: Taught, options: TeachOptions): Promise<TaughtModel> {
   const { falseRejection = client.info.taught?.accepted, signal } = options;
   const report = reporter(options);
-  const { model } = await client.teach({ want: "fit", taught, falseRejection }, signal, (done) =>
+  const { model } = await ask(client, { want: "fit", taught, falseRejection }, signal, (done) =>
     report({ step: "fit", done, total: 1 }),
   );
   return model!;

@@ -23,7 +23,7 @@ export async function* classifyFrames(
   await checkOptions("stream", options, STREAM);
   const { latencyMs, onVariant, ...rest } = options;
   const classify = (picture: ImageInput, variant?: string) => client.classify(picture, rest, variant);
-  const isPaced = latencyMs !== undefined && !client.model;
+  const isPaced = latencyMs !== undefined && !client.taught;
   const answer = isPaced ? pacedBy(client, latencyMs, classify, onVariant) : classify;
   const left = new AbortController();
   const frames = framesFrom(source, left.signal);
