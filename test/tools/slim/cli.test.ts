@@ -4,7 +4,18 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { readManifestFile } from "../../../tools/models/folders.ts";
 import type { Outcome } from "../../../tools/slim/outcome.ts";
-import { BIN, makeDense, slimvit, slimvitJson, workplace, writePictures } from "../fixtures.ts";
+import {
+  BIN,
+  CLASSES,
+  makeDense,
+  randomTensors,
+  slimvit,
+  slimvitJson,
+  tinyArchitecture,
+  workplace,
+  writeCheckpoint,
+  writePictures,
+} from "../fixtures.ts";
 
 const at = workplace("slim-itself");
 const search = (out: string, ...more: string[]) =>
@@ -132,6 +143,20 @@ describe("slimvit slim MODEL", () => {
     };
     expect(steps.at(-1)).toMatchObject({ command: "finetune", keepBest: true });
   });
+});
+
+test("a network that is deep enough is trained with patches that merge", () => {
+  const [block] = tinyArchitecture({ imageSize: [64, 64] }).blocks;
+  const arch = tinyArchitecture({ imageSize: [64, 64], blocks: Array(12).fill(block) });
+  writeCheckpoint(at("deep.safetensors"), randomTensors(arch, CLASSES.length, 2));
+  slimvitJson("import", at("deep.safetensors"), "-o", at("deep"), "--heads", "2", "--labels", at("labels.tsv"));
+  const args = ["--data", at("pictures"), "-o", at("deeper"), "--macs", "0.5", "--train", "1m"];
+  const outcome = slimvitJson<Outcome>("slim", at("deep"), ...args);
+  expect(outcome.notes.join("\n")).toMatch(/trained \d+×\d+ px, patches merged to \d+ % of the MACs: /);
+  const [retrained] = readdirSync(at("deeper.stages")).filter((name) => name.startsWith("retrain"));
+  const { blocks } = readManifestFile(join(at("deeper.stages"), retrained));
+  expect(blocks.some(({ merge }) => merge > 0)).toBe(true);
+  expect(outcome.slim.macsShare).toBeLessThanOrEqual(0.5);
 });
 
 test.each<[string, string[], RegExp]>([
