@@ -54,6 +54,6 @@ export function asSlimViTError(error: unknown): SlimViTError {
     const fault = `A picture or an option cannot be sent to the worker (${error.message}); pass plain data.`;
     return new SlimViTError("bad-option", fault, { cause: error });
   }
-  const fault = `This failed in a way that the package does not know (${messageOf(error)}).`;
+  const fault = `The package does not know this failure (${messageOf(error)}).`;
   return new SlimViTError("unsupported", `${fault} Try another engine, and please report it.`, { cause: error });
 }

@@ -181,7 +181,7 @@ async function openBrowserCache(notes: string[]): Promise<Cache | undefined> {
     return await caches.open(CACHE);
   } catch (error) {
     notes.push(
-      `The weights are not kept for the next visit: the Cache API (https only) cannot be used here (${messageOf(error)}).`,
+      `The weights are not kept for the next visit, as the Cache API (https only) does not work here (${messageOf(error)}).`,
     );
     return undefined;
   }

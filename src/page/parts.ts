@@ -8,8 +8,8 @@ export function part<T>(loading: Promise<T>): Promise<T> {
     const [code, advice] = isServiceWorker
       ? ([
           "unsupported",
-          'A service worker loads no code later. Bundle its script into one file; or import { createHost } from "slimvit/worker.js" ' +
-            "and pass host: createHost, with which load, classify and embed work.",
+          'A service worker loads no code later. Bundle its script into one file, or pass host: createHost (of "slimvit/worker.js"): ' +
+            "load, classify and embed then work.",
         ] as const)
       : (["network", "Serve all files of the package, and reload the page."] as const);
     throw new SlimViTError(code, `A file of the package did not load (${messageOf(error)}). ${advice}`, {

@@ -34,7 +34,7 @@ export async function startHost<T>(
   call: (host: AnyHost) => Promise<T>,
 ): Promise<{ host: AnyHost; answer: Promise<T>; close(): void }> {
   if (isOurWorker()) {
-    const fault = "The app's own script runs in the worker that SlimViT has started.";
+    const fault = "The app's own script runs in SlimViT's worker.";
     throw new SlimViTError("unsupported", await advise(({ sameFile }) => sameFile(), fault));
   }
   if (!runsHere(options)) return spawnWorker(options.workerUrl, onLost, call);

@@ -47,8 +47,8 @@ export function classPicker(
   if (!classes && !head && !manifest.head) {
     throw new SlimViTError(
       "unsupported",
-      `${manifest.name} is an embedding model and has no classes. Pass classes: { name: vector } with vectors in its ` +
-        "embedding space, or call embed() and compare the vectors.",
+      `${manifest.name} is an embedding model and has no classes. Pass classes: { name: vector } in its ` +
+        "embedding space, or compare vectors of embed().",
     );
   }
   const labels = classes ? Object.keys(classes).map((name) => ({ id: name, label: name })) : (head ?? manifest).labels;

@@ -70,7 +70,7 @@ test("two classes of files are taught, and the page's scores are the package's o
   for (const [i, [name, pictures]] of Object.entries(CLASSES).entries()) {
     await kind(i).locator("input[type=text]").fill(name);
     await kind(i).locator("input[type=file]").setInputFiles(pictures.map(path));
-    await expect.poll(() => kind(i, { timeout: 60_000 }).locator(".shots img").count()).toBe(pictures.length);
+    await expect.poll(() => kind(i).locator(".shots img").count(), { timeout: 60_000 }).toBe(pictures.length);
   }
   expect(await kind(1).textContent()).toContain("2 pictures");
   await demo.page.click("#teach");
@@ -87,7 +87,7 @@ test("two classes of files are taught, and the page's scores are the package's o
 
 test("more pictures are learned, and one that is removed is forgotten", async () => {
   await kind(1).locator("input[type=file]").setInputFiles(path("coffee"));
-  await expect.poll(() => kind(1, { timeout: 60_000 }).locator(".shots li").count()).toBe(3);
+  await expect.poll(() => kind(1).locator(".shots li").count(), { timeout: 60_000 }).toBe(3);
   expect(await text("#teach")).toBe("Teach it more");
   await demo.page.click("#teach");
   await isTaught(/: 6 pictures /);
@@ -145,7 +145,7 @@ test("files that are no taught model are refused in a sentence, and what was the
 test("a picture that cannot be read is named by the package, and can be removed", async () => {
   const buffer = Buffer.from("no picture");
   await kind(0).locator("input[type=file]").setInputFiles({ name: "notes.jpg", mimeType: "image/jpeg", buffer });
-  await expect.poll(() => kind(0, { timeout: 60_000 }).locator(".shots span").textContent()).toBe("notes.jpg");
+  await expect.poll(() => kind(0).locator(".shots span").textContent(), { timeout: 60_000 }).toBe("notes.jpg");
   await demo.page.click("#teach");
   await expect
     .poll(() => text("#teach-error"), { timeout: 60_000 })
