@@ -6,7 +6,7 @@ import { encodeTensors } from "../../src/format/write.ts";
 import { openDataset, type Split } from "../data/data.ts";
 import { digestData } from "../data/digest.ts";
 import { cardText } from "../models/card.ts";
-import { claimOutput, readModelFolder, withStep, writeModel } from "../models/folders.ts";
+import { claimOutput, readModelFolder, variantSources, withStep, writeModel } from "../models/folders.ts";
 import { checkOnnxFiles, onnxFiles } from "../models/onnx.ts";
 import type { Files } from "../models/outputs.ts";
 import { activationRanges } from "../quantise/activations.ts";
@@ -38,6 +38,12 @@ export async function exportModel(
     throw new SlimViTError("bad-option", "export: --weight-step is of int8 weights, which --dtype does not name.");
   }
   const model = readModelFolder(source);
+  const variants = variantSources(source);
+  if (variants.length > 1)
+    say(
+      `export: takes ${variants[0]} alone of ${variants.length} variants. ` +
+        '"slimvit elastic FOLDER --dtype LIST -o OUT" writes all of them in other dtypes.',
+    );
   claimOutput(options.out, options.force, [source, ...(options.data ?? [])]);
   const rounded = weightStep ? await round(model, weightStep, options) : undefined;
   const { format: _, weights: __, ...draft } = model.manifest;
