@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, test } from "vitest";
 import { forward } from "../../src/reference/forward.ts";
-import { readManifestFile, readModelFolder, writeModelFolder } from "../../tools/models/folders.ts";
+import { readManifestFile, readModelFolder, variantSources, writeModelFolder } from "../../tools/models/folders.ts";
 import { FAMILY } from "../family.ts";
 import { cut, expectClose, randomModel, randomPixels, readGolden } from "../helpers.ts";
 import { GPU_URLS, openGpuStage } from "./gpu.ts";
@@ -33,7 +33,7 @@ const family = ["DINOv3, merging", "SigLIP"].map((name) => ({ name, model: rando
 const shipped = (JSON.parse(readFileSync("models/index.json", "utf8")) as { folder: string }[]).map(({ folder }) => {
   let judged: { pixels: Float32Array; logits: Float32Array } | undefined;
   const judge = () => {
-    const path = join("models", folder);
+    const path = variantSources(join("models", folder)).at(-1)!; // the smallest, which a page loads first
     const dtypes = readManifestFile(path).weights.map(({ dtype }) => dtype);
     const model = readModelFolder(path, dtypes.includes("f16") ? "f16" : dtypes[0]); // as "auto" on a GPU takes them
     const pixels = randomPixels(model.manifest, 1);
