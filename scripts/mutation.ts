@@ -21,7 +21,7 @@ const TESTS: Record<string, string[]> = {
   "src/tfjs": ["test/tfjs/*.test.ts", "test/tools/masks.test.ts", "test/tools/masks/*.test.ts"],
   "src/engines": ["test/engines/*.test.ts"],
   "tools/checkpoints": ["test/tools/checkpoints/*.test.ts", "test/tools/import.test.ts"],
-  "tools/data": ["test/tools/data/*.test.ts", "test/tools/data.test.ts"],
+  "tools/data": ["test/tools/data/*.test.ts"],
   "tools/evaluation": ["test/tools/evaluation/*.test.ts"],
   "tools/masks": ["test/tools/masks/*.test.ts", "test/tools/masks.test.ts", "test/tools/search.test.ts"],
   "tools/models": ["test/tools/models/*.test.ts", "test/tools/card.test.ts"],

@@ -6,12 +6,13 @@ import type { RunOutput } from "../../src/engines/engine.ts";
 import { openOnnx } from "../../src/engines/onnx/engine.ts";
 import { INPUT, type OnnxOptions, writeOnnx } from "../../src/engines/onnx/graph.ts";
 import { encodeFloat16 } from "../../src/format/float16.ts";
-import { type Architecture, type Model, plainArchitecture } from "../../src/format/model.ts";
+import { type Model, plainArchitecture } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { FAMILY, familyModel } from "../family.ts";
 import { checkOnnx } from "../fuzz/onnx-reader.ts";
 import { expectClose, randomModel, randomPixels } from "../helpers.ts";
+import { comparePairs, expectSame as expectSameValues, MERGING } from "./networks.ts";
 
 /** What a graph gives for some pictures at once. */
 async function infer(model: Model, pictures: Float32Array[], options: OnnxOptions = {}) {
@@ -28,12 +29,8 @@ async function infer(model: Model, pictures: Float32Array[], options: OnnxOption
 }
 
 function expectSame(actual: RunOutput, expected: RunOutput, tolerance = 1e-4): void {
-  expectClose(actual.logits, expected.logits, tolerance, "logits");
-  expectClose(actual.features, expected.features, tolerance, "features");
-  for (const [i, map] of expected.attention!.entries())
-    expectClose(actual.attention![i], map, tolerance, `attention of block ${i}`);
-  expect(actual.pairs).toEqual(expected.pairs);
-  expect(actual.groups).toEqual(expected.groups);
+  expectSameValues(actual, expected, tolerance);
+  expect([actual.pairs, actual.groups]).toEqual([expected.pairs, expected.groups]);
 }
 
 describe.each(Object.entries(FAMILY))("%s", (_, arch) => {
@@ -111,32 +108,13 @@ test("random networks of the whole family in a free batch, merging what they cho
   );
 });
 
-/** 7×7 patches, of which 20 merge in two of three blocks. */
-const MERGING: Architecture = plainArchitecture({
-  ...{ imageSize: [28, 28], patchSize: 4, embedDim: 48, headDim: 16, layerNormEps: 1e-6, prefixTokens: 1 },
-  blocks: [12, 8, 0].map((merge) => ({
-    ...{ headDims: [16, 12, 16], mlpHidden: 96, merge },
-    keepIdx: [...Array(50).keys()],
-  })),
-});
-
 describe("merges", () => {
   test("at least 99.5 % of the pairs, and each best class of 40, are the reference's", async () => {
     const model = randomModel(MERGING, 7, 50);
     const engine = await openOnnx(model, {});
-    let [equal, all, sameBest] = [0, 0, 0];
-    for (let seed = 1; seed <= 40; seed++) {
-      const pixels = randomPixels(MERGING, seed);
-      const expected = forward(model, pixels, { explain: true });
-      const actual = await engine.run(pixels, { explain: true });
-      // In the first block alone: after it the tokens of two different choices are not the same any more.
-      const found = new Map(actual.pairs![0]);
-      equal += expected.pairs![0].filter(([a, b]) => found.get(a) === b).length;
-      all += expected.pairs![0].length;
-      if (bestOf(actual.logits) === bestOf(expected.logits)) sameBest++;
-    }
+    const { equalPairs, sameBest } = await comparePairs(engine, model, 40);
     engine.dispose();
-    expect(equal / all).toBeGreaterThanOrEqual(0.995);
+    expect(equalPairs).toBeGreaterThanOrEqual(0.995);
     expect(sameBest).toBe(40);
   });
 
@@ -154,8 +132,6 @@ describe("merges", () => {
     ]);
   });
 });
-
-const bestOf = (logits: Float32Array) => logits.indexOf(Math.max(...logits));
 
 test("an activation with a form of its own is within 2e-6", async () => {
   for (const activation of ["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"] as const) {

@@ -1,22 +1,13 @@
 import v8 from "node:v8";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import type { RunOutput } from "../../src/engines/engine.ts";
 import { openFlavour } from "../../src/engines/simd/engine.ts";
 import { planMemory } from "../../src/engines/simd/plan.ts";
-import {
-  type Architecture,
-  type BlockShape,
-  type Model,
-  plainArchitecture,
-  type Tensors,
-  tensorShapes,
-  type WeightsDtype,
-} from "../../src/format/model.ts";
-import { encodeTensors } from "../../src/format/write.ts";
+import { type BlockShape, type Model, plainArchitecture, type Tensors, tensorShapes } from "../../src/format/model.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { FAMILY, familyArchitecture } from "../family.ts";
 import { expectClose, manifestOf, randomModel, randomPixels } from "../helpers.ts";
+import { comparePairs, encode, expectSame, MERGING } from "./networks.ts";
 import { quantisedForward } from "./simulation.ts";
 
 // As in simd.test.ts: the relaxed binary on Node 20, before anything is compiled.
@@ -25,10 +16,6 @@ v8.setFlagsFromString("--no-liftoff");
 
 const flavours = ["relaxed", "plain"] as const;
 type Flavour = (typeof flavours)[number];
-
-function encode(model: Model, dtype: WeightsDtype): Model {
-  return { ...model, dtype, tensors: encodeTensors(model.tensors, dtype) };
-}
 
 /** The engine against the reference, both merging the pairs that the reference chooses. */
 async function expectReference(model: Model, flavour: Flavour, threads = 1): Promise<void> {
@@ -45,14 +32,6 @@ async function expectReference(model: Model, flavour: Flavour, threads = 1): Pro
   } finally {
     engine.dispose();
   }
-}
-
-function expectSame(actual: RunOutput, expected: RunOutput, tolerance: number): void {
-  expectClose(actual.logits, expected.logits, tolerance, "logits");
-  expectClose(actual.features, expected.features, tolerance, "features");
-  expected.attention?.forEach((map, i) => {
-    expectClose(actual.attention![i], map, tolerance, `attention of block ${i}`);
-  });
 }
 
 /**
@@ -136,36 +115,15 @@ describe.each(flavours)("simd, %s binary", (flavour) => {
     async (dtype, share, best) => {
       const model = encode(randomModel(MERGING, 7, 50), dtype);
       const engine = await openFlavour(model, {}, flavour);
-      let [equal, all, sameBest] = [0, 0, 0];
-      for (let seed = 1; seed <= 40; seed++) {
-        const pixels = randomPixels(MERGING, seed);
-        const expected = forward(model, pixels, { explain: true });
-        const actual = await engine.run(pixels, { explain: true });
-        // In the first block alone: after it the tokens of two different choices are not the same any more.
-        const found = new Map(actual.pairs![0]);
-        equal += expected.pairs![0].filter(([a, b]) => found.get(a) === b).length;
-        all += expected.pairs![0].length;
-        if (bestOf(actual.logits) === bestOf(expected.logits)) sameBest++;
-      }
+      const { equalPairs, sameBest } = await comparePairs(engine, model, 40);
       engine.dispose();
-      expect(equal / all).toBeGreaterThanOrEqual(share);
+      expect(equalPairs).toBeGreaterThanOrEqual(share);
       expect(sameBest).toBeGreaterThanOrEqual(best);
     },
   );
 });
 
 const ACTIVATIONS = ["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"] as const;
-
-const bestOf = (logits: Float32Array) => logits.indexOf(Math.max(...logits));
-
-/** 7×7 patches, of which 20 merge in two of three blocks. */
-const MERGING: Architecture = plainArchitecture({
-  ...{ imageSize: [28, 28], patchSize: 4, embedDim: 48, headDim: 16, layerNormEps: 1e-6, prefixTokens: 1 },
-  blocks: [12, 8, 0].map((merge) => ({
-    ...{ headDims: [16, 12, 16], mlpHidden: 96, merge },
-    keepIdx: [...Array(50).keys()],
-  })),
-});
 
 describe("simd", () => {
   const arch = FAMILY["DeiT, merging"];

@@ -1,19 +1,12 @@
-/** What the tests of our WebGPU engine share: small networks, and the comparison with the reference. */
+/** What the tests of our WebGPU engine share: drawn seeds, and the comparison with the reference. */
 import { expect } from "vitest";
-import type { RunOutput } from "../../src/engines/engine.ts";
-import {
-  type Architecture,
-  type BlockShape,
-  type Model,
-  plainArchitecture,
-  type WeightsDtype,
-} from "../../src/format/model.ts";
-import { encodeTensors } from "../../src/format/write.ts";
+import type { Model } from "../../src/format/model.ts";
 import { forward } from "../../src/reference/forward.ts";
-import { expectClose, randomPixels } from "../helpers.ts";
+import { randomPixels } from "../helpers.ts";
 import type { GpuProcess } from "./gpuProcess.ts";
+import { expectSame } from "./networks.ts";
 
-export const range = (count: number): number[] => [...Array(count).keys()];
+export { architecture, encode, expectSame, range } from "./networks.ts";
 
 /**
  * Another seed in each run: few cases a run, many over time. `SEED` in the environment repeats a run.
@@ -24,34 +17,6 @@ export function drawnSeed(what: string): number {
   const seed = Number(process.env.SEED ?? Date.now() % 1e9);
   console.log(`${what}: SEED=${seed}`);
   return seed;
-}
-
-export const encode = (model: Model, dtype: WeightsDtype): Model => ({
-  ...model,
-  dtype,
-  tensors: encodeTensors(model.tensors, dtype),
-});
-
-/** 4×3 patches, blocks as given */
-export function architecture(...blocks: Partial<BlockShape>[]): Architecture {
-  return plainArchitecture({
-    imageSize: [16, 12],
-    patchSize: 4,
-    embedDim: 20,
-    headDim: 8,
-    layerNormEps: 1e-6,
-    prefixTokens: 1,
-    blocks: blocks.map((block) => ({ headDims: [8, 8], mlpHidden: 33, keepIdx: range(13), ...block })),
-  });
-}
-
-export function expectSame(actual: RunOutput, expected: RunOutput, tolerance: number): void {
-  expectClose(actual.logits, expected.logits, tolerance, "logits");
-  expectClose(actual.features, expected.features, tolerance, "features");
-  expect(actual.attention?.length).toBe(expected.attention?.length);
-  expected.attention?.forEach((map, i) => {
-    expectClose(actual.attention![i], map, tolerance, `attention of block ${i}`);
-  });
 }
 
 /**

@@ -9,32 +9,23 @@ import { mkdtempSync, rmSync } from "node:fs";
 import os, { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { EngineName } from "../../src/engines/engine.ts";
-import {
-  type Architecture,
-  type BlockShape,
-  denseTokens,
-  type Manifest,
-  PLAIN,
-  type Tensors,
-  tensorShapes,
-  type WeightsDtype,
-} from "../../src/format/model.ts";
-import { singleVariant } from "../../src/format/variants.ts";
-import { encodeTensors, manifestJson, writeWeights } from "../../src/format/write.ts";
-import { type DeviceProfile, PROFILE_FORMAT, padded, predictMs } from "../masks/latency.ts";
-import {
-  architectureOf,
-  manifestText,
-  readManifestFile,
-  sha256,
-  splitSource,
-  writeFileAtomic,
-  writeFolder,
-} from "../models/folders.ts";
+import type { WeightsDtype } from "../../src/format/model.ts";
+import { type DeviceProfile, PROFILE_FORMAT, predictMs } from "../masks/latency.ts";
+import { manifestText, readManifestFile, splitSource, writeFileAtomic } from "../models/folders.ts";
 import { openPage } from "../shared/browser.ts";
-import { random } from "../shared/random.ts";
 import { runtimeFolder } from "../shared/runtime.ts";
 import { percent, say } from "../shared/terminal.ts";
+import {
+  DEIT_TINY,
+  deep,
+  denseShape,
+  gridOf,
+  lastBlock,
+  lastTokens,
+  tableBlocks,
+  writeSynthetic,
+} from "./profileNetworks.ts";
+import { blockTimes, outside, quantile, type Timed, tables } from "./profileTables.ts";
 
 export interface ProfileOptions {
   /** device.json; written when named */
@@ -60,29 +51,6 @@ export interface ProfileReport {
   }[];
 }
 
-const DEIT_TINY: DenseShape = {
-  ...PLAIN,
-  imageSize: [224, 224],
-  patchSize: 16,
-  embedDim: 192,
-  headDim: 64,
-  layerNormEps: 1e-6,
-  prefixTokens: 1,
-  heads: 3,
-  mlpHidden: 768,
-  classes: 1000,
-  depth: 12,
-};
-
-interface DenseShape extends Omit<Architecture, "blocks"> {
-  heads: number;
-  mlpHidden: number;
-  classes: number;
-  depth: number;
-}
-
-/** Points of the tables, as shares of the dense width and sequence. */
-const SHARES = [0.08, 0.25, 0.5, 0.75, 1];
 const WARM_UP = 3;
 
 export async function profileDevice(sources: string[], options: ProfileOptions): Promise<ProfileReport> {
@@ -188,128 +156,6 @@ export function checkTable(check: ProfileReport["check"]): string {
   ].join("\n");
 }
 
-function denseShape(manifest: Manifest): DenseShape {
-  const { blocks: _, ...shape } = architectureOf(manifest);
-  const dense = (manifest.provenance.dense ?? {}) as { heads?: number; mlpHidden?: number[] };
-  return {
-    ...shape,
-    heads: dense.heads ?? Math.max(...manifest.blocks.map((b) => b.headDims.length)),
-    mlpHidden: Math.max(...(dense.mlpHidden ?? manifest.blocks.map((b) => b.mlpHidden))),
-    classes: manifest.labels.length,
-    depth: manifest.blocks.length,
-  };
-}
-
-interface Grid {
-  tokens: number[];
-  /** of each head */
-  widths: number[];
-  units: number[];
-}
-
-function gridOf(shape: DenseShape): Grid {
-  const points = (dense: number, least: number, step: number) => {
-    const at = (share: number) =>
-      share === 1 ? dense : Math.min(dense, Math.max(least, step * Math.round((share * dense) / step)));
-    return [...new Set(SHARES.map(at))].sort((a, b) => a - b);
-  };
-  const all = denseTokens({ ...shape, blocks: [] });
-  return {
-    tokens: [...new Set([shape.prefixTokens, ...points(all, shape.prefixTokens + 1, 1)])],
-    widths: points(shape.headDim, 8, 8),
-    units: points(shape.mlpHidden, 8, 8),
-  };
-}
-
-/** The numbers of tokens at which a last block is measured. */
-function lastTokens({ tokens }: Grid): number[] {
-  return [...new Set([tokens[Math.min(2, tokens.length - 1)], tokens[tokens.length >> 1], tokens.at(-1)!])];
-}
-
-/**
- * For every number of tokens, most first so that keep-lists nest: nothing, once as tokens drop and once after; all heads of
- * each width; one head; an MLP of each width.
- */
-function tableBlocks(shape: DenseShape, { tokens, widths, units }: Grid): BlockShape[] {
-  const block = (keepIdx: number[], headDims: number[] = [], mlpHidden = 0) => ({
-    headDims,
-    mlpHidden,
-    keepIdx,
-    merge: 0,
-  });
-  const points = [...tokens].reverse().flatMap((n) => {
-    const keepIdx = firstTokens(n);
-    return [
-      block(keepIdx),
-      block(keepIdx),
-      ...widths.map((width) => block(keepIdx, Array(shape.heads).fill(width))),
-      block(keepIdx, [shape.headDim]),
-      ...units.map((mlpHidden) => block(keepIdx, [], mlpHidden)),
-    ];
-  });
-  return [...points, block(firstTokens(tokens[0]))]; // the last is not like the others
-}
-
-/** As deep as networks are, so that what is outside of the blocks is as much as theirs. */
-function deep({ heads, headDim, mlpHidden, depth }: DenseShape, tokens: number): BlockShape[] {
-  const block = { headDims: Array(heads).fill(headDim), mlpHidden, keepIdx: firstTokens(tokens), merge: 0 };
-  return Array(depth).fill(block);
-}
-
-/** An empty block, then one with attention as the last. */
-function lastBlock({ headDim }: DenseShape, tokens: number, heads: number): BlockShape[] {
-  const keepIdx = firstTokens(tokens);
-  return [
-    { headDims: [], mlpHidden: 0, keepIdx, merge: 0 },
-    { headDims: Array(heads).fill(headDim), mlpHidden: 0, keepIdx, merge: 0 },
-  ];
-}
-
-const firstTokens = (n: number) => Array.from({ length: n }, (_, token) => token);
-
-/** Small random weights: what they are does not change the time. No known logits: nobody reads these. */
-function writeSynthetic(folder: string, shape: DenseShape, blocks: BlockShape[], dtype: WeightsDtype): void {
-  const { heads: _, mlpHidden: __, depth: ___, classes, ...rest } = shape;
-  const arch: Architecture = { ...rest, blocks };
-  const rng = random(1);
-  const noise = Float32Array.from({ length: 1 << 16 }, () => (rng() - 0.5) * 0.05);
-  const tensors: Tensors = new Map();
-  for (const [name, dims] of tensorShapes(arch, classes)) {
-    const isNorm = name.includes("norm") && name.endsWith("weight");
-    const data = Float32Array.from({ length: dims.reduce((a, b) => a * b, 1) }, (_, i) =>
-      isNorm ? 1 : noise[i & 0xffff],
-    );
-    tensors.set(name, { dtype: "F32", shape: dims, data });
-  }
-  const bytes = writeWeights(encodeTensors(tensors, dtype));
-  const file = `model.${dtype}.safetensors`;
-  const manifest = singleVariant({
-    name: "synthetic",
-    license: "CC0-1.0",
-    ...arch,
-    preprocess: {
-      resize: Math.max(...arch.imageSize),
-      crop: arch.imageSize,
-      interpolation: "bilinear",
-      mean: [0.5, 0.5, 0.5],
-      std: [0.5, 0.5, 0.5],
-    },
-    labels: Array.from({ length: classes }, (_, k) => ({ id: String(k), label: String(k) })),
-    weights: [{ dtype, file, bytes: bytes.length, sha256: sha256(bytes) }],
-    provenance: {},
-    metrics: {},
-  });
-  writeFolder(folder, { [file]: bytes, "slimvit.json": manifestText(manifestJson(manifest)) });
-}
-
-interface Timed {
-  /** of a run that does not look at the blocks */
-  plainMs: number;
-  blockMs: number[];
-  /** of the same run: what is not in the blocks */
-  outsideMs: number;
-}
-
 /** Runs in the page. */
 async function loadInPage(options: {
   urls: { url: string; variant?: string }[];
@@ -343,83 +189,4 @@ async function timeOneRound(): Promise<Timed[]> {
     times.push({ plainMs: plain.latencyMs.inference, blockMs: blockMs!, outsideMs });
   }
   return times;
-}
-
-function tables(shape: DenseShape, grid: Grid, [points, full, few, ...lastOnes]: Timed[][]) {
-  const ms = blockTimes(points);
-  const { tokens, widths, units } = grid;
-  const stride = 2 + widths.length + 1 + units.length;
-  const rows = tokens.map((_, k) => {
-    const at = (tokens.length - 1 - k) * stride;
-    const [drop, empty, ...more] = ms.slice(at, at + stride);
-    return {
-      drop,
-      empty,
-      attention: more.slice(0, widths.length),
-      one: more[widths.length],
-      mlp: more.slice(widths.length + 1),
-    };
-  });
-  const emptyMs = ascending(rows.map(({ empty }) => empty));
-  const over = (part: "attention" | "mlp") =>
-    rising(rows.map((row) => [0, ...row[part].map((v) => Math.max(0, v - row.empty))]));
-  const attentionMs = over("attention");
-  const channels = [0, ...widths.map((width) => shape.heads * padded(width))];
-  const lasts = lastTokens(grid);
-  const lastMs = lastOnes.map((samples) => blockTimes(samples).at(-1)!);
-  const patches = (n: number) => n - shape.prefixTokens;
-  const share = patches(lasts[0]) / patches(tokens.at(-1)!);
-  const [most, some] = [outside(full), outside(few)];
-  const slope = share < 1 ? Math.max(0, (most - some) / (1 - share)) : 0;
-  const profile = {
-    tokens,
-    channels,
-    units: [0, ...units.map(padded)],
-    emptyMs,
-    dropMs: rows.map(({ drop, empty }, k) => (k === rows.length - 1 ? 0 : Math.max(0, drop - empty))),
-    attentionMs,
-    mlpMs: over("mlp"),
-    last: {
-      tokens: lasts,
-      emptyMs: ascending(lasts.map((_, k) => lastMs[2 * k])),
-      fullMs: ascending(lasts.map((_, k) => Math.max(lastMs[2 * k], lastMs[2 * k + 1]))),
-    },
-    outsideMs: [Math.max(0, most - slope), most] as [number, number],
-  };
-  const headMs = rows.map(({ one, empty }, k) => oneHeadMs(shape, channels, attentionMs[k], one - empty));
-  return { ...profile, headMs };
-}
-
-/** All heads with the channels of one, against that one: what the others cost by being there. */
-function oneHeadMs({ heads, headDim }: DenseShape, channels: number[], allMs: number[], oneMs: number): number {
-  if (heads === 1 || channels.length < 3) return 0; // or not to be told from the width
-  const [, low, high] = channels;
-  const slope = (allMs[2] - allMs[1]) / (high - low);
-  const all = allMs[1] + slope * (padded(headDim) - low);
-  return Math.max(0, (all - oneMs) / (heads - 1));
-}
-
-/** More tokens or more width never cost less: what says otherwise is noise. */
-function rising(table: number[][]): number[][] {
-  const out = table.map(ascending);
-  for (let k = 1; k < out.length; k++) out[k] = out[k].map((v, c) => Math.max(v, out[k - 1][c]));
-  return out;
-}
-
-function ascending(values: number[]): number[] {
-  let most = 0;
-  return values.map((v) => (most = Math.max(most, v)));
-}
-
-const blockTimes = (samples: Timed[]) =>
-  samples[0].blockMs.map((_, i) => undisturbed(samples.map(({ blockMs }) => blockMs[i])));
-
-const outside = (samples: Timed[]) => undisturbed(samples.map(({ outsideMs }) => outsideMs));
-
-/** The fast decile: what else the machine does only ever adds. */
-const undisturbed = (values: number[]) => quantile(values, 0.1);
-
-function quantile(values: number[], q: number): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  return Math.max(0, sorted[Math.floor(q * sorted.length)]);
 }

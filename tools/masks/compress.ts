@@ -30,10 +30,11 @@ import {
 } from "../models/folders.ts";
 import { percent, say, si } from "../shared/terminal.ts";
 import { type BackendName, openBackend } from "../training/backend.ts";
-import { allocate, type Cost, type Savings } from "./allocate.ts";
+import { allocate } from "./allocate.ts";
 import { compensate } from "./compensate.ts";
+import { FLAG, type Target, type TargetCost, toTarget } from "./costTarget.ts";
 import { againstMasked, foldTensors } from "./fold.ts";
-import { latencySavings, predictMs, readProfile } from "./latency.ts";
+import { predictMs, readProfile } from "./latency.ts";
 import {
   type BlockMask,
   type BlockZeta,
@@ -107,14 +108,6 @@ export async function compress(source: string, options: CompressOptions): Promis
     reports.push(await compressOne(source, { ...options, name, out: join(options.out, folder) }, { cost, share }));
   }
   return reports;
-}
-
-type TargetCost = Cost | "latencyMs";
-
-interface Target {
-  cost: TargetCost;
-  /** of the dense model's; milliseconds of latency */
-  share: number;
 }
 
 function targetOf(options: CompressOptions): { cost: TargetCost; share: number | true } | undefined {
@@ -268,8 +261,6 @@ function sameShaped(source: string, { manifest }: Model): Tensors {
   );
 }
 
-const COUNT = { macs: countMacs, params: countParams };
-
 /** By three rankings of ζ, or by one target and importance per MAC. */
 function chooseMasks(
   source: string,
@@ -291,7 +282,7 @@ function chooseMasks(
     const { zetas: importance } = readMasks(source, IMPORTANCE_FILE, searched.manifest);
     const { wAttn, wMlp, wPatch } = readSearchOptions(source);
     const frozen = { attn: wAttn === 0, mlp: wMlp === 0, patch: wPatch === 0 };
-    return toTarget(target, options, arch, searched.manifest.labels.length, (cost, dense, share) =>
+    return toTarget(target, options.profile, arch, searched.manifest.labels.length, (cost, dense, share) =>
       allocate(arch, mode, importance, frozen, dense, share, cost),
     );
   }
@@ -305,50 +296,6 @@ function chooseMasks(
     );
   return hardenMasks(arch, zetas, { attn, mlp, patch }, { mode, rule: options.tokens, absolute: options.absolute })
     .blocks;
-}
-
-const FLAG: Record<TargetCost, string> = { macs: "macs", params: "params", latencyMs: "latency-ms" };
-
-/** To a thousandth of the target. */
-const BISECTIONS = 10;
-
-/** @throws SlimViTError `bad-option` for a target that cannot be reached */
-function toTarget(
-  { cost, share }: Target,
-  { profile: file }: CompressOptions,
-  arch: Architecture,
-  classes: number,
-  cut: (cost: Cost | Savings, dense: number, share: number) => BlockMask[],
-): BlockMask[] {
-  const profile = cost === "latencyMs" ? readProfile(file!, arch) : undefined;
-  const costOf = (net: Architecture) => (profile ? predictMs(profile, net) : COUNT[cost as Cost](net, classes));
-  const dense = costOf(arch);
-  const goal = profile ? share : share * dense;
-  const savings = profile ? latencySavings(profile, arch) : (cost as Cost);
-  const cutTo = (aim: number) => {
-    const masks = cut(savings, dense, aim / dense);
-    return { masks, left: costOf(slimArchitecture(arch, masks)) };
-  };
-  const first = cutTo(goal);
-  if (first.left <= goal) return first.masks;
-  // Milliseconds go by panels of channels and units, savings one by one: aim lower, but no lower than it takes.
-  let reached = profile ? cutTo(0) : first;
-  const { left } = reached;
-  if (left <= goal) {
-    let [low, high] = [0, goal];
-    for (let step = 0; step < BISECTIONS; step++) {
-      const middle = (low + high) / 2;
-      const tried = cutTo(middle);
-      if (tried.left <= goal) [low, reached] = [middle, tried];
-      else high = middle;
-    }
-    return reached.masks;
-  }
-  throw new SlimViTError(
-    "bad-option",
-    `compress: --${FLAG[cost]} ${share} cannot be reached: ${profile ? `${left.toFixed(3)} ms` : percent(left / dense)} is left when ` +
-      `all that the search had masks for ${cost === "params" ? "and that has parameters " : ""}is gone.`,
-  );
 }
 
 const sum = (values: number[]) => values.reduce((a, b) => a + b, 0);

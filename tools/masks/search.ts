@@ -38,7 +38,7 @@ import {
   ZETA_INIT,
   zetaShapes,
 } from "./masks.ts";
-import { IMPORTANCE_FILE, SEARCH_FILE, ZETA_FILE } from "./searched.ts";
+import { IMPORTANCE_FILE, SEARCH_FILE, searchText, ZETA_FILE } from "./searched.ts";
 
 export interface SearchOptions extends TrainOptions {
   masks: MaskMode;
@@ -221,11 +221,11 @@ async function writeSearchFolder(
   const provenance = withStep(manifest.provenance, "search", { ...recorded, ...figures });
   const { format: _, weights: __, ...draft } = manifest;
   const records = {
-    [ZETA_FILE]: writeSafetensors(masks, { masks: options.masks }),
+    [ZETA_FILE]: writeSafetensors(masks),
     [IMPORTANCE_FILE]: writeSafetensors(importance),
     "report.html": reportHtml([{ manifest: { ...draft, provenance }, zetas: plain, history }]),
     ...historyFiles(history),
-    [SEARCH_FILE]: `${JSON.stringify({ masks: options.masks, patchForm: options.patchForm, tokens: options.tokens, wAttn: options.wAttn, wMlp: options.wMlp, wPatch: options.wPatch }, null, 2)}\n`,
+    [SEARCH_FILE]: searchText(options),
   };
   const named = { ...draft, name: basename(resolve(options.out)), provenance };
   await writeModel(options.out, { draft: named, tensors, dtypes: ["f32"], extra: records }, options.force);

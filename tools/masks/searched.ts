@@ -4,15 +4,7 @@ import { join } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 import type { Architecture } from "../../src/format/model.ts";
 import { readSafetensors } from "../../src/format/safetensors.ts";
-import {
-  type BlockZeta,
-  blockZetas,
-  MASK_MODES,
-  type MaskMode,
-  type PatchForm,
-  type TokenRule,
-  zetaShapes,
-} from "./masks.ts";
+import { type BlockZeta, blockZetas, type MaskMode, type PatchForm, type TokenRule, zetaShapes } from "./masks.ts";
 
 export const ZETA_FILE = "zetas.safetensors";
 export const IMPORTANCE_FILE = "importance.safetensors";
@@ -24,14 +16,13 @@ export function readMasks(source: string, file: string, arch: Architecture): { m
   if (!existsSync(path))
     throw new SlimViTError("bad-model", `${source}: has no ${file}; compress needs the output of "slimvit search".`);
   const stored = readSafetensors(readFileSync(path), path);
-  const fits = (mode: MaskMode) =>
-    [...zetaShapes(arch, mode)].every(([name, shape]) => stored.get(name)?.shape.join() === shape.join());
-  const mode = MASK_MODES.find(fits);
-  if (!mode) throw new SlimViTError("bad-model", `${path}: its masks do not fit the model in slimvit.json.`);
+  const { masks: mode } = readSearchOptions(source);
+  if ([...zetaShapes(arch, mode)].some(([name, shape]) => stored.get(name)?.shape.join() !== shape.join()))
+    throw new SlimViTError("bad-model", `${path}: its masks do not fit the model in slimvit.json.`);
   return { mode, zetas: blockZetas(arch, mode, (name) => stored.get(name)!.data as Float32Array) };
 }
 
-/** What of a search's options its compression depends on. */
+/** What of a search's options its compression depends on: search.json, the one record of the mode of its masks. */
 export interface SearchRecord {
   masks: MaskMode;
   patchForm: PatchForm;
@@ -44,3 +35,7 @@ export interface SearchRecord {
 
 export const readSearchOptions = (source: string): SearchRecord =>
   JSON.parse(readFileSync(join(source, SEARCH_FILE), "utf8"));
+
+export function searchText({ masks, patchForm, tokens, wAttn, wMlp, wPatch }: SearchRecord): string {
+  return `${JSON.stringify({ masks, patchForm, tokens, wAttn, wMlp, wPatch }, null, 2)}\n`;
+}

@@ -1,0 +1,78 @@
+/** What the tests of engines share: small networks, and how outputs are compared. */
+import { expect } from "vitest";
+import type { Engine, RunOutput } from "../../src/engines/engine.ts";
+import {
+  type Architecture,
+  type BlockShape,
+  type Model,
+  plainArchitecture,
+  type WeightsDtype,
+} from "../../src/format/model.ts";
+import { encodeTensors } from "../../src/format/write.ts";
+import { forward } from "../../src/reference/forward.ts";
+import { expectClose, randomPixels } from "../helpers.ts";
+
+export const range = (count: number): number[] => [...Array(count).keys()];
+
+export const encode = (model: Model, dtype: WeightsDtype): Model => ({
+  ...model,
+  dtype,
+  tensors: encodeTensors(model.tensors, dtype),
+});
+
+/** 4×3 patches, blocks as given */
+export function architecture(...blocks: Partial<BlockShape>[]): Architecture {
+  return plainArchitecture({
+    imageSize: [16, 12],
+    patchSize: 4,
+    embedDim: 20,
+    headDim: 8,
+    layerNormEps: 1e-6,
+    prefixTokens: 1,
+    blocks: blocks.map((block) => ({ headDims: [8, 8], mlpHidden: 33, keepIdx: range(13), merge: 0, ...block })),
+  });
+}
+
+export function expectSame(actual: RunOutput, expected: RunOutput, tolerance: number): void {
+  expectClose(actual.logits, expected.logits, tolerance, "logits");
+  expectClose(actual.features, expected.features, tolerance, "features");
+  expect(actual.attention?.length).toBe(expected.attention?.length);
+  expected.attention?.forEach((map, i) => {
+    expectClose(actual.attention![i], map, tolerance, `attention of block ${i}`);
+  });
+}
+
+/** 7×7 patches, of which 20 merge in two of three blocks. */
+export const MERGING: Architecture = plainArchitecture({
+  ...{ imageSize: [28, 28], patchSize: 4, embedDim: 48, headDim: 16, layerNormEps: 1e-6, prefixTokens: 1 },
+  blocks: [12, 8, 0].map((merge) => ({
+    ...{ headDims: [16, 12, 16], mlpHidden: 96, merge },
+    keepIdx: range(50),
+  })),
+});
+
+const bestOf = (logits: Float32Array): number => logits.indexOf(Math.max(...logits));
+
+/**
+ * An engine that chooses its pairs itself against the reference, on as many pictures. Pairs are compared in the first block
+ * alone: after it the tokens of two different choices are not the same any more.
+ *
+ * @returns the share of the reference's pairs that it found, and on how many pictures the best class is the same
+ */
+export async function comparePairs(
+  engine: Engine,
+  model: Model,
+  pictures: number,
+): Promise<{ equalPairs: number; sameBest: number }> {
+  let [equal, all, sameBest] = [0, 0, 0];
+  for (let seed = 1; seed <= pictures; seed++) {
+    const pixels = randomPixels(model.manifest, seed);
+    const expected = forward(model, pixels, { explain: true });
+    const actual = await engine.run(pixels, { explain: true });
+    const found = new Map(actual.pairs![0]);
+    equal += expected.pairs![0].filter(([a, b]) => found.get(a) === b).length;
+    all += expected.pairs![0].length;
+    if (bestOf(actual.logits) === bestOf(expected.logits)) sameBest++;
+  }
+  return { equalPairs: equal / all, sameBest };
+}

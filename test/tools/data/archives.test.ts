@@ -1,0 +1,181 @@
+/** What a class is in a zip and in a tar. */
+import { writeFileSync } from "node:fs";
+import { crc32 } from "node:zlib";
+import { describe, expect, test } from "vitest";
+import { openDataset } from "../../../tools/data/data.ts";
+import { at, opened, said } from "./sources.ts";
+
+/** A zip of stored entries. @param names as bytes, each with its flag of UTF-8 */
+function zipOf(file: string, names: [Buffer, number][], zip64 = false, unicodePath?: string): string {
+  const [locals, centrals]: [Buffer[], Buffer[]] = [[], []];
+  let offset = 0;
+  for (const [name, flags] of names) {
+    const content = Buffer.from(`picture ${locals.length}`);
+    const fields = Buffer.alloc(26);
+    fields.writeUInt16LE(20, 0);
+    fields.writeUInt16LE(flags, 2);
+    fields.writeUInt32LE(crc32(content), 10);
+    fields.writeUInt32LE(zip64 ? 0xffffffff : content.length, 14);
+    fields.writeUInt32LE(zip64 ? 0xffffffff : content.length, 18);
+    fields.writeUInt16LE(name.length, 22);
+    const extra = Buffer.alloc(zip64 ? 28 : 0);
+    if (zip64) {
+      extra.writeUInt16LE(1, 0);
+      extra.writeUInt16LE(24, 2);
+      extra.writeBigUInt64LE(BigInt(content.length), 4);
+      extra.writeBigUInt64LE(BigInt(content.length), 12);
+      extra.writeBigUInt64LE(BigInt(offset), 20);
+      fields.writeUInt16LE(extra.length, 24);
+    }
+    const path = Buffer.alloc(unicodePath ? 9 + Buffer.byteLength(unicodePath) : 0);
+    if (unicodePath) {
+      path.writeUInt16LE(0x7075, 0);
+      path.writeUInt16LE(path.length - 4, 2);
+      path[4] = 1;
+      path.writeUInt32LE(crc32(name), 5);
+      path.write(unicodePath, 9);
+      fields.writeUInt16LE(path.length, 24);
+    }
+    const local = Buffer.concat([Buffer.from("PK\x03\x04"), fields, name, extra, path, content]);
+    const tail = Buffer.alloc(14);
+    tail.writeUInt32LE(zip64 ? 0xffffffff : offset, 10);
+    centrals.push(Buffer.concat([Buffer.from("PK\x01\x02\x14\x00"), fields, tail, name, extra, path]));
+    locals.push(local);
+    offset += local.length;
+  }
+  const central = Buffer.concat(centrals);
+  const end = Buffer.alloc(22);
+  end.write("PK\x05\x06");
+  end.writeUInt16LE(zip64 ? 0xffff : names.length, 8);
+  end.writeUInt16LE(zip64 ? 0xffff : names.length, 10);
+  end.writeUInt32LE(central.length, 12);
+  end.writeUInt32LE(zip64 ? 0xffffffff : offset, 16);
+  const end64 = Buffer.alloc(zip64 ? 76 : 0);
+  if (zip64) {
+    end64.write("PK\x06\x06");
+    end64.writeBigUInt64LE(44n, 4);
+    end64.writeBigUInt64LE(BigInt(names.length), 24);
+    end64.writeBigUInt64LE(BigInt(names.length), 32);
+    end64.writeBigUInt64LE(BigInt(central.length), 40);
+    end64.writeBigUInt64LE(BigInt(offset), 48);
+    end64.write("PK\x06\x07", 56);
+    end64.writeBigUInt64LE(BigInt(offset + central.length), 64);
+    end64.writeUInt32LE(1, 72);
+  }
+  writeFileSync(at(file), Buffer.concat([...locals, central, end64, end]));
+  return at(file);
+}
+
+describe("zips", () => {
+  const UTF8 = 0x800;
+  const kinds: [string, [Buffer, number][], boolean?][] = [
+    [
+      "macOS: UTF-8 without its flag, decomposed",
+      [
+        [Buffer.from("e\u0301t\u00e9/1.png"), 0],
+        [Buffer.from("bœuf/1.png"), 0],
+      ],
+    ],
+    [
+      "the flag of UTF-8, decomposed",
+      [
+        [Buffer.from("e\u0301t\u00e9/1.png"), UTF8],
+        [Buffer.from("bœuf/1.png"), UTF8],
+      ],
+    ],
+    [
+      "Windows separators",
+      [
+        [Buffer.from("été\\1.png"), UTF8],
+        [Buffer.from("bœuf\\1.png"), UTF8],
+      ],
+    ],
+    [
+      "zip64",
+      [
+        [Buffer.from("été/1.png"), UTF8],
+        [Buffer.from("bœuf/1.png"), UTF8],
+      ],
+      true,
+    ],
+  ];
+  test.each(kinds)("%s", async (kind, names, zip64) => {
+    const file = zipOf(`${kind.replace(/\W/g, "-")}.zip`, names, zip64);
+    const { pictures, classNames } = await openDataset([file], "all");
+    expect(classNames).toEqual(["bœuf", "été"]);
+    expect((await pictures[0].read()).toString()).toBe("picture 1");
+  });
+
+  test("code page 437, where a name is no UTF-8", async () => {
+    const file = zipOf("cp437.zip", [[Buffer.from([0x82, 0x74, 0x82, 0x2f, 0x31, 0x2e, 0x70, 0x6e, 0x67]), 0]]);
+    expect((await openDataset([file], "all")).classNames).toEqual(["été"]);
+  });
+
+  test("the extra field with the name in UTF-8 comes before the name", async () => {
+    const name = Buffer.from("garbled/1.png");
+    const file = zipOf("unicode-path.zip", [[name, 0]], false, "été/1.png");
+    expect((await openDataset([file], "all")).classNames).toEqual(["été"]);
+  });
+});
+
+/** A tar of these files; long names go into pax records or GNU's entries. */
+function tarOf(file: string, files: Record<string, string>, longNames: "pax" | "gnu" = "pax"): string {
+  const block = (name: string, kind: string, content: Buffer) => {
+    const header = Buffer.alloc(512);
+    header.write(name.slice(0, 100));
+    header.write("0000644\0", 100);
+    header.write(`${content.length.toString(8).padStart(11, "0")}\0`, 124);
+    header.write("        ", 148);
+    header.write(kind, 156);
+    header.write("ustar\x0000", 257, "latin1");
+    const sum = header.reduce((a, b) => a + b, 0);
+    header.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148);
+    return Buffer.concat([header, content, Buffer.alloc((512 - (content.length % 512)) % 512)]);
+  };
+  const parts: Buffer[] = [];
+  for (const [path, content] of Object.entries(files)) {
+    if (Buffer.byteLength(path) > 100) {
+      const body = ` path=${path}\n`;
+      const length = Buffer.byteLength(body) + 3;
+      parts.push(
+        longNames === "pax"
+          ? block("pax", "x", Buffer.from(`${length}${body}`))
+          : block("././@LongLink", "L", Buffer.from(`${path}\0`)),
+      );
+    }
+    parts.push(block(path, "0", Buffer.from(content)));
+  }
+  writeFileSync(at(file), Buffer.concat([...parts, Buffer.alloc(1024)]));
+  return at(file);
+}
+
+describe("tars", () => {
+  test.each(["pax", "gnu"] as const)("class folders, and long names of %s", async (kind) => {
+    const long = `train/crane/${"x".repeat(120)}.png`;
+    const file = tarOf(`${kind}.tar`, { "./train/crane/1.png": "one", [long]: "long", "./val/tit/1.png": "two" }, kind);
+    expect(await opened(file)).toEqual({ crane: ["train/crane/1.png", long], tit: ["val/tit/1.png"] });
+    const { pictures } = await openDataset([file], "all");
+    expect((await Promise.all(pictures.map((p) => p.read()))).map(String)).toEqual(["one", "long", "two"]);
+  });
+
+  test("a WebDataset shard: classes from .cls or from the label in .json", async () => {
+    const shard = {
+      "0001.jpg": "a",
+      "0001.cls": "crane\n",
+      "0002.seg.png": "b",
+      "0002.json": '{"label":7}',
+      "0003.jpg": "c",
+    };
+    expect(await opened(tarOf("shard.tar", shard))).toEqual({ "7": ["0002.seg.png"], crane: ["0001.jpg"] });
+    expect(said()).toContain("1 without a class");
+  });
+
+  test("one that is cut off, no tar, or compressed is one sentence", async () => {
+    writeFileSync(at("none.tar"), "no tar at all".repeat(100));
+    await expect(openDataset([at("none.tar")], "all")).rejects.toThrow(
+      /none\.tar: is a broken tar \(no header at byte 0\)/,
+    );
+    writeFileSync(at("x.tar.gz"), "");
+    await expect(openDataset([at("x.tar.gz")], "all")).rejects.toThrow(/is a compressed tar/);
+  });
+});

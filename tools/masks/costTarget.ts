@@ -1,0 +1,65 @@
+/** Masks that leave a network with a given cost: MACs, parameters, or milliseconds of a profiled device. */
+import { SlimViTError } from "../../src/errors.ts";
+import { type Architecture, countMacs, countParams } from "../../src/format/model.ts";
+import { percent } from "../shared/terminal.ts";
+import type { Cost, Savings } from "./allocate.ts";
+import { latencySavings, predictMs, readProfile } from "./latency.ts";
+import { type BlockMask, slimArchitecture } from "./masks.ts";
+
+export type TargetCost = Cost | "latencyMs";
+
+export interface Target {
+  cost: TargetCost;
+  /** of the dense model's; milliseconds of latency */
+  share: number;
+}
+
+export const COUNT = { macs: countMacs, params: countParams };
+
+export const FLAG: Record<TargetCost, string> = { macs: "macs", params: "params", latencyMs: "latency-ms" };
+
+/** To a thousandth of the target. */
+const BISECTIONS = 10;
+
+/**
+ * @param file the device's profile, where the target is its milliseconds
+ * @param cut masks that leave a share of a cost
+ * @throws SlimViTError `bad-option` for a target that cannot be reached
+ */
+export function toTarget(
+  { cost, share }: Target,
+  file: string | undefined,
+  arch: Architecture,
+  classes: number,
+  cut: (cost: Cost | Savings, dense: number, share: number) => BlockMask[],
+): BlockMask[] {
+  const profile = cost === "latencyMs" ? readProfile(file!, arch) : undefined;
+  const costOf = (net: Architecture) => (profile ? predictMs(profile, net) : COUNT[cost as Cost](net, classes));
+  const dense = costOf(arch);
+  const goal = profile ? share : share * dense;
+  const savings = profile ? latencySavings(profile, arch) : (cost as Cost);
+  const cutTo = (aim: number) => {
+    const masks = cut(savings, dense, aim / dense);
+    return { masks, left: costOf(slimArchitecture(arch, masks)) };
+  };
+  const first = cutTo(goal);
+  if (first.left <= goal) return first.masks;
+  // Milliseconds go by panels of channels and units, savings one by one: aim lower, but no lower than it takes.
+  let reached = profile ? cutTo(0) : first;
+  const { left } = reached;
+  if (left <= goal) {
+    let [low, high] = [0, goal];
+    for (let step = 0; step < BISECTIONS; step++) {
+      const middle = (low + high) / 2;
+      const tried = cutTo(middle);
+      if (tried.left <= goal) [low, reached] = [middle, tried];
+      else high = middle;
+    }
+    return reached.masks;
+  }
+  throw new SlimViTError(
+    "bad-option",
+    `compress: --${FLAG[cost]} ${share} cannot be reached: ${profile ? `${left.toFixed(3)} ms` : percent(left / dense)} is left when ` +
+      `all that the search had masks for ${cost === "params" ? "and that has parameters " : ""}is gone.`,
+  );
+}
