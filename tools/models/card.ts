@@ -7,19 +7,23 @@ import {
   innerDim,
   type Manifest,
 } from "../../src/format/model.ts";
+import { withVariant } from "../../src/format/variants.ts";
 import { percent, si } from "../shared/terminal.ts";
 import type { Metrics } from "./records.ts";
 
 /** `program` where it was none of slimvit's commands. */
 type Step = Record<string, unknown> & { command: string; program?: string };
 
-export function cardText(manifest: Manifest): string {
+/** Of a folder with several variants, the first one's figures, and a table of all. */
+export function cardText(selected: Manifest): string {
+  const manifest = withVariant(selected, selected.variants[0].name);
   const { name, license, labels, imageSize, patchSize, embedDim, blocks, provenance } = manifest;
   const classes = labels.length;
   const dense = denseOf(manifest);
-  const share = (slim: number, whole: number) => `${slim} of ${whole} (${percent(slim / whole)})`;
-  const total = (arch: Architecture, of: (block: Architecture["blocks"][number]) => number) =>
-    arch.blocks.reduce((sum, b) => sum + of(b), 0);
+  const share = (of: (block: Architecture["blocks"][number]) => number) => {
+    const [slim, whole] = [manifest, dense].map((arch) => arch.blocks.reduce((sum, b) => sum + of(b), 0));
+    return `${slim} of ${whole} | ${percent(slim / whole)}`;
+  };
   const steps = (provenance.steps ?? []) as Step[];
   const { accuracy = [], latency = [] } = manifest.metrics as Metrics;
   const lines = [
@@ -32,19 +36,10 @@ export function cardText(manifest: Manifest): string {
     `| multiply-accumulates | ${si(countMacs(manifest, classes))} | ${percent(countMacs(manifest, classes) / countMacs(dense, classes))} |`,
     ...originalRow(manifest),
     `| parameters | ${si(countParams(manifest, classes))} | ${percent(countParams(manifest, classes) / countParams(dense, classes))} |`,
-    `| attention channels | ${share(total(manifest, innerDim), total(dense, innerDim)).replace(" (", " | ").replace(")", "")} |`,
-    `| MLP units | ${share(
-      total(manifest, (b) => b.mlpHidden),
-      total(dense, (b) => b.mlpHidden),
-    )
-      .replace(" (", " | ")
-      .replace(")", "")} |`,
-    `| tokens over all blocks | ${share(
-      total(manifest, (b) => b.keepIdx.length),
-      total(dense, (b) => b.keepIdx.length),
-    )
-      .replace(" (", " | ")
-      .replace(")", "")} |`,
+    `| attention channels | ${share(innerDim)} |`,
+    `| MLP units | ${share((b) => b.mlpHidden)} |`,
+    `| tokens over all blocks | ${share((b) => b.keepIdx.length)} |`,
+    ...variantRows(manifest),
     "",
     "## Accuracy",
     "",
@@ -94,6 +89,28 @@ export function cardText(manifest: Manifest): string {
     "",
   ];
   return lines.join("\n");
+}
+
+/** One row for each of several variants, with the accuracy that was recorded first. */
+function variantRows({ variants }: Manifest): string[] {
+  if (variants.length < 2) return [];
+  return [
+    "",
+    "## Variants",
+    "",
+    "All of them share the weights; a page loads what its device can afford. The figures above and below are the first one's.",
+    "",
+    "| variant | picture, px | merged pairs | multiply-accumulates | top-1 (95 % interval) |",
+    "| --- | --- | --- | --- | --- |",
+    ...variants.map(({ name, imageSize, blocks, macs, metrics }) => {
+      const [measured] = (metrics as Metrics).accuracy ?? [];
+      const merged = blocks.reduce((sum, { merge }) => sum + merge, 0);
+      const top1 = measured
+        ? `${measured.dtype} ${percent(measured.top1)} (${interval(measured.top1, measured.n)}), n ${measured.n}`
+        : "not measured";
+      return `| ${name} | ${imageSize[1]}×${imageSize[0]} | ${merged} | ${si(macs)} | ${top1} |`;
+    }),
+  ];
 }
 
 /** Wilson's 95 % interval of a proportion. */
