@@ -64,7 +64,7 @@ function accuracyChart(models: ReportModel[]): string {
       lines.set(key, [...(lines.get(key) ?? []), [macs, 100 * a.top1, manifest.name]]);
     }
   }
-  return linesChart("Accuracy against MACs", lines, { name: "MACs", axisLabel: { formatter: si } });
+  return linesChart("Accuracy against multiply-accumulates", lines, { name: "MACs", axisLabel: { formatter: si } });
 }
 
 /** Accuracy against milliseconds, a line an engine and device on which at least two of the models were timed. */
