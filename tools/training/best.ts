@@ -6,14 +6,15 @@ import type { Accuracy } from "../models/history.ts";
 export class BestWeights {
   /** by the variables' names; empty before the first measurement */
   readonly tensors = new Map<string, Tensor>();
-  private step = 0;
+  /** of the best weights */
+  bestStep = 0;
   private score = Number.NEGATIVE_INFINITY;
 
   /** Copies the variables where they are better than all before. Of equals the later ones stay: they have seen more pictures. */
   offer(tf: TF, variables: Map<string, tfjs.Variable>, accuracy: Accuracy, step: number): void {
     const score = scoreOf(accuracy);
-    if (score === undefined || score < this.score) return;
-    [this.score, this.step] = [score, step];
+    if (score === undefined || !(score >= this.score)) return; // NaN is never the best
+    [this.score, this.bestStep] = [score, step];
     for (const [name, variable] of variables) {
       this.tensors.get(name)?.dispose();
       this.tensors.set(name, tf.keep(variable.clone()));
@@ -26,7 +27,7 @@ export class BestWeights {
     for (const [name, tensor] of tensors) this.tensors.set(name, tensor);
     for (const line of history) {
       const score = scoreOf(line);
-      if (score !== undefined && score >= this.score) [this.score, this.step] = [score, line.step];
+      if (score !== undefined && score >= this.score) [this.score, this.bestStep] = [score, line.step];
     }
   }
 
@@ -38,7 +39,7 @@ export class BestWeights {
       tensor.dispose();
     }
     this.tensors.clear();
-    return this.step;
+    return this.bestStep;
   }
 }
 

@@ -83,14 +83,15 @@ describe("accuracy while training", () => {
     expect(accuracy["val.agreement"]).toBe(agreement);
   });
 
-  test("counts neither ties nor NaN", async () => {
+  test("counts neither ties nor NaN, and knows no divergence of NaN", async () => {
     const rows = [
       [0, 0],
       [Number.NaN, Number.NaN],
       [1, 0],
       [0, 1],
     ];
-    expect(await measured(rows, [0, 0, 0, 1], rows)).toEqual({ "val.top1": 0.5, "val.agreement": 0.5 });
+    const accuracy = await measured(rows, [0, 0, 0, 1], rows);
+    expect(accuracy).toEqual({ "val.top1": 0.5, "val.agreement": 0.5, "val.divergence": Number.NaN });
   });
 });
 

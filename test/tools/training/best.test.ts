@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { beforeAll, expect, test } from "vitest";
 import { float32 } from "../../../src/format/read.ts";
 import { readManifestFile, readModelFolder } from "../../../tools/models/folders.ts";
+import { BestWeights } from "../../../tools/training/best.ts";
 import { makeDense, slimvit, slimvitJson, workplace } from "../fixtures.ts";
 
 const at = workplace("best");
@@ -40,4 +41,13 @@ test("without --keep-best it ends with its last weights", () => {
   expect(measuredOf("last")).toEqual(measuredOf("kept"));
   const [kept, last] = ["kept", "last"].map((out) => readModelFolder(at(out)).tensors);
   expect(float32(last, "head.weight")).not.toEqual(float32(kept, "head.weight"));
+});
+
+test("weights whose divergence is no number are never the best", () => {
+  const best = new BestWeights();
+  const divergences = [0.3, Number.NaN, 0.2, 0.4];
+  divergences.forEach(
+    (divergence, step) => void best.offer({} as never, new Map(), { "val.divergence": divergence }, step),
+  );
+  expect(best.bestStep).toBe(2);
 });
