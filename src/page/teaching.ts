@@ -72,8 +72,13 @@ function ask(
   signal?: AbortSignal,
   onProgress?: (done: number) => void,
 ): Promise<TeachResult> {
-  const report = onProgress && client.shared.pass(onProgress);
-  return client.ask(signal, (host, call) => host.teach(call, request, report) as Promise<TeachResult>);
+  // Progress comes over a port of its own, and may arrive after the result.
+  let isDone = false;
+  const report = onProgress && client.shared.pass((done: number) => void (isDone || onProgress(done)));
+  const answer = client.ask(signal, (host, call) => host.teach(call, request, report) as Promise<TeachResult>);
+  return answer.finally(() => {
+    isDone = true;
+  });
 }
 
 /** @returns what the model knew, if it was taught before, and these pictures */
