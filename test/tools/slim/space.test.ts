@@ -18,7 +18,8 @@ test("of a model that merges, smaller ones merge more, at its own picture size",
   const smaller = shapeOf(merged, setting)!;
   expect(macs(smaller)).toBeLessThanOrEqual(0.9 * macs(merged));
   expect(macs(smaller)).toBeGreaterThan(0.7 * macs(merged));
-  expect(smaller.blocks.every(({ merge }, i) => merge >= merged.blocks[i].merge)).toBe(true);
+  const pairs = ({ blocks }: Manifest) => blocks.reduce((sum, { merge }) => sum + merge, 0);
+  expect(pairs(smaller)).toBeGreaterThan(pairs(merged));
 });
 
 test("the same model without its merges has every patch again", () => {
