@@ -111,7 +111,7 @@ function doubtsOf(of: { format: string; space: string; hasAlpha: boolean; colour
     );
   if (of.format === "heif" && of.hasAlpha)
     doubts.push(
-      "is an AVIF with alpha, whose range browsers and libheif may read differently; all but opaque pixels may differ by 10 of 255",
+      "is an AVIF with alpha, whose range browsers and libheif may read differently; all but opaque pixels may differ by 12 of 255",
     );
   return doubts;
 }

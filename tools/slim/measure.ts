@@ -14,6 +14,7 @@ import { selfTestPixels } from "../../src/format/write.ts";
 import { softmax } from "../../src/reference/scores.ts";
 import type { Picture } from "../data/data.ts";
 import { fileBytes, writeFileAtomic } from "../models/folders.ts";
+import { klDivergence } from "../shared/divergence.ts";
 import { commandLine, type Interrupts, watchInterrupts } from "../shared/interrupt.ts";
 import { bestClass, rankOf } from "../shared/ranks.ts";
 import type { Builder } from "./build.ts";
@@ -277,9 +278,7 @@ export function lossOf(own: Answers, dense: Answers): number {
 function closenessOf(logits: Float32Array[], wanted: Float32Array[]): Closeness {
   let [divergence, other] = [0, 0];
   logits.forEach((values, k) => {
-    const [p, q] = [softmax(values), softmax(wanted[k])];
-    for (let c = 0; c < q.length; c++)
-      if (q[c] > 0) divergence += q[c] * Math.log(q[c] / Math.max(p[c], Number.MIN_VALUE));
+    divergence += klDivergence(softmax(wanted[k]), softmax(values));
     const best = bestClass(values);
     if (best === undefined || best !== bestClass(wanted[k])) other++;
   });
