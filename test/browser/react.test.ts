@@ -5,18 +5,23 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { buildApp, FRAMEWORKS, makeApp } from "../consumers/apps.ts";
 import { Visitor } from "../consumers/visitor.ts";
 
-/** Asks whatever model the hook gives, while it renders and afterwards, as apps do. */
+/** Asks whatever model the hook gives, while it renders and afterwards, as apps do, and counts what is still unanswered. */
 const APP = `import { useEffect, useState } from "react";
 import { useSlimViT } from "./use-slimvit.js";
 
 const seen = (globalThis.reactAnswers = []);
+globalThis.reactPending = 0;
 const pixels = { data: new Uint8Array(40 * 40 * 4).fill(77), width: 40, height: 40 };
 
 function Picture({ url }) {
   const { vit, error } = useSlimViT(url);
   const ask = () => {
     if (error) seen.push([url, error.code]);
-    vit?.classify(pixels).then(() => seen.push([url, vit.info.name]), (failure) => seen.push([url, failure.code]));
+    if (!vit) return;
+    globalThis.reactPending++;
+    vit.classify(pixels)
+      .then(() => seen.push([url, vit.info.name]), (failure) => seen.push([url, failure.code]))
+      .finally(() => globalThis.reactPending--);
   };
   ask();
   useEffect(ask, [vit]);
@@ -50,6 +55,7 @@ afterAll(async () => {
 
 declare global {
   var reactAnswers: [url: string, answer: string][];
+  var reactPending: number;
   var showModel: (state: { url: string; isThere: boolean }) => void;
 }
 
@@ -61,10 +67,13 @@ test("every answer is of the model whose address was given, and none is refused 
   await page.goto(visitor.origin);
   const names = { "/models/deit-tiny-slim/": "tiny-slim", "/models/other/": "other" };
   const urls = Object.keys(names) as (keyof typeof names)[];
+  const answered = () => page.evaluate(() => (globalThis.reactPending ? 0 : globalThis.reactAnswers.length));
   for (let round = 0; round < 6; round++) {
     const url = urls[round % 2];
+    const before = await answered();
     await page.evaluate((url) => globalThis.showModel({ url, isThere: true }), url);
     await expect.poll(() => page.locator("output").textContent(), { timeout: 30_000 }).toBe(names[url]);
+    await expect.poll(answered).toBeGreaterThanOrEqual(before + 2); // a call under way when the address changes is refused, rightly
   }
   await page.evaluate(() => globalThis.showModel({ url: "/models/none/", isThere: true }));
   await expect.poll(() => page.evaluate(() => globalThis.reactAnswers.at(-1)![1]), { timeout: 30_000 }).toBe("network");
