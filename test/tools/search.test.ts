@@ -1,15 +1,21 @@
 /** What each option of a search does to masks and weights, and what compress makes of it. */
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
+import type { Model } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
 import { readSafetensors, writeSafetensors } from "../../src/format/safetensors.ts";
+import { forward } from "../../src/reference/forward.ts";
+import { softmax } from "../../src/reference/scores.ts";
 import { compressCommand } from "../../tools/commands/compress.ts";
 import { searchCommand } from "../../tools/commands/search.ts";
+import { evalPixels, openDataset } from "../../tools/data/data.ts";
 import { type CompressOptions, type CompressReport, compress } from "../../tools/masks/compress.ts";
 import { isZeta } from "../../tools/masks/masks.ts";
+import { cutWithMerges } from "../../tools/masks/mergeChoice.ts";
 import { type SearchOptions, search } from "../../tools/masks/search.ts";
 import { ZETA_FILE } from "../../tools/masks/searched.ts";
 import { readModelFolder } from "../../tools/models/folders.ts";
+import { klDivergence } from "../../tools/shared/divergence.ts";
 import { makeDense, workplace } from "./fixtures.ts";
 
 const at = workplace("search");
@@ -148,4 +154,54 @@ test("compress ranks by signed ζ, with --absolute by |ζ|: a strongly negative 
   };
   expect(await keeps("by-sign")).toBe(false);
   expect(await keeps("by-size", "--absolute")).toBe(true);
+});
+
+describe("compress --merge", () => {
+  const pictures = ["--data", at("pictures")];
+
+  test("lets tokens merge where that diverges less than the masks alone, and keeps the target", async () => {
+    await searched("to-merge", "--epochs", "2");
+    const { model: whole } = await slim("to-merge", "nothing-cut", "--macs", "1");
+    const alone = await slim("to-merge", "masks-alone", "--macs", "0.55");
+    const merged = await slim("to-merge", "with-merges", "--macs", "0.55", "--merge", ...pictures);
+    expect(merged.report.macsShare).toBeLessThanOrEqual(0.55);
+    const { blocks } = merged.model.manifest;
+    expect(blocks.some(({ merge }) => merge > 0)).toBe(true);
+    for (const { keepIdx } of blocks) expect(keepIdx).toHaveLength(17); // tokens go by merging, not by lists
+    const { pictures: train } = await openDataset([at("pictures")], "train");
+    const divergence = async (model: Model) => {
+      let sum = 0;
+      for (const picture of train) {
+        const pixels = await evalPixels(picture, whole.manifest.preprocess);
+        const [q, p] = [whole, model].map((one) => softmax(forward(one, pixels).logits));
+        sum += klDivergence(q, p);
+      }
+      return sum / train.length;
+    };
+    const [ofMerged, ofAlone] = [await divergence(merged.model), await divergence(alone.model)];
+    expect(ofAlone).toBeGreaterThan(0);
+    expect(ofMerged).toBeLessThan(ofAlone);
+    const steps = merged.model.manifest.provenance.steps as Record<string, unknown>[];
+    expect(steps.at(-1)).toMatchObject({ command: "compress", macs: 0.55, merge: blocks.map(({ merge }) => merge) });
+  });
+
+  test("takes the masks alone where they diverge less", async () => {
+    const whole: Model = { ...readModelFolder(at("dense")), dtype: "f32" };
+    const masks = whole.manifest.blocks.map(({ headDims, mlpHidden, keepIdx }) => ({
+      attn: Array(headDims[0] * headDims.length).fill(true),
+      mlp: Array(mlpHidden).fill(true),
+      tokens: Array(keepIdx.length).fill(true),
+    }));
+    const choice = { whole, costOf: () => 1, goal: 1, masksFor: () => masks }; // whatever merges, merges for nothing
+    const { pictures: train } = await openDataset([at("pictures")], "train");
+    expect(await cutWithMerges(choice, train)).toEqual({ masks, merges: [0, 0, 0] });
+  });
+
+  test.each([
+    ["a target of parameters", ["--params", "0.9", ...["--data", "pictures"]], /--merge needs --macs or --latency-ms/],
+    ["no target", ["--attn", "1", "--mlp", "1", "--patch", "1"], /--merge needs --macs or --latency-ms/],
+    ["no pictures", ["--macs", "0.9"], /--merge needs pictures; give --data/],
+  ])("is refused with %s", async (_, args, words) => {
+    await expect(slim("to-merge", "refused", "--merge", ...args)).rejects.toThrow(words);
+  });
 });

@@ -32,7 +32,7 @@ import { percent, say, si } from "../shared/terminal.ts";
 import { type BackendName, openBackend } from "../training/backend.ts";
 import { allocate } from "./allocate.ts";
 import { compensate } from "./compensate.ts";
-import { FLAG, type Target, type TargetCost, toTarget } from "./costTarget.ts";
+import { costFunction, FLAG, goalOf, type Target, type TargetCost, toTarget } from "./costTarget.ts";
 import { againstMasked, foldTensors } from "./fold.ts";
 import { predictMs, readProfile } from "./latency.ts";
 import {
@@ -46,6 +46,8 @@ import {
   slimArchitecture,
   type TokenRule,
 } from "./masks.ts";
+import { cutWithMerges } from "./mergeChoice.ts";
+import { withMerges } from "./mergeSchedule.ts";
 import { IMPORTANCE_FILE, readMasks, readSearchOptions, ZETA_FILE } from "./searched.ts";
 
 export interface CompressOptions extends Partial<Budgets> {
@@ -66,6 +68,8 @@ export interface CompressOptions extends Partial<Budgets> {
   weights?: string;
   /** The next linears are solved again for what is kept, from what `data`'s pictures make them see. A model that was not searched can be cut so, too. */
   compensate?: boolean;
+  /** With a target of MACs or milliseconds: tokens may merge in place of masks that drop them, where that diverges less on the pictures of `data`. */
+  merge?: boolean;
   data?: string[];
   split?: Split;
   backend?: BackendName;
@@ -134,10 +138,10 @@ async function compressOne(
   const searched = readModelFolder(source);
   const cut = options.compensate
     ? await cutAndCompensate(source, searched, options, target)
-    : cutAlone(source, searched, options, target);
+    : await cutAlone(source, searched, options, target);
   const { manifest } = searched;
   const arch = architectureOf(manifest);
-  const slim = slimArchitecture(manifest, cut.masks);
+  const slim = slimWith(manifest, cut);
   const classes = slim.labels.length;
   const [macs, denseMacs] = [countMacs(slim, classes), countMacs(arch, classes)];
   const [params, denseParams] = [countParams(slim, classes), countParams(arch, classes)];
@@ -160,7 +164,8 @@ async function compressOne(
   say(
     `compress: kept ${kept(({ blocks }) => sum(blocks.map(innerDim)))} head channels, ` +
       `${kept(({ blocks }) => sum(blocks.map((b) => b.mlpHidden)))} MLP units, ` +
-      `${kept((net) => sum(tokenCounts(net).map((count) => count.entering)))} tokens; ` +
+      `${kept((net) => sum(tokenCounts(net).map((count) => count.entering)))} tokens` +
+      `${cut.merges?.some((pairs) => pairs > 0) ? `, by merging ${cut.merges.join(", ")} pairs` : ""}; ` +
       `${si(macs)} MACs (${percent(macs / denseMacs)}), ${si(params)} parameters (${percent(params / denseParams)}); ` +
       closeness +
       (predictedMs ? `; ${predictedMs.toFixed(2)} ms predicted` : ""),
@@ -179,22 +184,60 @@ async function compressOne(
 /** What is left of a model, and what its provenance says of the cut. */
 interface CutModel {
   masks: BlockMask[];
+  merges?: number[];
   tensors: Tensors;
   maxAbsDiff?: number;
   recorded?: Record<string, unknown>;
 }
 
-function cutAlone(source: string, searched: Model, options: CompressOptions, target: Target | undefined): CutModel {
-  const { masks, folded } = searchedMasks(source, searched, options, target);
-  const tensors = cutTensors(architectureOf(searched.manifest), folded, masks);
-  const manifest = slimArchitecture(searched.manifest, masks);
-  return { masks, tensors, maxAbsDiff: againstMasked(searched, folded, masks, { manifest, dtype: "f32", tensors }) };
+function slimWith(manifest: Manifest, { masks, merges }: Pick<CutModel, "masks" | "merges">): Manifest {
+  const slim = slimArchitecture(manifest, masks);
+  return merges ? withMerges(slim, merges) : slim;
 }
 
-function searchedMasks(source: string, searched: Model, options: CompressOptions, target: Target | undefined) {
+async function cutAlone(
+  source: string,
+  searched: Model,
+  options: CompressOptions,
+  target: Target | undefined,
+): Promise<CutModel> {
+  const { masks, folded, ...merged } = await searchedCut(source, searched, options, target);
+  const tensors = cutTensors(architectureOf(searched.manifest), folded, masks);
+  const manifest = slimArchitecture(searched.manifest, masks);
+  const maxAbsDiff = againstMasked(searched, folded, masks, { manifest, dtype: "f32", tensors });
+  return { masks, tensors, maxAbsDiff, ...merged };
+}
+
+/** What goes by the searched masks, and with `merge` by tokens that merge; and what is cut. */
+async function searchedCut(
+  source: string,
+  searched: Model,
+  options: CompressOptions,
+  target: Target | undefined,
+): Promise<Pick<CutModel, "masks" | "merges" | "recorded"> & { folded: Tensors }> {
   const { mode, zetas } = readMasks(source, ZETA_FILE, searched.manifest);
-  const masks = chooseMasks(source, searched, mode, zetas, options, target);
-  return { masks, folded: options.weights ? sameShaped(options.weights, searched) : foldTensors(searched, zetas) };
+  const folded = options.weights ? sameShaped(options.weights, searched) : foldTensors(searched, zetas);
+  if (!options.merge) return { masks: chooseMasks(source, searched, mode, zetas, options, target), folded };
+  const { data, split = "train" } = options;
+  if (!target || target.cost === "params")
+    throw new SlimViTError("bad-option", "compress: --merge needs --macs or --latency-ms, which merged tokens lower.");
+  if (!data?.length) throw new SlimViTError("bad-option", "compress: --merge needs pictures; give --data.");
+  const { manifest } = searched;
+  if (mergesTokens(manifest) || manifest.position === "relative")
+    throw new SlimViTError(
+      "bad-option",
+      `compress: --merge: the tokens of ${source} ${manifest.position === "relative" ? "have relative positions and cannot merge" : "merge already"}.`,
+    );
+  const costOf = costFunction(target.cost, options.profile, manifest, manifest.labels.length);
+  const whole: Model = { manifest, dtype: "f32", tensors: folded };
+  const dense = costOf(manifest);
+  const masksFor = (goal: number, mayDropPatches: boolean) => {
+    const aim = { cost: target.cost, share: target.cost === "macs" ? goal / dense : goal };
+    return chooseMasks(source, searched, mode, zetas, options, aim, !mayDropPatches);
+  };
+  const { pictures } = await openDataset(data, split);
+  const cut = await cutWithMerges({ whole, costOf, goal: goalOf(target, dense), masksFor }, pictures);
+  return { ...cut, folded, recorded: { merge: cut.merges, data: data.map((path) => basename(path)), split } };
 }
 
 /** Of a search by its masks; of any other model by what the kept channels and units make up for best. */
@@ -226,11 +269,11 @@ async function cutAndCompensate(
     const whole = { manifest, tensors: encodeTensors(searched.tensors, "f32") };
     return { ...(await compensate(tf, whole, { attn, mlp }, pictures)), recorded };
   }
-  const { masks, folded } = searchedMasks(source, searched, options, target);
+  const { masks, folded, merges, recorded: chosen } = await searchedCut(source, searched, options, target);
   const lists = slimArchitecture(manifest, masks).blocks;
   const blocks = manifest.blocks.map((block, i) => ({ ...block, keepIdx: lists[i].keepIdx }));
   const whole = { manifest: { ...manifest, blocks }, tensors: folded };
-  return { ...(await compensate(tf, whole, masks, pictures)), recorded };
+  return { ...(await compensate(tf, whole, masks, pictures)), merges, recorded: { ...chosen, ...recorded } };
 }
 
 function compressProvenance(
@@ -261,7 +304,11 @@ function sameShaped(source: string, { manifest }: Model): Tensors {
   );
 }
 
-/** By three rankings of ζ, or by one target and importance per MAC. */
+/**
+ * By three rankings of ζ, or by one target and importance per MAC.
+ *
+ * @param keepsPatches whether a target leaves all patches
+ */
 function chooseMasks(
   source: string,
   searched: Model,
@@ -269,6 +316,7 @@ function chooseMasks(
   zetas: BlockZeta[],
   options: CompressOptions,
   target: Target | undefined,
+  keepsPatches = false,
 ): BlockMask[] {
   const arch = architectureOf(searched.manifest);
   const { attn, mlp, patch } = options;
@@ -281,7 +329,7 @@ function chooseMasks(
     }
     const { zetas: importance } = readMasks(source, IMPORTANCE_FILE, searched.manifest);
     const { wAttn, wMlp, wPatch } = readSearchOptions(source);
-    const frozen = { attn: wAttn === 0, mlp: wMlp === 0, patch: wPatch === 0 };
+    const frozen = { attn: wAttn === 0, mlp: wMlp === 0, patch: keepsPatches || wPatch === 0 };
     return toTarget(target, options.profile, arch, searched.manifest.labels.length, (cost, dense, share) =>
       allocate(arch, mode, importance, frozen, dense, share, cost),
     );

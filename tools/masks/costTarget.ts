@@ -18,6 +18,20 @@ export const COUNT = { macs: countMacs, params: countParams };
 
 export const FLAG: Record<TargetCost, string> = { macs: "macs", params: "params", latencyMs: "latency-ms" };
 
+/** What a network costs. */
+export type CostOf = (net: Architecture) => number;
+
+/** @param file the device's profile, where the cost is its milliseconds */
+export function costFunction(cost: TargetCost, file: string | undefined, arch: Architecture, classes: number): CostOf {
+  if (cost !== "latencyMs") return (net) => COUNT[cost](net, classes);
+  const profile = readProfile(file!, arch);
+  return (net) => predictMs(profile, net);
+}
+
+/** The cost that a target leaves, in its own unit. */
+export const goalOf = ({ cost, share }: Target, dense: number): number =>
+  cost === "latencyMs" ? share : share * dense;
+
 /** To a thousandth of the target. */
 const BISECTIONS = 10;
 
@@ -27,16 +41,17 @@ const BISECTIONS = 10;
  * @throws SlimViTError `bad-option` for a target that cannot be reached
  */
 export function toTarget(
-  { cost, share }: Target,
+  target: Target,
   file: string | undefined,
   arch: Architecture,
   classes: number,
   cut: (cost: Cost | Savings, dense: number, share: number) => BlockMask[],
 ): BlockMask[] {
+  const { cost, share } = target;
   const profile = cost === "latencyMs" ? readProfile(file!, arch) : undefined;
-  const costOf = (net: Architecture) => (profile ? predictMs(profile, net) : COUNT[cost as Cost](net, classes));
+  const costOf = costFunction(cost, file, arch, classes);
   const dense = costOf(arch);
-  const goal = profile ? share : share * dense;
+  const goal = goalOf(target, dense);
   const savings = profile ? latencySavings(profile, arch) : (cost as Cost);
   const cutTo = (aim: number) => {
     const masks = cut(savings, dense, aim / dense);

@@ -33,7 +33,11 @@ export const COMPRESS = {
     path,
   ),
   compensate: flag("--compensate", "solve the next linears again for what is kept, from the pictures of --data"),
-  ...optionalData("with --compensate: pictures, labels not needed", "train"),
+  merge: flag(
+    "--merge",
+    "with --macs or --latency-ms: tokens merge where that loses less, tried on the pictures of --data",
+  ),
+  ...optionalData("with --compensate and --merge: pictures, labels not needed", "train"),
   name: NAME,
   force: FORCE,
   seed: SEED,
