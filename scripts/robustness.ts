@@ -147,7 +147,9 @@ function tableOf(figures: Figure[]): { text: string; missing: Line[] } {
     if (found.length) {
       const total = (key: "tried" | "harm") => found.reduce((sum, figure) => sum + figure[key], 0);
       const details = found.map((f) => `${f.what} ${thousands(f.tried)}${f.measured && ` (${f.measured})`}`);
-      rows.push(`| ${LINES[line].join(" | ")} | ${thousands(total("tried"))} | ${total("harm")} | ${details.join("; ")} |`);
+      rows.push(
+        `| ${LINES[line].join(" | ")} | ${thousands(total("tried"))} | ${total("harm")} | ${details.join("; ")} |`,
+      );
     } else {
       rows.push(`| ${LINES[line].join(" | ")} | – | – | no figure |`);
       missing.push(line);

@@ -47,7 +47,7 @@ const COMMANDS = [
 
 async function main(): Promise<void> {
   const program = new Command("slimvit")
-    .description("Slims vision transformers: import, search, compress, retrain, export, measure.")
+    .description("Makes vision transformers smaller and measures them.")
     .version(toolsPackage.version)
     .showHelpAfterError("(slimvit --help shows the commands, slimvit COMMAND --help their options)")
     .exitOverride();
