@@ -1,4 +1,7 @@
-/** The `slimvit` command: the list of its commands. Exit 0, 1 (failed, one clear sentence), 2 (usage), 130 (stopped by Ctrl-C). */
+/**
+ * The `slimvit` command: the list of its commands. Exit status 0, 1 (failed, with one clear sentence), 2 (usage) or 130
+ * (stopped by Ctrl-C).
+ */
 import { Command, CommanderError } from "commander";
 import { messageOf, SlimViTError } from "../src/errors.ts";
 import { benchCommand } from "./commands/bench.ts";
