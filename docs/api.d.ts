@@ -1,5 +1,5 @@
 /// <reference lib="esnext.disposable" />
-/** What went wrong, for programs. The message says it for people. */
+/** What went wrong. The code is for programs, and the message is for people. */
 type SlimViTErrorCode = "bad-model" | "bad-input" | "bad-option" | "unsupported" | "network" | "integrity" | "aborted" | "disposed" | "worker-lost" | "device-lost" | "out-of-memory";
 /** The one error class of this package. `cause` holds the underlying error where there is one. */
 declare class SlimViTError extends Error {
@@ -11,8 +11,8 @@ declare class SlimViTError extends Error {
 }
 
 /**
- * The network family: what fixes a slim vision transformer's arithmetic, and the sizes that follow from it.
- * The maths itself is in src/reference/forward.ts.
+ * The architectures of the network family: the fields that define a slim vision transformer's arithmetic, and the sizes
+ * that follow from them. The arithmetic itself is in src/reference/forward.ts.
  */
 /** One transformer block after slimming. */
 interface BlockShape {
@@ -39,8 +39,8 @@ interface UnknownRule {
 }
 
 /**
- * The words everyone shares: what a slim vision transformer is, which tensors it has, and what it costs.
- * The files are read in read.ts and written in write.ts.
+ * The shared types: what a slim vision transformer is, which tensors it has, and what it costs. The files are read in
+ * read.ts and written in write.ts.
  */
 
 interface Label {
@@ -50,8 +50,8 @@ interface Label {
 type WeightsDtype = "f32" | "f16" | "int8";
 
 /**
- * Browsers' types in the package's public ones. A project's compiler may know them not at all, as in Node, or in part, as in
- * a worker; a name that is missing is `never` there instead of an error in the package's types.
+ * Browser types that the package's public types use. A project's compiler may not know them, as in Node, or know only
+ * some, as in a worker. An unknown name is `never` there instead of an error in the package's types.
  */
 type Instance<Name extends string> = typeof globalThis extends {
     [K in Name]: {
@@ -61,7 +61,7 @@ type Instance<Name extends string> = typeof globalThis extends {
 /** What createImageBitmap takes. */
 type Drawable = Instance<"HTMLImageElement"> | Instance<"SVGImageElement"> | Instance<"HTMLVideoElement"> | Instance<"HTMLCanvasElement"> | Instance<"ImageBitmap"> | Instance<"OffscreenCanvas"> | Instance<"VideoFrame"> | Instance<"Blob"> | Instance<"ImageData">;
 
-/** What is known of a folder's variants on a device, and how one of them was chosen. */
+/** What is known of a folder's variants on a device, and how one was chosen. */
 /** A variant as `info` lists it. */
 interface VariantInfo {
     name: string;
@@ -93,7 +93,7 @@ type VariantRequest = string | {
     latencyMs: number;
 };
 
-/** The forms of a picture that a caller may give. Part of protocol.ts, which exports them. */
+/** The forms of a picture that a caller may pass. Part of protocol.ts, which exports them. */
 
 /**
  * Anything the browser can draw, a URL, a Response, a picture file's bytes, or RGBA pixels (the one form that also works
@@ -116,7 +116,7 @@ interface Region {
 /** A playing video, a camera's frames (MediaStreamTrackProcessor), or any source of pictures. */
 type FrameSource<T> = Instance<"HTMLVideoElement"> | Instance<"ReadableStream"> | AsyncIterable<T>;
 
-/** What passes between page and worker when a model is taught. Part of protocol.ts, which exports it. */
+/** What passes between page and worker for `teach`. Part of protocol.ts, which exports it. */
 
 /** By the name of a class, its pictures. */
 type TeachPictures = Readonly<Record<string, Iterable<ImageInput>>>;
@@ -158,8 +158,8 @@ interface TaughtInfo {
 }
 
 /**
- * All that passes between the page and its worker: what a caller may ask for, the calls, and what comes back. How errors
- * travel is in errorTransfer.ts.
+ * Everything that passes between the page and its worker: options, calls and results. How errors travel is in
+ * errorTransfer.ts.
  */
 
 type EngineName = "simd" | "webgpu" | "onnx-wasm" | "onnx-webgpu" | "tfjs-webgpu" | "webnn" | "reference";

@@ -1,9 +1,9 @@
-// How much was tried to break SlimViT, and how much of it did harm.
+// Counts attempts to break SlimViT, and those that did harm.
 //   npm run build && npm run robustness
 //   npm run robustness -- --resume       after a run that was cut off or failed: the files that passed are not run again
 //   npm run robustness -- --small        with `npm test`'s counts; writes nothing
-// Runs test/robustness and test/format with full counts (`npm test` runs the same with small ones), says when each file
-// is done and how long it took, then writes the figures they print into the table of docs/robustness.md. Figures are kept
+// Runs test/robustness and test/format with full counts (`npm test` runs the same with small ones), prints when each file
+// is done and how long it took, then writes their figures into the table of docs/robustness.md. Figures are stored
 // in build/robustness. Exits 1 when a line has harm or no figure.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -22,34 +22,71 @@ interface Figure {
   measured: string;
 }
 
-/** What harm is, a line. */
-const LINES: Record<Line, string> = {
-  format:
-    "Malformed manifests, weights, keep-lists: anything but a `bad-model` that names file and fault, or over 100 MB allocated on the way",
-  fuzz: "The fuzzer's targets on seeds, finds and damage to both: anything but a valid result or a `SlimViTError`",
-  "bit-flips": "Single bits flipped in weights: anything but `integrity`",
-  untrusted: "Manifest from an untrusted origin: a request outside its folder, over the stated bounds, code run",
-  pictures: "Hostile pictures: a crash, another error than `bad-input`, a large one decoded",
-  "worker-killed": "Worker killed in mid-classify: not rejected within 1 s, or the next call fails or differs",
-  "worker-methods": "Messages to the worker that are none of its six methods: answered, or the next call fails",
-  "device-lost": "GPU device lost in mid-classify: not recovered, other logits",
-  abort: "Abort at a random moment: not settled within one block's time, the next answer differs, memory grows",
-  network: "404, 500, stall, cut, short, HTML, redirect to nowhere: a wrong result, another code, no end",
-  cache: "Cache corrupt, without quota, deleted, of an older version: fatal, a wrong result, fetched more than once",
-  "two-tabs": "Two tabs and two models at once: another answer than alone",
-  variants:
-    "Several variants, ranges refused, cut or changed, the variant changed: a wrong answer, another code, memory grows",
-  soak: "Load, classify, dispose, again and again: a worker left, memory grows",
-  engines:
-    "Random slim networks on every engine, both SIMD binaries: logits further off the reference's than 10⁻⁵ (int8 activations 0.2, WebGPU 10⁻³), another top-1",
-  "onnx-writer": "Generated networks through the ONNX writer: a file that does not open, other logits",
-  "tools-checkpoints": "Truncated and damaged checkpoints: no sentence, a half folder",
-  "tools-disk": "Disk full: no sentence, a half folder under the name that was asked for",
-  "tools-killed":
-    "Commands killed at random moments, half of them in the middle of a change to the disk: a half folder under the name that was asked for; run again or resumed, it fails or gives another result",
-  "tools-pictures":
-    "Unreadable pictures and odd class folders in `--data`: no sentence naming it, a hang, another class",
-  "tools-archives": "Zip slip and zip bombs in `--data`: a file written, inflated past the bound, no sentence",
+/** Of each line: the attempt, and what counts as harm. */
+const LINES: Record<Line, [attempt: string, harm: string]> = {
+  format: [
+    "Malformed manifests, weights and keep-lists",
+    "anything but a `bad-model` that names file and fault, or more than 100 MB allocated",
+  ],
+  fuzz: [
+    "The fuzzer's targets on seeds, earlier finds and damaged copies of both",
+    "anything but a valid result or a `SlimViTError`",
+  ],
+  "bit-flips": ["Single bits flipped in weights", "anything but `integrity`"],
+  untrusted: [
+    "A manifest from an untrusted origin",
+    "a request outside of its folder, a size above the stated bounds, or code that runs",
+  ],
+  pictures: [
+    "Hostile pictures",
+    "a crash, an error other than `bad-input`, or a picture above the bounds that is decoded",
+  ],
+  "worker-killed": [
+    "The worker is killed during `classify`",
+    "the call is not rejected within 1 s, or the next call fails or differs",
+  ],
+  "worker-methods": [
+    "Messages to the worker that are none of its six methods",
+    "the worker answers, or the next call fails",
+  ],
+  "device-lost": ["The GPU device is lost during `classify`", "the call is not recovered, or the logits differ"],
+  abort: [
+    "An abort at a random moment",
+    "the call does not settle within the time of one block, the next result differs, or memory grows",
+  ],
+  network: [
+    "Status 404 or 500, stalled, cut, short, HTML, redirected to nowhere",
+    "a wrong result, a wrong error code, or no end",
+  ],
+  cache: [
+    "The cache is corrupt, without quota, deleted, or of an older version",
+    "a failure, a wrong result, or more than one download",
+  ],
+  "two-tabs": ["Two tabs and two models at once", "a result that differs from that of one alone"],
+  variants: [
+    "Several variants: ranges refused, cut or changed, variants exchanged",
+    "a wrong result, a wrong error code, or memory that grows",
+  ],
+  soak: ["Load, classify and dispose, again and again", "a worker that stays, or memory that grows"],
+  engines: [
+    "Random slim networks on every engine and both SIMD binaries",
+    "logits further from the reference than 10⁻⁵ (int8 activations 0.2, WebGPU 10⁻³), or another best class",
+  ],
+  "onnx-writer": ["Random networks through the ONNX writer", "a file that does not open, or other logits"],
+  "tools-checkpoints": ["Truncated and damaged checkpoints", "no error message, or an incomplete folder"],
+  "tools-disk": ["A full disk", "no error message, or an incomplete folder under the output's name"],
+  "tools-killed": [
+    "Commands killed at random moments, half of them during a change to the disk",
+    "an incomplete folder under the output's name, or a second run that fails or gives another result",
+  ],
+  "tools-pictures": [
+    "Unreadable pictures and odd class folders in `--data`",
+    "no message that names them, a hang, or another class",
+  ],
+  "tools-archives": [
+    "Zip slip and zip bombs in `--data`",
+    "a file written outside, more inflated than the bound, or no error message",
+  ],
 };
 
 const FOLDERS = ["test/robustness", "test/format"];
@@ -103,16 +140,18 @@ function secondsOf(done: Done[]): number {
 }
 
 function tableOf(figures: Figure[]): { text: string; missing: Line[] } {
-  const rows = ["| what was tried: what harm is | tried | did harm | |", "| --- | --- | --- | --- |"];
+  const rows = ["| attempt | counted as harm | attempts | harmful | of these |", "| --- | --- | --- | --- | --- |"];
   const missing: Line[] = [];
   for (const line of Object.keys(LINES) as Line[]) {
     const found = figures.filter((figure) => figure.line === line);
     if (found.length) {
       const total = (key: "tried" | "harm") => found.reduce((sum, figure) => sum + figure[key], 0);
       const details = found.map((f) => `${f.what} ${thousands(f.tried)}${f.measured && ` (${f.measured})`}`);
-      rows.push(`| ${LINES[line]} | ${thousands(total("tried"))} | ${total("harm")} | ${details.join("; ")} |`);
+      rows.push(
+        `| ${LINES[line].join(" | ")} | ${thousands(total("tried"))} | ${total("harm")} | ${details.join("; ")} |`,
+      );
     } else {
-      rows.push(`| ${LINES[line]} | – | – | no figure |`);
+      rows.push(`| ${LINES[line].join(" | ")} | – | – | no figure |`);
       missing.push(line);
     }
   }

@@ -42,10 +42,10 @@ function main(samples: Sample[]): void {
   ];
   const done = SOAK_ENGINES.map((engine) => `${thousands(last.classified[engine])} on \`${engine}\``).join(", ");
   const text = [
-    `\`npm run soak\` on ${machine}: ${(last.seconds / 60).toFixed(0)} minutes, ${samples.length} samples; classified ${done}; ` +
-      `${last.different} answers differed from the first to the same picture.`,
+    `\`npm run soak\` on ${machine}: ${(last.seconds / 60).toFixed(0)} minutes, ${samples.length} samples. Classifications: ${done}. ` +
+      `${last.different} results differed from the first one for the same picture.`,
     "",
-    "| held | after the warm-up | at the end | growth by least squares | at most |",
+    "| memory | after the warm-up | at the end | growth by least squares | bound |",
     "| --- | --- | --- | --- | --- |",
     `| objects of page and workers | ${thousands(first.objects)} | ${thousands(last.objects)} | ${kept.toFixed(4)} a classification | ${MAX_KEPT} |`,
     ...rows.map(({ what, first, last, growth, limit }) => {

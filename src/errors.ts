@@ -1,4 +1,4 @@
-/** What went wrong, for programs. The message says it for people. */
+/** What went wrong. The code is for programs, and the message is for people. */
 export type SlimViTErrorCode =
   | "bad-model"
   | "bad-input"

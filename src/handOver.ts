@@ -1,6 +1,6 @@
 /**
- * How a package of the app's, bundled by the app, comes to our worker. Its script is a file of its own, which the worker
- * imports. Some bundlers write such a script without exports, so it also leaves the package in a global.
+ * How a package that the app bundles reaches our worker. The bundler makes a script of its own for it, which the worker
+ * imports. Some bundlers write such a script without exports, so it also stores the package in a global.
  */
 
 /** Key of the global: packages by name. */

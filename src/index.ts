@@ -1,4 +1,4 @@
-/** Slimmed vision transformers in the browser: `SlimViT.load`, `classify`, a label. */
+/** The public names: slimmed vision transformers in the browser, from `SlimViT.load` over `classify` to a label. */
 export { SlimViTError, type SlimViTErrorCode } from "./errors.ts";
 export type { BlockShape, Label, Pooling, UnknownRule, WeightsDtype } from "./format/model.ts";
 export { SlimViT } from "./page/slimvit.ts";

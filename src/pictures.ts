@@ -1,4 +1,4 @@
-/** The forms of a picture that a caller may give. Part of protocol.ts, which exports them. */
+/** The forms of a picture that a caller may pass. Part of protocol.ts, which exports them. */
 import type { Drawable, Instance } from "./platform.ts";
 
 /**

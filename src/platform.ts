@@ -1,6 +1,6 @@
 /**
- * Browsers' types in the package's public ones. A project's compiler may know them not at all, as in Node, or in part, as in
- * a worker; a name that is missing is `never` there instead of an error in the package's types.
+ * Browser types that the package's public types use. A project's compiler may not know them, as in Node, or know only
+ * some, as in a worker. An unknown name is `never` there instead of an error in the package's types.
  */
 export type Instance<Name extends string> = typeof globalThis extends { [K in Name]: { prototype: infer T } }
   ? T

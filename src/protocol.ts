@@ -1,6 +1,6 @@
 /**
- * All that passes between the page and its worker: what a caller may ask for, the calls, and what comes back. How errors
- * travel is in errorTransfer.ts.
+ * Everything that passes between the page and its worker: options, calls and results. How errors travel is in
+ * errorTransfer.ts.
  */
 
 import type { SlimViTError } from "./errors.ts";

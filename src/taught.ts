@@ -1,4 +1,4 @@
-/** What passes between page and worker when a model is taught. Part of protocol.ts, which exports it. */
+/** What passes between page and worker for `teach`. Part of protocol.ts, which exports it. */
 import type { Label, UnknownRule } from "./format/model.ts";
 import type { ImageInput } from "./pictures.ts";
 import type { Instance } from "./platform.ts";

@@ -1,4 +1,4 @@
-/** Trusted Types: pages and workers that require them start a worker only from an address that a policy has made. */
+/** Trusted Types: pages and workers that require them start a worker only from an address that a policy has created. */
 import { WORKER_NAME } from "./protocol.ts";
 
 interface Policy {

@@ -1,4 +1,7 @@
-/** The `slimvit` command: the list of its commands. Exit 0, 1 (failed, one clear sentence), 2 (usage), 130 (stopped by Ctrl-C). */
+/**
+ * The `slimvit` command: the list of its commands. Exit status 0, 1 (failed, with one clear sentence), 2 (usage) or 130
+ * (stopped by Ctrl-C).
+ */
 import { Command, CommanderError } from "commander";
 import { messageOf, SlimViTError } from "../src/errors.ts";
 import { benchCommand } from "./commands/bench.ts";
@@ -47,7 +50,7 @@ const COMMANDS = [
 
 async function main(): Promise<void> {
   const program = new Command("slimvit")
-    .description("Slims vision transformers: import, search, compress, retrain, export, measure.")
+    .description("Makes vision transformers smaller and measures them.")
     .version(toolsPackage.version)
     .showHelpAfterError("(slimvit --help shows the commands, slimvit COMMAND --help their options)")
     .exitOverride();

@@ -1,4 +1,4 @@
-/** What kind of adapter WebGPU has here. */
+/** The kind of WebGPU adapter of this device. */
 
 /** For people, and to tell one machine's adapters from another's. Empty when there is no information. */
 export function adapterName({

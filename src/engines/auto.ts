@@ -1,4 +1,4 @@
-/** Chooses the engine: the one asked for, or the fastest of those that can run here, measured with the loaded model. */
+/** Chooses the engine: the requested one, or with "auto" the fastest one here, measured with the loaded model. */
 import { messageOf, throwIfAborted } from "../errors.ts";
 import type { Model } from "../format/model.ts";
 import { selfTestPixels } from "../format/write.ts";

@@ -1,4 +1,4 @@
-/** The choice that "auto" made on an earlier visit. It is looked up first, so no other engine is then loaded. */
+/** The choice that "auto" made on an earlier visit. It is read first, so that no other engine has to be loaded. */
 import type { Model } from "../format/model.ts";
 import { keepChoice, readChoice } from "../loading/cache.ts";
 import type { TriedEngine, WebnnOptions } from "../protocol.ts";

@@ -1,4 +1,4 @@
-/** The devices that engines need beside the CPU: whether there is one, and which, so that a remembered choice is of this one. */
+/** Devices other than the CPU: whether there is one, and which. A remembered choice holds for the same device only. */
 import { adapterName, isSoftwareAdapter } from "./adapter.ts";
 import type { Device } from "./registry.ts";
 

@@ -1,4 +1,4 @@
-/** The one interface of all engines. */
+/** The interface that every engine implements. */
 import type { Model } from "../format/model.ts";
 import type { EngineName, WebnnOptions } from "../protocol.ts";
 import type { RunOptions, RunOutput } from "../reference/forward.ts";

@@ -1,4 +1,6 @@
-/** What the engines on WebGPU share: a device of their own or a clear no, and the notice that it is gone. */
+/**
+ * Shared by the engines on WebGPU: requests a device or fails with a clear error, and reports when the device is lost.
+ */
 import { messageOf, SlimViTError } from "../errors.ts";
 import type { EngineName } from "./engine.ts";
 

@@ -1,7 +1,7 @@
 /**
- * The packages of the optional engines. In browsers the app hands them over with `engines`, or serves them and names them in
- * `engineUrls`: a bare name here would be an import that every app's bundler has to resolve, also where nobody has the
- * package.
+ * Loads the packages of the optional engines. In browsers the app passes them in `engines`, or serves them and names
+ * their addresses in `engineUrls`. An import by package name here would have to be resolved by every app's bundler, even
+ * where the package is not installed.
  */
 import { messageOf, SlimViTError } from "../errors.ts";
 import { PACKAGES } from "../handOver.ts";

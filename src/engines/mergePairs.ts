@@ -1,4 +1,6 @@
-/** What merged in a run: pairs as engines keep them, read or forced, and the groups that follow from them. */
+/**
+ * The merges of a run: pairs as engines store them, measured or given, and the groups of patches that follow from them.
+ */
 import { SlimViTError } from "../errors.ts";
 import { denseTokens, type Manifest, tokenCounts } from "../format/model.ts";
 import { type MergePairs, mergedRows } from "../reference/merge.ts";

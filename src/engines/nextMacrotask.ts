@@ -1,4 +1,4 @@
-/** A macrotask, without the milliseconds that timers add: lets messages in, an abort among them. */
+/** Waits for a macrotask, without the milliseconds that timers add, so that messages such as an abort are handled. */
 export function nextMacrotask(): Promise<void> {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();

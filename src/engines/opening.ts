@@ -1,4 +1,4 @@
-/** Opens engines and holds each against the model's self-test before anything it computes is believed. */
+/** Opens engines and checks each by the model's self-test before it is used. */
 import { messageOf, SlimViTError } from "../errors.ts";
 import type { Model } from "../format/model.ts";
 import type { TriedEngine } from "../protocol.ts";

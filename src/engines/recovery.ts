@@ -1,6 +1,6 @@
 /**
- * Replaces an engine whose GPU is lost: the driver crashed or was updated, the card was unplugged or slept. The call that
- * was under way is answered by the new engine.
+ * Replaces an engine whose GPU is lost: the driver crashed or was updated, the card was unplugged, or the machine slept.
+ * The new engine also answers the call that was in flight.
  */
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
 import type { Model } from "../format/model.ts";

@@ -1,6 +1,7 @@
 /**
- * Who there is. An engine is one line of `ENGINES` and its name in src/protocol.ts. The code of an engine is imported when it
- * is first asked for; one with a `chunk` is a file of its own beside worker.js, which only pages that open it download.
+ * The list of engines. An engine is one line of `ENGINES` and its name in src/protocol.ts. Its code is imported when it
+ * is first requested. An engine with a `chunk` is a file of its own beside worker.js, which only pages that open it
+ * download.
  */
 import { SlimViTError } from "../errors.ts";
 import { type Chunk, loadChunk } from "./chunks.ts";

@@ -1,5 +1,5 @@
 /**
- * The first run, which warms an engine up. It runs on the known input of slimvit.json, so it also checks what the engine
+ * The first run, which also warms an engine up. It uses the known input of slimvit.json, so it checks what the engine
  * computes on this device.
  */
 import { SlimViTError } from "../errors.ts";

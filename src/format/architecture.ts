@@ -1,6 +1,6 @@
 /**
- * The network family: what fixes a slim vision transformer's arithmetic, and the sizes that follow from it.
- * The maths itself is in src/reference/forward.ts.
+ * The architectures of the network family: the fields that define a slim vision transformer's arithmetic, and the sizes
+ * that follow from them. The arithmetic itself is in src/reference/forward.ts.
  */
 
 /** One transformer block after slimming. */

@@ -1,4 +1,4 @@
-/** Checks of what a JSON file claims. */
+/** Checks of the fields of a JSON file. */
 import { SlimViTError } from "../errors.ts";
 import { show } from "./show.ts";
 

@@ -1,4 +1,4 @@
-/** What a forward pass costs. */
+/** The cost of a forward pass. */
 import { type Architecture, denseTokens, featureDim, innerDim, pooledDim, tokenCounts } from "./architecture.ts";
 
 /**

@@ -1,4 +1,4 @@
-/** Weights of several variants → the selected one's checked `Model`, and the others. */
+/** The weights of several variants → the selected one's checked `Model`, and the others. */
 import type { Manifest, Model, WeightsDtype } from "./model.ts";
 import { modelOf } from "./read.ts";
 import { readSafetensors } from "./safetensors.ts";

@@ -1,4 +1,4 @@
-/** What a network has beyond a plain DeiT, by names that people use. */
+/** What a network has beyond a plain DeiT, in people's names. */
 import type { Architecture } from "./architecture.ts";
 
 /** Each feature: how people call it, and whether a network has it. */

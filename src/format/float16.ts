@@ -1,4 +1,4 @@
-/** IEEE 754 binary16, which JavaScript arrays of every browser we serve cannot hold yet. */
+/** IEEE 754 binary16. Not every supported browser has an array type for it yet. */
 
 /** ES2025's. It converts all at once, which is fast in a page that has just opened, too, where no loop is compiled yet. */
 const { Float16Array } = globalThis as {

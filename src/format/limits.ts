@@ -1,4 +1,4 @@
-/** Bounds on what a manifest may claim, so that a hostile one cannot make its reader allocate without end. */
+/** Bounds on the sizes in a manifest, so that a hostile one cannot make the reader allocate without limit. */
 export const LIMITS = {
   imageSize: 4096,
   patchSize: 256,

@@ -1,4 +1,4 @@
-/** `slimvit.json` → a checked `Manifest`, whichever version it is of. */
+/** `slimvit.json` of any version → a checked `Manifest`. */
 import { messageOf } from "../errors.ts";
 import { readShared, SCORES, type SharedArchitecture } from "./architectureFields.ts";
 import { checkBlocks } from "./blocks.ts";

@@ -1,6 +1,6 @@
 /**
- * The words everyone shares: what a slim vision transformer is, which tensors it has, and what it costs.
- * The files are read in read.ts and written in write.ts.
+ * The shared types: what a slim vision transformer is, which tensors it has, and what it costs. The files are read in
+ * read.ts and written in write.ts.
  */
 import type { Architecture, BlockShape, Head, RopeGrid } from "./architecture.ts";
 

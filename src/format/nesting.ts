@@ -1,6 +1,6 @@
 /**
- * How tensors grow with the widths of a block. A variant keeps the first channels of each head, the first heads and the first
- * MLP units of a larger one, so its tensors are parts of the larger one's, and what the larger one adds is the rest.
+ * How tensors grow with the widths of a block. A variant has the first channels of each head, the first heads and the
+ * first MLP units of a larger one. So its tensors are parts of the larger one's tensors, and a slab adds the rest.
  */
 import type { Architecture } from "./architecture.ts";
 import type { StoredArray, StoredTensor } from "./safetensors.ts";

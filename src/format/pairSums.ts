@@ -1,8 +1,8 @@
 /**
- * Where int8 products are summed in 16 bits. Without a dot product of one instruction, the simd engine's kernels take two
- * steps of 4 columns at once, and the first two columns of each step meet in one sum of 16 bits (the last two in another).
- * The quantiser keeps weights within what such a sum holds, and the kernels check it. AssemblyScript reads this file too, so it
- * has nothing but numbers.
+ * Where int8 products are summed in 16 bits. On machines without a dot-product instruction, the simd kernels take two
+ * steps of 4 columns at once. The first two columns of each step are summed in 16 bits together, and so are the last
+ * two. The quantiser keeps weights in a range in which this sum cannot overflow, and the kernels check it.
+ * AssemblyScript also reads this file, so it has only numbers.
  */
 
 /** Columns that one step of the int8 kernels takes. */

@@ -1,4 +1,4 @@
-/** A model folder's two files → a checked `Model`. What comes out of here is trusted by everything else. */
+/** A model folder's two files → a checked `Model`. All other code trusts the result. */
 import { SlimViTError } from "../errors.ts";
 import { decodeFloat16 } from "./float16.ts";
 import { LIMITS } from "./limits.ts";

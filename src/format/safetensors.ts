@@ -1,6 +1,6 @@
 /**
- * The safetensors container: u64 header length, JSON header, bytes.
- * A file may come from anyone, so every claim of the header is checked before it is used.
+ * The safetensors container: u64 header length, JSON header, bytes. A file may be hostile, so every field of the header
+ * is checked before it is used.
  * @see https://github.com/huggingface/safetensors#format
  */
 import { messageOf, SlimViTError } from "../errors.ts";

@@ -1,4 +1,4 @@
-/** A value from a file as messages quote it: short, however long or deep it is. */
+/** A value from a file in the form in which messages quote it: short, however long or deep it is. */
 export function show(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 79)}…` : value);
   if (Array.isArray(value)) {

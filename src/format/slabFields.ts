@@ -1,4 +1,4 @@
-/** What a manifest says of slabs, checked before the first of them is read. */
+/** The fields of a manifest that describe slabs, checked before the first slab is read. */
 import { Check } from "./check.ts";
 import { LIMITS } from "./limits.ts";
 import type { Manifest, WeightsFile } from "./model.ts";

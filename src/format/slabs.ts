@@ -1,7 +1,8 @@
 /**
- * Weights of several variants in one file. Each slab is a safetensors file of its own. The first has the smallest variant's
- * tensors; a further one has what the next larger variant changes: `NAME.more`, the channels, heads and units that a tensor
- * gains, or `NAME`, a tensor that takes the place of the smaller variant's. So a file's first slabs are a working model.
+ * Weights of several variants in one file. Each slab is a safetensors file. The first has the smallest variant's
+ * tensors. Each further slab has what the next larger variant changes: `NAME.more` has the channels, heads and units
+ * that a tensor gains, and `NAME` replaces a tensor of the smaller variant. So the first slabs of a file are a working
+ * model.
  */
 import { SlimViTError } from "../errors.ts";
 import type { Architecture } from "./architecture.ts";

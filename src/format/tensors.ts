@@ -1,4 +1,4 @@
-/** Which tensors a network has, by timm's names. */
+/** The list of a network's tensors, under timm's names. */
 import { type Architecture, denseTokens, featureDim, innerDim, patchGrid, pooledDim } from "./architecture.ts";
 
 /** Every tensor of a network in memory, with its shape; linears are [out, in]. A file may lack those that `isOptional`. */

@@ -1,4 +1,4 @@
-/** What is known of a folder's variants on a device, and how one of them was chosen. */
+/** What is known of a folder's variants on a device, and how one was chosen. */
 
 /** A variant as `info` lists it. */
 export interface VariantInfo {

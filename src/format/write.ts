@@ -1,4 +1,4 @@
-/** A `Model` → its manifest's JSON, the bytes of its weights file, and the known input that its self-test runs on. */
+/** A `Model` → its manifest's JSON, the bytes of its weights file, and the known input of its self-test. */
 import { encodeFloat16, fromFloat16, MAX_FLOAT16, toFloat16 } from "./float16.ts";
 import {
   type Architecture,

@@ -1,4 +1,4 @@
-/** Picture as the page hands it over → RGBA pixels. */
+/** A picture as the page sends it → RGBA pixels. */
 import { SlimViTError } from "../errors.ts";
 import type { Preprocess } from "../format/model.ts";
 import { download } from "../loading/download.ts";

@@ -1,6 +1,6 @@
 /**
- * Width and height that a picture file claims, read from its first bytes. A few kilobytes can decode to gigabytes, so
- * nothing is decoded before this has been asked.
+ * The width and height in a picture file's header, read from its first bytes. A few kilobytes can decode to gigabytes,
+ * so nothing is decoded before its size has been checked.
  */
 import { SlimViTError } from "../errors.ts";
 

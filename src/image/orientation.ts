@@ -1,7 +1,6 @@
 /**
- * EXIF orientation of WebP files. Browsers turn JPEGs themselves, and disagree about WebP. So the orientation is read here,
- * hidden from the browser, and the pixels are turned by us.
- *
+ * EXIF orientation of WebP files. Browsers turn JPEGs by themselves, but treat WebP differently. So the orientation is
+ * read here, hidden from the browser, and the pixels are turned by our code.
  * @see https://developers.google.com/speed/webp/docs/riff_container, and EXIF 2.32, tag 0x0112
  */
 import type { RawImage, Region } from "../protocol.ts";

@@ -1,4 +1,7 @@
-/** Picture → network input: the one preprocessing, the same bytes in browsers, workers and Node as Pillow gives in training. */
+/**
+ * Picture → network input. This is the only preprocessing. It gives the same bytes in browsers, workers and Node as
+ * Pillow gives in training.
+ */
 import { SlimViTError } from "../errors.ts";
 import type { Interpolation, Preprocess } from "../format/model.ts";
 import type { RawImage, Region } from "../protocol.ts";

@@ -1,4 +1,7 @@
-/** Resampling in plain loops, the judge of the WebAssembly form (resample.ts), which takes it where it cannot run. */
+/**
+ * Resampling in plain loops. It is the reference of the WebAssembly form (resampleWasm.ts), and replaces it where that
+ * cannot run.
+ */
 import type { Preprocess } from "../format/model.ts";
 import {
   checkImage,

@@ -1,4 +1,4 @@
-/** The WebAssembly form of `resample` in image.ts: the same bytes in a fraction of the time. */
+/** The WebAssembly form of `resample` in resample.ts: the same bytes in a fraction of the time. */
 import { binary } from "../engines/simd/generated/resample.ts";
 import { inflate } from "../loading/inflate.ts";
 import { type Resample, resample, type Taps, taps } from "./resample.ts";

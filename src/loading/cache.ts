@@ -1,4 +1,4 @@
-/** The browser's cache in which the package keeps manifests, weights and what it has measured on earlier visits. */
+/** The browser's cache in which the package stores manifests, weights and measurements of earlier visits. */
 
 export const CACHE = "slimvit";
 

@@ -1,4 +1,4 @@
-/** Bytes of weights, checked against what slimvit.json promises, and kept for the next visit. */
+/** The bytes of weights, checked against slimvit.json and stored for the next visit. */
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
 import type { Slab } from "../format/model.ts";
 import type { Progress, WeightsStore } from "../protocol.ts";

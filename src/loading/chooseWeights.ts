@@ -1,4 +1,4 @@
-/** dtype "auto": which of a folder's weights to load. */
+/** dtype "auto": chooses which of a folder's weights to load. */
 import { SlimViTError } from "../errors.ts";
 import type { Manifest, WeightsDtype, WeightsFile } from "../format/model.ts";
 import type { EngineName } from "../protocol.ts";

@@ -1,4 +1,4 @@
-/** Joins the pieces of a file and holds them to the size that was promised. */
+/** Joins the pieces of a file and checks them against the expected size. */
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
 
 export const MANIFEST = "slimvit.json";

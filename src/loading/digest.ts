@@ -1,4 +1,4 @@
-/** SHA-256 of a file, by the browser where it can. */
+/** SHA-256 of a file, computed by the browser where it can. */
 import { sha256 } from "./sha256.ts";
 
 /** @returns lower-case hex; insecure origins have no crypto.subtle */

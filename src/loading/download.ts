@@ -1,4 +1,4 @@
-/** One file over the network: its size is held to what was promised, and a broken download is resumed where it broke. */
+/** Downloads a file. Its size is checked against the expected one, and a broken download is resumed where it broke. */
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
 import { Collector, type ReadOptions } from "./collector.ts";
 

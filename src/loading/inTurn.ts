@@ -1,4 +1,4 @@
-/** Work that workers and tabs of one origin do one after the other. */
+/** Runs work of all workers and tabs of one origin one after the other. */
 import { throwIfAborted } from "../errors.ts";
 
 /**

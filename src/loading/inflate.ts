@@ -1,4 +1,4 @@
-/** Deflated bytes → what is in them, in pieces. */
+/** Deflated bytes → their contents, in pieces. */
 export function inflating(deflated: Uint8Array, format: CompressionFormat): ReadableStream<Uint8Array<ArrayBuffer>> {
   return new Response(deflated as Uint8Array<ArrayBuffer>).body!.pipeThrough(new DecompressionStream(format));
 }

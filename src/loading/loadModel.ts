@@ -1,4 +1,4 @@
-/** A model's way in: folder → manifest → weights → checked tensors. */
+/** Loads a model: folder → manifest → weights → checked tensors. */
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
 import type { Manifest, Model, Variant, WeightsFile } from "../format/model.ts";
 import { MAX_MANIFEST_BYTES, readManifest, readModel } from "../format/read.ts";

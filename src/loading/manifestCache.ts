@@ -1,4 +1,4 @@
-/** Manifests that are kept for a visit without a network. */
+/** Manifests that are stored for a visit without a network. */
 import { forget } from "./weightsStore.ts";
 
 /** @returns the text that was kept on an earlier visit */

@@ -1,6 +1,6 @@
 /**
- * SHA-256 for origins without crypto.subtle, which browsers offer on https only. Our own, as the libraries' are a sixth of
- * the worker's size budget; the tests hold it against Node's.
+ * SHA-256 for origins without crypto.subtle, which browsers offer on https only. It is our own because libraries would
+ * take a sixth of the worker's size budget. The tests compare it with Node's.
  * @see FIPS 180-4, https://doi.org/10.6028/NIST.FIPS.180-4
  */
 export function sha256(bytes: Uint8Array): Uint8Array {

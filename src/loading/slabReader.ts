@@ -1,4 +1,4 @@
-/** The slabs of a weights file, each from the store or the network. It is in dist/engine-family.js. */
+/** Reads the slabs of a weights file, each from the cache or the network. Part of dist/engine-family.js. */
 import { throwIfAborted } from "../errors.ts";
 import { readFamily } from "../format/family.ts";
 import type { Manifest, Model, Slab, WeightsFile } from "../format/model.ts";

@@ -1,4 +1,4 @@
-/** Weights that are kept between visits, by their sha256. */
+/** Weights that are stored between visits, by their sha256. */
 import type { WeightsStore } from "../protocol.ts";
 import { digest } from "./digest.ts";
 

@@ -1,4 +1,4 @@
-/** What to do about faults that few pages have. It is in dist/advice.js, which only those load. */
+/** What to do about rare faults. Part of dist/advice.js, which only pages with such a fault load. */
 import { WORKER_NAME } from "../protocol.ts";
 
 /** @param failures of each way to start a worker */

@@ -1,4 +1,4 @@
-/** Many pictures: each is on its way to the worker while others are in work, and answers come in their order. */
+/** Many pictures: some are sent to the worker while others are computed, and results come in their order. */
 import { SlimViTError } from "../errors.ts";
 import type { ImageInput } from "../protocol.ts";
 

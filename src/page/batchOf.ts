@@ -1,4 +1,7 @@
-/** Any number of pictures, with an answer for each. It is in dist/batch-of.js, which only pages that call `classifyAll` or `embedAll` load. */
+/**
+ * Any number of pictures, with a result for each. Part of dist/batch-of.js, which only pages that call `classifyAll` or
+ * `embedAll` load.
+ */
 import { messageOf, SlimViTError } from "../errors.ts";
 import type {
   BatchProgress,

@@ -1,4 +1,4 @@
-/** Where the worker finds what it may need later: its files that are not in worker.js, and packages that the app hands over. */
+/** Where the worker finds what it may need later: files that are not in worker.js, and packages that the app passes. */
 import { SlimViTError } from "../errors.ts";
 import type { EnginePackage } from "../protocol.ts";
 import { noFile } from "./advice.ts";

@@ -1,4 +1,4 @@
-/** The worker's files beside index.js, made by the build; each tells its own address. */
+/** The worker's files beside index.js, made by the build. Each exports its own address. */
 declare module "*/engine-family.js" {
   export const url: string | undefined;
 }

@@ -1,4 +1,7 @@
-/** A loaded model as one caller has it: its calls under way, its variant, what it was taught. `SlimViT` is what callers see of it. */
+/**
+ * A loaded model as one caller has it: its calls in flight, its variant, and what it was taught. `SlimViT` is its public
+ * form.
+ */
 import { asSlimViTError, SlimViTError } from "../errors.ts";
 import type {
   CallId,

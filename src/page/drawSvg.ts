@@ -1,4 +1,4 @@
-/** SVG drawings → bitmaps. It is in dist/draw-svg.js, because few pages need it. */
+/** SVG drawings → bitmaps. Part of dist/draw-svg.js, because few pages need it. */
 import { SlimViTError, throwIfAborted } from "../errors.ts";
 import { checkSize } from "../image/imageSize.ts";
 

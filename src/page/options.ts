@@ -1,4 +1,4 @@
-/** Options by name: one that is misspelt is refused, because an option without effect is found much later. */
+/** The names of options. A misspelt option is refused, because an option without effect would be noticed much later. */
 import { SlimViTError } from "../errors.ts";
 import type { ClassifyOptions, EmbedOptions, LoadOptions } from "../protocol.ts";
 import { advise } from "./advise.ts";

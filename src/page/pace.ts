@@ -1,4 +1,4 @@
-/** A stream within a budget: a smaller variant answers while the device is too slow for the present one. */
+/** A stream within a latency budget: a smaller variant runs while the device is too slow for the current one. */
 import { SlimViTError } from "../errors.ts";
 import type { Classification, ModelInfo } from "../protocol.ts";
 import type { Client } from "./client.ts";

@@ -1,4 +1,4 @@
-/** Parts of the package that are files of their own, loaded when they are needed. */
+/** Parts of the package that are separate files, loaded when they are needed. */
 import { messageOf, SlimViTError } from "../errors.ts";
 
 /** @throws SlimViTError `unsupported` in a service worker, which loads no code later; `network` where the file is not served */

@@ -1,4 +1,4 @@
-/** Makes sure that every promise settles: with its work, or as soon as the caller aborts or the model is gone. */
+/** Makes sure that every promise settles: with its result, or as soon as the caller aborts or the model is gone. */
 import { abortedError, SlimViTError, throwIfAborted } from "../errors.ts";
 import type { CallId } from "../protocol.ts";
 

@@ -1,4 +1,4 @@
-/** A picture in any form that `classify` takes → the form in which it crosses to the worker. */
+/** A picture in any form that `classify` accepts → the form in which it is sent to the worker. */
 import { transfer } from "comlink";
 import { SlimViTError } from "../errors.ts";
 import { checkSize, MAX_FILE_BYTES } from "../image/imageSize.ts";

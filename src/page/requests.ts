@@ -1,4 +1,4 @@
-/** What the caller asks for, as plain data that crosses to the worker. */
+/** The caller's options as plain data that can be sent to the worker. */
 import { SlimViTError } from "../errors.ts";
 import type {
   ClassifyOptions,

@@ -1,4 +1,4 @@
-/** Addresses of scripts: which of them a page can load, and whether one is of the page's origin. */
+/** Addresses of scripts: whether a page can load one, and whether it has the page's origin. */
 
 /**
  * Whether a script's import.meta.url is an address that this page can load. It is undefined in a classic script, and a

@@ -1,4 +1,4 @@
-/** A worker with its model, shared by all that loaded the same: one download, one copy of the weights. */
+/** A worker with its model, shared by all that load the same model: one download, one copy of the weights. */
 import { proxy } from "comlink";
 import { SlimViTError } from "../errors.ts";
 import type { EnginePackage, LoadRequest, ModelHost, ModelInfo, Progress, WeightsStore } from "../protocol.ts";

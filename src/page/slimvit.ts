@@ -1,4 +1,4 @@
-/** SlimViT on the page's thread: sends pictures to the worker that it shares, and gives back what it answers. */
+/** SlimViT on the page's thread: sends pictures to the worker that it shares, and returns the worker's results. */
 import { asSlimViTError, throwIfAborted } from "../errors.ts";
 import type { Instance } from "../platform.ts";
 import type {

@@ -1,4 +1,4 @@
-/** Starts what answers a model's calls: a worker, or where there is none the same code in this thread. */
+/** Starts the host that answers a model's calls: in a worker, or where there is none, in this thread. */
 import type { Remote } from "comlink";
 import { SlimViTError } from "../errors.ts";
 import { type CallId, type Host, type ModelHost, WORKER_NAME } from "../protocol.ts";

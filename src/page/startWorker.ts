@@ -1,4 +1,4 @@
-/** Starts the module worker by whichever way this page's bundler, origin and CSP allow, and notices when it ends. */
+/** Starts the module worker in the way that this page's bundler, origin and CSP allow, and notices when it ends. */
 import { type Remote, releaseProxy, wrap } from "comlink";
 import { messageOf, SlimViTError } from "../errors.ts";
 import { carryErrors } from "../errorTransfer.ts";

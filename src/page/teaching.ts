@@ -1,5 +1,5 @@
 /**
- * A model's classes of the caller's own: pictures are embedded, the worker fits a head to the embeddings. It is in
+ * Classes of the caller's own: pictures are embedded, and the worker fits a head to the embeddings. Part of
  * dist/teaching.js, which only pages that teach load.
  */
 import { SlimViTError } from "../errors.ts";

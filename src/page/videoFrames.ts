@@ -1,6 +1,6 @@
 /**
- * Pictures as they come. Of a video whoever asks gets the newest frame, and those in between are dropped instead of queued;
- * of any other source every picture is given.
+ * Frames of a video or another source. A video gives its newest frame, and drops those in between instead of queueing
+ * them. Other sources give every picture.
  */
 import { SlimViTError, throwIfAborted } from "../errors.ts";
 import type { Classification, FrameSource, ImageInput, StreamOptions } from "../protocol.ts";

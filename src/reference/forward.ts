@@ -1,4 +1,4 @@
-/** The slim forward pass of the whole family in plain loops. Every engine gives these logits, only sooner. */
+/** The slim forward pass of the whole family in plain loops. Every engine computes the same logits, only faster. */
 import { throwIfAborted } from "../errors.ts";
 import { denseTokens, innerDim, type Model, patchGrid } from "../format/model.ts";
 import { float32 } from "../format/read.ts";

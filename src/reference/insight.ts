@@ -1,4 +1,4 @@
-/** What `explain` shows of a network that merges tokens, by the patches that the tokens stand for. */
+/** What `explain` shows of a network that merges tokens, for the patches that the tokens stand for. */
 import type { Manifest } from "../format/model.ts";
 
 /**

@@ -1,5 +1,5 @@
 /**
- * Tokens that merge: pairs of patches whose keys are alike become one token between attention and MLP.
+ * Merging tokens: pairs of patches with similar keys become one token between attention and MLP.
  * @see Bolya et al. 2022, "Token merging" — https://arxiv.org/abs/2210.09461
  */
 

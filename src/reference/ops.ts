@@ -1,4 +1,7 @@
-/** The network's operations in plain loops and double sums: slow, obvious, and the judge of every engine. */
+/**
+ * The network's operations in plain loops with sums in double precision. Slow and obvious: every engine is tested
+ * against them.
+ */
 import type { Activation } from "../format/model.ts";
 
 /**

@@ -1,4 +1,7 @@
-/** Positions inside attention: rotary embeddings by a token's place, and learned biases by the places of two tokens. */
+/**
+ * Positions inside attention: rotary embeddings by the position of a token, and learned biases by the positions of two
+ * tokens.
+ */
 import { type Architecture, type BlockShape, innerDim, patchGrid } from "../format/model.ts";
 
 /** Coordinates [tokens, 2] (row, column) of the tokens of a keep-list; prefix tokens have none, which is written as 0. */

@@ -1,4 +1,4 @@
-/** A solver with the inputs' covariance, which makes the regression's fit take a third of the steps. */
+/** A solver with the covariance of the inputs. As preconditioner it reduces the regression's steps to a third. */
 import { placeOf, type Samples } from "./regression.ts";
 
 /** Of inputs wider than this, only the diagonal is used: the factors would cost more than the steps they save. */

@@ -1,4 +1,4 @@
-/** Chooses how strongly weights are penalised: by how well each strength does on pictures that a fit has not seen. */
+/** Chooses the strength of the penalty by cross-validation. */
 import { covarianceOf, solverFor } from "./covariance.ts";
 import { emptyWeights, fitWeights, logitsOf, pick, residuals, type Samples, type Weights } from "./regression.ts";
 

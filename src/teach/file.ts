@@ -1,4 +1,4 @@
-/** taught.safetensors: the embeddings that a model was taught with, beside its weights. */
+/** taught.safetensors: the embeddings that a model was taught with, in a file beside its weights. */
 import { SlimViTError } from "../errors.ts";
 import { readSafetensors, writeSafetensors } from "../format/safetensors.ts";
 import type { Taught } from "../protocol.ts";

@@ -1,6 +1,6 @@
 /**
- * What the worker loads when a model is first taught: it fits heads, saves taught models and reads what they were taught
- * with. A file of its own beside worker.js, dist/teach.js.
+ * The entry of dist/teach.js, which the worker loads when a model is first taught. It fits heads, and saves and reads
+ * taught models.
  */
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
 import { countMacs, countParams, featureDim, type Manifest } from "../format/model.ts";

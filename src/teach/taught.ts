@@ -1,4 +1,4 @@
-/** Embeddings of pictures whose classes are known, and what follows from them alone. */
+/** Embeddings of pictures with known classes, and what is computed from them alone. */
 import { SlimViTError } from "../errors.ts";
 import type { Taught } from "../protocol.ts";
 import type { Samples } from "./regression.ts";

@@ -1,6 +1,7 @@
 /**
- * Embeddings of pictures whose classes are known → a head for these classes: multinomial logistic regression, its penalty
- * chosen by cross-validation, and then scaled so that scores are as sure as they are right. Nothing is random: the same embeddings give the same head.
+ * Embeddings of pictures with known classes → a head for these classes: a multinomial logistic regression, whose penalty
+ * is chosen by cross-validation and whose scores are then calibrated. Nothing is random: the same embeddings give the
+ * same head.
  */
 import { SlimViTError } from "../errors.ts";
 import type { Taught, TaughtHead, TaughtInfo } from "../protocol.ts";

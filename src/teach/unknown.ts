@@ -1,6 +1,7 @@
 /**
- * Calibrates the rule for pictures that show none of the classes: the features' cosine with the nearest class mean. On
- * pictures of other things it tells more than scores or logits do, which only compare the classes with one another.
+ * Calibrates the rule for pictures that show none of the classes: the cosine of the features with the nearest class
+ * mean. On pictures of other things it discriminates better than scores or logits, which only compare the classes with
+ * one another.
  */
 import type { UnknownRule } from "../format/model.ts";
 import type { Taught } from "../protocol.ts";

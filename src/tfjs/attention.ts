@@ -1,4 +1,4 @@
-/** Self-attention over heads that need not have the same width; they come padded to the widest. */
+/** Self-attention over heads that need not have the same width. They are padded to the widest. */
 import type { Architecture } from "../format/model.ts";
 import { type AttendOptions, attend, linear, normalise, type Tensor, type TF } from "./ops.ts";
 import type { BlockWeights, ForwardOptions, Linear, Stream } from "./options.ts";

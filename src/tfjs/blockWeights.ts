@@ -1,4 +1,4 @@
-/** A block's weights as `runBlock` multiplies with them. */
+/** A block's weights in the form in which `runBlock` multiplies with them. */
 import type * as tfjs from "@tensorflow/tfjs-core";
 import type { Architecture } from "../format/model.ts";
 import { hasHalvedGelu } from "./mlp.ts";

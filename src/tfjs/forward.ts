@@ -1,6 +1,6 @@
 /**
  * The slim forward pass in TensorFlow.js ops, batched and differentiable. Training and the tfjs engine both run it, so
- * what is trained is what ships. The maths is that of src/reference/forward.ts.
+ * the trained arithmetic is the shipped one. The maths is that of src/reference/forward.ts.
  */
 import { type Architecture, lastRows } from "../format/model.ts";
 import { attention, keysOf } from "./attention.ts";

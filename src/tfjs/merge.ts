@@ -1,6 +1,6 @@
 /**
- * Tokens that merge. Which pairs do is a constant for gradients; they flow through the means that the pairs become.
- * The maths is that of src/reference/merge.ts.
+ * Merging tokens. The choice of pairs is constant for gradients, which flow through the means of the pairs. The maths is
+ * that of src/reference/merge.ts.
  */
 import { type Architecture, denseTokens } from "../format/model.ts";
 import type { RunOutput } from "../reference/forward.ts";

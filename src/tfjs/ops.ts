@@ -1,6 +1,6 @@
 /**
- * The network's operations in TensorFlow.js, each with its gradient written out: fewer passes over memory than
- * automatic differentiation of the plain form, and no kernel that the wasm or webgpu backend lacks.
+ * The network's operations in TensorFlow.js, each with an explicit gradient: fewer passes over memory than automatic
+ * differentiation of the plain form, and no kernel that the wasm or webgpu backend lacks.
  */
 import type * as tfjs from "@tensorflow/tfjs-core";
 

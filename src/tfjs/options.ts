@@ -1,4 +1,4 @@
-/** What goes into the forward pass, what its parts hand on, and what comes out of it. */
+/** The inputs, the intermediate results and the outputs of the forward pass. */
 import type { MergePairs } from "../reference/merge.ts";
 import type { Tensor } from "./ops.ts";
 import type { Turns } from "./positions.ts";

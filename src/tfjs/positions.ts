@@ -1,4 +1,7 @@
-/** Positions inside attention: rotary embeddings by a token's place, and learned biases by the places of two tokens. */
+/**
+ * Positions inside attention: rotary embeddings by the position of a token, and learned biases by the positions of two
+ * tokens.
+ */
 import { type Architecture, patchGrid } from "../format/model.ts";
 import { ropeCoordinates } from "../reference/positions.ts";
 import { constant, type Tensor, type TF } from "./ops.ts";

@@ -1,4 +1,4 @@
-/** A loaded model and its engine → what the page may know of them. */
+/** A loaded model and its engine → the `info` that the page sees. */
 import type { OpenedEngine } from "../engines/opening.ts";
 import { countMacs, countParams, type Model } from "../format/model.ts";
 import { slabsOf } from "../format/variants.ts";

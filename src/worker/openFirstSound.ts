@@ -1,4 +1,4 @@
-/** The weights that compute what they should on the engine that was chosen. */
+/** Opens the first weights that pass the self-test on the chosen engine. */
 import type { RecoveringEngine } from "../engines/recovery.ts";
 import { isWrongResults } from "../engines/selfTest.ts";
 import { messageOf } from "../errors.ts";

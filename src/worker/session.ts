@@ -1,4 +1,7 @@
-/** One loaded model on one engine: picture → pixels → logits → classes. It lives in the worker; in Node, in the process. */
+/**
+ * One loaded model on one engine: picture → pixels → logits → classes. It lives in the worker, and in Node in the
+ * process.
+ */
 
 import { type Chunk, loadChunk } from "../engines/chunks.ts";
 import type { EngineOptions } from "../engines/engine.ts";

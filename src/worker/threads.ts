@@ -1,4 +1,4 @@
-/** How many threads an engine is asked to use. */
+/** The number of threads that an engine is asked to use. */
 import { SlimViTError } from "../errors.ts";
 
 /** Each is a worker with its own stack; no model here has work for more. */

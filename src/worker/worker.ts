@@ -1,6 +1,6 @@
 /**
- * The worker's entry. The build makes dist/worker.js of it: one function around all of this code, which runs in a worker of
- * ours, or where there are none, as in Node, when the page's part asks for a host.
+ * The worker's entry. The build makes dist/worker.js from it: one function around all of this code. It runs in our
+ * worker, or where there is none, as in Node, when the page's part asks for a host.
  */
 import { expose } from "comlink";
 import { carryErrors } from "../errorTransfer.ts";

@@ -169,7 +169,7 @@ describe("attention maps", () => {
 
   test("need a report to be drawn into, and pictures that can be read", () => {
     const alone = slimvit("inspect", dense, "--pictures", picture);
-    expect(alone.stderr).toMatch(/--pictures are drawn into a report; give --report/);
+    expect(alone.stderr).toMatch(/--pictures needs a report to draw into\. Give --report/);
     expect(alone.status).toBe(2);
     const missing = slimvit("inspect", dense, "--report", at("no.html"), "--pictures", at("none.png"));
     expect(missing.stderr).toMatch(/none\.png: cannot be read/);

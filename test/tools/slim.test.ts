@@ -202,7 +202,7 @@ describe("slimvit slim RECIPE", () => {
 
   test("what slim decides by itself cannot be given for a recipe", () => {
     const { status, stderr } = slimvit("slim", at("recipe.yaml"), "--lose-at-most", "1");
-    expect(stderr).toMatch(/^slimvit: slim: --lose-at-most is for a model folder/);
+    expect(stderr).toMatch(/^slimvit: slim: --lose-at-most works with a model folder only/);
     expect(status).toBe(2);
   });
 });

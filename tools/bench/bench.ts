@@ -1,8 +1,8 @@
 /**
  * slimvit bench MODEL... [--engine E,...] [--dtype T,...] [--threads N,...]: milliseconds an image in a real browser.
- * Every combination is loaded into one page, its output is checked against the reference engine, and only then are all
- * of them timed in turn, round by round and each round in another order, so that a drift of the machine's speed or what
- * the one before leaves behind meets them alike. A MODEL may also be random:deit-small and the like (models/shapes.ts).
+ * Every combination is loaded into one page, and its output is checked against the reference engine. Then all are timed
+ * in interleaved rounds, each round in another order, so that drifts of the machine's speed and effects of the previous
+ * run affect all alike. A MODEL may also be random:deit-small and the like (models/shapes.ts).
  */
 import { createRequire } from "node:module";
 import { availableParallelism, loadavg } from "node:os";

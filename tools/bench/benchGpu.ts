@@ -1,8 +1,8 @@
 /**
- * slimvit bench MODEL... --engine webgpu,tfjs-webgpu,onnx-webgpu: milliseconds an image on this machine's GPU, without a browser:
- * the engines as they ship, in Node on Dawn (npm's `webgpu`), which speaks Vulkan, Metal or Direct3D. Outputs are checked
- * against the reference engine first, then all models are timed in turn. A software adapter is called one: it shows that
- * the numbers come out right, and nothing about speed.
+ * slimvit bench MODEL... --engine webgpu,tfjs-webgpu,onnx-webgpu: milliseconds an image on this machine's GPU, without a
+ * browser. The engines run as they ship, in Node on Dawn (npm's `webgpu`), which uses Vulkan, Metal or Direct3D. Outputs
+ * are checked against the reference engine first, then all models are timed in interleaved rounds. A software adapter is
+ * reported as one: it shows that the outputs are right, and nothing about speed.
  */
 import { setFlagsFromString } from "node:v8";
 import { adapterName, isSoftwareAdapter } from "../../src/engines/adapter.ts";

@@ -1,7 +1,7 @@
 /**
- * slimvit bench kernels: what share of this machine's 128-bit multiply-add peak the simd engine's linears reach, in a real
- * browser, one thread, at the shapes of DeiT-Ti and DeiT-S. The peak is measured in the same turn: a loop of nothing but
- * independent multiply-adds.
+ * slimvit bench kernels: the share of this machine's peak of 128-bit multiply-adds that the simd engine's linears reach,
+ * in a real browser, on one thread, at the shapes of DeiT-Ti and DeiT-S. The peak is measured in the same rounds, by a
+ * loop of independent multiply-adds.
  */
 import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

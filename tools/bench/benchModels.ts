@@ -1,4 +1,4 @@
-/** What benchmarks run: model folders, some of random weights, and a picture. */
+/** The inputs of benchmarks: model folders, some with random weights, and a picture. */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,8 +1,8 @@
 /**
- * How fast training is, against the plain form of the same network differentiated automatically.
+ * Compares the speed of training with that of the plain form of the same network under automatic differentiation.
  *   npm run bench:train -- [--batch N] [--rounds N] [--backend NAME] [--precision bf16] [--no-deit] [--json]
- * The gradients of both are compared first. Then their steps (forward, backward, AdamW) are timed in turn, so that a drift
- * of the machine's speed meets them alike; medians. Last, images a second of DeiT-Ti at 224 px.
+ * The gradients of both are compared first. Then their steps (forward, backward, AdamW) are timed in interleaved rounds,
+ * so that drifts of the machine's speed affect both alike. Prints medians, and images a second of DeiT-Ti at 224 px.
  */
 import os from "node:os";
 import type * as tfjs from "@tensorflow/tfjs-core";

@@ -1,7 +1,7 @@
 /**
  * npm run figures: measures the shipped models in a real browser, writes docs/bench.json, and rewrites the tables of
- * docs/benchmarks.md from it and from the models' manifests. The manifests and cards get their own milliseconds. With
- * --no-bench the tables are made from the measurements on file.
+ * docs/benchmarks.md from it and from the models' manifests. It also writes the milliseconds into manifests and cards.
+ * With --no-bench the tables are made from the stored measurements.
  */
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";

@@ -1,4 +1,4 @@
-/** The page of bench-kernels.ts: runs single linears of the simd engine, and the loop that finds the peak. */
+/** The page of benchKernels.ts: runs single linears of the simd engine, and the loop that measures the peak. */
 import { chooseFlavour, compileKernels, type Flavour } from "../../src/engines/simd/binary.ts";
 import * as L from "../../src/engines/simd/layout.ts";
 import type { PackedLinear } from "../../src/engines/simd/linears.ts";

@@ -1,8 +1,8 @@
 /**
- * slimvit profile [MODEL...] -o device.json --engine simd --threads 1: cost tables of a block on this device, measured in
- * a real browser. One synthetic network holds a block for every point of the tables; all networks are timed in turn, round
- * by round. Models given are timed among them, and what the tables say of each is printed beside what was measured: a table
- * with --check, which exits 1 when one is off by more than 10 %.
+ * slimvit profile [MODEL...] -o device.json --engine simd --threads 1: cost tables of blocks on this device, measured in
+ * a real browser. Synthetic networks have a block for every point of the tables, and are timed in interleaved rounds.
+ * Given models are timed among them, and predictions are printed beside measurements. With --check the command exits
+ * with 1 when a prediction is off by more than 10 %.
  */
 
 import { mkdtempSync, rmSync } from "node:fs";

@@ -1,4 +1,4 @@
-/** A checkpoint on disk: one file or shards, its configs beside it, the hash of each file. */
+/** A checkpoint on disk: one file or shards, its configs, and the hash of each file. */
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { messageOf, SlimViTError } from "../../src/errors.ts";

@@ -1,6 +1,7 @@
 /**
- * slimvit classes MODEL --embeddings FILE -o OUT: a zero-shot classifier out of an embedding model of CLIP's or SigLIP's kind. Its
- * head is the text vectors at length 1, times the model's scale; features are divided by their length at run time.
+ * slimvit classes MODEL --embeddings FILE -o OUT: makes a zero-shot classifier from an embedding model such as CLIP or
+ * SigLIP. Its head is the text vectors, normalised and multiplied by the model's scale. Features are normalised at run
+ * time.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { SlimViTError } from "../../src/errors.ts";

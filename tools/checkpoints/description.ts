@@ -1,4 +1,4 @@
-/** What a checkpoint's tensors cannot tell of its network; configs, flags and defaults do. */
+/** What a checkpoint's tensors do not tell about its network. Configs, flags and defaults do. */
 import { SlimViTError } from "../../src/errors.ts";
 import type { Activation, Head, NormEps, Pooling, ZeroShot } from "../../src/format/model.ts";
 import type { Resampling } from "./resize.ts";

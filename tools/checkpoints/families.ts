@@ -1,4 +1,7 @@
-/** Families that are no plain vision transformer, by their configs and by their tensors, and what each has that SlimViT has not. */
+/**
+ * Families that are not plain vision transformers, recognised by their configs and tensors, with the parts that SlimViT
+ * does not support.
+ */
 import { SlimViTError } from "../../src/errors.ts";
 
 interface Family {

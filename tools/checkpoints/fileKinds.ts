@@ -1,4 +1,4 @@
-/** What a file is by its first bytes, where that is no safetensors: one sentence for each kind. */
+/** The kind of a file that is not a safetensors, by its first bytes, with one sentence for each kind. */
 import { basename } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 

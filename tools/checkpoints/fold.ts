@@ -1,4 +1,4 @@
-/** Exact folds, each of a few arrays: what a checkpoint computes in two steps and the format in one. */
+/** Exact folds of a few arrays each: the checkpoint computes in two steps what the format computes in one. */
 
 /** LayerScale multiplies a branch's output channel by channel: into the rows of the linear before it, weight or bias. */
 export function scaleRows(values: Float32Array, factors: Float32Array): Float32Array {

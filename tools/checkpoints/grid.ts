@@ -1,4 +1,4 @@
-/** Which grid of patches a checkpoint's positions are for, and which prefix tokens have one. */
+/** The grid of patches that a checkpoint's positions belong to, and the prefix tokens that have a position. */
 import { SlimViTError } from "../../src/errors.ts";
 import type { Description } from "./description.ts";
 import { tableLength } from "./resize.ts";

@@ -1,4 +1,4 @@
-/** Checkpoints of Hugging Face transformers: their names, and what their configs say. */
+/** Checkpoints of Hugging Face transformers: their tensor names and configs. */
 import { SlimViTError } from "../../src/errors.ts";
 import type { Activation, Pooling, ZeroShot } from "../../src/format/model.ts";
 import { type Description, readActivation, readNumber, readScores, readSize } from "./description.ts";

@@ -1,7 +1,7 @@
 /**
- * slimvit import SRC -o MODEL: a checkpoint of timm, Hugging Face, torchvision or CLIP → a dense model folder.
- * SRC is a .safetensors file, or a folder with one (sharded or not), config.json and preprocessor_config.json. What the
- * tensors cannot tell is taken from the configs, else from the flags, else from timm's defaults, and said aloud.
+ * slimvit import SRC -o MODEL: a checkpoint of timm, Hugging Face, torchvision or CLIP → a dense model folder. SRC is a
+ * .safetensors file, or a folder with one (sharded or not), config.json and preprocessor_config.json. What the tensors
+ * do not tell comes from the configs, else from the flags, else from timm's defaults, and is printed.
  */
 import { basename } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";

@@ -1,4 +1,4 @@
-/** Names of the classes: --labels, or what the config says. */
+/** The names of the classes, from --labels or the config. */
 import type { Label } from "../../src/format/model.ts";
 import { labelsOf, readLabelsFile } from "../models/labels.ts";
 

@@ -1,4 +1,4 @@
-/** Whose names a checkpoint has, and what training scripts have put before them. */
+/** Recognises which library a checkpoint's tensor names belong to, and removes prefixes that training scripts add. */
 import type { Stored, Weights } from "./weights.ts";
 
 export type Rule = [pattern: RegExp, replacement: string];

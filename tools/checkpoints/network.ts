@@ -1,4 +1,4 @@
-/** Tensors by timm's names and a description → the network as the format has it. */
+/** Tensors with timm's names and a description → the network in the form of the format. */
 import { SlimViTError } from "../../src/errors.ts";
 import {
   type Architecture,

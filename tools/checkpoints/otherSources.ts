@@ -1,4 +1,7 @@
-/** What torchvision's and OpenAI's (OpenCLIP's) checkpoints leave out of their tensors; neither ships a config that import needs. */
+/**
+ * What the tensors of torchvision's and OpenAI's (OpenCLIP's) checkpoints do not tell. Neither has a config that import
+ * can read.
+ */
 import { type Description, readActivation, readNumber, readSize } from "./description.ts";
 import type { Weights } from "./weights.ts";
 

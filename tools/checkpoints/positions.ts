@@ -1,4 +1,4 @@
-/** Rotary and relative positions as the format has them: tables of each block, and coordinates of the grid. */
+/** Rotary and relative positions in the form of the format: tables of each block, and coordinates of the grid. */
 import type { RopeGrid } from "../../src/format/model.ts";
 import type { RopeRule } from "./description.ts";
 import { PREFIX_ENTRIES, resampleBias, tableLength } from "./resize.ts";

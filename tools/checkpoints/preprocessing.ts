@@ -1,4 +1,4 @@
-/** How pictures become pixels: what timm's and transformers' configs say, or a family's usual way, said aloud. */
+/** How pictures become pixels: read from timm's and transformers' configs, or a family's default, which is printed. */
 import { SlimViTError } from "../../src/errors.ts";
 import type { Architecture, Preprocess } from "../../src/format/model.ts";
 import type { Configs, Json } from "./checkpoint.ts";

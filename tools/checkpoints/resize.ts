@@ -1,4 +1,4 @@
-/** A network moved to another image size: position embeddings and keep-lists follow the new patch grid. */
+/** Moves a network to another image size: position embeddings and keep-lists are resampled to the new patch grid. */
 import { SlimViTError } from "../../src/errors.ts";
 import {
   denseTokens,

@@ -1,4 +1,7 @@
-/** Checkpoints of timm (and of facebookresearch, whose names timm kept): their names, and what architecture and arguments say. */
+/**
+ * Checkpoints of timm (and of facebookresearch, whose names timm kept): their tensor names, architectures and model
+ * arguments.
+ */
 import { SlimViTError } from "../../src/errors.ts";
 import type { Activation, Pooling } from "../../src/format/model.ts";
 import { type Description, type RopeRule, readActivation, readNumber, readScores, readSize } from "./description.ts";

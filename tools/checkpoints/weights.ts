@@ -1,4 +1,4 @@
-/** The tensors of a checkpoint on their way in: each is taken once, and what is left over is an error. */
+/** The tensors of a checkpoint during import. Each is used once, and an unused tensor is an error. */
 import { SlimViTError } from "../../src/errors.ts";
 import { decodeFloat16 } from "../../src/format/float16.ts";
 import type { StoredTensor } from "../../src/format/safetensors.ts";

@@ -10,15 +10,17 @@ const BENCH_ENGINES = [...ENGINES.filter((name) => name !== "auto"), "webnn" as 
 const WEBNN_DEVICES = ["cpu", "gpu", "npu"] as const;
 
 const OPTIONS = {
-  engine: withDefault("--engine <list>", "separated by commas", list(BENCH_ENGINES), ["onnx-wasm"]),
-  dtype: withDefault("--dtype <list>", "separated by commas", list(DTYPES), ["f32"]),
-  threads: withDefault("--threads <list>", "separated by commas", counts, [1]),
+  engine: withDefault("--engine <list>", `of ${BENCH_ENGINES.join(", ")}, separated by commas`, list(BENCH_ENGINES), [
+    "onnx-wasm",
+  ]),
+  dtype: withDefault("--dtype <list>", `of ${DTYPES.join(", ")}, separated by commas`, list(DTYPES), ["f32"]),
+  threads: withDefault("--threads <list>", "numbers of threads, separated by commas", counts, [1]),
   webnnDevice: optional(
     "--webnn-device <list>",
-    "that engine webnn asks for, separated by commas",
+    `devices that engine webnn requests, of ${WEBNN_DEVICES.join(", ")}, separated by commas`,
     list(WEBNN_DEVICES),
   ),
-  rounds: withDefault("--rounds <n>", "timed runs of each", count, 30),
+  rounds: withDefault("--rounds <n>", "timed runs of each combination", count, 30),
   seed: SEED,
 };
 
@@ -26,13 +28,13 @@ type Options = OptionsOf<typeof OPTIONS>;
 
 const SOURCES: [string, string] = [
   "<models...>",
-  "model folders, random:deit-small and the like, or the one word kernels",
+  "model folders, or shapes with random weights such as random:deit-small; the single word kernels measures the kernels",
 ];
 
 export const benchCommand = () =>
   newCommand(
     "bench",
-    "milliseconds an image in a real headless browser; of engines on WebGPU: on this machine's GPU, in Node",
+    "measure milliseconds an image, in a headless Chromium; engines on WebGPU in Node, on this machine's GPU",
     [SOURCES],
     OPTIONS,
   ).action(async (sources: string[], options: Options) => {
@@ -52,7 +54,7 @@ async function measured(sources: string[], options: Options): Promise<{ rows: un
     if (onWebGpu.length < options.engine.length)
       throw new SlimViTError(
         "bad-option",
-        "bench: engines on WebGPU are measured without a browser, the others in one; ask for one kind alone.",
+        "bench: engines on WebGPU are measured in Node, and the others in a browser. Name engines of one kind only.",
       );
     const { benchGpu, gpuBenchTable } = await import("../bench/benchGpu.ts");
     const rows = await benchGpu(sources, { ...options, engine: onWebGpu });

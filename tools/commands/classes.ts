@@ -5,9 +5,13 @@ import { MODEL, simpleCommand } from "./command.ts";
 
 const OPTIONS = {
   out: OUT,
-  embeddings: required("--embeddings <file>", "text vectors as .safetensors: one a class by its name, or rows", path),
-  labels: optional("--labels <file>", "the rows' names, one a line", path),
-  scores: choice("--scores <how>", "how logits become scores; default as the model was trained", [
+  embeddings: required(
+    "--embeddings <file>",
+    "text vectors as .safetensors: one tensor under each class name, or one matrix with a row for each class",
+    path,
+  ),
+  labels: optional("--labels <file>", "names of the rows, one in each line", path),
+  scores: choice("--scores <how>", "how logits become scores; default as in the model's training", [
     "softmax",
     "sigmoid",
   ] as ("softmax" | "sigmoid")[]),
@@ -21,7 +25,7 @@ const OPTIONS = {
 export const classesCommand = () =>
   simpleCommand(
     "classes",
-    "zero-shot classifier: text embeddings as the head of a CLIP or SigLIP",
+    "make a classifier whose head is text embeddings, for CLIP and SigLIP",
     MODEL,
     OPTIONS,
     async (source, options) => {

@@ -11,7 +11,7 @@ export const MODELS: Argument = ["<models...>", "model folders"];
 export function newCommand(name: string, description: string, args: Argument[], specs: OptionSpecs): Command {
   const command = new Command(name).description(description);
   for (const [argument, help] of args) command.argument(argument, help);
-  return addOptions(command, specs).option("--json", "one JSON value on stdout");
+  return addOptions(command, specs).option("--json", "print one JSON value on stdout");
 }
 
 /**

@@ -4,7 +4,7 @@ import { MODEL, simpleCommand } from "./command.ts";
 export const elasticCommand = () =>
   simpleCommand(
     "elastic",
-    "several variants on one set of weights, of which a page takes what its device can afford",
+    "make a folder of nested variants of a model, from which a page takes the best for its device",
     MODEL,
     ELASTIC,
     async (source, options) => {

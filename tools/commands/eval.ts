@@ -7,12 +7,12 @@ const OPTIONS = {
   ...EVAL,
   unlabelled: flag(
     "--unlabelled",
-    "with --against: how often both models agree, and how close their features are, whatever the data's classes",
+    "with --against: measure how often both models agree and how close their features are, without labels",
   ),
 };
 
 export const evalCommand = () =>
-  simpleCommand("eval", "top-1 and top-5", MODEL, OPTIONS, async (source, options) => {
+  simpleCommand("eval", "measure accuracy, top-1 and top-5", MODEL, OPTIONS, async (source, options) => {
     const { agreeWith, evaluate } = await import("../evaluation/evaluate.ts");
     const share = (value: number) => `${(100 * value).toFixed(2)} %`;
     if (options.unlabelled) {

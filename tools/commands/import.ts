@@ -6,7 +6,7 @@ const SOURCE: [string, string] = ["<source>", ".safetensors file, or folder with
 export const importCommand = () =>
   simpleCommand(
     "import",
-    "timm or Hugging Face checkpoint → dense model folder",
+    "turn a checkpoint of timm or Hugging Face into a model folder",
     SOURCE,
     IMPORT,
     async (source, options) => {

@@ -8,7 +8,7 @@ import { finish, MODELS, newCommand } from "./command.ts";
 const OPTIONS = {
   report: optional(
     "--report <file>",
-    "write an HTML page with charts, also of masks and losses where the folder has them",
+    "write a page with charts, also of masks and losses where the folder has them",
     path,
   ),
   seed: SEED,
@@ -17,12 +17,15 @@ const OPTIONS = {
 type Options = OptionsOf<typeof OPTIONS> & { pictures?: string[] };
 
 export const inspectCommand = () =>
-  newCommand("inspect", "parameters, MACs, widths, tokens", [MODELS], OPTIONS)
-    .option("--pictures <images...>", "draw attention maps on these pictures into the report, model under model")
+  newCommand("inspect", "print parameters, MACs, widths and tokens", [MODELS], OPTIONS)
+    .option("--pictures <images...>", "add attention maps of these pictures to the report, model under model")
     .action(async (sources: string[], options: Options) => {
       const { inspect, inspectTable } = await import("../models/inspect.ts");
       if (options.pictures && !options.report)
-        throw new SlimViTError("bad-option", "inspect: --pictures are drawn into a report; give --report FILE.html.");
+        throw new SlimViTError(
+          "bad-option",
+          "inspect: --pictures needs a report to draw into. Give --report FILE.html.",
+        );
       const inspected = sources.map(inspect);
       if (options.report) {
         const { writeReport } = await import("../recipes/modelReport.ts"); // the charts are slow to load

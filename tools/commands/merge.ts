@@ -5,15 +5,15 @@ import { MODEL, simpleCommand } from "./command.ts";
 
 const OPTIONS = {
   out: OUT,
-  ratio: optional("--ratio <share>", "share of the model's MACs to keep; which blocks merge is chosen", share),
+  ratio: optional("--ratio <share>", "share of the model's MACs to keep; the command chooses the blocks", share),
   merge: optional(
     "--merge <list>",
-    "BLOCK:PAIRS, e.g. 4:12,5:12: so many pairs of patches merge in that block",
+    "BLOCK:PAIRS, e.g. 4:12,5:12: pairs of patches that merge in each block, counted from 0",
     pairList,
   ),
   latencyMs: optional(
     "--latency-ms <ms>",
-    "as few merges as it takes for this time here, measured in Node on one thread",
+    "as few merges as reach this latency here, measured in Node on one thread",
     positive,
   ),
   name: NAME,
@@ -22,13 +22,7 @@ const OPTIONS = {
 };
 
 export const mergeCommand = () =>
-  simpleCommand(
-    "merge",
-    "tokens that merge by what is in the picture, without data",
-    MODEL,
-    OPTIONS,
-    async (source, options) => {
-      const { mergeModel } = await import("../masks/merge.ts");
-      return mergeModel(source, options);
-    },
-  );
+  simpleCommand("merge", "merge similar tokens, without data or training", MODEL, OPTIONS, async (source, options) => {
+    const { mergeModel } = await import("../masks/merge.ts");
+    return mergeModel(source, options);
+  });

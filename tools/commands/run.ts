@@ -14,7 +14,7 @@ export const runCommand = () =>
   newCommand(
     "run",
     "classify pictures",
-    [MODEL, ["<images...>", "picture files, and folders of pictures"]],
+    [MODEL, ["<images...>", "picture files or folders of pictures"]],
     OPTIONS,
   ).action(async (source: string, files: string[], options: OptionsOf<typeof OPTIONS>) => {
     const { runFiles } = await import("../evaluation/run.ts");

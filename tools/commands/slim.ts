@@ -10,30 +10,39 @@ const OPTIONS = {
   out: optional("-o, --out <folder>", "output folder", path),
   loseAtMost: optional(
     "--lose-at-most <points>",
-    "the smallest model that loses so many points of top-1 on val",
+    "find the smallest model that loses at most this many points of top-1 on val",
     nonNegative,
   ),
   latencyMs: optional(
     "--latency-ms <ms>",
-    "instead: the most accurate one that takes so long here, one thread in Node",
+    "instead: find the most accurate model with this latency here, with one thread in Node",
     positive,
   ),
-  macs: optional("--macs <share>", "instead: the most accurate one with this share of the MACs", share),
-  bytes: optional("--bytes <size>", "instead: the most accurate one of this size, such as 3MB", bytes),
-  unlabelled: flag("--unlabelled", "labels are not looked at: points are of agreement with the model's best class"),
-  train: withDefault("--train <time>", "auto, no, or how long at most, such as 2h or 30m", trainChoice, "auto"),
+  macs: optional("--macs <share>", "instead: find the most accurate model with this share of the MACs", share),
+  bytes: optional(
+    "--bytes <size>",
+    "instead: find the most accurate model with a file of this size, such as 3MB",
+    bytes,
+  ),
+  unlabelled: flag("--unlabelled", "ignore labels: points are of agreement with the dense model's best class"),
+  train: withDefault(
+    "--train <time>",
+    "auto, no, or the longest training time, such as 2h or 30m",
+    trainChoice,
+    "auto",
+  ),
   elastic: flag(
     "--elastic",
-    "one folder with that model and those beside it as variants of one set of weights; widths stay",
+    "make one folder of the model and its smaller and larger neighbours as variants; widths stay",
   ),
   set: optional(
     "--set <stage.option=value>",
-    "of a recipe: any stage's option, e.g. search.lr-mask=1e-3; may be given again",
+    "with a recipe: set an option of a stage, e.g. search.lr-mask=1e-3; may be given more than once",
     (value, before: string[] = []) => [...before, text(value)],
   ),
   stages: optional(
     "--stages <folder>",
-    "what was measured and trained; default the output folder's name with .stages",
+    "folder for measurements and trained models; default the output folder's name with .stages",
     path,
   ),
   force: FORCE,
@@ -42,15 +51,11 @@ const OPTIONS = {
 
 type Options = OptionsOf<typeof OPTIONS>;
 
-const SOURCE: [string, string] = ["<source>", "model folder, or a recipe of fixed stages: a .yaml file"];
+const SOURCE: [string, string] = ["<source>", "model folder, or a .yaml recipe of fixed stages"];
 
 export const slimCommand = () =>
-  simpleCommand(
-    "slim",
-    "finds the right small model for your pictures by itself",
-    SOURCE,
-    OPTIONS,
-    async (source, options) => (/\.ya?ml$/i.test(source) ? runFixed(source, options) : findSmall(source, options)),
+  simpleCommand("slim", "find the right small model for your pictures", SOURCE, OPTIONS, async (source, options) =>
+    /\.ya?ml$/i.test(source) ? runFixed(source, options) : findSmall(source, options),
   );
 
 async function findSmall(source: string, { set, ...options }: Options) {
@@ -58,7 +63,7 @@ async function findSmall(source: string, { set, ...options }: Options) {
   if (set)
     throw new SlimViTError(
       "bad-option",
-      "slim: --set is for the stages of a recipe file; slim itself decides on a model folder.",
+      "slim: --set works with a recipe file only. For a model folder, slim decides by itself.",
     );
   if (!data?.length) throw new SlimViTError("bad-option", "slim: give --data, your pictures.");
   if (out === undefined) throw new SlimViTError("bad-option", "slim: give -o, the output folder.");
@@ -80,7 +85,7 @@ async function runFixed(source: string, options: Options) {
   if (given)
     throw new SlimViTError(
       "bad-option",
-      `slim: ${given} is for a model folder; a recipe says by its stages what is done.`,
+      `slim: ${given} works with a model folder only. A recipe sets the options of its stages.`,
     );
   const { runFile } = await import("../recipes/runRecipe.ts");
   return runFile(source, flags);

@@ -5,20 +5,20 @@ import { print } from "../shared/terminal.ts";
 import { simpleCommand } from "./command.ts";
 
 const OPTIONS = {
-  out: optional("-o, --out <folder>", "results, models and stages; default the file's out", path),
+  out: optional("-o, --out <folder>", "folder for results, models and stages; default the file's out", path),
   jobs: withDefault("--jobs <n>", "processes at once, on this machine", count, 1),
   on: choice("--on <where>", "where the points run", ["local", "slurm"], "local"),
   sbatch: optional("--sbatch <options>", 'further options of sbatch, e.g. "--partition=gpu --time=4:00:00"', text),
-  task: optional("--task <n>", "run only this point: $SLURM_ARRAY_TASK_ID, $JOB_COMPLETION_INDEX", natural),
+  task: optional("--task <n>", "run only this point, such as $SLURM_ARRAY_TASK_ID or $JOB_COMPLETION_INDEX", natural),
   seed: SEED,
 };
 
-const FILE: [string, string] = ["<file>", "a recipe of slimvit slim with a section sweep: { budgets, weights, seeds }"];
+const FILE: [string, string] = ["<file>", "recipe with a section sweep: { budgets, weights, seeds }"];
 
 export const sweepCommand = () =>
   simpleCommand(
     "sweep",
-    "budgets × loss weights × seeds, each a run of slim; resumable",
+    "run a recipe for many budgets, loss weights and seeds; resumable",
     FILE,
     OPTIONS,
     async (file, options) => {

@@ -5,7 +5,7 @@ import { MODEL, simpleCommand } from "./command.ts";
 export const teachCommand = () =>
   simpleCommand(
     "teach",
-    "a head for the data's classes in seconds, nothing trained",
+    "fit a head for the data's classes within seconds, without training",
     MODEL,
     TEACH,
     async (source, options) => {

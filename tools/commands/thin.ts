@@ -8,12 +8,12 @@ const OPTIONS = {
   out: OUT,
   keep: optional(
     "--keep <list>",
-    "BLOCK:PATCHES, e.g. 7:128,10:64: at most so many patches from that block (from 0) on; default as many as the model has",
+    "BLOCK:PATCHES, e.g. 7:128,10:64: most patches from each block on, counted from 0; default as many as the model has",
     keepList,
   ),
-  order: choice("--order <order>", "which patches are the first ones", PATCH_ORDERS, "spread"),
-  restore: flag("--restore", "begin with every patch again, whatever the model has dropped"),
-  lists: optional("--lists <model>", "take the keep-lists of this model instead", path, {
+  order: choice("--order <order>", "keep evenly spread or central patches", PATCH_ORDERS, "spread"),
+  restore: flag("--restore", "start with every patch again, also those that the model has dropped"),
+  lists: optional("--lists <model>", "instead: use the keep-lists of this model", path, {
     conflicts: ["keep", "order", "restore"],
   }),
   imageSize: IMAGE_SIZE,
@@ -23,13 +23,7 @@ const OPTIONS = {
 };
 
 export const thinCommand = () =>
-  simpleCommand(
-    "thin",
-    "fewer tokens, evenly spread over the picture, without data or search",
-    MODEL,
-    OPTIONS,
-    async (source, options) => {
-      const { thin } = await import("../masks/thin.ts");
-      return thin(source, options);
-    },
-  );
+  simpleCommand("thin", "drop tokens, without data or search", MODEL, OPTIONS, async (source, options) => {
+    const { thin } = await import("../masks/thin.ts");
+    return thin(source, options);
+  });

@@ -1,4 +1,4 @@
-/** Windows bitmaps, which browsers read and sharp does not: uncompressed, of 1, 4, 8, 16, 24 or 32 bits a pixel. */
+/** Windows bitmaps, which browsers read and sharp does not: uncompressed, with 1, 4, 8, 16, 24 or 32 bits a pixel. */
 import type { RawImage } from "../../src/image/resample.ts";
 
 const [BI_RGB, BI_BITFIELDS] = [0, 3];

@@ -1,4 +1,4 @@
-/** Class names against a model's labels, and one model's classes against another's. */
+/** Matches class names with a model's labels, and the classes of one model with those of another. */
 import { SlimViTError } from "../../src/errors.ts";
 import type { Label } from "../../src/format/model.ts";
 

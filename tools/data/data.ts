@@ -1,6 +1,6 @@
 /**
- * Pictures on disk, by class. A data set is a folder, a zip or a tar with one subfolder a class (in train/, val/ and test/ or
- * not), a WebDataset tar, a table of paths and labels, or a folder in Hugging Face's imagefolder form.
+ * Pictures on disk, by class. A data set is a folder, a zip or a tar with one subfolder for each class (in train/, val/
+ * and test/ or not), a WebDataset tar, a table of paths and labels, or a folder in Hugging Face's imagefolder form.
  */
 import { statSync } from "node:fs";
 import { SlimViTError } from "../../src/errors.ts";

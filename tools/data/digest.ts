@@ -1,4 +1,4 @@
-/** Hashes of data, by which a run can be repeated on the same files. */
+/** Hashes of data, so that a run can be repeated on the same files. */
 import { createHash } from "node:crypto";
 import { createReadStream, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";

@@ -1,4 +1,4 @@
-/** The files of a source, wherever they lie, and which of them are pictures. */
+/** The files of a source of any kind, and which of them are pictures. */
 
 /** A file, or a folder, which has no `read`. */
 export interface Entry {

@@ -1,7 +1,7 @@
 /**
- * What folders mean: which are classes, which are splits, which only lie around the data. From the root, folders that hold
- * nothing but one other folder are passed; then come split folders ("train", "Validation"), if there are any; then class
- * folders. What lies below a class folder is of that class, however deep.
+ * The meaning of folders: classes, splits, or folders around the data. From the root, folders that contain only one
+ * other folder are skipped. Then come split folders ("train", "Validation"), if there are any, and then class folders.
+ * Everything below a class folder is of that class, at any depth.
  */
 import { SlimViTError } from "../../src/errors.ts";
 import { type Entry, extensionOf, isLitter, isOtherPicture, isPicture, type Listing, nameOf } from "./entries.ts";

@@ -1,6 +1,6 @@
 /**
- * What a PNG says of its colours without an ICC profile: the chunks gAMA, cHRM, sRGB and cICP. Browsers obey them and sharp does
- * not, so that it is done here.
+ * Colours of a PNG without an ICC profile, by its chunks gAMA, cHRM, sRGB and cICP. Browsers apply them and sharp does
+ * not, so it is done here.
  * @see PNG Specification, Third Edition, 11.3.2 — https://www.w3.org/TR/png-3/#11addnlcolinfo
  */
 

@@ -1,6 +1,6 @@
 /**
- * The files of a tar, read from it one by one. A WebDataset shard is one: a sample's files share a name, and "003.cls" or the
- * `label` of "003.json" is the class of the picture "003.jpg".
+ * The files of a tar, read one by one. A WebDataset shard is a tar in which the files of a sample share a name. There,
+ * "003.cls" or the `label` of "003.json" is the class of the picture "003.jpg".
  */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { SlimViTError } from "../../src/errors.ts";

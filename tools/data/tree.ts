@@ -1,4 +1,4 @@
-/** What lies below a folder of data, which anyone may have made. */
+/** The files below a folder of data, whose contents are not trusted. */
 import { readdirSync, realpathSync, type Stats, statSync } from "node:fs";
 import { join } from "node:path";
 

@@ -1,4 +1,4 @@
-/** The files of a zip, read from it one by one. */
+/** The files of a zip, read one by one. */
 import yauzl from "yauzl";
 import { SlimViTError } from "../../src/errors.ts";
 import { type Entry, MAX_PICTURE_BYTES } from "./entries.ts";

@@ -1,4 +1,4 @@
-/** Networks that meet a budget: picture size × share of the MLP units, and as many merges as are left to be saved. */
+/** Networks that meet a budget: picture size × share of the MLP units, with as many merges as the budget still needs. */
 import { SlimViTError } from "../../src/errors.ts";
 import { type Architecture, countMacs, type Manifest, type Model, type Tensors } from "../../src/format/model.ts";
 import { resizeModel } from "../checkpoints/resize.ts";

@@ -1,4 +1,7 @@
-/** Which network meets each budget with the least loss: candidates of all picture sizes and widths, tried on pictures. */
+/**
+ * Chooses the network that meets each budget with the least divergence: candidates of all picture sizes and widths are
+ * compared on pictures.
+ */
 import { openSimd } from "../../src/engines/simd/engine.ts";
 import { SlimViTError } from "../../src/errors.ts";
 import { countMacs, type Manifest, type Model } from "../../src/format/model.ts";

@@ -1,4 +1,4 @@
-/** A variant's tensors out of those of a larger one. */
+/** The tensors of a variant, cut out of those of a larger one. */
 import { SlimViTError } from "../../src/errors.ts";
 import type { Architecture, Tensor, Tensors } from "../../src/format/model.ts";
 import { growthOf, nest, take } from "../../src/format/nesting.ts";

@@ -1,8 +1,9 @@
 /**
- * slimvit elastic MODEL --budgets 1,0.8,0.6,0.4 -o OUT [--data D] [--epochs N]: one folder with a variant for each share of MODEL's
- * MACs, on one set of weights. A variant has a picture size, merges, and the most important MLP units. With pictures the units'
- * order and the choice are measured, and so is each variant's accuracy. With --epochs all variants are then trained together.
- * A folder that has variants already is trained on without --budgets. Prints a line a variant.
+ * slimvit elastic MODEL --budgets 1,0.8,0.6,0.4 -o OUT [--data D] [--epochs N]: one folder with a variant for each share
+ * of MODEL's MACs, on one set of weights. A variant has a picture size, merges, and the most important MLP units. With
+ * pictures, the order of the units and the choice of variants are measured, and so is the accuracy of each variant. With
+ * --epochs all variants are then trained together. A folder that has variants is trained further without --budgets.
+ * Prints one line for each variant.
  */
 import { basename, join, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";

@@ -1,4 +1,4 @@
-/** How long each variant of a folder takes on this machine. */
+/** The latency of each variant of a folder on this machine. */
 import { cpus } from "node:os";
 import { openSimd } from "../../src/engines/simd/engine.ts";
 import type { WeightsDtype } from "../../src/format/model.ts";

@@ -1,6 +1,6 @@
 /**
- * Trains all variants of a folder together, on the weights that they share. Each step trains the largest, the smallest and one
- * between, which is drawn, and sums their gradients; a fixed model teaches them all.
+ * Trains all variants of a folder together, on their shared weights. Each step trains the largest variant, the smallest
+ * and a random one between, and sums their gradients. A fixed model teaches them all.
  *
  * @see Yu, Huang 2019, the sandwich rule — https://arxiv.org/abs/1903.05134
  * @see Haberer et al. 2024, HydraViT — https://arxiv.org/abs/2409.17978

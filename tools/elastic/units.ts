@@ -1,6 +1,6 @@
 /**
- * In which order MLP units leave: those first whose outputs, about their mean, add least to the residual stream. What a unit
- * adds on average goes into the next bias, which each variant has of its own.
+ * The order in which MLP units are removed: first those whose outputs, apart from their mean, add least to the residual
+ * stream. The mean output of a removed unit goes into the next bias, which each variant has for itself.
  */
 import type { Architecture, Model, Tensor, Tensors } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";

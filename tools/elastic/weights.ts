@@ -1,4 +1,7 @@
-/** What the variants of a folder share while they are trained: one variable for each tensor of the largest, and views of it. */
+/**
+ * The shared weights of a folder's variants during training: one variable for each tensor of the largest variant, and
+ * views of it.
+ */
 import type * as tfjs from "@tensorflow/tfjs-core";
 import { type Architecture, denseTokens, type Model, patchGrid, type Tensors } from "../../src/format/model.ts";
 import { growthOf, type Nesting, nest } from "../../src/format/nesting.ts";

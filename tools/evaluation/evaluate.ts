@@ -1,6 +1,6 @@
 /**
- * slimvit eval MODEL --data D: top-1 and top-5 through an engine of the runtime; --against DENSE adds what it loses to another
- * model on the same pictures, and with --unlabelled says how often both agree.
+ * slimvit eval MODEL --data D: top-1 and top-5 on an engine of the runtime. --against DENSE adds the loss against
+ * another model on the same pictures, and with --unlabelled measures how often both agree.
  */
 import { basename } from "node:path";
 import type { EngineName } from "../../src/engines/engine.ts";

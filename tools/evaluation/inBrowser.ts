@@ -1,4 +1,4 @@
-/** `slimvit eval --engine webnn`: the model in a Chromium that has WebNN, which Node has not. */
+/** `slimvit eval --engine webnn`: runs the model in a Chromium with WebNN, which Node does not have. */
 import { resolve } from "node:path";
 import type { Model } from "../../src/format/model.ts";
 import type { SlimViT } from "../../src/index.ts";

@@ -1,4 +1,7 @@
-/** slimvit run MODEL IMAGE...: classifies files, and the pictures in folders, one by one. A bad file is said and passed. */
+/**
+ * slimvit run MODEL IMAGE...: classifies files, and the pictures in folders, one by one. A bad file is reported and
+ * skipped.
+ */
 import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { openEngine } from "../../src/engines/auto.ts";

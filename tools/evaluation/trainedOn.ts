@@ -1,4 +1,4 @@
-/** Says so where a model is measured on the very pictures that it was trained on. */
+/** Warns if a model is measured on the pictures that it was trained on. */
 import { existsSync } from "node:fs";
 import type { Split } from "../data/data.ts";
 import { digestData } from "../data/digest.ts";

@@ -1,4 +1,4 @@
-/** What `eval` looks at pictures with: an engine in this process, or a browser's (inBrowser.ts). */
+/** How `eval` runs a model: on an engine in this process, or in a browser (inBrowser.ts). */
 import { openEngine } from "../../src/engines/auto.ts";
 import type { EngineName } from "../../src/engines/engine.ts";
 import type { Model } from "../../src/format/model.ts";

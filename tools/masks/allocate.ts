@@ -1,6 +1,6 @@
 /**
- * One target for three families: which channels, units and tokens go first, by importance per MAC or parameter saved.
- * The order of removal does not depend on the target, so the models of one search are nested.
+ * One target for three families: the order in which channels, units and tokens are removed, by importance for each MAC
+ * or parameter saved. The order does not depend on the target, so the models of one search are nested.
  */
 import { type Architecture, innerDim, tokenCounts } from "../../src/format/model.ts";
 import { type BlockMask, type BlockZeta, channelGroupsOf, type MaskMode } from "./masks.ts";

@@ -1,4 +1,7 @@
-/** What a network's linears see on pictures, block by block: residual streams of batches, and moments of a linear's inputs. */
+/**
+ * The inputs of a network's linears on pictures, block by block: residual streams of batches, and moments of a linear's
+ * inputs.
+ */
 import type * as tfjs from "@tensorflow/tfjs-core";
 import type { Architecture, Preprocess, Tensors } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";

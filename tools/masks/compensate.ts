@@ -1,13 +1,13 @@
 /**
- * Closed-form compensation: after a cut, the next linear is solved again for what is kept, block by block, so that the slim
- * model's tokens stay close to the whole model's on a few hundred pictures. No labels and no training.
+ * Closed-form compensation. After a cut, the next linear is solved again for the kept inputs, block by block, so that
+ * the slim model's tokens stay close to the whole model's on a few hundred pictures. It needs no labels and no training.
  *
  * - MLP units: fc2 is solved for the kept units.
  * - Head channels and whole heads: proj is solved for the kept channels of the values. Where a head's scores are plain
- *   products q·k, what the lost keys varied by is predicted from the head's kept keys and folded into its queries. What a
- *   key is on average adds the same to all scores of a query, which the softmax does not see.
+ *   products q·k, the variation of the lost keys is predicted from the head's kept keys and folded into its queries. The
+ *   mean of a key adds the same to all scores of a query, which the softmax does not see.
  *
- * Which channels and units go is either given, as masks, or chosen here: those that the others make up for best.
+ * The channels and units to remove are either given, as masks, or chosen here: those that the others replace best.
  *
  * @see GRAIL, arXiv 2602.23795; CORP, arXiv 2602.05243
  */

@@ -1,7 +1,8 @@
 /**
- * slimvit compress SEARCH -o MODEL --attn B --mlp B --patch B, or --macs R, or --params R, or --latency-ms T --profile device.json: a physically slim model from
- * searched masks; with --budgets R,R,… a folder of them, one for each share of the cost.
- * ζ is folded into the weights once; heads, channels, units and tokens below their family's threshold are gone.
+ * slimvit compress SEARCH -o MODEL --attn B --mlp B --patch B, or --macs R, or --params R, or --latency-ms T --profile
+ * device.json: cuts a slim model by the masks of a search. With --budgets R,R,… it makes a folder of models, one for
+ * each share of the cost. ζ is folded into the weights once. Heads, channels, units and tokens below their family's
+ * threshold are removed.
  */
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";

@@ -1,4 +1,4 @@
-/** Masks that leave a network with a given cost: MACs, parameters, or milliseconds of a profiled device. */
+/** Masks that give a network a certain cost: MACs, parameters, or milliseconds on a profiled device. */
 import { SlimViTError } from "../../src/errors.ts";
 import { type Architecture, countMacs, countParams } from "../../src/format/model.ts";
 import { percent } from "../shared/terminal.ts";

@@ -1,4 +1,6 @@
-/** ζ folded into a model's weights in plain loops, and a cut held against multiplying by zero. */
+/**
+ * Folds ζ into a model's weights in plain loops, and compares a cut model with one whose parts are multiplied by zero.
+ */
 import { type Architecture, innerDim, type Model, type Tensors } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
 import { selfTestPixels } from "../../src/format/write.ts";

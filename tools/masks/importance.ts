@@ -1,6 +1,7 @@
 /**
- * How much each maskable unit matters to the loss: I = |z · ∂L/∂z|, the first-order change of the base loss if the unit
- * went (z = ζ, or tanh ζ for tokens), averaged over training pictures. Unlike ζ itself it compares across families.
+ * The importance of each maskable unit for the loss: I = |z · ∂L/∂z|, the first-order change of the base loss if the
+ * unit is removed (z = ζ, or tanh ζ for tokens), averaged over training pictures. Unlike ζ itself it is comparable
+ * across families.
  */
 import type * as tfjs from "@tensorflow/tfjs-core";
 import type { Architecture } from "../../src/format/model.ts";

@@ -1,8 +1,8 @@
 /**
- * What a network costs on one device, from tables that `slimvit profile` measured there: milliseconds of a block by its
- * tokens and its widths. Widths count as the kernels see them, each head's and the MLP's a multiple of 8. Between the
- * points, what a token costs is a straight line over the widths, and over the tokens, so that attention, which is quadratic
- * in them, is met exactly.
+ * The predicted cost of a network on one device, from tables that `slimvit profile` measured there: milliseconds of a
+ * block by its tokens and its widths. Widths count as the kernels compute them, each head's and the MLP's rounded up to
+ * a multiple of 8. Between the points, the cost of one token is interpolated linearly over the widths and over the
+ * tokens, which is exact for attention, whose cost is quadratic in the tokens.
  */
 import { readFileSync } from "node:fs";
 import type { EngineName } from "../../src/engines/engine.ts";

@@ -1,5 +1,6 @@
 /**
- * ViT-Slim's soft masks ζ: their shapes, how they act, how budgets harden them, how a hardened mask cuts a model.
+ * ViT-Slim's soft masks ζ: their shapes, how they act, how budgets turn them into hard masks, and how a hard mask cuts a
+ * model.
  * @see Chavan et al. 2022 — https://arxiv.org/abs/2201.00814
  */
 

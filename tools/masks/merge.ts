@@ -1,6 +1,7 @@
 /**
- * slimvit merge MODEL --ratio R | --merge 4:12,5:12 | --latency-ms T -o OUT: the same weights, and tokens that merge. In each
- * block the pairs of patches whose keys are most alike become one token, so what they carry stays. No data and no training.
+ * slimvit merge MODEL --ratio R | --merge 4:12,5:12 | --latency-ms T -o OUT: the same weights with merging tokens. In
+ * each block the pairs of patches with the most similar keys become one token, so their content stays. It needs no data
+ * and no training.
  *
  * @see Bolya et al. 2022, "Token merging" — https://arxiv.org/abs/2210.09461
  */

@@ -1,4 +1,4 @@
-/** How much of a cut the masks make, and how much tokens that merge: tried on pictures, since a merge has no mask to learn. */
+/** Decides how much of a cut the masks make and how much tokens that merge do. A merge has no mask to learn, so pictures decide. */
 import { openSimd } from "../../src/engines/simd/engine.ts";
 import { SlimViTError } from "../../src/errors.ts";
 import type { Architecture, Model } from "../../src/format/model.ts";

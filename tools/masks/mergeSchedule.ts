@@ -1,4 +1,4 @@
-/** How many pairs each block merges, for a network that nothing was learned about. */
+/** How many pairs each block merges, without anything learned. */
 import { SlimViTError } from "../../src/errors.ts";
 import { type Architecture, tokenCounts } from "../../src/format/model.ts";
 

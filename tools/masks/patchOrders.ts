@@ -1,4 +1,4 @@
-/** Orders of the patches in which any number of the first ones is a keep-list, without a search. */
+/** Orders of the patches whose first ones are a keep-list of any length, without a search. */
 import { type Architecture, patchGrid } from "../../src/format/model.ts";
 
 /** `spread`: evenly over the picture; `centre`: by distance from its middle. */

@@ -1,4 +1,7 @@
-/** Least squares in closed form: a linear solved again for the inputs that are kept, and which inputs go at the least loss. */
+/**
+ * Least squares in closed form: solves a linear again for the kept inputs, and chooses the inputs whose removal loses
+ * least.
+ */
 
 /** Sums over what a linear saw. A 1 is appended to each input, so that the last row holds the inputs' sums and the corner their number. */
 export interface Moments {

@@ -1,6 +1,6 @@
 /**
- * slimvit search MODEL --data D -o SEARCH: trains the three families of soft masks jointly with the weights.
- * SEARCH holds the trained dense weights, the masks, and what is needed to compress them any number of times.
+ * slimvit search MODEL --data D -o SEARCH: trains the three families of soft masks together with the weights. SEARCH has
+ * the trained dense weights, the masks, and everything that is needed to compress them any number of times.
  * @see Chavan et al. 2022, eq. 5 — https://arxiv.org/abs/2201.00814
  */
 

@@ -1,4 +1,4 @@
-/** What a search leaves in its folder beside the trained weights. */
+/** The files that a search writes beside the trained weights. */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";

@@ -1,4 +1,4 @@
-/** Keep-lists for a network that nothing was learned about: fewer and fewer patches with depth, evenly spread over the picture. */
+/** Keep-lists without anything learned: fewer patches with depth, evenly spread over the picture. */
 import type { Architecture } from "../../src/format/model.ts";
 import { orderedPatches } from "./patchOrders.ts";
 

@@ -1,8 +1,9 @@
 /**
- * slimvit thin MODEL --keep 7:128,10:64 -o OUT: the same weights on fewer tokens, without data or search: from block 7 on 128 patches,
- * from block 10 on 64, evenly spread over the picture (or, as a yardstick, the central ones). Without --keep as many in each block
- * as MODEL has, in other places. --restore begins with every patch again, --image-size with smaller pictures. --lists OTHER
- * takes the keep-lists of another model, learned ones say, whatever MODEL has.
+ * slimvit thin MODEL --keep 7:128,10:64 -o OUT: the same weights with fewer tokens, without data or search. From block 7
+ * on it keeps 128 patches, from block 10 on 64, evenly spread over the picture, or with --order centre the central ones.
+ * Without --keep each block has as many patches as in MODEL, in other positions. --restore starts with every patch
+ * again, --image-size with smaller pictures. --lists OTHER takes the keep-lists of another model, for instance learned
+ * ones.
  */
 import { basename, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";

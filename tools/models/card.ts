@@ -1,4 +1,4 @@
-/** A model's card, from what its manifest records; nothing in it is written by hand. */
+/** Writes a model's card from the records in its manifest. */
 import {
   type Architecture,
   countMacs,

@@ -1,4 +1,7 @@
-/** Model folders on disk: read with every check, written when the engine that ships has passed its self-test on them. */
+/**
+ * Model folders on disk: read with every check, and written only after the shipped engine has passed the self-test on
+ * them.
+ */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-/** What is measured over the steps of a training: its names in the history, and the words for it. */
+/** The figures that are measured over the steps of a training: their names in the history, and their texts. */
 import { percent } from "../shared/terminal.ts";
 
 /**

@@ -1,4 +1,4 @@
-/** slimvit inspect MODEL...: what a model is made of and what it costs. */
+/** slimvit inspect MODEL...: a model's parts and its cost. */
 import { countMacs, countParams, innerDim, type Manifest, patchGrid, tokenCounts } from "../../src/format/model.ts";
 import { withVariant } from "../../src/format/variants.ts";
 import { percent, si } from "../shared/terminal.ts";

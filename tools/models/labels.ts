@@ -1,4 +1,4 @@
-/** A model's labels, from whoever names its classes. */
+/** A model's labels, from a file or from a checkpoint's config. */
 import { existsSync, readFileSync } from "node:fs";
 import { SlimViTError } from "../../src/errors.ts";
 import type { Label } from "../../src/format/model.ts";

@@ -1,4 +1,4 @@
-/** What a safetensors file says of itself beside its tensors; names and values may be anything of anyone. */
+/** The metadata of a safetensors file. Names and values are not trusted. */
 
 /** @param file that `readSafetensors` has read, so that its header is sound */
 export function safetensorsMetadata(file: Uint8Array): Record<string, string> {

@@ -1,4 +1,4 @@
-/** What was measured of a model, in its manifest and its card. */
+/** A model's measured figures, in its manifest and its card. */
 import { join } from "node:path";
 import { manifestJson } from "../../src/format/write.ts";
 import { cardText } from "./card.ts";

@@ -1,4 +1,4 @@
-/** Standalone ONNX files of a model, and what transformers.js reads beside them. */
+/** Standalone ONNX files of a model, and the files that transformers.js reads beside them. */
 import type { Engine } from "../../src/engines/engine.ts";
 import { INPUT, type OnnxOptions, QuantisedLayers, writeOnnx } from "../../src/engines/onnx/graph.ts";
 import { selfTest } from "../../src/engines/selfTest.ts";

@@ -1,4 +1,4 @@
-/** Output folders and files: claimed before the work, written beside and renamed when complete. */
+/** Output folders and files: checked before the work, written under a temporary name and renamed when complete. */
 import { randomBytes } from "node:crypto";
 import {
   accessSync,

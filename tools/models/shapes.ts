@@ -1,4 +1,4 @@
-/** Published shapes with random weights: for speed alone, where no trained model of that size is shipped. */
+/** Published shapes with random weights, to measure speed where no trained model of that size is shipped. */
 import {
   type Architecture,
   type BlockShape,

@@ -1,4 +1,4 @@
-/** A model's tensors as TensorFlow.js variables, for what trains them or rounds them. */
+/** A model's tensors as TensorFlow.js variables, for training and rounding. */
 import type * as tfjs from "@tensorflow/tfjs-core";
 import type { TF } from "../../src/tfjs/ops.ts";
 

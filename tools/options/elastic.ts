@@ -10,21 +10,21 @@ const { epochs: _, ...TRAINING } = trainOptions(RECIPE_DEFAULTS);
 
 export const ELASTIC = {
   ...TRAINING,
-  ...optionalData("pictures to order units by, to choose variants on, to train on, and to measure accuracy on", "val"),
+  ...optionalData("pictures that rank units, choose variants, train them and measure their accuracy", "val"),
   budgets: optional(
     "--budgets <list>",
-    "shares of the model's MACs, a variant for each, e.g. 1,0.8,0.6,0.4; without them the variants are those that MODEL has",
+    "shares of the model's MACs, one variant for each, e.g. 1,0.8,0.6,0.4; default the variants of MODEL",
     shares,
   ),
-  sizes: optional("--sizes <list>", "sides of the pictures that variants may take, separated by commas", counts),
+  sizes: optional("--sizes <list>", "picture sizes that variants may have, in pixels, separated by commas", counts),
   epochs: optional(
     "--epochs <n>",
-    "train all variants together: passes over the train split, may be fractional; without it nothing is trained",
+    "train all variants together for this many passes over the train split; may be fractional; default no training",
     positive,
   ),
   lrOwn: optional(
     "--lr-own <rate>",
-    "AdamW's rate for what each variant has of its own, norms and biases; default ten times --lr",
+    "AdamW's learning rate of the norms and biases that each variant has for itself; default ten times --lr",
     positive,
   ),
   dtype: withDefault("--dtype <list>", `of ${DTYPES.join(", ")}, separated by commas`, list(DTYPES), ["int8"]),

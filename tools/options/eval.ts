@@ -7,7 +7,7 @@ export const EVAL = {
   ...ENGINE_OPTIONS,
   engine: choice(
     "--engine <name>",
-    "of the runtime; webnn runs in a Chromium that has it",
+    "the runtime's engine; webnn runs in a Chromium with WebNN",
     [...ENGINES, "webnn"],
     "auto",
   ),

@@ -3,12 +3,12 @@ import { flag, optional, required } from "./spec.ts";
 import { list, text } from "./values.ts";
 
 export const EXPORT = {
-  ...optionalData("pictures for the ranges of int8 activations, and to round --weight-step by", "train"),
+  ...optionalData("pictures that give the ranges of int8 activations and the rounding of --weight-step", "train"),
   out: OUT,
   dtype: required("--dtype <list>", `of ${DTYPES.join(", ")}, separated by commas`, list(DTYPES)),
-  onnx: flag("--onnx", "write a standalone model.onnx too"),
+  onnx: flag("--onnx", "also write model.onnx and the files that transformers.js reads"),
   weightStep: WEIGHT_STEP,
-  name: optional("--name <name>", "what the model is called; default the output folder's name", text),
+  name: optional("--name <name>", "name of the model; default the output folder's name", text),
   force: FORCE,
   seed: SEED,
 };

@@ -15,14 +15,14 @@ export const RETRAIN = {
   keepBest: KEEP_BEST,
   ghost: flag(
     "--ghost",
-    "start with a key in place of the removed tokens, gone by half time: no jump after the search",
+    "after a search with --patch-form gate: start with a key that stands for the removed tokens and fades by half time",
   ),
   weightStep: WEIGHT_STEP,
 };
 
 export const FINETUNE = {
   ...trainOptions({ ...RECIPE_DEFAULTS, alpha: 0.5 }),
-  lrHead: optional("--lr-head <rate>", "AdamW's rate for the new head; default ten times --lr", positive),
+  lrHead: optional("--lr-head <rate>", "AdamW's learning rate of the new head; default ten times --lr", positive),
   imageSize: IMAGE_SIZE,
   keepBest: KEEP_BEST,
 };

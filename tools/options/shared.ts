@@ -9,9 +9,9 @@ export const ENGINES: (EngineName | "auto")[] = ["auto", "simd", "onnx-wasm", "r
 export const DTYPES: WeightsDtype[] = ["f32", "f16", "int8"];
 
 export const OUT = required("-o, --out <folder>", "output folder", path);
-export const NAME = optional("--name <name>", "what the model is called", text);
+export const NAME = optional("--name <name>", "name of the model", text);
 export const FORCE = flag("--force", "replace the output folder; only what SlimViT wrote is replaced");
-export const SEED = optional("--seed <n>", "of everything random", natural);
+export const SEED = optional("--seed <n>", "seed of all random numbers", natural);
 
 export const IMAGE_SIZE = optional(
   "--image-size <size>",
@@ -21,12 +21,12 @@ export const IMAGE_SIZE = optional(
 
 export const WEIGHT_STEP = optional(
   "--weight-step <s>",
-  "int8 weights rounded to multiples of s root mean squares of a row: larger, fewer bytes",
+  "round int8 weights to multiples of s root mean squares of a row; a larger s makes a smaller file",
   positive,
 );
 
 export const DATA_HELP =
-  "folder, zip or tar with one subfolder a class, or a table (.csv, .tsv: path,label); may be given more than once";
+  "folder, zip or tar with one subfolder for each class, or a table (.csv, .tsv: path,label); may be given more than once";
 
 /** The data that a command cannot do without. */
 export const data = (split: Split) => ({
@@ -41,7 +41,7 @@ export const optionalData = (use: string, split: Split) => ({
 });
 
 export const ENGINE_OPTIONS = {
-  engine: choice("--engine <name>", "of the runtime", ENGINES, "auto"),
+  engine: choice("--engine <name>", "the runtime's engine", ENGINES, "auto"),
   dtype: choice("--dtype <dtype>", "weights to use; default the most exact", DTYPES),
-  threads: withDefault("--threads <n>", "of the engine", count, 1),
+  threads: withDefault("--threads <n>", "threads of the engine", count, 1),
 };

@@ -10,17 +10,14 @@ export const TEACH = {
   force: FORCE,
   threads: withDefault(
     "--threads <n>",
-    "of the engine; default the machine's, at most 4",
+    "threads of the engine; default the number of cores, at most 4",
     count,
     Math.min(4, availableParallelism()),
   ),
   falseRejection: optional(
     "--false-rejection <share>",
-    "of pictures of its classes that the model may call unknown; default 0.05",
+    "share of pictures of its own classes that the model may call unknown; default 0.05",
     fraction,
   ),
-  embeddings: flag(
-    "--embeddings",
-    "write the pictures' embeddings beside the weights, so that a page can teach it more",
-  ),
+  embeddings: flag("--embeddings", "also write the pictures' embeddings, so that a page can teach the model more"),
 };

@@ -6,32 +6,38 @@ import { choice, flag, optional, withDefault } from "./spec.ts";
 import { count, fraction, magnitude, natural, nonNegative, path, positive } from "./values.ts";
 
 const VAL_PICTURES =
-  "of split val, on which accuracy is measured while training, each at a third of a training picture's cost; 0 is off";
+  "val pictures on which accuracy is measured during training, each at a third of the cost of a training picture; 0 is off";
 
 /** @param d the command's own defaults */
 export const trainOptions = (d: Recipe) => ({
   ...data("train"),
-  unlabelled: flag("--unlabelled", "ignore class folders: distillation alone; a flat folder of pictures will do"),
+  unlabelled: flag(
+    "--unlabelled",
+    "ignore class folders and learn from the teacher alone; the data may be a flat folder",
+  ),
   teacher: optional(
     "--teacher <model>",
-    "model folder whose logits are distilled, or the embeddings of one without a head",
+    "model folder whose logits are learned, or whose embeddings if it has no head",
     path,
   ),
   out: OUT,
   force: FORCE,
-  resume: flag("--resume", "go on from the checkpoint beside the output; one that fits is found without it"),
-  restart: flag("--restart", "start from the beginning, whatever checkpoint lies beside the output"),
+  resume: flag(
+    "--resume",
+    "continue from the checkpoint beside the output, and say so if there is none; also the default",
+  ),
+  restart: flag("--restart", "start from the beginning, and ignore a checkpoint beside the output"),
   epochs: withDefault("--epochs <n>", "passes over the data; may be fractional", positive, d.epochs),
-  batch: withDefault("--batch <n>", "pictures computed at once", count, d.batch),
-  accumulate: withDefault("--accumulate <n>", "batches a step: their gradients are averaged", count, d.accumulate),
-  lr: withDefault("--lr <rate>", "AdamW's rate", positive, d.lr),
-  warmup: withDefault("--warmup <epochs>", "linear warm-up", nonNegative, d.warmup),
-  schedule: choice("--schedule <kind>", "rate after the warm-up", ["cosine", "constant"], d.schedule),
-  weightDecay: withDefault("--weight-decay <rate>", "decoupled, on matrices", nonNegative, d.weightDecay),
+  batch: withDefault("--batch <n>", "pictures in a batch", count, d.batch),
+  accumulate: withDefault("--accumulate <n>", "batches in a step, whose gradients are averaged", count, d.accumulate),
+  lr: withDefault("--lr <rate>", "AdamW's learning rate", positive, d.lr),
+  warmup: withDefault("--warmup <epochs>", "length of the linear warm-up", nonNegative, d.warmup),
+  schedule: choice("--schedule <kind>", "learning rate after the warm-up", ["cosine", "constant"], d.schedule),
+  weightDecay: withDefault("--weight-decay <rate>", "decoupled weight decay of matrices", nonNegative, d.weightDecay),
   smoothing: withDefault("--smoothing <share>", "label smoothing", fraction, d.smoothing),
-  mixup: withDefault("--mixup <alpha>", "Beta parameter; 0 is off", nonNegative, d.mixup),
-  cutmix: withDefault("--cutmix <alpha>", "Beta parameter; 0 is off", nonNegative, d.cutmix),
-  dropPath: withDefault("--drop-path <rate>", "stochastic depth of the last block", fraction, d.dropPath),
+  mixup: withDefault("--mixup <alpha>", "Beta parameter of mixup; 0 is off", nonNegative, d.mixup),
+  cutmix: withDefault("--cutmix <alpha>", "Beta parameter of cutmix; 0 is off", nonNegative, d.cutmix),
+  dropPath: withDefault("--drop-path <rate>", "stochastic depth: drop rate of the last block", fraction, d.dropPath),
   minScale: withDefault("--min-scale <share>", "smallest random crop, as a share of the picture", fraction, d.minScale),
   randaugment: withDefault(
     "--randaugment [magnitude]",
@@ -40,33 +46,43 @@ export const trainOptions = (d: Recipe) => ({
     d.randaugment,
     { alone: 9 },
   ),
-  erase: withDefault("--erase [share]", "random erasing of so many pictures; 0 is off", fraction, d.erase, {
+  erase: withDefault("--erase [share]", "random erasing, of this share of the pictures; 0 is off", fraction, d.erase, {
     alone: 0.25,
   }),
-  repeats: withDefault("--repeats <n>", "times a picture comes in a row, augmented anew", count, d.repeats),
-  alpha: withDefault("--alpha <share>", "share of distillation in the loss of labelled data", fraction, d.alpha),
+  repeats: withDefault(
+    "--repeats <n>",
+    "repeat each picture so many times in a row, augmented anew; the length of an epoch stays",
+    count,
+    d.repeats,
+  ),
+  alpha: withDefault(
+    "--alpha <share>",
+    "share of the distillation term in the loss on labelled data",
+    fraction,
+    d.alpha,
+  ),
   tau: withDefault("--tau <t>", "distillation temperature", positive, d.tau),
   distillation: choice(
     "--distillation <kind>",
-    "teacher's distribution or best class",
+    "learn the teacher's distribution (soft) or its best class (hard)",
     ["soft", "hard"],
     d.distillation,
   ),
-  ema: withDefault("--ema <decay>", "average the weights over time; 0 is off", fraction, d.ema),
+  ema: withDefault("--ema <decay>", "exponential moving average of the weights; 0 is off", fraction, d.ema),
   valPictures: withDefault("--val-pictures <n>", VAL_PICTURES, natural, d.valPictures),
   valEvery: withDefault(
     "--val-every <epochs>",
-    "between two measurements; the start and the end have one, too",
+    "time between two measurements, besides those at the start and the end",
     positive,
     d.valEvery,
   ),
   checkpointSeconds: withDefault(
     "--checkpoint-seconds <n>",
-    "time between checkpoints",
+    "seconds between checkpoints",
     nonNegative,
     d.checkpointSeconds,
   ),
-  seed: withDefault("--seed <n>", "of order, crops and mixing", natural, d.seed),
+  seed: withDefault("--seed <n>", "seed of the order, crops and mixing", natural, d.seed),
   backend: choice("--backend <name>", "TensorFlow.js backend; default the first that works", BACKENDS),
   precision: choice("--precision <p>", "rounding of matrix products on CPUs with bf16 units", ["f32", "bf16"], "f32"),
 });

@@ -1,6 +1,6 @@
 /**
- * What the activations around each linear are between, on some pictures: engines that quantise them by fixed ranges, not by
- * what each picture has, need it (WebNN; the QDQ form of ONNX).
+ * The ranges of the activations around each linear, on some pictures. Engines that quantise activations by fixed ranges
+ * need them (WebNN; the QDQ form of ONNX).
  */
 import type { ActivationRange, ActivationRanges, Model } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";

@@ -1,6 +1,6 @@
 /**
- * Rounding by what the linears see: GPTQ (Frantar et al. 2022, arXiv 2210.17323). Weights are rounded column by column,
- * and what a column's rounding does to the outputs, on real inputs, is made up for by the columns that are still exact.
+ * Rounding by the linears' inputs: GPTQ (Frantar et al. 2022, arXiv 2210.17323). Weights are rounded column by column.
+ * The columns that are still exact make up for the effect of each rounding on the outputs, on real inputs.
  */
 import type * as tfjs from "@tensorflow/tfjs-core";
 import type { BlockShape, Model, Tensor as StoredTensor, Tensors } from "../../src/format/model.ts";

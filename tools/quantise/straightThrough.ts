@@ -1,6 +1,6 @@
 /**
- * Training on the grid that int8 weights of a given step are stored on: the forward pass sees rounded weights, the gradient
- * goes straight through to the exact ones (Bengio et al. 2013, arXiv 1308.3432).
+ * Training on the grid of int8 weights with a given step: the forward pass uses rounded weights, and the gradient goes
+ * straight through to the exact ones (Bengio et al. 2013, arXiv 1308.3432).
  */
 
 import { isQuantised, MAX_ON_GRID, stepOf } from "../../src/format/quantise.ts";

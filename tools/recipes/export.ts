@@ -1,4 +1,4 @@
-/** slimvit export MODEL -o DIR --dtype f32,f16,int8 [--onnx]: weights for shipping, and a standalone .onnx. */
+/** slimvit export MODEL -o DIR --dtype f32,f16,int8 [--onnx]: writes weights for shipping, and standalone ONNX files. */
 import { basename, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 import type { Manifest, Model, Tensors, WeightsDtype } from "../../src/format/model.ts";

@@ -1,4 +1,4 @@
-/** slimvit inspect MODEL... --report FILE.html [--pictures IMAGE...]: model folders as a page. */
+/** slimvit inspect MODEL... --report FILE.html [--pictures IMAGE...]: a report of model folders. */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { readMasks, ZETA_FILE } from "../masks/searched.ts";

@@ -1,4 +1,7 @@
-/** A recipe of fixed stages: a YAML file, the command line's flags laid over it, and each stage's section as its options. */
+/**
+ * A recipe of fixed stages: a YAML file, overridden by the command line's flags, whose sections are the options of the
+ * stages.
+ */
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { parse, YAMLParseError } from "yaml";

@@ -1,8 +1,8 @@
 /**
- * slimvit slim RECIPE.yaml: the stages that the recipe describes, one after the other: import, finetune, search, compress,
- * retrain, export and eval.
- * Each stage's result lies in its own folder under DIR.stages, named after a hash of everything that it depends on: a run
- * that was stopped goes on where it was, a finished stage is skipped, and another target starts from the same search.
+ * slimvit slim RECIPE.yaml: runs the stages of the recipe one after the other: import, finetune, search, compress,
+ * retrain, export and eval. The result of each stage is in its own folder under DIR.stages, named after a hash of
+ * everything that it depends on. So a stopped run continues where it was, a finished stage is skipped, and another
+ * target uses the same search.
  */
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";

@@ -1,4 +1,4 @@
-/** One array job on SLURM, a task a point, through sbatch, squeue and scontrol. */
+/** One SLURM array job with a task for each point, through sbatch, squeue and scontrol. */
 import { spawnSync } from "node:child_process";
 import { setTimeout as sleep } from "node:timers/promises";
 import { SlimViTError } from "../../src/errors.ts";

@@ -1,8 +1,8 @@
 /**
- * slimvit sweep SWEEP.yaml: every combination of budgets, loss weights and seeds, each a run of `slimvit slim`; here, or as one
- * array job with --on slurm. A point's result is a file named after a hash of all it depends on, renamed into place: what is
- * there is never made again. Points share their stages, so a search serves all of its budgets.
- * Prints a table; OUT/report.html has accuracy against MACs.
+ * slimvit sweep SWEEP.yaml: every combination of budgets, loss weights and seeds, each a run of `slimvit slim`, here or
+ * with --on slurm as one array job. The result of a point is a file named after a hash of everything it depends on, and
+ * renamed into place, so an existing result is never made again. Points share their stages, so one search serves all
+ * budgets. Prints a table. OUT/report.html has accuracy against MACs.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from "node:fs";

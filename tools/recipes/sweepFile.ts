@@ -1,4 +1,7 @@
-/** A sweep: a recipe of `slimvit slim` with one section more, `sweep: { budgets, weights, seeds }`; every combination is a point. */
+/**
+ * A sweep: a recipe of `slimvit slim` with one more section, `sweep: { budgets, weights, seeds }`. Every combination is
+ * a point.
+ */
 import { dirname, join, resolve } from "node:path";
 import { stringify } from "yaml";
 import { SlimViTError } from "../../src/errors.ts";

@@ -1,4 +1,4 @@
-/** Whether a recipe can reach what it asks for, known before anything is trained. */
+/** Checks whether a recipe can reach its target, before anything is trained. */
 import { existsSync } from "node:fs";
 import { SlimViTError } from "../../src/errors.ts";
 import { type Architecture, countMacs, countParams, type Manifest } from "../../src/format/model.ts";

@@ -1,6 +1,6 @@
 /**
- * Where the class token looks, or where there is none all tokens in the mean, block by block, in several models on the same
- * pictures: one HTML fragment.
+ * The attention of the class token (or without one, the mean over all tokens), block by block, in several models on the
+ * same pictures, as one HTML fragment.
  */
 import { readFileSync } from "node:fs";
 import { basename } from "node:path";

@@ -1,6 +1,6 @@
 /**
- * The parts of a report: a page, tables, charts. Charts are SVG drawn by ECharts without a browser; the page needs no script
- * and no other file, and follows the reader's light or dark setting.
+ * The parts of a report: a page, tables and charts. ECharts draws the charts as SVG without a browser. The page needs no
+ * script and no other file, and follows the reader's light or dark setting.
  */
 import { BarChart, HeatmapChart, LineChart, ScatterChart } from "echarts/charts";
 import { GridComponent, LegendComponent, VisualMapComponent } from "echarts/components";

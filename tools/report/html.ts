@@ -1,4 +1,4 @@
-/** Text in HTML, also inside of an attribute. */
+/** Escapes text for HTML, also inside of an attribute. */
 export function escaped(text: string): string {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
 }

@@ -1,4 +1,4 @@
-/** What happened, as one HTML page: masks, widths, keep-lists, losses, accuracy against MACs. */
+/** The report of a model or a run as one HTML page: masks, widths, keep-lists, losses, accuracy against MACs. */
 import { countMacs, countParams, innerDim, type Manifest, patchGrid } from "../../src/format/model.ts";
 import { denseOf, macsOfOriginal } from "../models/card.ts";
 import { accuracySummary, MEASURES } from "../models/history.ts";

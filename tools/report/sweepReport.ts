@@ -1,4 +1,4 @@
-/** What a sweep found: a table of its points, and accuracy against MACs. */
+/** The results of a sweep: a table of its points, and accuracy against MACs. */
 
 import { percent, si } from "../shared/terminal.ts";
 import { chart, reportPage, table } from "./charts.ts";

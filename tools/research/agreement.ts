@@ -1,9 +1,9 @@
 /**
- * Browser preprocessing against the offline one, on the same files and weights.
+ * Compares the browser's preprocessing with the offline one, on the same files and weights.
  *   npm run agreement -- MODEL --data D [--limit 200] [--enlarge 4000] [--odd] [--json]
- * Prints on how many pictures a real browser (decode, resize, classify through the package) chooses the class that the
- * tools choose (sharp, the same resize, the same engine in Node). With --odd each picture comes in a form that decoders
- * disagree about, in turn: with alpha, with a gamma of its own, turned, and so on (oddPictures.ts).
+ * Prints on how many pictures a real browser (decode, resize, classify through the package) chooses the same class as
+ * the tools (sharp, the same resize, the same engine in Node). With --odd each picture comes in one of the forms that
+ * decoders treat differently, in turn: with alpha, with a gamma of its own, turned, and so on (oddPictures.ts).
  */
 
 import { createRequire } from "node:module";

@@ -1,9 +1,9 @@
 /**
- * tsx tools/research/budgets.ts SEARCH --data D --macs 0.7,0.5 -o FOLDER: `compress --macs R` against three equal budgets that
- * leave as many MACs, from the same search, on validation data, not retrained. With --latency-ms 12,9 --profile device.json
- * `compress --latency-ms T` against equal budgets of as many milliseconds by that profile. The equal budget is found by
- * bisection: the smallest that costs no less than the other, so that what is left of a difference is in its favour.
- * Prints a table; --json one value; FOLDER keeps the models and budgets.json.
+ * tsx tools/research/budgets.ts SEARCH --data D --macs 0.7,0.5 -o FOLDER: compares `compress --macs R` with three equal
+ * budgets that leave as many MACs, from the same search, on val, not retrained. With --latency-ms 12,9 --profile
+ * device.json it compares `compress --latency-ms T` with equal budgets of as many milliseconds by that profile.
+ * Bisection finds the smallest equal budget that costs no less than the other model, so any remaining difference of cost
+ * is in its favour. Prints a table, or one value with --json. FOLDER has the models and budgets.json.
  */
 import { join } from "node:path";
 import { messageOf, SlimViTError } from "../../src/errors.ts";

@@ -1,9 +1,10 @@
 /**
- * tsx tools/research/compensation.ts MODEL --data D --keep 0.85 --seeds 3: how much of what a cut loses compensation gives back,
- * without training. From each block the same share of head channels and MLP units goes. Prints the top-1 on the val pictures of the
- * dense model, of plain cutting by magnitude, and for each seed, by which the calibration pictures are drawn from train, of the same
- * cut compensated, and of the cut that compensation chooses, compensated and plain. Recovered is the share of the loss of plain cutting by
- * magnitude that is gone; the other plain cut is not what one would cut without compensation.
+ * tsx tools/research/compensation.ts MODEL --data D --keep 0.85 --seeds 3: measures how much of a cut's loss
+ * compensation recovers, without training. The same share of head channels and MLP units is removed from each block.
+ * Prints top-1 on the val pictures of the dense model, of plain cutting by magnitude, and for each seed, which draws the
+ * calibration pictures from train, of the same cut compensated, and of the cut that compensation chooses, compensated
+ * and plain. "Recovered" is the share of the loss of plain cutting by magnitude that is gone. The other plain cut is not
+ * one that anybody would make without compensation.
  */
 import { availableParallelism } from "node:os";
 import { Command } from "commander";

@@ -1,7 +1,7 @@
 /**
- * Holds the search model, the optimiser and the compressor against a folder of golden numbers.
+ * Compares the search model, the optimiser and the compressor with a folder of golden numbers.
  *   npm run golden -- DIR [--json] [--backend NAME]
- * Prints each quantity's worst error; exits 1 when one is past its tolerance.
+ * Prints each quantity's worst error. Exits 1 when one is past its tolerance.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-/** A folder of golden numbers: what it holds, what is allowed to differ, and by how much something does. */
+/** A folder of golden numbers: its contents, the tolerances, and the errors. */
 
 import type { Architecture } from "../../src/format/model.ts";
 import type { StoredTensor } from "../../src/format/safetensors.ts";

@@ -1,7 +1,7 @@
 /**
- * tsx tools/research/magnitude.ts SEARCH -o OUT: the same search, but a channel or unit matters as much as its weights are
- * large, as in magnitude pruning: the sum of squares of its rows of q, k and v and its column of proj, or of its row of fc1
- * and its column of fc2. Tokens have no weights, so all stay. `compress OUT --macs R` or `--params R` then cuts by it.
+ * tsx tools/research/magnitude.ts SEARCH -o OUT: the same search, with importance by magnitude: the sum of squares of a
+ * channel's rows of q, k and v and its column of proj, or of a unit's row of fc1 and its column of fc2. Tokens have no
+ * weights, so all stay. `compress OUT --macs R` or `--params R` then cuts by it.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";

@@ -1,6 +1,7 @@
 /**
- * npx tsx tools/research/merges.ts MODEL --data D [--limit N] LIST...: how far a model diverges when it merges so many pairs in each block, untrained.
- * A LIST is one number a block, separated by commas. Each picture goes through the whole model once and through every list.
+ * npx tsx tools/research/merges.ts MODEL --data D [--limit N] LIST...: the divergence of a model that merges the given
+ * numbers of pairs in its blocks, without training. A LIST has one number for each block, separated by commas. Each
+ * picture goes through the whole model once and through every list.
  */
 import { parseArgs } from "node:util";
 import { openSimd } from "../../src/engines/simd/engine.ts";

@@ -1,4 +1,4 @@
-/** A picture in the forms that decoders disagree about, for `npm run agreement -- --odd` and tests. */
+/** A picture in the forms that decoders treat differently, for `npm run agreement -- --odd` and tests. */
 import { crc32 } from "node:zlib";
 import sharp from "sharp";
 

@@ -1,8 +1,9 @@
 /**
- * tsx tools/research/onnxInt8.ts OUT --data D --split S: what the int8 form of `export -o OUT --onnx --dtype f32,int8` loses,
- * beside what `simd` loses on the same int8 weights: mean KL(f32 ‖ int8) in nats, pictures of the same best class as f32 and
- * correctly classified ones, and the milliseconds of the processor that a picture takes onnxruntime-web and `simd`, one
- * thread each in Node, interleaved, medians. tools/research/onnx-times.py has the times of onnxruntime's own kernels.
+ * tsx tools/research/onnxInt8.ts OUT --data D --split S: the loss of the int8 form of `export -o OUT --onnx --dtype
+ * f32,int8`, beside the loss of `simd` with the same int8 weights: mean KL(f32 ‖ int8) in nats, the numbers of pictures
+ * with the same best class as in f32 and of correctly classified ones, and the processor's milliseconds a picture on
+ * onnxruntime-web and `simd`, one thread each in Node, interleaved, medians. tools/research/onnx-times.py measures
+ * onnxruntime's own kernels.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";

@@ -1,8 +1,9 @@
 /**
- * tsx tools/research/sensitivity.ts MODEL --data D: what it does to a model's answers when the weights of one kind of linear
- * alone are rounded to a grid of `--weight-step`, all as coarse. Mean KL(exact ‖ rounded), in nats, added up over a kind's
- * linears; from what it is a weight follows how fine each kind's step should be (`stepOf` in src/format/quantise.ts): with
- * errors that grow as the step squared and bits that fall as its logarithm, as the inverse root.
+ * tsx tools/research/sensitivity.ts MODEL --data D: measures how much the outputs change when the weights of one kind of
+ * linear alone are rounded to a grid of `--weight-step`, the same for all. Mean KL(exact ‖ rounded) in nats, added up
+ * over the linears of a kind. The divergence per weight gives the step of each kind (`stepOf` in
+ * src/format/quantise.ts): errors grow as the step squared and bits fall as its logarithm, so the step is the inverse
+ * root.
  */
 import type * as tfjs from "@tensorflow/tfjs-core";
 import { Command } from "commander";

@@ -1,9 +1,9 @@
 /**
- * tsx tools/research/taught.ts MODEL --data D [--python python3]: taught heads beside scikit-learn's LogisticRegressionCV, on
- * the same features. With 5, 20 and all training pictures a class, and several draws of the few: accuracy on the
- * validation pictures by teachHead, and by scikit-learn with its default C and with C chosen for accuracy and for the loss. Then the rule for unknown
- * pictures: with --unknown U, how many of U's pictures are called unknown, and how many of the validation pictures.
- * Python needs scikit-learn.
+ * tsx tools/research/taught.ts MODEL --data D [--python python3]: compares taught heads with scikit-learn's
+ * LogisticRegressionCV, on the same features. With 5, 20 and all training pictures a class, and several draws of the
+ * few: accuracy on the val pictures by teachHead, and by scikit-learn with its default C and with C chosen for accuracy
+ * and for the loss. With --unknown U it also counts how many of U's pictures, and how many of the val pictures, are
+ * called unknown. Python needs scikit-learn.
  */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";

@@ -1,4 +1,4 @@
-/** Touches a file every few seconds from a thread of its own, so that it goes on while the process computes. */
+/** Touches a file every few seconds from a thread of its own, also while the process computes. */
 import { Worker } from "node:worker_threads";
 
 const THREAD = `

@@ -1,4 +1,4 @@
-/** A real headless browser and a page of our own origin, for what only a browser can measure. */
+/** A real headless browser with a page of our own origin, for measurements that need one. */
 import { mkdtempSync, rmSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";

@@ -1,4 +1,4 @@
-/** How far a distribution is from another. */
+/** The divergence of one distribution from another. */
 
 /** Kullback-Leibler divergence Σ q·ln(q/p) in nats: of what is `wanted`, q, from what is `given`, p. NaN where either has one. */
 export function klDivergence(wanted: ArrayLike<number>, given: ArrayLike<number>): number {

@@ -1,4 +1,4 @@
-/** Ctrl-C, and the signal by which schedulers end a job, as a request to stop where nothing is lost. */
+/** Ctrl-C, and the signal with which schedulers end a job, as a request to stop at a point where nothing is lost. */
 import { say } from "./terminal.ts";
 
 export interface Interrupts {

@@ -1,4 +1,4 @@
-/** One process at a time, also over machines that share a file system. */
+/** A lock for one process at a time, also across machines that share a file system. */
 import { randomBytes } from "node:crypto";
 import { linkSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";

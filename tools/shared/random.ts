@@ -1,6 +1,6 @@
 /**
- * Randomness without state: every draw is a function of a seed and of where it is used (epoch, picture, step), so a
- * resumed run needs no random state to go on exactly as the one that was killed.
+ * Random numbers without state: every draw is a function of a seed and of where it is used (epoch, picture, step). So a
+ * resumed run continues exactly as the killed one, without a stored random state.
  */
 export type Random = () => number;
 

@@ -1,4 +1,4 @@
-/** How right an answer is, where scores may tie or be no numbers at all. */
+/** The rank of the right class, where scores may tie or be NaN. */
 
 /**
  * How many classes score at least as high as the right one: 0 where it alone is best. Ties never count in its favour, as a

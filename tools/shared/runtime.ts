@@ -1,4 +1,4 @@
-/** What lies beside the tools: in a clone of the repository, and where the package `slimvit-tools` is installed. */
+/** The folders beside the tools: in a clone of the repository, and where the package `slimvit-tools` is installed. */
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";

@@ -1,4 +1,4 @@
-/** What goes on is told on stderr. */
+/** Output for people: messages go to stderr. */
 export function say(line: string): void {
   process.stderr.write(`${printable(line)}\n`);
 }

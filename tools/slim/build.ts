@@ -1,4 +1,7 @@
-/** Makes a point's model: widths cut and compensated, another picture size, patches that merge or go, a head for that, the dtype. */
+/**
+ * Makes the model of a point: widths are cut and compensated, the picture size is changed, patches merge or are dropped,
+ * the head is solved again, and the dtype is set.
+ */
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-/** Where the data's classes are not the model's: a head for them first. That model is then the dense one. */
+/** Where the data's classes are not the model's, makes a head for them first. That model is then the dense one. */
 import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-/** How long may be trained, and how long has been. The count goes on over interruptions. */
+/** The time limit of training and the time used so far, which is counted across interruptions. */
 import { existsSync, readFileSync } from "node:fs";
 import { InvalidArgumentError } from "commander";
 import { writeFileAtomic } from "../models/folders.ts";

@@ -1,4 +1,7 @@
-/** What data there is, before any work: said in a few lines, and split into what chooses cuts, what chooses a point, what only measures. */
+/**
+ * Describes the data before any work, in a few lines, and splits it into pictures that choose cuts, choose a point, and
+ * only measure.
+ */
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import { openDataset, type Picture, type Split, spread } from "../data/data.ts";
 import { openForSharp, readPicture } from "../data/pixels.ts";

@@ -1,4 +1,7 @@
-/** Decisions that depend on this machine's speed at one moment. They are kept, so that the same command goes on as it began. */
+/**
+ * Decisions that depend on this machine's speed at one moment. They are stored, so that the same command continues as it
+ * began.
+ */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { writeFileAtomic } from "../models/folders.ts";

@@ -1,4 +1,4 @@
-/** Whether 8 bits are worth it for this model: how much faster they are here, and whether answers stay the same. */
+/** Whether 8 bits are worth it for this model: how much faster they are here, and whether the answers stay the same. */
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import { say } from "../shared/terminal.ts";
 import type { Builder } from "./build.ts";

@@ -1,6 +1,6 @@
 /**
- * Measures points with the engine that ships: how far a model's answers are from the dense model's, what it loses on val, how
- * long it takes. Each result lies in a file of its own as soon as it is there, so the same command again goes on.
+ * Measures points with the shipped engine: divergence from the dense model, loss of accuracy on val, latency. Each
+ * result is stored at once in a file of its own, so the same command continues.
  */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";

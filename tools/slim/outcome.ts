@@ -1,4 +1,4 @@
-/** What slim found, as data: the models before and after, the frontier between them, and what was taken. */
+/** The result of slim as data: the models before and after, the frontier between them, and the chosen model. */
 import type { WeightsDtype } from "../../src/format/model.ts";
 import type { Setting } from "./space.ts";
 

@@ -1,4 +1,7 @@
-/** The page of a run: the verdict, the frontier, and where dense and slim model differ, class by class and picture by picture. */
+/**
+ * The report of a run: the verdict, the frontier, and where the dense and the slim model differ, for each class and
+ * picture.
+ */
 import { basename, resolve } from "node:path";
 import sharp from "sharp";
 import type { Label } from "../../src/format/model.ts";

@@ -1,4 +1,4 @@
-/** Pictures as networks of several picture sizes take them, kept while there is memory. */
+/** Pictures preprocessed for networks of several picture sizes, cached while there is memory. */
 import { freemem } from "node:os";
 import { messageOf } from "../../src/errors.ts";
 import type { Model } from "../../src/format/model.ts";

@@ -1,4 +1,4 @@
-/** What a run of slim was asked, and what all its phases share. */
+/** The request of a slim run, and the state that all its phases share. */
 import type { Backend } from "../training/backend.ts";
 import type { TrainChoice, TrainingClock } from "./clock.ts";
 import type { SlimData } from "./dataReport.ts";

@@ -1,8 +1,9 @@
 /**
- * The guided search for small models. It goes from the dense model one step at a time: of every model that no other one of its
- * picture size beats in both cost and divergence, each neighbour is looked at. A look is cheap, on few pictures first, and most
- * candidates end there. Accuracy on the val pictures is measured of few points, and chooses among them, also among picture sizes:
- * at another size a network is less sure of the same classes, which divergence counts and accuracy does not.
+ * The guided search for small models. It goes from the dense model one step at a time. The frontier has every model that
+ * no other of its picture size beats in both cost and divergence, and each neighbour of the frontier is tried, on few
+ * pictures first, where most candidates end. Accuracy on val is measured for few points. It chooses among them, also
+ * between picture sizes: at another size a network is less confident in the same classes, which divergence counts and
+ * accuracy does not.
  */
 import { type Axis, DENSE, neighbours, type Point, type Space, smallestFirst } from "./space.ts";
 

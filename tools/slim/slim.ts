@@ -1,7 +1,8 @@
 /**
- * slimvit slim MODEL --data PICTURES -o OUT --lose-at-most 1: finds the right small model by itself. It looks at the data,
+ * slimvit slim MODEL --data PICTURES -o OUT --lose-at-most 1: finds the right small model by itself. It reads the data,
  * searches picture size, merged patches, widths and dtype without training (search.ts), trains only where that pays
- * (trained.ts), and ends with the model, a verdict and a page. What was measured lies in OUT.stages: the same command goes on.
+ * (trained.ts), and ends with the model, a verdict and a report. Measurements are in OUT.stages, so the same command
+ * continues.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";

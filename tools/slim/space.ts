@@ -1,6 +1,6 @@
 /**
- * The slim models that can be made of one dense model, as points: how many steps each of six settings is away from that
- * model. A step makes the model smaller, so all zeros is the dense model itself.
+ * The slim models that can be made from one dense model, as points: how many steps each of six settings is away from the
+ * dense model. A step makes the model smaller, so all zeros is the dense model itself.
  */
 import {
   type Architecture,

@@ -1,4 +1,4 @@
-/** What is asked for: how much accuracy may go, or how small or fast the model must be. Tried before any work. */
+/** The target: how much accuracy may be lost, or how small or fast the model must be. It is checked before any work. */
 import { SlimViTError } from "../../src/errors.ts";
 import { countMacs } from "../../src/format/model.ts";
 import { fileBytes } from "../models/folders.ts";

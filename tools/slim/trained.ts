@@ -1,4 +1,7 @@
-/** The part of slim that trains: a head for other classes first, then smaller models than what is found without training. */
+/**
+ * The part of slim that trains: first a head for other classes, then smaller models than those that are found without
+ * training.
+ */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-/** With --elastic: the models on either side of the one that was taken, as variants of one folder. */
+/** With --elastic: the smaller and larger neighbours of the chosen model, as variants of one folder. */
 import { countMacs, type Model, type WeightsDtype } from "../../src/format/model.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import type { ElasticVariant } from "../elastic/folder.ts";

@@ -1,4 +1,4 @@
-/** The verdict in words: before and after, and what a little more or less would cost. */
+/** The verdict in words: before and after, and what a slightly smaller or larger model would cost. */
 import { percent, si } from "../shared/terminal.ts";
 import type { Outcome, PairedTop1, Row } from "./outcome.ts";
 import type { Setting } from "./space.ts";

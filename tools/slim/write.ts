@@ -1,4 +1,4 @@
-/** The end of a run: the model in f16 and int8, what it was measured to be, and its page. */
+/** The end of a run: writes the model in f16 and int8, its measurements, and its report. */
 import { basename, resolve } from "node:path";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import { countMacs, type Model, type WeightsDtype } from "../../src/format/model.ts";

@@ -1,4 +1,4 @@
-/** Pictures on disk → their features by the engine that ships. */
+/** Pictures on disk → their features, computed by the shipped engine. */
 import { openWithoutDevice } from "../../src/engines/opening.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import { featureDim, type Model } from "../../src/format/model.ts";

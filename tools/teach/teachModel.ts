@@ -1,6 +1,6 @@
 /**
- * slimvit teach MODEL --data D -o OUT: a head for the data's classes, fitted to the model's features. Nothing of the network
- * is trained, so it takes as long as one look at each picture: the accuracy that any training has to beat.
+ * slimvit teach MODEL --data D -o OUT: fits a head for the data's classes to the model's features. The network is not
+ * trained, so it takes the time of one inference for each picture. Any training has to beat its accuracy.
  */
 import { basename, resolve } from "node:path";
 import { featureDim, type Manifest, type Model, type WeightsDtype } from "../../src/format/model.ts";

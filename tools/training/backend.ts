@@ -1,4 +1,4 @@
-/** Chooses where TensorFlow.js runs, says so, and refuses to crawl. */
+/** Chooses the backend of TensorFlow.js, prints it, and refuses one that is far too slow. */
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";

@@ -1,4 +1,4 @@
-/** Batches of pictures, cropped and augmented at random, decoded ahead of the training. */
+/** Batches of pictures, cropped and augmented at random, decoded ahead of the training step. */
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { Preprocess } from "../../src/format/model.ts";
 import { openForSharp, type Picture, readable, readPicture } from "../data/pixels.ts";

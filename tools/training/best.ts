@@ -1,4 +1,4 @@
-/** The weights that were most accurate on val so far: a training may end with them, in place of its last ones. */
+/** The weights with the best accuracy on val so far. A training may end with them instead of its last ones. */
 import type * as tfjs from "@tensorflow/tfjs-core";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import type { Accuracy } from "../models/history.ts";

@@ -1,4 +1,4 @@
-/** Checkpoints of a training: its variables, optimiser, averages and history in one safetensors file, and the step. */
+/** Checkpoints of a training: its variables, optimiser, averages, history and step, in one safetensors file. */
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import type * as tfjs from "@tensorflow/tfjs-core";

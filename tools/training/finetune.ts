@@ -1,5 +1,5 @@
 /**
- * slimvit finetune MODEL --data D -o OUT: a new head for D's classes, all weights trained on its labels; with
+ * slimvit finetune MODEL --data D -o OUT: makes a new head for D's classes, and trains all weights on D's labels. With
  * --image-size, position embeddings and keep-lists are resampled first.
  */
 import { featureDim, MEANS, type Model, type Tensors } from "../../src/format/model.ts";

@@ -1,4 +1,4 @@
-/** The gradients of one step: pictures mixed, losses of one network or of several, and what they sum up to. */
+/** The gradients of one step: mixes pictures, computes the losses of one network or several, and sums them. */
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { beta } from "../shared/random.ts";
 import type { Batch } from "./batches.ts";

@@ -1,4 +1,4 @@
-/** What a training command is called with, the data it names, and what it records of both. */
+/** The options of a training command, the data it names, and what is recorded of both. */
 import { SlimViTError } from "../../src/errors.ts";
 import type { Manifest } from "../../src/format/model.ts";
 import { type Dataset, labelIndices, openDataset, type Split } from "../data/data.ts";

@@ -1,4 +1,7 @@
-/** What training will take here, known before it starts: time by two steps of it, memory by what steps were measured to take. */
+/**
+ * The cost of training here, known before it starts: time by two steps of it, memory by what steps were measured to
+ * take.
+ */
 import { freemem } from "node:os";
 import { type Model, tokenCounts } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";

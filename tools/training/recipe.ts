@@ -1,4 +1,4 @@
-/** How a network is trained: the numbers of every training command, with their defaults. */
+/** The hyperparameters of every training command, with their defaults. */
 
 /** The paper's values are in the README of the tools. */
 export interface Recipe {

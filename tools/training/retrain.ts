@@ -1,5 +1,6 @@
 /**
- * slimvit retrain MODEL --data D --teacher DENSE -o OUT: trains the slim arithmetic itself, heads and tokens gone.
+ * slimvit retrain MODEL --data D --teacher DENSE -o OUT: trains a slim network in its own arithmetic, without the
+ * removed heads and tokens.
  */
 import { existsSync } from "node:fs";
 import { basename, resolve } from "node:path";

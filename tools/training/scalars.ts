@@ -1,4 +1,4 @@
-/** A training's history in the forms that people's tools read: JSON, CSV, and TensorBoard's event files. */
+/** The history of a training in the forms that other tools read: JSON, CSV, and TensorBoard's event files. */
 
 type History = Record<string, number>[];
 

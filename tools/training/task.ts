@@ -1,4 +1,4 @@
-/** What a training trains. */
+/** The network, losses and variables of a training. */
 import type { ForwardOptions, ForwardOutput } from "../../src/tfjs/forward.ts";
 import type { Tensor } from "../../src/tfjs/ops.ts";
 import type { TrainData } from "./batches.ts";

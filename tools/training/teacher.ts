@@ -1,4 +1,4 @@
-/** Fixed networks in TensorFlow.js: whom a student learns from. */
+/** Fixed networks in TensorFlow.js that a student learns from. */
 
 import { SlimViTError } from "../../src/errors.ts";
 import { featureDim, type Manifest, type Model, type Preprocess } from "../../src/format/model.ts";

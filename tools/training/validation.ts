@@ -1,6 +1,6 @@
 /**
- * Accuracy while training, on a few pictures that are not trained on, as inference sees them. Measuring draws no random
- * number and leaves weights and optimiser as they are, so a training ends with the same weights with and without it.
+ * Accuracy during training, on a few pictures that are not trained on, preprocessed as at inference. Measuring draws no
+ * random number and does not change weights and optimiser, so a training ends with the same weights with and without it.
  */
 
 import { messageOf, SlimViTError } from "../../src/errors.ts";

@@ -1,4 +1,4 @@
-/** Which variant meets a budget here: measures as few as it takes, and predicts the others from their MACs. */
+/** Chooses the variant that meets a budget here. Measures few variants and predicts the others from their MACs. */
 import type { Variant } from "../../format/model.ts";
 
 /** What is known of a variant's time. */

@@ -1,4 +1,4 @@
-/** What only folders of several variants need: dist/engine-family.js, which the worker loads for them. */
+/** The entry of dist/engine-family.js, which the worker loads only for folders of several variants. */
 export { SlabReader } from "../../loading/slabReader.ts";
 export { sharedFamily } from "./shared.ts";
 export { type InTurn, type Running, Variants } from "./variants.ts";

@@ -1,4 +1,4 @@
-/** Whether several variants can run over one copy of their weights, as engine `simd` has them. */
+/** Whether several variants can run on one copy of their weights, as in engine `simd`. */
 import type { BlockShape, Model, Tensor, Tensors } from "../../format/model.ts";
 import type { SharedFamily } from "../engine.ts";
 

@@ -1,4 +1,4 @@
-/** The variants of a loaded folder: which one runs, how long each takes here, and how another takes its place. */
+/** The variants of a loaded folder: the running one, the latency of each on this device, and the change to another. */
 import { messageOf, throwIfAborted } from "../../errors.ts";
 import type { Manifest, Model } from "../../format/model.ts";
 import { currentVariants, withVariant } from "../../format/variants.ts";

@@ -1,6 +1,6 @@
 /**
- * The slim network on onnxruntime-web, by its WASM kernels or its WebGPU ones. The package is an optional peer, loaded
- * when one of these engines is asked for.
+ * The slim network on onnxruntime-web, with its WASM or WebGPU kernels. The package is an optional peer dependency. It
+ * is loaded when one of these engines is opened.
  */
 import type * as Ort from "onnxruntime-web/wasm";
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";

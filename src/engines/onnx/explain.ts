@@ -1,4 +1,4 @@
-/** What the graph's further outputs say of attention and of merges. */
+/** Reads attention and merges from the additional outputs of the graph. */
 import { type Architecture, denseTokens, tokenCounts } from "../../format/model.ts";
 import { type MergePairs, mergedRows } from "../../reference/merge.ts";
 import type { RunOutput } from "../engine.ts";

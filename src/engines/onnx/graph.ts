@@ -1,7 +1,7 @@
 /**
- * A `Model` → the bytes of an ONNX file that runs the slim network: dropped tokens are gathered away, dropped channels
- * and heads are not there. Activations are [batch × tokens, channels] matrices, every linear is one Gemm over the weights as
- * they are stored, and the arithmetic is that of src/reference/forward.ts.
+ * A `Model` → the bytes of an ONNX file that runs the slim network. Dropped tokens are removed by gathers; dropped
+ * channels and heads are not in the graph. Activations are [batch × tokens, channels] matrices, every linear is one Gemm
+ * on the weights as they are stored, and the arithmetic is that of src/reference/forward.ts.
  */
 import { SlimViTError } from "../../errors.ts";
 import { featureDim, lastRows, type Model, patchGrid } from "../../format/model.ts";

@@ -1,4 +1,4 @@
-/** The layers that are not one operator, or whose weights need preparing. */
+/** Layers that need more than one operator, or whose weights need preparing. */
 import type { Activation, Model } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
 import type { Graph } from "./builder.ts";

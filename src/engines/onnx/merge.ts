@@ -1,4 +1,4 @@
-/** Tokens that merge: what src/reference/merge.ts does, as matrices of ones and zeros. */
+/** Merging tokens: the computation of src/reference/merge.ts as products with matrices of ones and zeros. */
 import type { MergePairs } from "../../reference/merge.ts";
 import { FLOAT, type Graph } from "./builder.ts";
 import type { Layers, Matrix } from "./layers.ts";

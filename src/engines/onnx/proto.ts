@@ -1,6 +1,6 @@
 /**
- * As much of protobuf's wire format as an ONNX file needs. A message is kept as a list of pieces, large ones by
- * reference, so that a network's weights are copied once: into the file.
+ * The part of protobuf's wire format that an ONNX file needs. A message is a list of pieces, large ones by reference, so
+ * that the weights of a network are copied only once, into the file.
  * @see https://protobuf.dev/programming-guides/encoding/
  */
 export class Message {

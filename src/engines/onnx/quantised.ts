@@ -1,7 +1,7 @@
 /**
- * Linears on int8. With activation ranges from a calibration they are written as what they mean, dequantised levels that are
- * multiplied (the QDQ form), which onnxruntime turns into one integer kernel each. Without ranges, activations are quantised
- * as they come.
+ * Linears in int8. With activation ranges from a calibration they are written in QDQ form (quantise, dequantise,
+ * multiply), which onnxruntime turns into one integer kernel each. Without ranges, activations are quantised at run
+ * time.
  */
 import type { ActivationRange } from "../../format/model.ts";
 import { isQuantised } from "../../format/quantise.ts";

@@ -1,4 +1,4 @@
-/** The tokens between two blocks, and how some of them leave. */
+/** The tokens between two blocks, and how tokens are dropped. */
 import { type Architecture, patchGrid } from "../../format/model.ts";
 import type { Graph } from "./builder.ts";
 import type { Layers, Matrix } from "./layers.ts";

@@ -1,4 +1,4 @@
-/** The same graph by onnxruntime-web's WebGPU kernels. */
+/** The same graph on onnxruntime-web's WebGPU kernels. */
 import { encodeFloat16 } from "../../format/float16.ts";
 import type { EngineOptions, OpenEngine } from "../engine.ts";
 import { type DeviceRequest, DeviceWatch, queue, requestDevice } from "../gpuDevice.ts";

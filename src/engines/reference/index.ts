@@ -1,4 +1,4 @@
-/** dist/engine-reference.js: the plain loops. */
+/** dist/engine-reference.js: the plain loops as an engine. */
 import type { EngineChunk } from "../engine.ts";
 import { openReference } from "./engine.ts";
 

@@ -1,4 +1,4 @@
-/** Where activations lie. Those that are never in use at once lie over each other. */
+/** The addresses of the activations. Activations that are never in use at the same time share memory. */
 import {
   type BlockShape,
   featureDim,

@@ -1,4 +1,4 @@
-/** Where the weights lie that several variants share, and in which order. */
+/** The addresses of the weights that several variants share, and their order. */
 import { pad8 } from "./padding.ts";
 
 /** Where a linear's panels lie. */

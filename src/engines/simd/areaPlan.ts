@@ -1,7 +1,8 @@
 /**
- * Several variants over one copy of their weights. The largest variant's panels are packed in an order in which the panels of
- * each smaller one come first: of q, k and v, those of the smallest variant's channels, then those that the next one adds. What
- * a variant has of its own, from biases to activations, is laid out anew behind the weights when it is to run.
+ * Several variants on one copy of their weights. The panels of the largest variant are packed in an order in which the
+ * panels of each smaller one come first: of q, k and v, those of the smallest variant's channels, then those that the
+ * next one adds. What belongs to one variant only, from biases to activations, is laid out behind the weights each time
+ * it is to run.
  */
 import type { SharedFamily } from "../engine.ts";
 import { differs, type Place, type WeightsArea } from "./area.ts";

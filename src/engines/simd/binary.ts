@@ -1,4 +1,4 @@
-/** The two binaries: which one runs here, and its compiled module. */
+/** The two binaries: chooses the one that runs here, and compiles it. */
 import { messageOf, SlimViTError } from "../../errors.ts";
 import { inflate } from "../../loading/inflate.ts";
 

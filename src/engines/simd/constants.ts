@@ -1,4 +1,4 @@
-/** What the kernels read beside the linears: norms, where patches lie, what the tokens begin with. */
+/** What the kernels read besides the linears: norms, positions of patches, and the initial prefix tokens. */
 import { denseTokens, type Manifest, type Model, patchGrid } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
 import * as L from "./layout.ts";

@@ -1,4 +1,4 @@
-/** The engine of our own: WebAssembly kernels (assembly/) that run the whole forward pass over one memory a model. */
+/** Our own engine: WebAssembly kernels (assembly/) that run the whole forward pass in one memory for each model. */
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import { type Manifest, type Model, tokenCounts } from "../../format/model.ts";
 import type { Engine, EngineOptions, RunOptions, RunOutput, SharedFamily } from "../engine.ts";

@@ -1,6 +1,7 @@
 /**
- * The plan that the host writes into the memory and the kernels read: word offsets, one word = 4 bytes. A word that holds an
- * address is 0 where there is nothing. Imported by TypeScript and by AssemblyScript, so it holds nothing but numbers.
+ * The plan that the host writes into the memory and the kernels read: word offsets, where one word is 4 bytes. A word
+ * that holds an address is 0 if there is nothing to point to. TypeScript and AssemblyScript both import this file, so it
+ * has only numbers.
  */
 
 // How a linear's weights are stored. int8 has one panel layout a binary: 4 inputs deep with relaxed dot, else 2 deep.

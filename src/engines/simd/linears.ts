@@ -1,4 +1,4 @@
-/** Where a linear's weights, bias and scales lie in the engine's memory. */
+/** The addresses of a linear's weights, bias and scales in the engine's memory. */
 import type { Model, Tensor } from "../../format/model.ts";
 import { isQuantised } from "../../format/quantise.ts";
 import { float32 } from "../../format/read.ts";

@@ -1,4 +1,4 @@
-/** The engine's memory while it is laid out: every piece is taken in turn, and constants wait to be copied in. */
+/** Lays out the engine's memory: pieces are allocated one after the other, and constants are copied in at the end. */
 
 /** Below are the kernels' own constants; address 0 means "none". */
 const FIRST = 1024;

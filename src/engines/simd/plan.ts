@@ -1,4 +1,4 @@
-/** A model → where everything lies in the engine's memory, and the words that tell the kernels so (layout.ts). */
+/** A model → the addresses of all its data in the engine's memory, and the words that tell the kernels (layout.ts). */
 import { type Manifest, type Model, patchGrid, tokenCounts } from "../../format/model.ts";
 import { type Activations, planActivations, planScratch, type Scratch } from "./activations.ts";
 import { panelOrder, type WeightsArea } from "./area.ts";

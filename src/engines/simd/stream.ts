@@ -1,4 +1,4 @@
-/** What lives from stage to stage: the residual stream and what its rows stand for, and what a run returns. */
+/** Data that lives from stage to stage: the residual stream, what its rows stand for, and the outputs of a run. */
 import { featureDim, type Manifest, pooledDim, tokenCounts } from "../../format/model.ts";
 import { ropeCoordinates } from "../../reference/positions.ts";
 import type { MemoryLayout } from "./memoryLayout.ts";

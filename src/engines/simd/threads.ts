@@ -1,4 +1,4 @@
-/** Workers that run the kernels' `help` over the shared memory until they are told to quit. */
+/** Workers that run the kernels' `help` on the shared memory until they are stopped. */
 import { trustScript } from "../../trustedScript.ts";
 
 export interface Helpers {

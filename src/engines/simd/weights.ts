@@ -1,4 +1,4 @@
-/** Copies a model's tensors into the engine's memory and has them packed there. */
+/** Copies a model's tensors into the engine's memory and packs them there. */
 import { F32, INT8 } from "./layout.ts";
 import type { PackedLinear } from "./linears.ts";
 import type { Cargo } from "./plan.ts";

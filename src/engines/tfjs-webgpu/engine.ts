@@ -1,4 +1,4 @@
-/** The training forward on @tensorflow/tfjs-backend-webgpu. TensorFlow.js is an optional peer. */
+/** The training forward on @tensorflow/tfjs-backend-webgpu. TensorFlow.js is an optional peer dependency. */
 import type { WebGPUBackend } from "@tensorflow/tfjs-backend-webgpu";
 import { messageOf, SlimViTError, throwIfAborted } from "../../errors.ts";
 import { type Manifest, type Model, tensorShapes } from "../../format/model.ts";

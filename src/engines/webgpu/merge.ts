@@ -1,4 +1,4 @@
-/** Tokens that merge: `choosePairs`, `mergeRows` and `mergeSizes` in src/reference/merge.ts, in two kernels. */
+/** Merging tokens: `choosePairs`, `mergeRows` and `mergeSizes` of src/reference/merge.ts, in two kernels. */
 import { SHAPE } from "./rows.ts";
 import { align4, repeat, type Shader, shader } from "./shader.ts";
 

@@ -1,4 +1,4 @@
-/** From the last block's tokens to the features: `classify` in src/reference/pooling.ts, but for its linears. */
+/** From the last block's tokens to the features: `classify` of src/reference/pooling.ts without its linears. */
 import { align4, repeat, type Shader, shader } from "./shader.ts";
 import { statisticsOf } from "./statistics.ts";
 

@@ -1,4 +1,7 @@
-/** The linear layers, with what comes before and after them: one kernel for the embedding, qkv, proj, fc1, fc2 and the head. */
+/**
+ * The linear layers, with the operations before and after them: one kernel for the embedding, qkv, proj, fc1, fc2 and
+ * the head.
+ */
 import type { Activation } from "../../format/model.ts";
 import { activations } from "./activation.ts";
 import { align4, repeat, type Shader, shader } from "./shader.ts";

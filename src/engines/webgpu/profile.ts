@@ -1,4 +1,4 @@
-/** How long each block takes. */
+/** Measures the time of each block. */
 import type { Dispatch, Workspace } from "./workspace.ts";
 
 /**

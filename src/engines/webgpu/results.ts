@@ -1,4 +1,4 @@
-/** What a call has copied from the GPU → the outputs of a run. */
+/** The buffers that a call copied from the GPU → the outputs of a run. */
 import { featureDim, type Manifest, tokenCounts } from "../../format/model.ts";
 import type { RunOutput } from "../engine.ts";
 import { groupsOf, readPairs } from "../mergePairs.ts";

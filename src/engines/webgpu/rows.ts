@@ -1,4 +1,6 @@
-/** What some of the family do to whole rows between two products: norms in the way, and gates. */
+/**
+ * Row operations between two products that only some networks have: norms of queries and keys, rotary positions, gates.
+ */
 import type { Activation } from "../../format/model.ts";
 import { activations } from "./activation.ts";
 import { align4, type Shader, shader } from "./shader.ts";

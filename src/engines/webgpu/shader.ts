@@ -1,4 +1,4 @@
-/** What all kernels share: how a shader declares its bindings, and the call's uniform. */
+/** Shared by all kernels: how a shader declares its bindings, and the uniform of a call. */
 
 /** A shader's text, and its bindings by name in the order of their numbers. */
 export interface Shader {

@@ -1,4 +1,4 @@
-/** Mean and 1/σ of rows, from what the product before them has left. */
+/** Mean and 1/σ of rows, from the partial statistics that the product before has stored. */
 
 /**
  * Joins the statistics of a row's groups of columns (Chan, Golub, LeVeque 1979). x: mean, y: 1/σ

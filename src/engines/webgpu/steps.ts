@@ -1,4 +1,4 @@
-/** The dispatches of a plan, as they are put together: what each binds, and how it is shared out. */
+/** The dispatches of a plan while it is built: their bindings and their numbers of workgroups. */
 import type { Manifest, Model } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
 import {

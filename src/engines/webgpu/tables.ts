@@ -1,4 +1,4 @@
-/** What a network's shape fixes for every picture: which pixels, positions and rows the kernels take. */
+/** Tables that depend on the network's shape alone: which pixels, positions and rows the kernels read. */
 import { type Manifest, type Model, patchGrid } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
 import { ropeCoordinates } from "../../reference/positions.ts";

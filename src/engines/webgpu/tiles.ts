@@ -1,4 +1,4 @@
-/** How products are shared out, by their size and by the kind of adapter. */
+/** How products are split into tiles, by their size and by the kind of adapter. */
 import type { Tile } from "./product.ts";
 
 /** What the shaders are made for. */

@@ -1,4 +1,4 @@
-/** Tensors as they lie on the GPU. */
+/** Tensors in the form in which the GPU stores them. */
 import type { Tensor, Tensors } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
 import type { WeightForm } from "./product.ts";

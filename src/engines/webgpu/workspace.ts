@@ -1,4 +1,4 @@
-/** The buffers, pipelines and bind groups of one plan: all that a call uses, made once. */
+/** The buffers, pipelines and bind groups of one plan, made once and used by every call. */
 import type { ActivationName, Binding, Constant, Plan, Step } from "./steps.ts";
 
 /** What engines' plans share on a device: the weights, and each pipeline once however many layers run it. */

@@ -1,4 +1,4 @@
-/** A graph under construction: operators that the context was asked about first, and constants that are stored once. */
+/** A graph under construction. Operators are checked against the context first, and each constant is stored once. */
 import { messageOf, SlimViTError } from "../../errors.ts";
 
 export type FloatType = "float32" | "float16";

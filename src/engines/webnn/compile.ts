@@ -1,4 +1,4 @@
-/** A network's graph with the tensors that it reads and writes. */
+/** A compiled network with its input and output tensors. */
 import type { Model } from "../../format/model.ts";
 import { type FloatType, GraphBuilder } from "./builder.ts";
 import { INPUT, keptPatches, writeNetwork } from "./network.ts";

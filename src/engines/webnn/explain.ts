@@ -1,4 +1,4 @@
-/** What merged, from the rows that the graph gave. */
+/** Reads what merged from the rows that the graph returns. */
 import type { Architecture, TokenCount } from "../../format/model.ts";
 import { denseTokens } from "../../format/model.ts";
 import type { RunOutput } from "../engine.ts";

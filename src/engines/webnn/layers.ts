@@ -1,4 +1,4 @@
-/** The layers that are not one operator everywhere, or whose weights need preparing. */
+/** Layers that are not one operator everywhere, or whose weights need preparing. */
 import type { Activation, ActivationRanges, Model } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
 import type { GraphBuilder } from "./builder.ts";

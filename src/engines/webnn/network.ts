@@ -1,6 +1,6 @@
 /**
- * A `Model` → an MLGraph of the slim network. Activations are [tokens, channels] matrices, every linear is one gemm over the
- * weights as they are stored, and the arithmetic is that of src/reference/forward.ts.
+ * A `Model` → an MLGraph of the slim network. Activations are [tokens, channels] matrices, every linear is one gemm on
+ * the weights as they are stored, and the arithmetic is that of src/reference/forward.ts.
  */
 import { type Architecture, lastRows, type Model } from "../../format/model.ts";
 import { attend } from "./attention.ts";

@@ -1,6 +1,6 @@
 /**
- * A linear on int8: inputs, weights and outputs are levels, and the sum is of int32. Written as what it means, dequantised
- * levels that are multiplied, which the context's own compiler turns into one int8 operator (TensorFlow Lite does).
+ * A linear in int8: inputs, weights and outputs are quantisation levels, summed in int32. It is written in QDQ form
+ * (quantise, dequantise, multiply), which the context's compiler turns into one int8 operator (TensorFlow Lite does).
  */
 import type { ActivationRange } from "../../format/model.ts";
 import type { GraphBuilder } from "./builder.ts";

@@ -1,4 +1,4 @@
-/** The tokens between two blocks, and how some of them leave or merge. */
+/** The tokens between two blocks, and how tokens are dropped or merged. */
 import type { Architecture, BlockShape } from "../../format/model.ts";
 import { ropeCoordinates } from "../../reference/positions.ts";
 import type { GraphBuilder } from "./builder.ts";

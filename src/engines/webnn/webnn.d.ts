@@ -1,4 +1,7 @@
-/** What the engine uses of the Web Neural Network API, https://www.w3.org/TR/webnn/, which TypeScript's lib does not have. */
+/**
+ * The part of the Web Neural Network API, https://www.w3.org/TR/webnn/, that the engine uses. TypeScript's lib does not
+ * have it.
+ */
 
 type MLDeviceType = "cpu" | "gpu" | "npu";
 type MLPowerPreference = "default" | "high-performance" | "low-power";

@@ -170,7 +170,7 @@ test.each<[string, string[], RegExp]>([
   ],
   ["bytes that no model has", ["--bytes", "100"], /--bytes 100 cannot be reached: .* has [\d.]+ kB\. Only widths/],
   ["a time that no model has", ["--latency-ms", "0.0000001"], /--latency-ms .* cannot be reached: .* ms/],
-  ["a stage's option", ["--macs", "0.5", "--set", "search.epochs=1"], /--set is for the stages of a recipe file/],
+  ["a stage's option", ["--macs", "0.5", "--set", "search.epochs=1"], /--set works with a recipe file only/],
   [
     "variants of fewer bytes",
     ["--bytes", "3MB", "--elastic"],

@@ -1,4 +1,4 @@
-/** Attention of a few query rows over all heads. Two matrix products a head, by the same tiles as the linears. */
+/** Attention of a few query rows over all heads: two matrix products for each head, on the same tiles as the linears. */
 import {
   ATTENTION_ROWS,
   BLOCK_GRID,

@@ -1,4 +1,6 @@
-/** What the products are called with: records in memory, one of each a thread, whose fields are set by name. */
+/**
+ * The arguments of the matrix products: records in memory, one of each for each thread, whose fields are set by name.
+ */
 import { CALL_BYTES, PLAN_SCRATCH, PLAN_SCRATCH_BYTES, PLAN_SCRATCH_PANEL } from "../layout";
 
 /** Some rows times one panel of 8 outputs: dst[row][8] = x[row] Wᵀ + bias + residual[row]. */

@@ -1,4 +1,4 @@
-/** The last stage: the tokens of the last block → features, and logits where there is a head (src/reference/pooling.ts). */
+/** The last stage: the tokens of the last block → features, and logits if there is a head (src/reference/pooling.ts). */
 import {
   ACTIVATION_NONE,
   BLOCK_MLP_LOG_SIZES,

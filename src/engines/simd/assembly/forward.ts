@@ -1,6 +1,7 @@
 /**
- * The forward pass in stages: 0 embeds, 1 … blocks are the blocks, blocks + 1 pools, and classifies where there is a head.
- * Every thread calls every stage and opens the same phases; the reference's arithmetic is in src/reference/forward.ts.
+ * The forward pass in stages. Stage 0 embeds, stages 1 … blocks are the blocks, and stage blocks + 1 pools, and
+ * classifies if there is a head. Every thread calls every stage and opens the same phases. The arithmetic is that of
+ * src/reference/forward.ts.
  */
 import { BLOCK_WORDS, PLAN_BLOCK_TABLE, PLAN_BLOCKS } from "../layout";
 import { runBlock } from "./block";

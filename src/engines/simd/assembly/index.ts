@@ -1,4 +1,6 @@
-/** What the host calls. One instance a thread, all over one memory; nothing is allocated here. */
+/**
+ * The functions that the host calls. Each thread has one instance, and all share one memory. Nothing is allocated here.
+ */
 import { PLAN_SYNC, SYNC_FROM, SYNC_TO } from "../layout";
 import { runStage } from "./forward";
 import { writeConstants } from "./math";

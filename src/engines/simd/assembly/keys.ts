@@ -1,6 +1,6 @@
 /**
- * Keys that are not used as they come out of the linear: they lie in rows first, where they are normed and turned as the
- * queries are, and go to the panels of attention from there. RoPE's reference is src/reference/positions.ts.
+ * Keys that need work after their linear. They are stored in rows first, where they are normalised and rotated as the
+ * queries are, and are then copied into the panels of attention. RoPE's reference is src/reference/positions.ts.
  */
 import {
   BLOCK_FREQUENCIES,

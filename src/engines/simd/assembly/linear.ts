@@ -1,4 +1,7 @@
-/** Linears: rows of activations times panels of 8 outputs. Panels are what threads share; all rows meet each panel once. */
+/**
+ * Linears: rows of activations times panels of 8 outputs. Threads share the work by panels, and all rows are multiplied
+ * with a panel at once.
+ */
 import {
   ACTIVATION_GELU,
   ACTIVATION_GELU_TANH,

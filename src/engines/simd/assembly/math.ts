@@ -1,4 +1,4 @@
-/** Vector arithmetic that the two binaries share by name. */
+/** Vector arithmetic with the same names in both binaries. */
 
 /** a × b + c; fused where the binary may. */
 // @ts-ignore: decorator

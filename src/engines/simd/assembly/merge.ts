@@ -1,7 +1,7 @@
 /**
- * Tokens that merge: which pairs, and the rows that are left. The same as src/reference/merge.ts. Of a block's patches those
- * at even places are B and those at odd places A, so both are strided rows, and similarities go through the tiles of the
- * linears: A's keys are activations, B's are packed into panels.
+ * Merging tokens: chooses the pairs and computes the remaining rows, as src/reference/merge.ts does. Patches at even
+ * positions of a block are set B, those at odd positions are set A, so both are strided rows. Similarities use the tiles
+ * of the linears: A's keys are activations, and B's are packed into panels.
  */
 import {
   ATTENTION_ROWS,

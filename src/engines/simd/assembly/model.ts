@@ -1,4 +1,4 @@
-/** What every stage reads of the plan, once a thread. */
+/** The words of the plan that every stage uses, read once by each thread. */
 import { PLAN_DIM, PLAN_DIM_BYTES, PLAN_NORMED, PLAN_QUANTISED, PLAN_RANGES } from "../layout";
 import { takeScratch } from "./calls";
 import { thread } from "./sync";

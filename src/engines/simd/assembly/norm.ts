@@ -1,4 +1,7 @@
-/** What is done a row at a time: LayerNorm and the quantisation of activations; and keys, which are a product's weights. */
+/**
+ * Row operations: LayerNorm, the quantisation of activations, and the packing of keys, which are the weights of a
+ * product.
+ */
 import { NORM_BYTES, NORM_DENSE_DIM, NORM_EPS, NORM_WEIGHTS } from "../layout";
 import { lanesMax, lanesMin, lanesSum, madd, ROUND } from "./math";
 import { address, float, word } from "./words";

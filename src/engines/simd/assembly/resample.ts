@@ -1,7 +1,7 @@
 /**
- * Resampling of RGBA bytes in Pillow's fixed point, a binary of its own over its own memory (host: src/image/resampleWasm.ts). A
- * weight w is two words, w = 2¹⁵ high + low, so that products go two taps at a time through the 16-bit dot product. All
- * is modulo 2³², as in the plain form, whose sums fit.
+ * Resampling of RGBA bytes in Pillow's fixed point, in a binary of its own with its own memory (host:
+ * src/image/resampleWasm.ts). A weight w is stored as two words, w = 2¹⁵ high + low, so that the 16-bit dot product
+ * multiplies two taps at a time. All arithmetic is modulo 2³², as in the plain form, whose sums fit into 32 bits.
  */
 
 const HALF: i32 = 1 << 21;

@@ -1,7 +1,7 @@
 /**
- * Work sharing. A phase is a number of items; threads claim them one by one, and the phase is over when its items are
- * done. Nothing counts threads: one that the system has put aside holds up the others only if it holds an item, so
- * more threads than cores do no harm.
+ * Work sharing. A phase is a number of items. Threads claim items one by one, and the phase ends when all its items are
+ * done. The number of threads plays no role: a thread that the system suspends delays the others only if it holds an
+ * item, so more threads than cores do no harm.
  */
 import {
   PHASE_DONE,

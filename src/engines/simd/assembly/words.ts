@@ -1,4 +1,4 @@
-/** Reading the host's plan (layout.ts). */
+/** Reads the host's plan (layout.ts). */
 
 // @ts-ignore: decorator
 @inline
