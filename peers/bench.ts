@@ -13,6 +13,7 @@ import { parseArgs } from "node:util";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 import { adapterName } from "../src/engines/adapter.ts";
+import { messageOf } from "../src/errors.ts";
 import { countMacs, type Model } from "../src/format/model.ts";
 import { preprocess } from "../src/image/resample.ts";
 import { forward } from "../src/reference/forward.ts";
@@ -42,18 +43,7 @@ const BASE: Record<Platform, PeersFile["base"]> = {
 /** Bytes in gzip, by file. */
 const compressed = new Map<string, number>();
 
-const { values: options } = parseArgs({
-  options: {
-    on: { type: "string", default: "wasm" },
-    swiftshader: { type: "boolean", default: false },
-    rounds: { type: "string", default: "20" },
-    threads: { type: "string" },
-    dense: { type: "string", default: path("../models/deit-tiny") },
-    slim: { type: "string", default: path("../models/deit-tiny-slim") },
-    name: { type: "string" },
-    only: { type: "string", default: "" },
-  },
-});
+const options = readOptions();
 
 const temporary = mkdtempSync(join(tmpdir(), "slimvit-peers-"));
 const platform = PLATFORMS.find((name) => name === options.on) ?? unknownPlatform(options.on);
@@ -97,6 +87,29 @@ process.exit();
 
 function unknownPlatform(name: string): never {
   throw new Error(`--on is "${name}"; expected one of ${PLATFORMS.join(", ")}.`);
+}
+
+function readOptions() {
+  try {
+    const { values } = parseArgs({
+      options: {
+        on: { type: "string", default: "wasm" },
+        swiftshader: { type: "boolean", default: false },
+        rounds: { type: "string", default: "20" },
+        threads: { type: "string" },
+        dense: { type: "string", default: path("../models/deit-tiny") },
+        slim: { type: "string", default: path("../models/deit-tiny-slim") },
+        name: { type: "string" },
+        only: { type: "string", default: "" },
+      },
+    });
+    return values;
+  } catch (error) {
+    say(
+      `bench:peers: ${messageOf(error)} The options are --on, --swiftshader, --rounds, --threads, --dense, --slim, --name and --only (peers/README.md).`,
+    );
+    process.exit(2);
+  }
 }
 
 async function bundle(outdir: string): Promise<void> {
