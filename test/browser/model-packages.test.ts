@@ -26,8 +26,8 @@ afterAll(async () => {
 
 function makeAppWith(main: string, bundler: string): string {
   const app = BUNDLERS[bundler];
-  const script = "main.js" in app.files ? { "main.js": main } : { "src/index.js": withPage(main) };
-  const folder = makeApp({ ...app, files: { ...app.files, ...script } });
+  const [path, script] = "main.js" in app.files ? ["main.js", main] : ["src/index.js", withPage(main)];
+  const folder = makeApp({ ...app, files: { ...app.files, [path]: script } });
   folders.push(folder);
   unpackModel(MODEL, join(folder, "node_modules", NAME));
   expect(warningsIn(buildApp(app, folder))).toEqual([]);
