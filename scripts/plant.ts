@@ -1,28 +1,17 @@
 // Plants faults, one at a time, in a copy of the project and says which test each turns red.
 //   npm run mutation:plant                     all of scripts/plants
 //   npm run mutation:plant -- offline demo     those whose group, file or name holds one of the words
-//   npm run mutation:plant -- --list           what there is, and what the sources no longer have, without running anything
+//   npm run mutation:plant -- --list           what there is, and what the sources do not have exactly once, without running anything
 // The offline stage's faults stand for what reviewers planted; kernels, browser code and the demo are out of Stryker's reach.
 // The copy is build/planted, made anew each time. Exits 1 when a fault survives, is no longer in the sources, or when the
 // tests fail without any fault.
 import { spawnSync } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { BROWSER } from "./plants/browser.ts";
-import { FAMILY } from "./plants/family.ts";
-import { KERNELS } from "./plants/kernels.ts";
-import { OFFLINE } from "./plants/offline.ts";
+import { GROUPS, timesInSources } from "./plants/groups.ts";
 import type { Plant } from "./plants/plant.ts";
-import { RUNTIME } from "./plants/runtime.ts";
 import { ROOT } from "./section.ts";
 
-const GROUPS: Record<string, Plant[]> = {
-  offline: OFFLINE,
-  family: FAMILY,
-  runtime: RUNTIME,
-  kernels: KERNELS,
-  browser: BROWSER,
-};
 const COPY = join(ROOT, "build/planted");
 /** Large, and the same for every fault. */
 const LINKED = ["node_modules", "models"];
@@ -38,9 +27,10 @@ function main(args: string[]): void {
     ({ group, file, name }) => !words.length || words.some((word) => `${group} ${file} ${name}`.includes(word)),
   );
   if (args.includes("--list")) {
-    for (const { group, file, name, find } of chosen) {
-      const isThere = existsSync(join(ROOT, file)) && readFileSync(join(ROOT, file), "utf8").split(find).length === 2;
-      console.log(`${group}: ${file}: ${name}${isThere ? "" : "  NOT IN THE SOURCES"}`);
+    for (const plant of chosen) {
+      const times = timesInSources(plant);
+      const fault = times === 1 ? "" : `  ${times} TIMES IN THE SOURCES`;
+      console.log(`${plant.group}: ${plant.file}: ${plant.name}${fault}`);
     }
     return;
   }
@@ -78,8 +68,8 @@ function baseline(plants: Chosen[]): string[] {
 function tried(plant: Chosen): string | undefined {
   const { group, name, file, find, plant: planted, tests, builds } = plant;
   const path = join(COPY, file);
-  const intact = existsSync(path) ? readFileSync(path, "utf8") : "";
-  const places = intact.split(find).length - 1;
+  const places = timesInSources(plant, COPY);
+  const intact = places ? readFileSync(path, "utf8") : "";
   const say = (outcome: string) => console.log(`${group}: ${name} (${file}): ${outcome}`);
   if (places !== 1) {
     say(`is ${places} times in the sources, not once: write the plant anew`);

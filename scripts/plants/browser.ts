@@ -25,9 +25,13 @@ export const BROWSER: Plant[] = [
   ),
   demo("the ratio against transformers.js is inverted", "peer.js", "theirs / ours", "ours / theirs", [PEER]),
   demo("any two labels agree", "peer.js", "names(labels.their).includes(labels.our.toLowerCase())", "true", [PEER]),
-  demo("patches of one token are divided", "groups.js", "groups[patch - 1] !== token", "groups[patch - 1] >= 0", [
-    MERGED,
-  ]),
+  demo(
+    "patches of one token are divided",
+    "groups.js",
+    "groups[patch + right + down * columns] === groups[patch]",
+    "groups[patch + right + down * columns] === patch",
+    [MERGED],
+  ),
   demo("the page starts with other weights", "pickers.js", 'FIRST_DTYPE = "int8"', 'FIRST_DTYPE = "f16"', [PAGE]),
   demo(
     "the service worker prefers the old page",
@@ -38,8 +42,8 @@ export const BROWSER: Plant[] = [
   demo(
     "frames are queued: the oldest is answered",
     "main.js",
-    "    const video = await pictures.nextFrame(signal);\n    if (signal.aborted) return;\n    const frame = await createImageBitmap(video);",
-    '    await pictures.nextFrame(signal);\n    if (signal.aborted) return;\n    globalThis.queue ??= (setInterval(async () => globalThis.queue.push(await createImageBitmap($("video"))), 33), []);\n    while (!globalThis.queue.length) await new Promise((resolve) => setTimeout(resolve, 5));\n    const frame = globalThis.queue.shift();',
+    'slim.vit.stream($("video"), {',
+    'slim.vit.stream((async function* () {\n    const queue = [];\n    setInterval(async () => queue.push(await createImageBitmap($("video"))), 33);\n    for (;;) {\n      while (!queue.length) await new Promise((resolve) => setTimeout(resolve, 5));\n      yield queue.shift();\n    }\n  })(), {',
   ),
   demo(
     "bars show a class's neighbour",

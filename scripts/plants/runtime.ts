@@ -5,8 +5,8 @@ export const RUNTIME: Plant[] = [
   {
     name: "topK is cut before deny",
     file: "src/worker/classes.ts",
-    find: "return order.slice(0, topK).map(",
-    plant: "return order.filter((i) => [...scores].filter((v) => v > scores[i]).length < topK).map(",
+    find: "classes: order.slice(0, topK).map(",
+    plant: "classes: order.filter((i) => [...scores].filter((v) => v > scores[i]).length < topK).map(",
     tests: ["test/worker/choices.test.ts"],
   },
   {

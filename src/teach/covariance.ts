@@ -1,4 +1,5 @@
 /** A solver with the covariance of the inputs. As preconditioner it reduces the regression's steps to a third. */
+import { cholesky, solveFactored } from "../reference/cholesky.ts";
 import { placeOf, type Samples } from "./regression.ts";
 
 /** Of inputs wider than this, only the diagonal is used: the factors would cost more than the steps they save. */
@@ -29,13 +30,13 @@ export function solverFor(
   share: number,
 ): (weights: Float64Array) => void {
   const biasShare = 1 / share;
-  const factor = covariance && choleskyOf(covariance, dim, lambda, share);
+  const factor = covariance && cholesky(hessianOf(covariance, dim, lambda, share), dim, lambda / 2);
   const column = new Float64Array(dim);
   return (weights) => {
     for (let kind = 0; kind < classes; kind++) {
       if (factor) {
         for (let i = 0; i < dim; i++) column[i] = weights[placeOf(kind, i, dim)];
-        solve(factor, column);
+        solveFactored(factor, column);
         for (let i = 0; i < dim; i++) weights[placeOf(kind, i, dim)] = column[i];
       } else for (let i = 0; i < dim; i++) weights[placeOf(kind, i, dim)] /= share + lambda;
       weights[placeOf(kind, dim, dim)] *= biasShare;
@@ -43,30 +44,9 @@ export function solverFor(
   };
 }
 
-/** Lower triangle L of share × covariance + λ = L Lᵀ */
-function choleskyOf(covariance: Float64Array, dim: number, lambda: number, share: number): Float64Array {
-  const factor = covariance.map((v) => v * share);
-  for (let i = 0; i < dim; i++) {
-    factor[i * dim + i] += lambda;
-    for (let j = 0; j <= i; j++) {
-      let sum = factor[i * dim + j];
-      for (let k = 0; k < j; k++) sum -= factor[i * dim + k] * factor[j * dim + k];
-      factor[i * dim + j] = i === j ? Math.sqrt(Math.max(sum, lambda / 2)) : sum / factor[j * dim + j];
-    }
-  }
-  return factor;
-}
-
-/** Solves L Lᵀ x = b in place. */
-function solve(factor: Float64Array, b: Float64Array): void {
-  const dim = b.length;
-  for (let i = 0; i < dim; i++) {
-    let sum = b[i];
-    for (let k = 0; k < i; k++) sum -= factor[i * dim + k] * b[k];
-    b[i] = sum / factor[i * dim + i];
-  }
-  for (let i = dim - 1; i >= 0; i--) {
-    b[i] /= factor[i * dim + i];
-    for (let k = 0; k < i; k++) b[k] -= factor[i * dim + k] * b[i];
-  }
+/** share × covariance + λ */
+function hessianOf(covariance: Float64Array, dim: number, lambda: number, share: number): Float64Array {
+  const hessian = covariance.map((v) => v * share);
+  for (let i = 0; i < dim; i++) hessian[i * dim + i] += lambda;
+  return hessian;
 }

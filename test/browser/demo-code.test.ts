@@ -1,11 +1,9 @@
 /** The lines of code on the demo's page: they run, they are copied as they stand, and their links lead somewhere. */
 import { existsSync, readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { accessibilityFaults, type Demo, expectAnswer, openDemo } from "./demo.ts";
+import { type Demo, expectAccessible, expectAnswer, openDemo } from "./demo.ts";
 
-const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 const REPOSITORY = "https://github.com/slimvit/slimvit";
 let demo: Demo;
 
@@ -71,12 +69,7 @@ test("a click copies exactly the code that is shown", async () => {
 
 test("axe finds no fault with all code open, and nothing is wider than the screen", async () => {
   const { page } = demo;
-  await page.addScriptTag({ path: AXE });
-  for (const isDark of [false, true]) {
-    if (isDark) await page.click("#theme");
-    expect(await accessibilityFaults(page)).toEqual([]);
-  }
-  expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBe(360);
+  await expectAccessible(page, 360);
 });
 
 test("links into the repository lead to files and headings that are there", async () => {

@@ -1,11 +1,11 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { createServer, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import sirv from "sirv";
 import { expect, test } from "vitest";
 import { buildDemo } from "../../demo/build.mjs";
+import { listen } from "../servers.ts";
 import { expectBoth, expectVerdict, openDemo } from "./demo.ts";
 
 test("the second visit works without a network, samples included", async () => {
@@ -79,8 +79,7 @@ test("npm run build:demo gives a folder that works under a sub-path of a plain s
   const server: Server = createServer((request, response) =>
     files(request, response, () => void response.writeHead(404).end()),
   );
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const url = `http://localhost:${(server.address() as AddressInfo).port}/some/where/`;
+  const url = `${await listen(server)}/some/where/`;
   const demo = await openDemo({ url });
   try {
     await expectBoth(demo.page);

@@ -1,10 +1,10 @@
 /** The comparison with transformers.js, with modules of the tests in the CDN's place: what is loaded, said and computed. */
 import { readFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
 import type { Page } from "playwright-core";
 import { expect, test } from "vitest";
 import { findWebnnChromium, WEBNN_FLAGS } from "../../scripts/setup-webnn.mjs";
+import { listen } from "../servers.ts";
 import { type Demo, type DemoOptions, expectAnswer, openDemo } from "./demo.ts";
 
 const SOURCE = readFileSync(new URL("../../demo/peer.js", import.meta.url), "utf8");
@@ -35,8 +35,7 @@ async function serveCdn(body: string): Promise<{ server: Server; address: string
     response.setHeader("Cross-Origin-Resource-Policy", "cross-origin");
     response.end(body);
   });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return { server, address: `http://127.0.0.1:${(server.address() as AddressInfo).port}/transformers.min.js` };
+  return { server, address: `${await listen(server)}/transformers.min.js` };
 }
 
 /** @param answer without one, nothing listens at the address */

@@ -1,12 +1,10 @@
 /** The demo's part that searches: pictures are embedded, a click finds what looks alike, and another visit still knows them. */
 import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { accessibilityFaults, type Demo, expectAnswer, openDemo } from "./demo.ts";
+import { type Demo, expectAccessible, expectAnswer, openDemo } from "./demo.ts";
 import { LONG_MS, longestTask } from "./tasks.ts";
 
-const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 const path = (name: string) => join(import.meta.dirname, `../../demo/samples/${name}.jpg`);
 const NAMES = ["panda", "dalmatian", "llama", "pizza", "coffee"];
 let demo: Demo;
@@ -114,10 +112,6 @@ test("the samples are taken by a click; with one picture it says 1 picture; axe 
   await said(/^19 pictures can be searched\./);
   await page.locator('#found button[title="chelsea"]').click();
   await said(/for what looks like chelsea\.$/);
-  await page.addScriptTag({ path: AXE });
-  expect(await accessibilityFaults(page)).toEqual([]);
-  await page.click("#theme");
-  expect(await accessibilityFaults(page)).toEqual([]);
-  expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBe(360);
+  await expectAccessible(page, 360);
   expect(demo.complaints).toEqual([]);
 });

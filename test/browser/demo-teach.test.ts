@@ -1,14 +1,12 @@
 /** The demo's part that teaches: two classes by files, samples and camera, watched at work, saved and opened again. */
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { accessibilityFaults, CAMERA, type Demo, expectAnswer, openDemo } from "./demo.ts";
+import { CAMERA, type Demo, expectAccessible, expectAnswer, openDemo } from "./demo.ts";
 import { LONG_MS, longestTask } from "./tasks.ts";
 
-const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 const path = (name: string) => join(import.meta.dirname, `../../demo/samples/${name}.jpg`);
 const CLASSES: Record<string, string[]> = { mammal: ["panda", "llama", "elephant"], food: ["pizza", "strawberry"] };
 let demo: Demo;
@@ -199,10 +197,6 @@ test("one click teaches with samples and answers one that it has not seen; axe f
     await page.locator(`#unseen button:has([alt=${name}])`).click();
     await verdict(/^none of these$/);
   }
-  await page.addScriptTag({ path: AXE });
-  expect(await accessibilityFaults(page)).toEqual([]);
-  await page.click("#theme");
-  expect(await accessibilityFaults(page)).toEqual([]);
-  expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBe(360);
+  await expectAccessible(page, 360);
   expect(demo.complaints.filter((line) => !/blob:|ERR_/.test(line))).toEqual([]);
 });

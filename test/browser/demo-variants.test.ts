@@ -1,14 +1,12 @@
 /** The slider of the variants: a folder of several networks on the demo's page, changed under a picture and under a live camera. */
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { elastic } from "../../tools/elastic/elastic.ts";
-import { accessibilityFaults, CAMERA, type Demo, expectAnswer, expectVerdict, openDemo } from "./demo.ts";
+import { CAMERA, type Demo, expectAccessible, expectAnswer, expectVerdict, openDemo } from "./demo.ts";
 
-const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 const SOURCE = fileURLToPath(new URL("../../models/deit-tiny", import.meta.url));
 const BUDGETS = [1, 0.75, 0.5, 0.3];
 let folder: string;
@@ -124,11 +122,7 @@ test("teaching and searching keep to one variant, and axe finds no fault", async
   expect(await text("#teach-error")).toBe("");
   await page.click("#search-samples");
   await expect.poll(() => text("#search-status"), { timeout: 60_000 }).toMatch(/^18 pictures can be searched/);
-  await page.addScriptTag({ path: AXE });
-  expect(await accessibilityFaults(page)).toEqual([]);
-  await page.click("#theme");
-  expect(await accessibilityFaults(page)).toEqual([]);
-  expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBe(360);
+  await expectAccessible(page, 360);
   expect(demo.complaints).toEqual([]);
 });
 

@@ -1,10 +1,8 @@
 import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import type { Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { accessibilityFaults, type Demo, drop, expectAnswer, expectBoth, expectVerdict, openDemo } from "./demo.ts";
 
-const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 /** The samples that are of Caltech-101, by its names: what a model of its 101 classes has to say. */
 const CALTECH =
   "dalmatian elephant flamingo grand_piano hedgehog laptop llama panda pizza scorpion soccer_ball starfish strawberry umbrella".split(
@@ -99,7 +97,6 @@ describe("the demo on a phone of 360 px", () => {
   });
 
   test("axe finds no fault, light and dark", async () => {
-    await demo.page.addScriptTag({ path: AXE });
     expect(await accessibilityFaults(demo.page)).toEqual([]);
     await demo.page.click("#theme");
     expect(await demo.page.getAttribute("#theme", "aria-pressed")).toBe("true");
@@ -294,7 +291,6 @@ test("a page without isolation works, on a desktop, dark; threads say why they a
     expect(await demo.page.textContent("#reasons")).toMatch(
       /2, 4, 8 threads this page is served without isolation headers/,
     );
-    await demo.page.addScriptTag({ path: AXE });
     expect(await accessibilityFaults(demo.page)).toEqual([]);
     expect(demo.complaints).toEqual([]);
   } finally {

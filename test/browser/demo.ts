@@ -1,9 +1,12 @@
 /** The demo in a real Chromium: a page, its complaints, and waiting for its answers. */
 import type { Server } from "node:http";
+import { createRequire } from "node:module";
 import { type Browser, type BrowserContextOptions, chromium, type Page } from "playwright-core";
 import { expect } from "vitest";
 import { serveDemo } from "../../demo/serve.mjs";
 import { findChromium } from "../../scripts/setup-chromium.mjs";
+
+const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 
 /** A moving test picture in the place of a camera. */
 export const CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"];
@@ -108,8 +111,17 @@ export async function drop(page: Page, bytes: Buffer, name: string, type: string
   }, file);
 }
 
+/** In both themes axe finds no fault, and nothing is wider than the screen, in px. */
+export async function expectAccessible(page: Page, width: number): Promise<void> {
+  expect(await accessibilityFaults(page)).toEqual([]);
+  await page.click("#theme");
+  expect(await accessibilityFaults(page)).toEqual([]);
+  expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBe(width);
+}
+
 /** What axe finds on the page as it looks at rest: a colour half way from light to dark has the contrast of neither. */
 export async function accessibilityFaults(page: Page): Promise<string[]> {
+  if (!(await page.evaluate(() => "axe" in globalThis))) await page.addScriptTag({ path: AXE });
   const { violations } = await page.evaluate(async () => {
     // Those of parts that are not laid out yet would not end by themselves.
     for (const animation of document.getAnimations()) if (animation instanceof CSSTransition) animation.finish();

@@ -1,10 +1,10 @@
 /** The plain page of examples/ in Firefox and in WebKit, with a shipped model, isolated and not. A missing browser fails. */
-import { createServer, type RequestListener, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
+import { createServer, type RequestListener } from "node:http";
 import { join } from "node:path";
 import sirv from "sirv";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ROOT } from "../packages/packed.ts";
+import { listen } from "../servers.ts";
 import { type OtherBrowser, openFirefox, openWebKit } from "./webdriver.ts";
 
 const MOUNTS: [prefix: string, folder: string][] = [
@@ -113,12 +113,9 @@ const slowPage: RequestListener = ({ url }, response) => {
 };
 
 async function serve(answer: RequestListener): Promise<{ url: string; close(): void }> {
-  const server = await new Promise<Server>((resolve) => {
-    const started = createServer(answer);
-    started.listen(0, "127.0.0.1", () => resolve(started));
-  });
+  const server = createServer(answer);
   return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/`,
+    url: `${await listen(server)}/`,
     close() {
       server.closeAllConnections();
       server.close();

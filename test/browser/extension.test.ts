@@ -1,7 +1,6 @@
 /** examples/extension in Chromium, from the packed packages, as a visitor uses it: the menu of a picture, and the popup. */
 import { cpSync, mkdtempSync, rmSync } from "node:fs";
 import { createServer, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type BrowserContext, chromium, type Worker } from "playwright-core";
@@ -9,6 +8,7 @@ import sirv from "sirv";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { findChromium } from "../../scripts/setup-chromium.mjs";
 import { installPacked, ROOT, unpackModel } from "../packages/packed.ts";
+import { listen } from "../servers.ts";
 
 const MODEL = "deit-tiny-slim";
 const ANSWER = /^umbrella, \d+ ms on simd$/;
@@ -17,7 +17,7 @@ let folder: string;
 let site: Server;
 let context: BrowserContext;
 let background: Worker;
-const origin = () => `http://127.0.0.1:${(site.address() as AddressInfo).port}`;
+let origin: string;
 
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), "slimvit-extension-"));
@@ -31,7 +31,7 @@ beforeAll(async () => {
     response.setHeader("Content-Type", "text/html");
     response.end('<!doctype html><link rel="icon" href="data:,"><img src="umbrella.jpg">');
   });
-  await new Promise<void>((resolve) => site.listen(0, "127.0.0.1", resolve));
+  origin = await listen(site);
   context = await chromium.launchPersistentContext(join(folder, "profile"), {
     executablePath: findChromium(),
     ignoreDefaultArgs: ["--disable-extensions"],
@@ -47,13 +47,13 @@ afterAll(async () => {
 
 test("the menu names a picture of any page, in the background's own thread", async () => {
   const page = await context.newPage();
-  await page.goto(origin());
+  await page.goto(origin);
   const choose = async (file: string) => {
     await background.evaluate(async (srcUrl) => {
       const { tabs, contextMenus } = (globalThis as unknown as { chrome: Chrome }).chrome;
       const [tab] = await tabs.query({ url: "http://127.0.0.1/*" });
       contextMenus.onClicked.dispatch({ menuItemId: "name", srcUrl }, tab);
-    }, `${origin()}/${file}`);
+    }, `${origin}/${file}`);
     const answer = page.locator("#slimvit-answer:not(:text-is('…'))");
     await answer.waitFor({ timeout: 60_000 });
     return answer.textContent();

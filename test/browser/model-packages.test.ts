@@ -1,9 +1,9 @@
-/** The shipped models' npm packages, packed: in an app of vite and of webpack, in Node, and behind a server in the CDN's place. */
+/** The shipped models' npm packages, packed: in apps of bundlers that serve their files, in Node, and behind a server in the CDN's place. */
 import { execFileSync } from "node:child_process";
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { BUNDLERS, buildApp, makeApp, warningsIn } from "../consumers/apps.ts";
+import { BUNDLERS, buildApp, makeApp, warningsIn, withPage } from "../consumers/apps.ts";
 import { exampleText, Visitor } from "../consumers/visitor.ts";
 import { unpackModel } from "../packages/packed.ts";
 
@@ -26,7 +26,8 @@ afterAll(async () => {
 
 function makeAppWith(main: string, bundler: string): string {
   const app = BUNDLERS[bundler];
-  const folder = makeApp({ ...app, files: { ...app.files, "main.js": main } });
+  const [path, script] = "main.js" in app.files ? ["main.js", main] : ["src/index.js", withPage(main)];
+  const folder = makeApp({ ...app, files: { ...app.files, [path]: script } });
   folders.push(folder);
   unpackModel(MODEL, join(folder, "node_modules", NAME));
   expect(warningsIn(buildApp(app, folder))).toEqual([]);
@@ -35,7 +36,7 @@ function makeAppWith(main: string, bundler: string): string {
 
 const load = (source: string) => exampleText("vite/main.js").replace('"/models/deit-tiny-slim/"', source);
 
-test.each(["vite 5", "vite 8", "webpack"])(
+test.each(["vite 5", "vite 8", "webpack", "Rspack", "Rsbuild"])(
   "an app of %s serves the model's files and names the umbrella",
   async (bundler) => {
     const { answer, errors, asked } = await visitor.visit(makeAppWith(IMPORT + load("model"), bundler));

@@ -1,7 +1,6 @@
 /** Places where a page is not its usual self: service workers, pages on the disk, sandboxed frames, Trusted Types. */
 import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { build } from "esbuild";
@@ -10,6 +9,7 @@ import sirv from "sirv";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { findChromium } from "../../scripts/setup-chromium.mjs";
 import { writeModelFolder } from "../../tools/models/folders.ts";
+import { listen } from "../servers.ts";
 import { DIST, tinySlimModel } from "./page.ts";
 
 /** What a place answers to each call: a label, a fact, or an error's class, code and message. */
@@ -109,8 +109,7 @@ beforeAll(async () => {
     response.setHeader("Access-Control-Allow-Origin", "*");
     files(request, response, () => void response.writeHead(404).end());
   });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  origin = await listen(server);
   browser = await chromium.launch({
     executablePath: findChromium(),
     args: ["--no-sandbox", "--disable-quic", "--disable-background-networking"],

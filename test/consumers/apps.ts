@@ -42,7 +42,7 @@ function example(name: string): Pick<App, "family" | "files" | "node22"> {
 }
 /** For bundlers that write the page themselves. */
 const MAIN_WITH_PAGE = `document.body.innerHTML = '<label>A picture: <input type="file"></label><output></output>';\n`;
-const withPage = (main: string) => main.replace(/^(import.*\n)+/, (imports) => `${imports}${MAIN_WITH_PAGE}`);
+export const withPage = (main: string) => main.replace(/^(import.*\n)+/, (imports) => `${imports}${MAIN_WITH_PAGE}`);
 
 const vite = (version: number): App => ({
   family: "vites",

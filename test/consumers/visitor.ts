@@ -2,7 +2,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Browser, chromium } from "playwright-core";
@@ -11,6 +10,7 @@ import { findChromium } from "../../scripts/setup-chromium.mjs";
 import { writeModelFolder } from "../../tools/models/folders.ts";
 import { tinySlimModel } from "../browser/page.ts";
 import { ROOT } from "../packages/packed.ts";
+import { listen } from "../servers.ts";
 
 export const PICTURE = join(ROOT, "demo/samples/umbrella.jpg");
 /** What the examples write of the tiny model. */
@@ -40,6 +40,7 @@ export class Visitor {
   private constructor(
     /** holds models/deit-tiny-slim, a tiny model in the place of the examples' */
     readonly folder: string,
+    readonly origin: string,
     readonly browser: Browser,
     private readonly server: Server,
   ) {}
@@ -57,17 +58,13 @@ export class Visitor {
       if (request.url!.startsWith("/models/")) return models(request, response, notFound);
       sirv(visitor.site, { dev: true })(request, response, notFound);
     });
-    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    const origin = await listen(server);
     const browser = await chromium.launch({
       executablePath: findChromium(),
       args: ["--no-sandbox", "--disable-quic", "--disable-background-networking"],
     });
-    const visitor = new Visitor(folder, browser, server);
+    const visitor = new Visitor(folder, origin, browser, server);
     return visitor;
-  }
-
-  get origin(): string {
-    return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
   }
 
   /** @param site folder of a built app */

@@ -33,6 +33,30 @@ export function architecture(...blocks: Partial<BlockShape>[]): Architecture {
   });
 }
 
+/** The class token, and patches that are not beside one another. */
+export const KEEP_SOME = [0, 2, 3, 7, 12];
+
+/** What slimming leaves of a network, each once. */
+export const slimCases: [string, Architecture][] = [
+  ["dense", architecture({}, {})],
+  ["a block without heads", architecture({ headDims: [] }, {})],
+  ["a last block without heads", architecture({}, { headDims: [] })],
+  ["a block without an MLP", architecture({ mlpHidden: 0 }, {})],
+  ["a last block without an MLP", architecture({}, { mlpHidden: 0 })],
+  ["nothing but biases", architecture({ headDims: [], mlpHidden: 0 }, { headDims: [], mlpHidden: 0 })],
+  ["ragged heads", architecture({ headDims: [3, 8, 1] }, { headDims: [8, 2] })],
+  ["patches never embedded", architecture({ keepIdx: KEEP_SOME }, { keepIdx: KEEP_SOME })],
+  ["tokens dropped twice", architecture({}, { keepIdx: KEEP_SOME }, { keepIdx: [0, 7] }, { keepIdx: [0, 7] })],
+  ["only the class token", architecture({ keepIdx: [0] }, { keepIdx: [0] })],
+  [
+    "distilled",
+    { ...architecture({ keepIdx: range(14) }, { keepIdx: [0, 1, 2, 13] }), prefixTokens: 2, distilled: true },
+  ],
+  ["distilled, prefix tokens only", { ...architecture({ keepIdx: [0, 1] }), prefixTokens: 2, distilled: true }],
+  ["a coarse layer norm", { ...architecture({}, {}), layerNormEps: 0.5 }],
+  ["odd patches", { ...architecture({}, {}), imageSize: [28, 21], patchSize: 7 }],
+];
+
 export function expectSame(actual: RunOutput, expected: RunOutput, tolerance: number): void {
   expectClose(actual.logits, expected.logits, tolerance, "logits");
   expectClose(actual.features, expected.features, tolerance, "features");

@@ -6,7 +6,7 @@ import { openFlavour } from "../../src/engines/simd/engine.ts";
 import { type Architecture, countMacs, denseTokens, type Model, plainArchitecture } from "../../src/format/model.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { cut, expectClose, randomModel, randomPixels, readGolden, slimArchitecture } from "../helpers.ts";
-import { architecture, encode, expectSame, range } from "./networks.ts";
+import { architecture, encode, expectSame, range, slimCases } from "./networks.ts";
 import { quantisedForward } from "./simulation.ts";
 
 // Node 20 has relaxed SIMD behind a flag, and its baseline compiler computes the dot product wrongly. Both flags are taken
@@ -50,28 +50,8 @@ describe.each(flavours)("simd, %s binary", (flavour) => {
     engine.dispose();
   });
 
-  const keepSome = [0, 2, 3, 7, 12];
-  const cases: [string, Architecture][] = [
-    ["dense", architecture({}, {})],
-    ["a block without heads", architecture({ headDims: [] }, {})],
-    ["a last block without heads", architecture({}, { headDims: [] })],
-    ["a block without an MLP", architecture({ mlpHidden: 0 }, {})],
-    ["a last block without an MLP", architecture({}, { mlpHidden: 0 })],
-    ["nothing but biases", architecture({ headDims: [], mlpHidden: 0 }, { headDims: [], mlpHidden: 0 })],
-    ["ragged heads", architecture({ headDims: [3, 8, 1] }, { headDims: [8, 2] })],
-    ["patches never embedded", architecture({ keepIdx: keepSome }, { keepIdx: keepSome })],
-    ["tokens dropped twice", architecture({}, { keepIdx: keepSome }, { keepIdx: [0, 7] }, { keepIdx: [0, 7] })],
-    ["only the class token", architecture({ keepIdx: [0] }, { keepIdx: [0] })],
-    [
-      "distilled",
-      { ...architecture({ keepIdx: range(14) }, { keepIdx: [0, 1, 2, 13] }), prefixTokens: 2, distilled: true },
-    ],
-    ["distilled, prefix tokens only", { ...architecture({ keepIdx: [0, 1] }), prefixTokens: 2, distilled: true }],
-    ["a coarse layer norm", { ...architecture({}, {}), layerNormEps: 0.5 }],
-    ["odd patches", { ...architecture({}, {}), imageSize: [28, 21], patchSize: 7 }],
-  ];
   describe.each(dtypes)("%s", (dtype) => {
-    test.each(cases)("%s", async (_, arch) => {
+    test.each(slimCases)("%s", async (_, arch) => {
       const model = encode(randomModel(arch, 7, 13), dtype);
       if (dtype === "int8") await expectSimulation(model, flavour);
       else await expectReference(model, flavour);

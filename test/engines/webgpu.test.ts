@@ -5,6 +5,7 @@ import type { Architecture } from "../../src/format/model.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { cut, expectClose, randomModel, randomPixels, readGolden, slimArchitecture } from "../helpers.ts";
 import { GpuProcess } from "./gpuProcess.ts";
+import { KEEP_SOME, slimCases } from "./networks.ts";
 import { architecture, drawnSeed, encode, expectReference, expectSame, range } from "./webgpuNetworks.ts";
 
 let gpu: GpuProcess;
@@ -23,28 +24,10 @@ describe("whole networks", () => {
     outputs.forEach(([output], i) => void expectClose(output.logits, logits[i], 1e-4));
   });
 
-  const keepSome = [0, 2, 3, 7, 12];
-  const cases: [string, Architecture][] = [
-    ["dense", architecture({}, {})],
-    ["a block without heads", architecture({ headDims: [] }, {})],
-    ["a last block without heads", architecture({}, { headDims: [] })],
-    ["a block without an MLP", architecture({ mlpHidden: 0 }, {})],
-    ["nothing but biases", architecture({ headDims: [], mlpHidden: 0 }, { headDims: [], mlpHidden: 0 })],
-    ["ragged heads", architecture({ headDims: [3, 8, 1] }, { headDims: [8, 2] })],
-    ["patches never embedded", architecture({ keepIdx: keepSome }, { keepIdx: keepSome })],
-    ["tokens dropped twice", architecture({}, { keepIdx: keepSome }, { keepIdx: [0, 7] }, { keepIdx: [0, 7] })],
-    ["only the class token", architecture({ keepIdx: [0] }, { keepIdx: [0] })],
-    [
-      "distilled",
-      { ...architecture({ keepIdx: range(14) }, { keepIdx: [0, 1, 2, 13] }), prefixTokens: 2, distilled: true },
-    ],
-    ["a coarse layer norm", { ...architecture({}, {}), layerNormEps: 0.5 }],
-    ["odd patches", { ...architecture({}, {}), imageSize: [28, 21], patchSize: 7 }],
-  ];
-  test.each(cases)("%s", async (_, arch) => void (await expectReference(gpu, randomModel(arch, 7, 13), 1)));
+  test.each(slimCases)("%s", async (_, arch) => void (await expectReference(gpu, randomModel(arch, 7, 13), 1)));
 
   test.each(["f16", "int8"] as const)("%s weights", async (dtype) => {
-    for (const [name, arch] of cases) {
+    for (const [name, arch] of slimCases) {
       if (!/ragged|nothing but|distilled/.test(name)) continue;
       await expectReference(gpu, encode(randomModel(arch, 7, 13), dtype), 1);
     }
@@ -80,7 +63,7 @@ describe("whole networks", () => {
   });
 
   test("a picture's answer does not depend on its batch", async () => {
-    const model = randomModel(architecture({}, { keepIdx: keepSome }, { headDims: [5], keepIdx: keepSome }), 2);
+    const model = randomModel(architecture({}, { keepIdx: KEEP_SOME }, { headDims: [5], keepIdx: KEEP_SOME }), 2);
     const pictures = range(37).map((seed) => randomPixels(model.manifest, seed));
     const { outputs } = await gpu.ask("run", {
       model,

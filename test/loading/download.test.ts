@@ -2,7 +2,6 @@
 import { createHash } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
@@ -13,11 +12,13 @@ import { loadModel } from "../../src/loading/loadModel.ts";
 import type { LoadLinks, LoadRequest, Progress, WeightsStore } from "../../src/protocol.ts";
 import { writeModelFolder } from "../../tools/models/folders.ts";
 import { randomModel } from "../helpers.ts";
+import { listen } from "../servers.ts";
 
 const FILE = "model.f32.safetensors";
 
 let folder: string;
 let weights: Buffer;
+let url: string;
 /** what the server does with a request for the weights, the n-th from 0 */
 let answer: (n: number, from: number, response: ServerResponse) => void;
 let ranges: (string | undefined)[] = [];
@@ -45,7 +46,7 @@ beforeAll(async () => {
   const { manifest, tensors } = randomModel({ ...shape, prefixTokens: 1, blocks: [block, block] }, 3);
   writeModelFolder(folder, manifest, tensors, ["f32"]);
   weights = readFileSync(join(folder, FILE));
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  url = `${await listen(server)}/`;
 });
 afterAll(() => {
   server.closeAllConnections();
@@ -58,11 +59,9 @@ afterEach(() => {
   vi.restoreAllMocks();
 });
 
-const url = () => `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
-
 async function load({ dtype = "f32", ...links }: Partial<LoadRequest> & LoadLinks & { signal?: AbortSignal } = {}) {
   const seen: Progress[] = [];
-  const request = { source: { url: url() }, engine: "reference", dtype, cache: false } as const;
+  const request = { source: { url: url }, engine: "reference", dtype, cache: false } as const;
   const { model } = await loadModel(request, { onProgress: (progress) => seen.push(progress), ...links });
   return { model, seen };
 }
@@ -217,7 +216,7 @@ describe("a picture by its URL", () => {
       },
     ); // as in a browser
     const how = { resize: 8, crop: [8, 8], interpolation: "bicubic", mean: [0, 0, 0], std: [1, 1, 1] } as Preprocess;
-    const error = await failure(readImage({ kind: "url", url: `${url()}${FILE}` }, undefined, how));
+    const error = await failure(readImage({ kind: "url", url: `${url}${FILE}` }, undefined, how));
     vi.unstubAllGlobals();
     return error;
   };

@@ -1,19 +1,18 @@
 /** Loading a folder of several variants: the smallest answers first, and whatever befalls the rest does it no harm. */
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { Manifest, Slab } from "../../src/format/model.ts";
 import { readManifest } from "../../src/format/read.ts";
 import { type LoadOptions, type ModelInfo, type Progress, SlimViT } from "../../src/index.ts";
 import { readModelFolder } from "../../tools/models/folders.ts";
-import { NAMES, weightsIn, writeElastic } from "../elasticFolder.ts";
+import { NAMES } from "../elasticFolder.ts";
+import { type ElasticServer, partOf, sendPart, serveElastic } from "../elasticServer.ts";
 
-let folder: string;
-let manifest: Manifest;
+let server: ElasticServer;
 let weights: Buffer;
+let manifest: Manifest;
 let slabs: Slab[];
 /** requests for the weights */
 let ranges: (string | undefined)[] = [];
@@ -22,51 +21,24 @@ type Answer = (request: IncomingMessage, response: ServerResponse) => boolean;
 let fault: Answer = () => false;
 const open: SlimViT[] = [];
 
-const server = createServer((request, response) => {
-  if (!request.url!.includes("model.")) return response.end(readFileSync(join(folder, "slimvit.json")));
-  ranges.push(request.headers.range);
-  if (fault(request, response)) return;
-  sendPart(request, response);
-});
-
-function partOf({ headers }: IncomingMessage): [number, number] {
-  const [, from, to] = headers.range?.match(/^bytes=(\d+)-(\d*)$/) ?? [];
-  return [Number(from ?? 0), to ? Number(to) + 1 : weights.length];
-}
-
-function sendPart(request: IncomingMessage, response: ServerResponse, body: Buffer = weights): void {
-  const [from, to] = partOf(request);
-  if (request.headers.range) {
-    const headers = { "Content-Range": `bytes ${from}-${to - 1}/${weights.length}`, "Content-Length": to - from };
-    response.writeHead(206, headers);
-  }
-  response.end(body.subarray(from, to));
-}
-
 beforeAll(async () => {
-  folder = mkdtempSync(join(tmpdir(), "slimvit-elastic-"));
-  await writeElastic(join(folder, "model"));
-  folder = join(folder, "model");
-  manifest = readManifest(readFileSync(join(folder, "slimvit.json"), "utf8"), "slimvit.json");
+  server = await serveElastic((request, response) => {
+    ranges.push(request.headers.range);
+    if (!fault(request, response)) sendPart(request, response, weights);
+  });
+  weights = server.weights;
+  manifest = readManifest(readFileSync(join(server.folder, "slimvit.json"), "utf8"), "slimvit.json");
   slabs = manifest.weights[0].slabs!;
-  weights = readFileSync(weightsIn(folder));
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
 });
-afterAll(() => {
-  server.closeAllConnections();
-  server.close();
-  rmSync(join(folder, ".."), { recursive: true, force: true });
-});
+afterAll(() => server.close());
 afterEach(() => {
   for (const vit of open.splice(0)) vit.dispose();
   fault = () => false;
   ranges = [];
 });
 
-let loads = 0;
 async function load(options: LoadOptions = {}): Promise<SlimViT> {
-  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/${loads++}/`;
-  const vit = await SlimViT.load(url, { engine: "simd", threads: 1, cache: false, ...options });
+  const vit = await SlimViT.load(server.url(), { engine: "simd", threads: 1, cache: false, ...options });
   open.push(vit);
   return vit;
 }
@@ -86,7 +58,7 @@ const picture = () => {
 
 /** What a variant answers when it is asked for by name, from disk. */
 async function answerOf(variant: string) {
-  const vit = await SlimViT.load(folder, { engine: "reference", variant });
+  const vit = await SlimViT.load(server.folder, { engine: "reference", variant });
   open.push(vit);
   return vit.embed(picture());
 }
@@ -160,7 +132,7 @@ describe("with ranges", () => {
   });
 
   test("two that share the weights have a variant each", async () => {
-    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/shared/`;
+    const url = server.url();
     const options = { engine: "simd", threads: 1, cache: false, variant: "large" } as const;
     const [a, b] = [await SlimViT.load(url, options), await SlimViT.load(url, options)];
     open.push(a, b);
@@ -220,7 +192,7 @@ describe("whatever befalls the server", () => {
   test("a part that breaks off is resumed where it broke", async () => {
     let broken = 0;
     fault = (request, response) => {
-      const [from, to] = partOf(request);
+      const [from, to] = partOf(request, weights);
       if (from < end(1) || broken++) return false;
       response.writeHead(206, { "Content-Length": to - from });
       response.write(weights.subarray(from, from + 1000), () => response.socket?.end());
@@ -266,7 +238,7 @@ describe("whatever befalls the server", () => {
     let closed = () => {};
     const ended = new Promise<void>((resolve) => (closed = resolve));
     fault = (request, response) => {
-      if (partOf(request)[0] < end(1)) return false;
+      if (partOf(request, weights)[0] < end(1)) return false;
       request.socket.on("close", () => closed());
       response.writeHead(206);
       response.write(weights.subarray(end(1), end(1) + 10));
@@ -298,7 +270,7 @@ test("a store of the app's keeps each slab, and asks for what it lacks alone", a
 
 test("the largest is the first of the list, and every name is read from the folder", () => {
   expect(manifest.variants.map(({ name }) => name)).toEqual([...NAMES].reverse());
-  expect(readModelFolder(folder).manifest.variant).toBe("large");
+  expect(readModelFolder(server.folder).manifest.variant).toBe("large");
 });
 
 test("only a model that stays with one variant can be taught: a head fits the features of one", async () => {

@@ -1,7 +1,6 @@
 /** What stays in memory once a model is loaded. */
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import v8 from "node:v8";
@@ -10,6 +9,7 @@ import { expect, test } from "vitest";
 import { Session } from "../../src/worker/session.ts";
 import { writeModelFolder } from "../../tools/models/folders.ts";
 import { randomModel } from "../helpers.ts";
+import { listen } from "../servers.ts";
 
 v8.setFlagsFromString("--expose-gc");
 const collect = runInNewContext("gc") as () => void;
@@ -21,7 +21,7 @@ test("simd holds the weights in its own memory alone: the file's bytes are let g
   const { manifest, tensors } = randomModel({ ...arch, prefixTokens: 1, blocks: [block] }, 3);
   writeModelFolder(folder, manifest, tensors, ["f32"]);
   const server = createServer((_, response) => void response.end(readFileSync(join(folder, "slimvit.json"))));
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const url = `${await listen(server)}/`;
   let file: WeakRef<ArrayBuffer> | undefined;
   const cache = {
     async get() {
@@ -31,7 +31,6 @@ test("simd holds the weights in its own memory alone: the file's bytes are let g
     },
     async put() {},
   };
-  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
   const session = await Session.open(
     { source: { url }, engine: "simd", dtype: "f32", threads: 1, cache: false },
     { store: cache },

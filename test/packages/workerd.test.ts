@@ -2,7 +2,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
-import { type AddressInfo, createServer as createSocket } from "node:net";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { build } from "esbuild";
@@ -10,6 +9,7 @@ import sirv from "sirv";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { writeModelFolder } from "../../tools/models/folders.ts";
 import { tinySlimModel } from "../browser/page.ts";
+import { freePort, listen } from "../servers.ts";
 import { installPacked, ROOT } from "./packed.ts";
 
 const WORKERD = join(ROOT, "test/consumers/node_modules/@cloudflare/workerd-linux-64/bin/workerd");
@@ -45,8 +45,7 @@ beforeAll(async () => {
   const { draft, tensors } = tinySlimModel();
   writeModelFolder(join(folder, "model"), draft, tensors, ["f16"]);
   models = createServer(sirv(folder, { dev: true }));
-  await new Promise<void>((resolve) => models.listen(0, "127.0.0.1", resolve));
-  modelUrl = `http://127.0.0.1:${(models.address() as AddressInfo).port}/model/`;
+  modelUrl = `${await listen(models)}/model/`;
 });
 afterAll(() => {
   models?.close();
@@ -74,16 +73,6 @@ async function serve(modules: [name: string, file: string][], work: (url: string
     runtime.kill();
     await ended;
   }
-}
-
-function freePort(): Promise<number> {
-  const socket = createSocket();
-  return new Promise((resolve) => {
-    socket.listen(0, "127.0.0.1", () => {
-      const { port } = socket.address() as AddressInfo;
-      socket.close(() => resolve(port));
-    });
-  });
 }
 
 async function ask(url: string, options: object): Promise<unknown> {

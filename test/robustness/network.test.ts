@@ -1,10 +1,10 @@
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { openStage, type Stage } from "../browser/page.ts";
+import { listen } from "../servers.ts";
 import { count, Tally } from "./tally.ts";
 
 let stage: Stage;
@@ -30,8 +30,7 @@ beforeAll(async () => {
     sent += weights.length;
     response.end(weights);
   });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  origin = await listen(server);
 });
 afterAll(async () => {
   server?.closeAllConnections();

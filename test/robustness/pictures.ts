@@ -1,5 +1,5 @@
 /** Hostile and odd pictures, most of them made here byte by byte, as no encoder would write them. */
-import { deflateSync } from "node:zlib";
+import { crc32, deflateSync } from "node:zlib";
 import sharp, { type Sharp } from "sharp";
 
 export interface HostilePicture {
@@ -10,13 +10,6 @@ export interface HostilePicture {
   /** part of the message of a refusal, where it must be ours and not the decoder's */
   fault?: RegExp;
 }
-
-const CRC = Array.from({ length: 256 }, (_, n) => {
-  let c = n;
-  for (let k = 0; k < 8; k++) c = c & 1 ? 0xedb88320 ^ (c >>> 1) : c >>> 1;
-  return c >>> 0;
-});
-const crc32 = (data: Uint8Array) => (data.reduce((c, byte) => CRC[(c ^ byte) & 255] ^ (c >>> 8), -1) ^ -1) >>> 0;
 
 function pngChunk(type: string, data: Uint8Array): Buffer {
   const chunk = Buffer.alloc(12 + data.length);

@@ -1,6 +1,5 @@
 import { createHash } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
 import v8 from "node:v8";
 import vm from "node:vm";
 import { gzipSync } from "node:zlib";
@@ -12,6 +11,7 @@ import { manifestJson, writeWeights } from "../../src/format/write.ts";
 import { loadModel } from "../../src/loading/loadModel.ts";
 import type { LoadRequest, Source } from "../../src/protocol.ts";
 import { randomModel } from "../helpers.ts";
+import { listen } from "../servers.ts";
 import { tinyArchitecture } from "../tools/fixtures.ts";
 import { count, Tally } from "./tally.ts";
 
@@ -39,8 +39,7 @@ beforeAll(async () => {
     answer(request, response);
   });
   server.keepAliveTimeout = 600_000; // a connection that is closed just as it is used again looks like a lost network
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  folder = `http://127.0.0.1:${(server.address() as AddressInfo).port}/at/model/`;
+  folder = `${await listen(server)}/at/model/`;
 });
 afterAll(() => {
   server.closeAllConnections();

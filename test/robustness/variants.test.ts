@@ -1,50 +1,34 @@
 /** Several variants: ranges that are refused, cut or changed at random, and changing from one to another a thousand times. */
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { SlimViT } from "../../src/index.ts";
 import { random } from "../../tools/shared/random.ts";
-import { NAMES, weightsIn, writeElastic } from "../elasticFolder.ts";
+import { NAMES } from "../elasticFolder.ts";
+import { type ElasticServer, sendPart, serveElastic } from "../elasticServer.ts";
 import { count, Tally } from "./tally.ts";
 
-let folder: string;
-let weights: Buffer;
+let server: ElasticServer;
 let next: () => number;
-const server = createServer((request, response) => {
-  if (!request.url!.includes("model.")) return response.end(readFileSync(join(folder, "slimvit.json")));
-  FAULTS[Math.floor(next() * FAULTS.length)](request, response);
-});
-
 type Answer = (request: IncomingMessage, response: ServerResponse) => void;
 
-function sendPart({ headers }: IncomingMessage, response: ServerResponse, body: Buffer = weights, cut = 1): void {
-  const [, first, last] = headers.range?.match(/^bytes=(\d+)-(\d*)$/) ?? [];
-  const [from, to] = [Number(first ?? 0), last ? Number(last) + 1 : weights.length];
-  response.writeHead(headers.range ? 206 : 200, { "Content-Length": to - from });
-  const part = body.subarray(from, from + Math.ceil((to - from) * cut));
-  if (cut < 1) response.write(part, () => response.socket?.end());
-  else response.end(part);
-}
+const sendWhole: Answer = (request, response) => sendPart(request, response, server.weights);
 
 const status =
   (code: number): Answer =>
   (request, response) =>
-    request.headers.range ? void response.writeHead(code).end() : sendPart(request, response);
+    request.headers.range ? void response.writeHead(code).end() : sendWhole(request, response);
 
 const FAULTS: Answer[] = [
-  sendPart,
-  (_, response) => response.end(weights), // no ranges
+  sendWhole,
+  (_, response) => response.end(server.weights), // no ranges
   status(416),
   status(403),
   status(500),
-  (request, response) => sendPart(request, response, weights, next()),
+  (request, response) => sendPart(request, response, server.weights, next()),
   (request, response) => {
-    const body = Buffer.from(weights);
+    const body = Buffer.from(server.weights);
     body[Math.floor(next() * body.length)] ^= 1 << Math.floor(next() * 8);
     sendPart(request, response, body);
   },
@@ -52,17 +36,9 @@ const FAULTS: Answer[] = [
 ];
 
 beforeAll(async () => {
-  folder = mkdtempSync(join(tmpdir(), "slimvit-variants-"));
-  await writeElastic(join(folder, "model"));
-  folder = join(folder, "model");
-  weights = readFileSync(weightsIn(folder));
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  server = await serveElastic((request, response) => FAULTS[Math.floor(next() * FAULTS.length)](request, response));
 });
-afterAll(() => {
-  server.closeAllConnections();
-  server.close();
-  rmSync(join(folder, ".."), { recursive: true, force: true });
-});
+afterAll(() => server.close());
 
 const picture = () => {
   const data = new Uint8ClampedArray(4 * 32 * 32).map((_, i) => (i * 31) % 256);
@@ -73,7 +49,7 @@ const picture = () => {
 async function answers(): Promise<Map<string, number>> {
   const scores = new Map<string, number>();
   for (const variant of NAMES) {
-    const vit = await SlimViT.load(folder, { engine: "simd", threads: 1, variant });
+    const vit = await SlimViT.load(server.folder, { engine: "simd", threads: 1, variant });
     scores.set(variant, (await vit.classify(picture())).classes[0].score);
     vit.dispose();
   }
@@ -92,11 +68,10 @@ test("whatever happens to ranges, a model answers right or its load says why", a
 
 /** @returns what went wrong that should not have */
 async function attempt(round: number, wanted: Map<string, number>): Promise<string> {
-  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/${round}/`;
   const codes: string[] = [];
   let vit: SlimViT | undefined;
   try {
-    vit = await SlimViT.load(url, { engine: "simd", threads: 1, cache: false, latencyMs: 1e6 });
+    vit = await SlimViT.load(server.url(), { engine: "simd", threads: 1, cache: false, latencyMs: 1e6 });
     for (const name of [undefined, "large", "small", "middle"]) {
       if (name) await vit.use(name).catch(({ code }) => codes.push(code));
       const { variant, classes } = await vit.classify(picture());
@@ -116,7 +91,7 @@ test("a thousand changes of the variant leave nothing behind", async () => {
   const collect = runInNewContext("gc") as () => void;
   const tally = new Tally("variants", "changes of the variant");
   const wanted = await answers();
-  const vit = await SlimViT.load(folder, { engine: "simd", threads: 1, variant: "large" });
+  const vit = await SlimViT.load(server.folder, { engine: "simd", threads: 1, variant: "large" });
   const { memoryBytes } = vit.info;
   const held: number[] = [];
   for (let k = 0; k < 1000; k++) {

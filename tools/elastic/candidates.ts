@@ -1,8 +1,8 @@
 /** Networks that meet a budget: picture size × share of the MLP units, with as many merges as the budget still needs. */
 import { SlimViTError } from "../../src/errors.ts";
-import { type Architecture, countMacs, type Manifest, type Model, type Tensors } from "../../src/format/model.ts";
+import { countMacs, type Manifest, type Model, type Tensors } from "../../src/format/model.ts";
 import { resizeModel } from "../checkpoints/resize.ts";
-import { canMerge, mergesFor, withMerges } from "../masks/mergeSchedule.ts";
+import { evenMerges, mergesFor, type Reaches, withMerges } from "../masks/mergeSchedule.ts";
 import { cutToWidths } from "./cut.ts";
 import { compensatedBias, keptUnits, type UnitStatistics } from "./units.ts";
 
@@ -57,8 +57,6 @@ export function candidatesOf(
   });
 }
 
-type Reaches = (arch: Architecture) => boolean;
-
 function formsOf(unmerged: Manifest, reaches: Reaches): Manifest[] {
   if (reaches(unmerged)) return [unmerged];
   const [usual, even] = [tryUsual(unmerged, reaches), evenMerges(unmerged, reaches)];
@@ -73,30 +71,6 @@ function tryUsual(unmerged: Manifest, reaches: Reaches): number[] | undefined {
     if (error instanceof SlimViTError) return undefined;
     throw error;
   }
-}
-
-/** As many pairs in each block, the fewest that are enough; a pair more in the first blocks where they do not divide. */
-export function evenMerges(unmerged: Manifest, reaches: Reaches): number[] | undefined {
-  const able = unmerged.blocks.flatMap((_, i) => (canMerge(unmerged, i) ? [i] : []));
-  const of = (total: number) => {
-    let patches = Math.min(...unmerged.blocks.map(({ keepIdx }) => keepIdx.length)) - unmerged.prefixTokens;
-    const merges = unmerged.blocks.map(() => 0);
-    able.forEach((block, place) => {
-      const wanted = Math.floor(total / able.length) + Number(place < total % able.length);
-      merges[block] = Math.min(wanted, Math.floor(patches / 2));
-      patches -= merges[block];
-    });
-    return merges;
-  };
-  const most = able.length * Math.floor((unmerged.blocks[0].keepIdx.length - unmerged.prefixTokens) / 2);
-  if (!reaches(withMerges(unmerged, of(most)))) return undefined;
-  let [low, high] = [0, most];
-  while (high - low > 1) {
-    const middle = (low + high) >> 1;
-    if (reaches(withMerges(unmerged, of(middle)))) high = middle;
-    else low = middle;
-  }
-  return of(high);
 }
 
 /** By what is known of DeiT: merges first, then smaller pictures, then fewer units. */

@@ -13,6 +13,7 @@
  */
 import { type Architecture, denseTokens, innerDim, type Model, type Tensors } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
+import { cholesky, solveFactored } from "../../src/reference/cholesky.ts";
 import { type Stream, tidyStream } from "../../src/tfjs/forward.ts";
 import type { TF } from "../../src/tfjs/ops.ts";
 import { type Picture, spread } from "../data/data.ts";
@@ -20,7 +21,7 @@ import { architectureOf } from "../models/folders.ts";
 import { startProgress } from "../shared/progress.ts";
 import { advance, difference, disposeStreams, embedPictures, type MergeRows, momentsOf } from "./calibration.ts";
 import { type BlockMask, channelStep, cutTensors, slimArchitecture } from "./masks.ts";
-import { addRidge, cholesky, chooseKept, type Moments, solveFactored, solveForKept, statisticsOf } from "./ridge.ts";
+import { addRidge, chooseKept, type Moments, solveForKept, statisticsOf } from "./ridge.ts";
 
 /** Enough that the last block, of which only the class token is read, sees more rows than DeiT-Ti has inner channels. */
 export const CALIBRATION_PICTURES = 384;
@@ -301,7 +302,7 @@ function predictLost(covariance: Float64Array, kept: number[], lost: number[], s
   const map = new Float64Array(lost.length * n);
   lost.forEach((row, r) => {
     const values = Float64Array.from(kept, (column) => covariance[row * size + column]);
-    solveFactored(factor, n, values);
+    solveFactored(factor, values);
     map.set(values, r * n);
   });
   return map;

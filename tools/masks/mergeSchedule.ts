@@ -14,6 +14,9 @@ const LARGEST_SHARE = 1 / 8;
 /** Nor more than this share of those that it has itself: merging the last tokens loses most. */
 const OWN_SHARE = 1 / 4;
 
+/** Whether a network with these merges is small enough. */
+export type Reaches = (merged: Architecture) => boolean;
+
 /**
  * The least merges that are small enough, of the first form that reaches so far down (docs/experiments.md compares them):
  *
@@ -22,28 +25,25 @@ const OWN_SHARE = 1 / 4;
  * 3. As many pairs in each block as it takes, and ever larger shares of what is left. In the end they are half in each block, which is all
  *    that merging can do.
  *
- * @param reaches whether a network with these merges is small enough
  * @returns one number a block
  * @throws SlimViTError `bad-option` when even half of the patches in each block are not enough
  */
-export function mergesFor(arch: Architecture, reaches: (merged: Architecture) => boolean, target: string): number[] {
-  const isEnough = (merges: number[]) => reaches(withMerges(arch, merges));
+export function mergesFor(arch: Architecture, reaches: Reaches, target: string): number[] {
   const untouched = Math.round(arch.blocks.length * UNTOUCHED_SHARE);
   for (const form of [rising(arch, untouched), rising(arch, 0), even(arch)]) {
-    let [low, high] = [-1, form.steps.length - 1];
-    if (!isEnough(form.of(form.steps[high]))) continue;
-    while (high - low > 1) {
-      const middle = (low + high) >> 1;
-      if (isEnough(form.of(form.steps[middle]))) high = middle;
-      else low = middle;
-    }
-    return form.of(form.steps[high]);
+    const merges = leastOf(form, arch, reaches);
+    if (merges) return merges;
   }
   throw new SlimViTError(
     "bad-option",
     `${target} cannot be reached by merging: with ${mostMerges(arch).join(", ")} pairs a block, which is half of the patches in each, the model ` +
       "is still above it. Give a larger target, or start from smaller pictures (--image-size of slimvit thin).",
   );
+}
+
+/** The third form alone. @returns none where not even half of the patches in each block are enough */
+export function evenMerges(arch: Architecture, reaches: Reaches): number[] | undefined {
+  return leastOf(even(arch), arch, reaches);
 }
 
 /** All that merging can do: half of the patches in each block. */
@@ -101,19 +101,36 @@ function rising(arch: Architecture, first: number): Form {
   };
 }
 
-/** The steps are the pairs of the first blocks. */
+/** The steps are the pairs of all blocks together. Where they do not divide, the first blocks merge one pair more. */
 function even(arch: Architecture): Form {
   const all = patchesOf(arch);
-  const most = Math.floor(all / 2);
+  const able = arch.blocks.flatMap((_, i) => (canMerge(arch, i) ? [i] : []));
+  const most = able.length * Math.floor(all / 2);
   return {
-    steps: Array.from({ length: Math.max(1, most - largestOf(arch) + 1) }, (_, i) =>
-      Math.min(most, largestOf(arch) + i),
-    ),
-    of: (pairs) =>
-      mergesOf(arch, (_, patches) =>
-        pairs === most ? patches : Math.min(pairs, Math.floor(Math.max(OWN_SHARE, pairs / all) * patches)),
-      ),
+    steps: Array.from({ length: most + 1 }, (_, pairs) => pairs),
+    of: (pairs) => {
+      const each = Math.floor(pairs / able.length);
+      const share = Math.max(OWN_SHARE, each / all);
+      return mergesOf(arch, (i, patches) =>
+        pairs === most
+          ? patches
+          : Math.min(each + Number(able.indexOf(i) < pairs % able.length), Math.floor(share * patches)),
+      );
+    },
   };
+}
+
+/** @returns the merges of the first step that is small enough, if one is */
+function leastOf(form: Form, arch: Architecture, reaches: Reaches): number[] | undefined {
+  const isEnough = (step: number) => reaches(withMerges(arch, form.of(form.steps[step])));
+  let [low, high] = [-1, form.steps.length - 1];
+  if (!isEnough(high)) return undefined;
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (isEnough(middle)) high = middle;
+    else low = middle;
+  }
+  return form.of(form.steps[high]);
 }
 
 const patchesOf = ({ blocks, prefixTokens }: Architecture): number => blocks[0].keepIdx.length - prefixTokens;

@@ -2,6 +2,7 @@
  * Least squares in closed form: solves a linear again for the kept inputs, and chooses the inputs whose removal loses
  * least.
  */
+import { cholesky, solveFactored } from "../../src/reference/cholesky.ts";
 
 /** Sums over what a linear saw. A 1 is appended to each input, so that the last row holds the inputs' sums and the corner their number. */
 export interface Moments {
@@ -51,7 +52,7 @@ export function solveForKept(weight: Float32Array, bias: Float32Array, moments: 
       if (!targets) for (let i = 0; i < size; i++) sum += row[i] * inputs[i * stride + column];
       right[a] = a < keep.length ? sum + lambda * row[column] : sum;
     });
-    solveFactored(factor, width, right);
+    solveFactored(factor, right);
     solved.weight.set(right.subarray(0, keep.length), o * keep.length);
     solved.bias[o] = right[keep.length];
   }
@@ -139,33 +140,6 @@ export function addRidge(matrix: Float64Array, size: number, count: number): num
   return lambda;
 }
 
-/** The lower triangular L of L Lᵀ = matrix, which is symmetric and positive definite; [size, size] */
-export function cholesky(matrix: Float64Array, size: number): Float64Array {
-  const lower = new Float64Array(size * size);
-  for (let i = 0; i < size; i++) {
-    for (let j = 0; j <= i; j++) {
-      const [rowI, rowJ] = [i * size, j * size];
-      let sum = matrix[rowI + j];
-      for (let k = 0; k < j; k++) sum -= lower[rowI + k] * lower[rowJ + k];
-      lower[rowI + j] = i === j ? Math.sqrt(Math.max(sum, Number.MIN_VALUE)) : sum / lower[rowJ + j];
-    }
-  }
-  return lower;
-}
-
-/** Solves L Lᵀ x = values in place. */
-export function solveFactored(lower: Float64Array, size: number, values: Float64Array): void {
-  for (let i = 0; i < size; i++) {
-    let sum = values[i];
-    for (let k = 0; k < i; k++) sum -= lower[i * size + k] * values[k];
-    values[i] = sum / lower[i * size + i];
-  }
-  for (let i = size - 1; i >= 0; i--) {
-    values[i] /= lower[i * size + i];
-    for (let k = 0; k < i; k++) values[k] -= lower[i * size + k] * values[i];
-  }
-}
-
 function inverseOf(matrix: Float64Array, size: number): Float64Array {
   const factor = cholesky(matrix, size);
   const inverse = new Float64Array(size * size);
@@ -173,7 +147,7 @@ function inverseOf(matrix: Float64Array, size: number): Float64Array {
   for (let j = 0; j < size; j++) {
     column.fill(0);
     column[j] = 1;
-    solveFactored(factor, size, column);
+    solveFactored(factor, column);
     inverse.set(column, j * size); // symmetric
   }
   return inverse;

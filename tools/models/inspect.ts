@@ -3,6 +3,7 @@ import { countMacs, countParams, innerDim, type Manifest, patchGrid, tokenCounts
 import { withVariant } from "../../src/format/variants.ts";
 import { percent, si } from "../shared/terminal.ts";
 import { readManifestFile } from "./folders.ts";
+import { distinctKeepLists } from "./keepLists.ts";
 import type { Metrics } from "./metrics.ts";
 
 export interface Inspection {
@@ -93,20 +94,9 @@ function aligned(table: string[][]): string {
 /** Patches as the picture's grid: █ kept, · dropped; one picture for each distinct keep-list. */
 function keepLists(manifest: Manifest): string[] {
   const [rows, columns] = patchGrid(manifest);
-  const lines: string[] = [];
-  let before = "";
-  manifest.blocks.forEach(({ keepIdx }, i) => {
-    if (keepIdx.join() === before) return;
-    before = keepIdx.join();
-    const kept = new Set(keepIdx);
-    lines.push(`tokens from block ${i}:`);
-    for (let r = 0; r < rows; r++) {
-      lines.push(
-        Array.from({ length: columns }, (_, c) => (kept.has(r * columns + c + manifest.prefixTokens) ? "█" : "·")).join(
-          "",
-        ),
-      );
-    }
+  return distinctKeepLists(manifest, rows * columns).flatMap(({ block, kept }) => {
+    const cells = kept.map((isKept) => (isKept ? "█" : "·"));
+    const lines = Array.from({ length: rows }, (_, r) => cells.slice(r * columns, (r + 1) * columns).join(""));
+    return [`tokens from block ${block}:`, ...lines];
   });
-  return lines;
 }

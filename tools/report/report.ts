@@ -2,6 +2,7 @@
 import { countMacs, countParams, innerDim, type Manifest, patchGrid } from "../../src/format/model.ts";
 import { denseOf, macsOfOriginal } from "../models/card.ts";
 import { accuracySummary, MEASURES } from "../models/history.ts";
+import { distinctKeepLists } from "../models/keepLists.ts";
 import type { AccuracyRecord, LatencyRecord } from "../models/metrics.ts";
 import { percent, si } from "../shared/terminal.ts";
 import { CUT, chart, PALETTE, reportPage, table } from "./charts.ts";
@@ -163,24 +164,14 @@ function stacked(title: string, kept: { name: string; values: number[] }[], cut:
 /** One small grid for each list that differs from the block before. */
 function keepLists(manifest: ReportModel["manifest"]): string {
   const [rows, columns] = patchGrid(manifest);
-  const pictures: string[] = [];
-  let before = "";
-  manifest.blocks.forEach(({ keepIdx }, i) => {
-    if (keepIdx.join() === before) return;
-    before = keepIdx.join();
-    const kept = new Set(keepIdx);
-    const cells = Array.from({ length: rows * columns }, (_, patch) => [
-      patch % columns,
-      Math.floor(patch / columns),
-      Number(kept.has(patch + manifest.prefixTokens)),
-    ]);
-    const axis = (length: number, inverse = false) => ({
-      type: "category",
-      data: Array.from({ length }, (_, k) => String(k)),
-      inverse,
-      show: false,
-    });
-    const count = keepIdx.length - manifest.prefixTokens;
+  const axis = (length: number, inverse = false) => ({
+    type: "category",
+    data: Array.from({ length }, (_, k) => String(k)),
+    inverse,
+    show: false,
+  });
+  const pictures = distinctKeepLists(manifest, rows * columns).map(({ block, kept }) => {
+    const cells = kept.map((isKept, patch) => [patch % columns, Math.floor(patch / columns), Number(isKept)]);
     const option = {
       grid: { left: 1, right: 1, top: 1, bottom: 1 },
       xAxis: axis(columns),
@@ -195,9 +186,8 @@ function keepLists(manifest: ReportModel["manifest"]): string {
       },
       series: [{ type: "heatmap", data: cells, itemStyle: { borderWidth: 0.5, borderColor: "#8888" } }],
     };
-    pictures.push(
-      chart(`from block ${i}: ${count} of ${rows * columns} patches`, option, 150, Math.round((150 * rows) / columns)),
-    );
+    const title = `from block ${block}: ${kept.filter(Boolean).length} of ${rows * columns} patches`;
+    return chart(title, option, 150, Math.round((150 * rows) / columns));
   });
   return pictures.join("\n");
 }

@@ -5,7 +5,8 @@
  */
 import { featureDim, type Manifest, type Tensors } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
-import { addRidge, cholesky, solveFactored } from "../masks/ridge.ts";
+import { cholesky, solveFactored } from "../../src/reference/cholesky.ts";
+import { addRidge } from "../masks/ridge.ts";
 
 /** What a network answers of a picture. */
 export interface Answer {
@@ -117,7 +118,7 @@ function correctionOf({ size, mean, shift, inputs, targets }: Sums, ridge: numbe
   const factor = cholesky(matrix, size);
   return targets.map((target, c) => {
     const weight = target.slice();
-    solveFactored(factor, size, weight);
+    solveFactored(factor, weight);
     return { weight, bias: weight.reduce((bias, w, d) => bias - w * mean[d], shift[c]) };
   });
 }

@@ -66,35 +66,14 @@ async function trainSteps(tf: TF, task: TrainTask, recipe: Recipe, interrupts: I
   const firstStep = step;
   const progress = startProgress(task.name, total, step);
   const started = performance.now();
-  let [images, waited, measured, lastCheckpoint] = [0, 0, 0, started];
-  const imagesPerSecond = () => images / ((performance.now() - started - measured) / 1000);
+  let [images, waited, lastCheckpoint] = [0, 0, started];
+  const imagesPerSecond = () => images / ((performance.now() - started - (meter?.spentMs() ?? 0)) / 1000);
 
-  const meter = task.validation && accuracyMeter(tf, task.validation, recipe.batch, task.teacher, task.learns);
+  const meter = openMeter(tf, task, recipe, ema, total);
   const measuredEvery = Math.max(1, Math.round(recipe.valEvery * perEpoch));
-  /** Of what the run would end with at this step: with EMA, of the averaged weights. */
-  const measure = async (at: number): Promise<Accuracy> => {
-    const began = performance.now();
-    const accuracyOf = (forward: TrainTask["forward"]) =>
-      meter!((pixels) => {
-        const { logits, features } = forward(pixels, undefined, at / total);
-        return task.learns === "features" ? features : logits;
-      });
-    const accuracy = await withAverages(tf, task.variables, ema, async () => {
-      const found = task.together
-        ? await meanAccuracy(task.together.all, ({ forward }) => accuracyOf(forward))
-        : await accuracyOf(task.forward);
-      task.best?.offer(tf, task.variables, found, at);
-      return found;
-    });
-    measured += performance.now() - began;
-    return accuracy;
-  };
   if (meter && step === 0) {
-    history.push({ step, ...(await measure(step)) });
-    say(
-      `${task.name}: accuracy on ${task.validation!.pictures.length} val pictures, now and after every ${measuredEvery} ` +
-        `steps of ${total}, takes ${(measured / 1000).toFixed(1)} s each (--val-pictures 0 leaves it out)`,
-    );
+    history.push({ step, ...(await meter.measure(step)) });
+    say(`${task.name}: ${costOfMeasuring(task, meter, measuredEvery, total)}`);
   }
 
   const { batch: size, accumulate, repeats, seed } = recipe;
@@ -136,7 +115,7 @@ async function trainSteps(tf: TF, task: TrainTask, recipe: Recipe, interrupts: I
       task.afterStep?.();
       if (recipe.ema) updateAverages(tf, task.variables, ema, recipe.ema, step);
       const isLast = step + 1 === total;
-      const accuracy = meter && ((step + 1) % measuredEvery === 0 || isLast) ? await measure(step + 1) : undefined;
+      const accuracy = (step + 1) % measuredEvery === 0 || isLast ? await meter?.measure(step + 1) : undefined;
       if (accuracy) progress.note(`${task.name}: step ${step + 1} of ${total}: ${accuracyText(accuracy)} on val`);
       if (accuracy || isLast || (step + 1) % Math.max(1, Math.floor(total / HISTORY_LINES)) === 0)
         history.push({ step: step + 1, ...terms, ...(await task.figures?.()), ...accuracy });
@@ -146,31 +125,99 @@ async function trainSteps(tf: TF, task: TrainTask, recipe: Recipe, interrupts: I
     [sum, part] = [undefined, -1];
     step++;
   }
-  for (const [name, variable] of task.variables)
-    if (!(await variable.data()).every(Number.isFinite)) throw notFinite(task, NaN, step - 1, undefined, name);
+  await checkWeights(task, step - 1);
   progress.stop();
   await saveCheckpoint(task, optimiser, ema, history, step); // so that a kill while the result is written loses nothing
-  for (const [name, average] of ema) task.variables.get(name)!.assign(average as tfjs.Tensor);
-  const endsWith = task.best?.takeOver(task.variables) ?? step;
-  if (endsWith < step) say(`${task.name}: ends with the weights of step ${endsWith}, which were best on val`);
+  const endsWith = takeResult(task, ema, step);
   optimiser.dispose();
   tf.dispose([...ema.values()]);
   const seconds = (performance.now() - started) / 1000;
-  const summary = accuracySummary(history);
-  if (meter && summary.length)
-    say(`${task.name}: on val ${summary.join("; ")}; measuring took ${percent(measured / 1000 / seconds)} of the time`);
-  const last = history.find((line) => line.step === endsWith) ?? history.at(-1) ?? {};
+  if (meter) sayAccuracy(task, history, meter.spentMs() / 1000 / seconds);
   return {
     steps: step - firstStep,
     imagesPerSecond: imagesPerSecond(),
     seconds,
     waitShare: waited / 1000 / seconds,
-    ...("val.top1" in last && { valTop1: last["val.top1"] }),
-    ...("val.agreement" in last && { valAgreement: last["val.agreement"] }),
-    ...("val.cosine" in last && { valCosine: last["val.cosine"] }),
     ...(meter && { valPictures: task.validation!.pictures.length }),
+    ...accuracyAt(endsWith, history),
     history,
   };
+}
+
+interface Meter {
+  /** Of what the run would end with at this step: with EMA, of the averaged weights. */
+  measure(step: number): Promise<Accuracy>;
+  /** milliseconds so far */
+  spentMs(): number;
+}
+
+/** @returns nothing where accuracy is not measured */
+function openMeter(
+  tf: TF,
+  task: TrainTask,
+  recipe: Recipe,
+  ema: Map<string, Tensor>,
+  total: number,
+): Meter | undefined {
+  if (!task.validation) return undefined;
+  const accuracyOfOutputs = accuracyMeter(tf, task.validation, recipe.batch, task.teacher, task.learns);
+  let spent = 0;
+  const measure = async (step: number): Promise<Accuracy> => {
+    const began = performance.now();
+    const accuracyOf = (forward: TrainTask["forward"]) =>
+      accuracyOfOutputs((pixels) => {
+        const { logits, features } = forward(pixels, undefined, step / total);
+        return task.learns === "features" ? features : logits;
+      });
+    const accuracy = await withAverages(tf, task.variables, ema, async () => {
+      const found = task.together
+        ? await meanAccuracy(task.together.all, ({ forward }) => accuracyOf(forward))
+        : await accuracyOf(task.forward);
+      task.best?.offer(tf, task.variables, found, step);
+      return found;
+    });
+    spent += performance.now() - began;
+    return accuracy;
+  };
+  return { measure, spentMs: () => spent };
+}
+
+function costOfMeasuring({ validation }: TrainTask, { spentMs }: Meter, every: number, total: number): string {
+  return (
+    `accuracy on ${validation!.pictures.length} val pictures, now and after every ${every} steps of ${total}, ` +
+    `takes ${(spentMs() / 1000).toFixed(1)} s each (--val-pictures 0 leaves it out)`
+  );
+}
+
+function sayAccuracy({ name }: TrainTask, history: TrainReport["history"], share: number): void {
+  const summary = accuracySummary(history);
+  if (summary.length) say(`${name}: on val ${summary.join("; ")}; measuring took ${percent(share)} of the time`);
+}
+
+/** Gives the variables the averaged or the best weights, where there are such. @returns the step that they are of */
+function takeResult(task: TrainTask, ema: Map<string, Tensor>, step: number): number {
+  for (const [name, average] of ema) task.variables.get(name)!.assign(average as tfjs.Tensor);
+  const endsWith = task.best?.takeOver(task.variables) ?? step;
+  if (endsWith < step) say(`${task.name}: ends with the weights of step ${endsWith}, which were best on val`);
+  return endsWith;
+}
+
+function accuracyAt(
+  step: number,
+  history: TrainReport["history"],
+): Pick<TrainReport, "valTop1" | "valAgreement" | "valCosine"> {
+  const line = history.find((line) => line.step === step) ?? history.at(-1) ?? {};
+  return {
+    ...("val.top1" in line && { valTop1: line["val.top1"] }),
+    ...("val.agreement" in line && { valAgreement: line["val.agreement"] }),
+    ...("val.cosine" in line && { valCosine: line["val.cosine"] }),
+  };
+}
+
+/** @throws SlimViTError `bad-input` where an update made NaN of a weight */
+async function checkWeights(task: TrainTask, step: number): Promise<void> {
+  for (const [name, variable] of task.variables)
+    if (!(await variable.data()).every(Number.isFinite)) throw notFinite(task, NaN, step, undefined, name);
 }
 
 /** What Ctrl-C leaves: nothing lost, and how to go on. */

@@ -5,7 +5,7 @@ import { countMacs, plainArchitecture, tokenCounts } from "../../../src/format/m
 import { selfTestPixels } from "../../../src/format/write.ts";
 import { forward } from "../../../src/reference/forward.ts";
 import { mergeModel } from "../../../tools/masks/merge.ts";
-import { listedMerges, mergesFor, mostMerges, withMerges } from "../../../tools/masks/mergeSchedule.ts";
+import { evenMerges, listedMerges, mergesFor, mostMerges, withMerges } from "../../../tools/masks/mergeSchedule.ts";
 import { readModelFolder } from "../../../tools/models/folders.ts";
 import { expectClose } from "../../helpers.ts";
 import { makeDense, workplace } from "../fixtures.ts";
@@ -76,6 +76,22 @@ describe("a schedule for a share of the MACs", () => {
     const merges = mergesFor(mean, isSmall as Parameters<typeof mergesFor>[1], "");
     expect(merges.slice(0, 5)).toEqual([0, 0, 0, 0, 0]);
     expect(merges.slice(5).every((pairs) => pairs > 0)).toBe(true);
+  });
+
+  test.each([0.95, 0.8, 0.65])("even merges for %f differ by a pair at most, and a pair less misses it", (ratio) => {
+    const merges = evenMerges(deitTiny, (merged) => countMacs(merged, 1000) <= ratio * countMacs(deitTiny, 1000))!;
+    expect(share(merges)).toBeLessThanOrEqual(ratio);
+    expect(merges[11]).toBe(0); // after it only the class token is read
+    expect(merges[0] - merges[10]).toBeLessThanOrEqual(1);
+    expect(merges.slice(0, 11)).toEqual(merges.slice(0, 11).sort((a, b) => b - a));
+    const last = merges.lastIndexOf(merges[0]);
+    expect(share(merges.map((pairs, i) => pairs - Number(i === last)))).toBeGreaterThan(ratio);
+  });
+
+  test("even merges give up where half of the patches in each block are not enough, and not before", () => {
+    const least = share(mostMerges(deitTiny)) * countMacs(deitTiny, 1000);
+    expect(evenMerges(deitTiny, (merged) => countMacs(merged, 1000) <= least + 0.5)).toEqual(mostMerges(deitTiny));
+    expect(evenMerges(deitTiny, (merged) => countMacs(merged, 1000) < least - 0.5)).toBeUndefined();
   });
 
   test("a list is refused for a block that does not exist, and for more pairs than half of the patches", () => {
