@@ -199,7 +199,7 @@ function check() {
   const refusal = packageFolder() ? (force ? undefined : noGpu()) : "not installed";
   if (refusal) fail(refusal);
   if (!existsSync(join(packageFolder(), "lib", "napi-v8", "tfjs_binding.node")))
-    fail(`its native library is not there; "node ${process.argv[1]} --gpu" brings it up`);
+    fail(`its native library is not installed; "node ${process.argv[1]} --gpu" installs it`);
   const on = worksOn();
   if (on !== "gpu") fail(on ? "TensorFlow finds no GPU that it can use" : "its native library does not run here");
 }

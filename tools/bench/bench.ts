@@ -68,7 +68,7 @@ const PHOTO = { width: 1365, height: 1024 };
 export async function bench(names: string[], options: BenchOptions): Promise<BenchRow[]> {
   const busy = loadavg()[0];
   if (busy > 0.3 * availableParallelism())
-    say(`bench: this machine has other work (load ${busy.toFixed(1)}): ratios hold, milliseconds do not`);
+    say(`bench: this machine is busy with other work (load ${busy.toFixed(1)}); compare ratios, not milliseconds`);
   const isCalibrated = options.engine.includes("webnn");
   return withFolders(names, options.dtype, isCalibrated, (sources) => benchFolders(sources, options));
 }
@@ -280,7 +280,7 @@ export function quantile(values: number[], q: number): number {
 
 export function benchTable(rows: BenchRow[]): string {
   say(
-    `medians of interleaved rounds; outputs checked against the reference engine first; ms: inference only; preprocess ms: a bitmap of ${PHOTO.width}×${PHOTO.height}, as large photos are drawn down to`,
+    `medians of interleaved rounds; outputs checked against the reference engine first; ms: inference only; preprocess ms: a bitmap of ${PHOTO.width}×${PHOTO.height}, the size that large photos are reduced to`,
   );
   const lines = rows.map((r) =>
     [

@@ -74,7 +74,9 @@ export async function profileDevice(sources: string[], options: ProfileOptions):
   sources.forEach((source, k) => void (mounts[`/model${networks.length + k}`] = resolve(splitSource(source).dir)));
   const busy = os.loadavg()[0] / os.availableParallelism();
   if (busy > 0.5)
-    say(`profile: this machine has other work (load ${os.loadavg()[0].toFixed(1)}): ratios hold, milliseconds do not`);
+    say(
+      `profile: this machine is busy with other work (load ${os.loadavg()[0].toFixed(1)}); compare ratios, not milliseconds`,
+    );
 
   const { page, browser, close } = await openPage(mounts);
   try {
@@ -151,7 +153,7 @@ export function checkTable(check: ProfileReport["check"]): string {
   return [
     ...lines,
     "",
-    "measured: fast deciles of the blocks and of what is outside of them, as in the tables; median: of whole runs",
+    "measured: fast deciles of the blocks and of the layers outside them, as in the tables; median: of whole runs",
     `${within} of ${check.length} within ${percent(CHECK_TOLERANCE)}`,
   ].join("\n");
 }

@@ -67,7 +67,7 @@ export function readActivation(value: unknown, key: string, source: string): Act
   if (!known)
     throw new SlimViTError(
       "unsupported",
-      `${source}: ${key} is ${JSON.stringify(value)}; known are ${Object.keys(ACTIVATIONS).join(", ")}.`,
+      `${source}: ${key} is ${JSON.stringify(value)}; expected one of ${Object.keys(ACTIVATIONS).join(", ")}.`,
     );
   return known;
 }

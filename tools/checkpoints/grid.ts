@@ -29,7 +29,7 @@ export function storedGrid(
   const found = positions(weights, prefixTokens);
   if (!found) {
     const size = configured ?? given;
-    if (!size) throw sizeMissing(weights.source, "its positions do not tell the image size");
+    if (!size) throw sizeMissing(weights.source, "its position embeddings do not determine the image size");
     checkSize(size, patch, weights.source);
     return { grid: gridOf(size), positioned: 0, imageSize: size };
   }
@@ -79,7 +79,7 @@ function positions(weights: Weights, prefixTokens: number): Positions | undefine
     // Most have a position for every prefix token; DeiT III for patches alone, DINOv2 with registers for the class token.
     const candidates = [...new Set([prefixTokens, 0, Math.min(1, prefixTokens)])];
     return {
-      called: `${length - prefixTokens} patches make no square`,
+      called: `${length - prefixTokens} patches do not form a square`,
       squares: candidates.map((k) => Math.sqrt(length - k)),
       fits: ([rows, columns]) => candidates.find((k) => rows * columns + k === length),
     };
@@ -88,7 +88,7 @@ function positions(weights: Weights, prefixTokens: number): Positions | undefine
   if (!table) return undefined;
   const entries = weights.shape(table, 2)[0];
   return {
-    called: `a table of ${entries} relative positions is of no square`,
+    called: `a table of ${entries} relative positions does not fit a square`,
     squares: [entries, entries - 3].map((count) => (Math.sqrt(count) + 1) / 2),
     fits: (grid) => ([0, 3].includes(entries - tableLength(grid)) ? 0 : undefined),
   };

@@ -133,7 +133,7 @@ export function describeHuggingFace(config: Json, weights: Weights, source: stri
   if (!defaults)
     throw new SlimViTError(
       "unsupported",
-      `${source}: model_type is ${JSON.stringify(type)}; known are ${Object.keys(TYPES).join(", ")}.`,
+      `${source}: model_type is ${JSON.stringify(type)}; expected one of ${Object.keys(TYPES).join(", ")}.`,
     );
   if (!named) assumed.push(`the model type "${type}", by its tensors (config.json)`);
   const tower = (config.vision_config ?? config) as Json;

@@ -14,7 +14,7 @@ export function unwrap(stored: Stored, assumed: string[]): Stored {
   if (averaged.length) {
     if (averaged.length < chosen.length)
       assumed.push(
-        `the averaged weights ("${averaged[0][0]}" and on), not the ${chosen.length - averaged.length} other tensors`,
+        `the averaged weights ("${averaged[0][0]}" and so on), not the ${chosen.length - averaged.length} other tensors`,
       );
     chosen = averaged.map(([name, tensor]) => [bare(name).replace(AVERAGED, ""), tensor]);
   }

@@ -88,7 +88,7 @@ function ofTimm(
   if (!["center", "squash", "border"].includes(mode))
     throw new SlimViTError(
       "unsupported",
-      `${source}: crop_mode is ${JSON.stringify(mode)}; known are "center", "squash" and "border".`,
+      `${source}: crop_mode is ${JSON.stringify(mode)}; expected "center", "squash" or "border".`,
     );
   const scaled = imageSize.map((side) => Math.max(Math.floor(side / share), side)) as [number, number];
   const isSquare = scaled[0] === scaled[1];
@@ -97,7 +97,7 @@ function ofTimm(
   if (!RESAMPLES.includes(interpolation as Interpolation))
     throw new SlimViTError(
       "unsupported",
-      `${source}: interpolation is "${interpolation}"; known are ${RESAMPLES.join(", ")}.`,
+      `${source}: interpolation is "${interpolation}"; expected one of ${RESAMPLES.join(", ")}.`,
     );
   return {
     resize: mode === "center" && isSquare ? scaled[0] : scaled,
@@ -130,7 +130,7 @@ function ofProcessor(
   if (resample !== undefined && !RESAMPLES[resample])
     throw new SlimViTError(
       "unsupported",
-      `${source}: resample is ${JSON.stringify(resample)}; known are Pillow's 0 to 5.`,
+      `${source}: resample is ${JSON.stringify(resample)}; expected Pillow's 0 to 5.`,
     );
   const stated = (key: "mean" | "std"): Triple => {
     const value = p[`image_${key}`];

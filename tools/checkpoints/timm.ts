@@ -141,7 +141,7 @@ export function describeTimm(config: Json, weights: Weights, source: string): De
   const embedDim = widthOf(weights);
   const preNorm = weights.has("norm_pre.weight");
   if (!name) {
-    assumed.push("timm's usual ViT, where the tensors do not tell (config.json)");
+    assumed.push("timm's standard ViT where the tensors leave it open (config.json)");
     if (preNorm) assumed.push("exact GELU; OpenAI's CLIP has quick_gelu (config.json)");
     refuseHiddenRope(weights, source);
   }
@@ -192,7 +192,7 @@ function gateActivation(
   if (isFused && "mlp_layer" in args)
     throw new SlimViTError(
       "unsupported",
-      `${source}: model_args.mlp_layer is ${JSON.stringify(args.mlp_layer)}; a gated MLP of a layer that the config does not name cannot be followed.`,
+      `${source}: model_args.mlp_layer is ${JSON.stringify(args.mlp_layer)}; import does not support a gated MLP of a custom layer.`,
     );
   return isGated || !name || /^eva02|giant_patch14_(reg\d_)?(dinov2|tipsv2)/.test(name) ? "silu" : own;
 }
@@ -202,7 +202,7 @@ function refuseArguments(args: Json, source: string): void {
   if (unknown === undefined) return;
   throw new SlimViTError(
     "unsupported",
-    `${source}: config.json's model_args has ${unknown} ${JSON.stringify(args[unknown])}, which import does not follow; it may change what the network computes.`,
+    `${source}: config.json's model_args has ${unknown} ${JSON.stringify(args[unknown])}, which import does not support; it may change what the network computes.`,
   );
 }
 
@@ -237,7 +237,7 @@ function epsOf(normLayer: unknown, stated: unknown, source: string): number | un
   if (normLayer === "layernorm") return 1e-6;
   throw new SlimViTError(
     "unsupported",
-    `${source}: model_args.norm_layer is ${JSON.stringify(normLayer)}; known is "layernorm".`,
+    `${source}: model_args.norm_layer is ${JSON.stringify(normLayer)}; expected "layernorm".`,
   );
 }
 
@@ -247,7 +247,7 @@ function poolingOf(config: Json, args: Json, said: Said, weights: Weights, sourc
     if (Object.hasOwn(GLOBAL_POOL, value)) return GLOBAL_POOL[value];
     throw new SlimViTError(
       "unsupported",
-      `${source}: global_pool is ${JSON.stringify(value)}; known are "token", "avg" and "map".`,
+      `${source}: global_pool is ${JSON.stringify(value)}; expected "token", "avg" or "map".`,
     );
   }
   if (weights.has("attn_pool.latent")) return "map";
@@ -265,7 +265,7 @@ function ropeOf(args: Json, said: Said, weights: Weights, source: string): RopeR
   else if (type !== undefined && type !== "cat")
     throw new SlimViTError(
       "unsupported",
-      `${source}: model_args.rope_type is ${JSON.stringify(type)}; known are "cat", "dinov3" and "mixed".`,
+      `${source}: model_args.rope_type is ${JSON.stringify(type)}; expected "cat", "dinov3" or "mixed".`,
     );
   rule = { ...rule };
   if (args.rope_temperature !== undefined)

@@ -46,7 +46,7 @@ export function layOut(source: string, { entries, annotations, annotatedBy }: Li
       const { className = "", split } = annotations.get(path)!;
       return { path, className, read: read!, ...(split && { split }) };
     });
-    return withClasses(files, leftOut, [`classes are those of ${annotatedBy}`], unlabelled);
+    return withClasses(files, leftOut, [`the classes come from ${annotatedBy}`], unlabelled);
   }
   const top = passWrappers(treeOf(data));
   const splits = splitFolders(top);
@@ -159,8 +159,8 @@ function leftOutOf(entries: Entry[], annotated: boolean): string[] {
   const others = files.filter(({ path }) => !isLitter(path) && !isPicture(path) && !isMetadata(path));
   // Beside a sample's picture lie its label and captions; only pictures of other kinds are worth a word.
   const unread = annotated ? others.filter(({ path }) => isOtherPicture(path)) : others;
-  if (litter.length) leftOut.push(`${litter.length} hidden or of the system's own (${nameOf(litter[0].path)})`);
-  if (unread.length) leftOut.push(`files of kinds that are not read: ${countKinds(unread)}`);
+  if (litter.length) leftOut.push(`${litter.length} hidden or system files (${nameOf(litter[0].path)})`);
+  if (unread.length) leftOut.push(`files of unsupported kinds: ${countKinds(unread)}`);
   const closed = entries.filter(({ fault }) => fault !== undefined);
   for (const { path, fault } of closed) leftOut.push(`the folder ${path}/, which cannot be listed (${fault})`);
   return leftOut;

@@ -65,7 +65,9 @@ function open(buffer: Buffer, name: string): Promise<Opened> {
     }
     const { format, space, depth, hasAlpha, autoOrient, width, height, icc } = await plain.metadata();
     if (depth === "float" || depth === "double" || depth === "complex" || depth === "dpcomplex")
-      throw new Error(`its samples are of type ${depth}, whose range nothing says; save it with 8 or 16 bits`);
+      throw new Error(
+        `its samples are of type ${depth}, whose value range the file does not state; save it with 8 or 16 bits`,
+      );
     const upright = format === "webp" ? { width, height } : autoOrient;
     if (format !== "webp") plain.rotate();
     if (space === "cmyk" && !isPressProfile(icc)) return { plain, ...upright, decoded: await fromInk(plain) };
@@ -104,14 +106,14 @@ async function fromInk(image: Sharp): Promise<RawImage> {
 function doubtsOf(of: { format: string; space: string; hasAlpha: boolean; colours: ReturnType<typeof pngColours> }) {
   const doubts: string[] = [];
   if (of.colours === "other")
-    doubts.push("has colours that browsers map each in its own way (cICP); taken as sRGB here");
+    doubts.push("has colours (cICP) that each browser maps differently; they are read as sRGB here");
   if (of.space === "cmyk")
     doubts.push(
-      "has inks and a press's profile, which browsers apply each in its own way; saturated and dark colours may differ by 60 of 255",
+      "has CMYK inks with a press profile, which each browser applies differently; saturated and dark colours may differ by 60 of 255",
     );
   if (of.format === "heif" && of.hasAlpha)
     doubts.push(
-      "is an AVIF with alpha, whose range browsers and libheif may read differently; all but opaque pixels may differ by 12 of 255",
+      "is an AVIF with alpha, whose range browsers and libheif may read differently; pixels that are not opaque may differ by 12 of 255",
     );
   return doubts;
 }

@@ -41,7 +41,7 @@ export function listTable(file: string): Listing {
 
 function readPicture(path: string): Buffer {
   const stats = statSync(path);
-  if (!stats.isFile()) throw new Error("it is no file");
+  if (!stats.isFile()) throw new Error("it is not a file");
   if (stats.size > MAX_PICTURE_BYTES) throw new Error(`it has ${stats.size} bytes`);
   return readFileSync(path);
 }
@@ -77,7 +77,7 @@ function jsonRows(text: string, name: string): Row[] | undefined {
     try {
       record = JSON.parse(line);
     } catch {
-      throw new SlimViTError("bad-input", `${name}: line ${k + 1} is no JSON.`);
+      throw new SlimViTError("bad-input", `${name}: line ${k + 1} is not JSON.`);
     }
     const label = CLASS_COLUMNS.map((key) => record[key]).find((value) => ["string", "number"].includes(typeof value));
     if (typeof record.file_name !== "string")

@@ -144,6 +144,6 @@ function labelIn(text: string, name: string): string | undefined {
     const label = found.label ?? found.class ?? found.cls;
     return typeof label === "string" || typeof label === "number" ? String(label) : undefined;
   } catch {
-    throw new SlimViTError("bad-input", `${name}: is no JSON; expected an object with the picture's "label".`);
+    throw new SlimViTError("bad-input", `${name}: is not JSON; expected an object with the picture's "label".`);
   }
 }

@@ -57,7 +57,7 @@ export async function chooseVariants(model: Model, options: ChoiceOptions, pictu
       );
     const one = judge ? await closest(plausible(all), judge, percent(budget)) : mostTrusted(plausible(all));
     if (chosen.some(({ macs }) => macs === one.macs))
-      say(`elastic: ${percent(budget)}: no other network than for the budget above`);
+      say(`elastic: ${percent(budget)}: the best network is the one of the budget above`);
     else chosen.push(one);
   }
   return chosen;
@@ -68,7 +68,7 @@ async function statistics(model: Model, pictures: Picture[]): Promise<UnitStatis
   const { manifest, tensors } = model;
   const merged = manifest.blocks.some(({ merge }) => merge > 0);
   const unmerged = { ...manifest, blocks: manifest.blocks.map((block) => ({ ...block, merge: 0 })) };
-  if (merged) say("elastic: units are ordered by what they do before tokens merge");
+  if (merged) say("elastic: units are ranked by their effect in the model without merges");
   return statisticsOfPictures(tf, unmerged, tensors, pictures, manifest.preprocess);
 }
 

@@ -88,7 +88,7 @@ function variantsOf({ manifest, family }: Model, source: string): NamedModel[] {
   if (!family || manifest.variants.length < 2)
     throw new SlimViTError(
       "bad-option",
-      `${source}: is one network. Give --budgets, the shares of its MACs that variants shall have, as 1,0.8,0.6,0.4.`,
+      `${source}: is a single network. Give --budgets, the variants' shares of its MACs, such as 1,0.8,0.6,0.4.`,
     );
   return [...family.names].reverse().map((name) => {
     const { family: _, ...model } = family.model(name);

@@ -65,7 +65,7 @@ export async function writeElasticFolder(out: string, content: ElasticContent, r
         (await openWithoutDevice(model, {}, false)).engine.dispose();
       } catch (error) {
         const fault = `variant "${name}" fails in ${dtype}. ${messageOf(error)} ${ADVICE[dtype]}`;
-        throw new SlimViTError("bad-model", `${out}: is not written, for ${fault}`);
+        throw new SlimViTError("bad-model", `${out}: is not written, because ${fault}`);
       }
     }
   }

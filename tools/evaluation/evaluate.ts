@@ -60,7 +60,7 @@ export async function evaluate(source: string, options: EvalOptions): Promise<Ev
   if (!readManifestFile(source).head) {
     throw new SlimViTError(
       "bad-input",
-      `${source}: gives features and has no classes, so no accuracy. Compare its features with another model's: --against MODEL --unlabelled.`,
+      `${source}: gives features and has no classes, so it has no accuracy. Compare its features with another model's: --against MODEL --unlabelled.`,
     );
   }
   await warnOfTrainingPictures(source, options.data, splitOf(options));
@@ -110,7 +110,7 @@ export async function agreeWith(source: string, options: EvalOptions): Promise<A
   if (!areClassifiers && width !== otherWidth) {
     throw new SlimViTError(
       "bad-option",
-      `eval: ${source} gives ${width} features and ${against} ${otherWidth}, and not both are classifiers, so nothing of them can be compared.`,
+      `eval: ${source} gives ${width} features and ${against} ${otherWidth}, and they are not both classifiers, so their outputs cannot be compared.`,
     );
   }
   const order = areClassifiers ? classOrder(manifests[1].labels, manifests[0].labels, source) : [];

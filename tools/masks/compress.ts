@@ -118,7 +118,7 @@ export async function compress(source: string, options: CompressOptions): Promis
 function targetOf(options: CompressOptions): { cost: TargetCost; share: number | true } | undefined {
   const { macs, params, latencyMs, profile } = options;
   if ((latencyMs === undefined) !== (profile === undefined))
-    throw new SlimViTError("bad-option", "compress: --latency-ms and --profile need each other.");
+    throw new SlimViTError("bad-option", "compress: --latency-ms and --profile must be given together.");
   if (latencyMs !== undefined) {
     if (macs !== undefined || params !== undefined || options.budgets)
       throw new SlimViTError("bad-option", "compress: --latency-ms is a target of its own; give no other.");
@@ -160,7 +160,7 @@ async function compressOne(
   const kept = (of: (net: Architecture) => number) => `${of(slim)} of ${of(arch)}`;
   const closeness =
     cut.maxAbsDiff === undefined
-      ? "the next linears solved again for what is kept"
+      ? "the next linears solved again for the kept inputs"
       : `${slim.head ? "logits" : "embeddings"} within ${cut.maxAbsDiff.toExponential(1)} of the masked model`;
   say(
     `compress: kept ${kept(({ blocks }) => sum(blocks.map(innerDim)))} head channels, ` +
@@ -341,7 +341,7 @@ function chooseMasks(
   if (patch < 1 && mergesTokens(arch))
     throw new SlimViTError(
       "bad-option",
-      `compress: ${source} merges tokens, which have no masks of their own after that; give --patch 1.`,
+      `compress: ${source} merges tokens, and merged tokens have no masks of their own; give --patch 1.`,
     );
   return hardenMasks(arch, zetas, { attn, mlp, patch }, { mode, rule: options.tokens, absolute: options.absolute })
     .blocks;

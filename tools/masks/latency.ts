@@ -80,7 +80,7 @@ export function readProfile(path: string, arch: Architecture): DeviceProfile {
   if (unknown)
     throw new SlimViTError(
       "unsupported",
-      `${path}: the tables of a profile are those of plain networks and say nothing of ${unknown}. Give a share of the MACs instead.`,
+      `${path}: the tables of a profile hold for plain networks only, not for ${unknown}. Give a share of the MACs instead.`,
     );
   return profile;
 }

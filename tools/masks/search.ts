@@ -170,7 +170,7 @@ function requireDense({ manifest }: Model, source: string, { wPatch }: SearchOpt
   if (mergesTokens(manifest) && wPatch > 0)
     throw new SlimViTError(
       "bad-option",
-      `${source}: merges tokens, which have no masks of their own after that. Give --w-patch 0 for masks of channels and ` +
+      `${source}: merges tokens, and merged tokens have no masks of their own. Give --w-patch 0 for masks of channels and ` +
         "units alone, or search the model that was merged.",
     );
 }

@@ -98,7 +98,7 @@ function variantRows({ variants }: Manifest): string[] {
     "",
     "## Variants",
     "",
-    "All of them share the weights; a page loads what its device can afford. The figures above and below are the first one's.",
+    "All variants share their weights; a page loads the one that its device can afford. The figures above and below are the first one's.",
     "",
     "| variant | picture, px | merged pairs | multiply-accumulates | top-1 (95 % interval) |",
     "| --- | --- | --- | --- | --- |",

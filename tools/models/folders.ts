@@ -178,7 +178,7 @@ export async function writeModel(out: string, content: FolderContent, replace = 
     } catch (error) {
       throw new SlimViTError(
         "bad-model",
-        `${out}: is not written, for its ${dtype} weights fail. ${messageOf(error)} ${ADVICE[dtype]}`,
+        `${out}: is not written, because its ${dtype} weights fail. ${messageOf(error)} ${ADVICE[dtype]}`,
       );
     }
   }

@@ -69,7 +69,7 @@ export const readRecipe = (file: string, flags: RecipeFlags): RecipeFile => reci
 /** @param name of the file, from whose folder the paths in `raw` start */
 export function recipeOf(raw: Section, name: string, flags: RecipeFlags): RecipeFile {
   const unknown = Object.keys(raw).find((key) => !TOP_KEYS.includes(key));
-  if (unknown !== undefined) fail(name, `knows no "${unknown}"; it may have ${TOP_KEYS.join(", ")}.`);
+  if (unknown !== undefined) fail(name, `has the unknown key "${unknown}"; it may have ${TOP_KEYS.join(", ")}.`);
   const values = withPathsFrom(dirname(resolve(name)), raw);
   const top = readOptions(TOP, values, name);
   for (const key of Object.keys(TOP) as (keyof typeof TOP)[])
@@ -78,7 +78,7 @@ export function recipeOf(raw: Section, name: string, flags: RecipeFlags): Recipe
 
   const sections = sectionsOf(values, flags, name);
   if (top.model === undefined && !sections.import)
-    fail(name, 'names no "model" and no "import"; give the one to start from.');
+    fail(name, 'names no "model" and no "import"; give the one to start from it.');
   if (top.model !== undefined && sections.import) fail(name, 'has both "model" and "import"; give one of them.');
   const { out, data } = top;
   if (out === undefined) fail(name, 'names no "out"; add it, or give -o.');
@@ -136,7 +136,7 @@ export function stageSettings<S extends StageName>(stage: S, section: Section, r
   for (const key of Object.keys(section)) {
     if (findOption(specs, key)) continue;
     const known = Object.values(specs).map(longName);
-    throw new SlimViTError("bad-option", `${where} knows no "${key}"; it may have ${known.join(", ")}.`);
+    throw new SlimViTError("bad-option", `${where} has the unknown key "${key}"; it may have ${known.join(", ")}.`);
   }
   const isShared = (name: string): name is keyof typeof SHARED => name in SHARED && name in specs;
   const own = Object.keys(section).map((key) => findOption(specs, key));
@@ -153,7 +153,7 @@ export function readYaml(path: string): Section {
   } catch (error) {
     const fault =
       error instanceof YAMLParseError ? `${error.code} at line ${error.linePos?.[0].line}` : messageOf(error);
-    throw new SlimViTError("bad-option", `${path}: is no YAML (${fault}).`);
+    throw new SlimViTError("bad-option", `${path}: is not valid YAML (${fault}).`);
   }
   if (typeof content !== "object" || content === null || Array.isArray(content))
     return fail(path, 'must hold keys and values, such as "model: deit-tiny".');

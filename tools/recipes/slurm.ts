@@ -78,7 +78,7 @@ export async function watch(job: string, missing: () => number[], onPoll: (state
     const left = missing();
     if (left.length === 0) return;
     const states = statesOf(job);
-    if (!states && !silent) say("sweep: SLURM's controller does not answer; asking on");
+    if (!states && !silent) say("sweep: SLURM's controller does not answer; asking again");
     silent = !states;
     if (states) {
       let active = [...states.values()].some((state) => !OVER.includes(state));

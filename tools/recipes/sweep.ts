@@ -53,7 +53,7 @@ export async function sweep(file: string, options: SweepOptions): Promise<SweepR
 
   const missing = () => [...points.keys()].filter((k) => !existsSync(resultPath(plan, points[k])));
   const before = missing().length;
-  say(`sweep: ${points.length} points, ${points.length - before} of them there already → ${plan.out}`);
+  say(`sweep: ${points.length} points, ${points.length - before} of them done already → ${plan.out}`);
   if (before > 0) {
     const frozen = join(plan.out, "plans", `${sha256(Buffer.from(plan.frozen)).slice(0, 10)}.yaml`);
     writeFileAtomic(frozen, plan.frozen);
@@ -77,7 +77,7 @@ async function runTask(plan: Sweep, points: KeyedPoint[], task: number): Promise
     await runRecipe({ ...point.recipe, out });
     writeFileAtomic(resultPath(plan, point), `${JSON.stringify(resultOf(plan, point, out), null, 2)}\n`);
   }
-  say(`sweep: ${point.label} is there`);
+  say(`sweep: ${point.label} is done`);
   return readResult(plan, point);
 }
 

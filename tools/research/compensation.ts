@@ -55,8 +55,8 @@ async function main(source: string, { data, keep, seeds }: Options): Promise<voi
   for (let seed = 0; seed < seeds; seed++) {
     const calibration = shuffled(train.pictures, random(seed)).slice(0, CALIBRATION_PICTURES);
     const chosen = await compensate(tf, dense, { attn: keep, mlp: keep }, calibration);
-    report(`seed ${seed}, its own cut, compensated`, await top1Of(chosen.masks, chosen.tensors));
-    report(`seed ${seed}, its own cut, plain`, await plainOf(chosen.masks));
+    report(`seed ${seed}, cut by compensation's choice, compensated`, await top1Of(chosen.masks, chosen.tensors));
+    report(`seed ${seed}, cut by compensation's choice, plain`, await plainOf(chosen.masks));
     const same = await compensate(tf, dense, byMagnitude, calibration);
     report(`seed ${seed}, cut by magnitude, compensated`, await top1Of(same.masks, same.tensors));
   }

@@ -78,7 +78,7 @@ function madeBefore({ out, force }: SlimOptions, folder: string, key: string): O
   if (force || !existsSync(join(out, "slimvit.json")) || !existsSync(file)) return undefined;
   const outcome: Outcome = JSON.parse(readFileSync(file, "utf8"));
   if (outcome.key !== key || resolve(outcome.out) !== resolve(out)) return undefined;
-  say("slim: is done already");
+  say("slim: this model is done already");
   for (const line of verdictLines(outcome)) say(line);
   return outcome;
 }
@@ -91,7 +91,7 @@ async function backendFor(): Promise<Backend | undefined> {
   } catch (error) {
     if (!(error instanceof SlimViTError) || error.code !== "unsupported") throw error;
   }
-  say('slim: widths are not cut, since TensorFlow\'s native library is not there ("npm run setup:tools")');
+  say('slim: widths are not cut, since TensorFlow\'s native library is not installed ("npm run setup:tools")');
   return undefined;
 }
 
@@ -100,7 +100,7 @@ function untrainableBy({ train }: SlimOptions, data: SlimData, backend: Backend 
   if (train === "no") return "--train no was given";
   const why = backend
     ? data.isHeldOut && "the data has no train and val pictures of its own, such as train/CLASS and val/CLASS"
-    : 'TensorFlow\'s native library is not there (run "npm run setup:tools")';
+    : 'TensorFlow\'s native library is not installed (run "npm run setup:tools")';
   if (!why) return undefined;
   if (train !== "auto")
     throw new SlimViTError("bad-option", `slim: --train is not possible: ${why}. Change that, or give --train no.`);

@@ -134,7 +134,7 @@ export async function trainWherePays(run: SlimRun, search: Search): Promise<Trai
   }
   const trained = clock.left < LEAST_SECONDS ? undefined : await trainAndSearch(run, search, startOf(run, search));
   if (trained && isBetter(target, trained.choice.chosen, untrained.chosen)) return trained;
-  notes.push("training gave nothing better than what was found without");
+  notes.push("training gave no better model than the search without training");
   return undefined;
 }
 

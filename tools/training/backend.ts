@@ -130,7 +130,7 @@ function bringUpTfjsNode(): void {
   const packageDir = dirname(require.resolve("@tensorflow/tfjs-node/package.json"));
   if (existsSync(join(packageDir, "lib", "napi-v8", "tfjs_binding.node"))) return;
   if (spawnSync(process.execPath, [setupScript()], { stdio: ["ignore", 2, 2] }).status !== 0)
-    throw new Error("its native library cannot be brought up");
+    throw new Error("its native library cannot be loaded");
 }
 
 /**

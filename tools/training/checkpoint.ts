@@ -89,7 +89,7 @@ export function restoreCheckpoint(
     throw new SlimViTError(
       "bad-option",
       `${checkpoint.path}: is the checkpoint of another training (${difference}). ` +
-        "Give what it was made with to go on, or --restart to start from the beginning, which replaces it.",
+        "Give the options that it was made with to go on, or --restart to start from the beginning, which replaces it.",
     );
   }
   if (metadata.rates !== checkpoint.rates)

@@ -177,7 +177,7 @@ async function trainSteps(tf: TF, task: TrainTask, recipe: Recipe, interrupts: I
 function interrupted({ name, checkpoint }: TrainTask, step: number, total: number): SlimViTError {
   return new SlimViTError(
     "aborted",
-    `${name}: stopped at step ${step} of ${total}; ${checkpoint.path} has all of it. The same command goes on:\n  ${commandLine()}`,
+    `${name}: stopped at step ${step} of ${total}; ${checkpoint.path} holds its state. The same command goes on:\n  ${commandLine()}`,
   );
 }
 
