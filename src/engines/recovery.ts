@@ -42,7 +42,7 @@ export class RecoveringEngine {
       return reopen(name, source, error, false);
     });
     const { deviceType } = opened.engine;
-    if (deviceType) source.options.webnn = { ...options.webnn, deviceType }; // a fresh device of the type that was chosen
+    if (deviceType) source.options.webnn = { ...options.webnn, deviceType }; // a fresh device of the chosen type
     return new RecoveringEngine(opened, "note" in opened ? [opened.note as string] : [], keptFor(opened, source));
   }
 

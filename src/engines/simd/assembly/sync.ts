@@ -61,7 +61,7 @@ export function claim(): i32 {
   return atomic.add<i32>(phase, 1);
 }
 
-/** Returns when all items of the phase are done, by whomever. */
+/** Returns when all items of the phase are done, by this thread or others. */
 export function closePhase(items: i32): void {
   if (threads == 1) return;
   mine--; // the claim that came back empty
