@@ -5,7 +5,7 @@ import type { EnginePackage, LoadRequest, ModelHost, ModelInfo, Progress, Weight
 import { part } from "./parts.ts";
 import { type AnyHost, LOAD, runsHere, startHost } from "./startHost.ts";
 
-/** What loads must have in common to share a worker: the request, and what is no plain data. */
+/** What loads must have in common to share a worker: the request, and the objects that are not plain data. */
 export interface Shared {
   request: LoadRequest;
   store?: WeightsStore;
@@ -14,7 +14,7 @@ export interface Shared {
   workerUrl?: string | URL | object;
 }
 
-/** One that loaded the model. */
+/** A `SlimViT` that uses the model. */
 export interface User {
   onProgress?: (progress: Progress) => unknown;
   onVariant?: (info: ModelInfo) => unknown;
@@ -67,7 +67,7 @@ export class SharedModel {
     return opening;
   }
 
-  /** For one more user of the same model, which has to `leave` it. */
+  /** Adds a user of the same model, who has to `leave` it. */
   join(user: User): SharedModel {
     this.users.add(user);
     return this;
@@ -125,7 +125,7 @@ export class SharedModel {
     return this.shared.request.variant === undefined && this.info!.variants.length > 1;
   }
 
-  /** Another variant has taken the place of the first. */
+  /** Called when another variant has taken the place of the first. */
   private change(info: ModelInfo): void {
     const isOther = info.variant !== this.info?.variant;
     this.note(info, true);

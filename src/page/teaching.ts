@@ -137,7 +137,7 @@ export async function save(client: Client, options: SaveOptions): Promise<File[]
   return Object.entries(files!).map(([name, blob]) => new File([blob], name));
 }
 
-/** Of a model that was loaded taught: the same embeddings give the same head. */
+/** Fits the head of a model that was loaded as a taught one; the same embeddings give the same head. */
 async function refitModel(client: Client): Promise<TaughtModel> {
   const known = await knowledgeOf(client);
   if (!known) throw notTaught(client);

@@ -2,7 +2,7 @@
 import { SlimViTError } from "../../errors.ts";
 import { isAddress } from "../scripts.ts";
 
-/** How long the script may take to load. */
+/** Milliseconds that the script may take to load. */
 const LOAD_MS = 30_000;
 
 /**
