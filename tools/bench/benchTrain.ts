@@ -19,7 +19,7 @@ import { AdamW } from "../training/adamw.ts";
 import { BACKENDS, type BackendName, environmentOf, openBackend, type Precision } from "../training/backend.ts";
 import { crossEntropy, smoothTargets } from "../training/losses.ts";
 
-/** Gradients may differ by so much of their tensor's largest value. */
+/** Gradients may differ by this fraction of their tensor's largest value. */
 const TOLERANCE = 1e-3;
 const WARM_UP = 2;
 const CLASSES = 10;

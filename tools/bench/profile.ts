@@ -43,9 +43,9 @@ export interface ProfileReport {
   check: {
     model: string;
     predictedMs: number;
-    /** undisturbed: the blocks' fast deciles, and that of what is outside of them, as in the tables */
+    /** undisturbed: the fast deciles of the blocks and of the layers outside them, as in the tables */
     measuredMs: number;
-    /** of whole runs, with all that the machine did meanwhile */
+    /** of whole runs, including disturbances by other processes */
     medianMs: number;
     error: number;
   }[];
@@ -130,7 +130,7 @@ export async function profileDevice(sources: string[], options: ProfileOptions):
   }
 }
 
-/** How far a prediction may be off, as a share of what was measured undisturbed. */
+/** The largest error of a prediction, as a share of the undisturbed measurement. */
 export const CHECK_TOLERANCE = 0.1;
 
 /** What `--check` prints: a line a model, and the worst. */

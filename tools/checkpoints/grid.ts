@@ -14,8 +14,8 @@ export interface StoredGrid {
 }
 
 /**
- * By the positions that are there, checked against the size that the config says, or else against a square.
- * @param given --image-size, which says the grid where nothing else does
+ * Finds the grid from the stored positions, checked against the size in the config, or else against a square.
+ * @param given --image-size, which decides where nothing else gives the grid
  */
 export function storedGrid(
   weights: Weights,
@@ -61,7 +61,7 @@ const sizeMissing = (source: string, what: string) =>
 
 interface Positions {
   called: string;
-  /** sides of squares that may be meant */
+  /** sides of the squares that are possible */
   squares: number[];
   /** how many prefix tokens have a position, if the positions are for this grid */
   fits: (grid: [number, number]) => number | undefined;

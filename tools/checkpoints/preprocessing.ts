@@ -19,10 +19,10 @@ const CLIP = {
 const HALVES = { mean: [0.5, 0.5, 0.5] as Triple, std: [0.5, 0.5, 0.5] as Triple };
 const TIMM_CROP = 0.875;
 
-/** By Pillow's numbers. */
+/** Filters in the order of Pillow's numbers. */
 const RESAMPLES: Interpolation[] = ["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"];
 
-/** What transformers' image processors do when their file does not say. */
+/** Defaults of transformers' image processors. */
 const PROCESSORS: Record<string, { resample: Interpolation; mean: Triple; std: Triple }> = {
   ViT: { resample: "bilinear", ...HALVES },
   DeiT: { resample: "bicubic", ...IMAGENET },
@@ -51,8 +51,8 @@ const USUAL: Record<string, keyof typeof PROCESSORS> = {
 };
 
 /**
- * @param assumed receives what no config says
- * @throws SlimViTError `unsupported` for a step that the format has no words for, by its name
+ * @param assumed receives a line for each value that no config gives
+ * @throws SlimViTError `unsupported` for a step that the format cannot describe, naming it
  */
 export function preprocessing(
   arch: Architecture,
@@ -149,7 +149,7 @@ function ofProcessor(
   };
 }
 
-/** Steps that nothing here can do. */
+/** Refuses steps that SlimViT cannot do. */
 function refuseSteps(p: Json, source: string): void {
   const refuse = (key: string, what: string): never => {
     throw new SlimViTError(
@@ -164,7 +164,7 @@ function refuseSteps(p: Json, source: string): void {
   if (p.do_grayscale === true) refuse("do_grayscale", "makes pictures grey");
 }
 
-/** To both sides, or to the shorter one. */
+/** The size that a picture is resized to: both sides, or the shorter one. */
 function resizing(
   p: Json,
   imageSize: [number, number],

@@ -46,7 +46,9 @@ export function fromTimm(stored: Stored): Stored {
   return rename(flat, RULES);
 }
 
-/** What an architecture's name says that its tensors do not. The widths of heads are by model size. */
+/**
+ * Facts that follow from an architecture's name and not from its tensors. The widths of heads are listed by model size.
+ */
 interface Said {
   headDim?: number;
   heads?: number;
@@ -69,7 +71,7 @@ const EVA_ROPE: RopeRule = {
 const PE_ROPE: RopeRule = { ...EVA_ROPE, offset: 1, columnsFirst: true };
 const DINOV3_ROPE: RopeRule = { grid: "centred", temperature: 100, offset: 0, columnsFirst: false, half: true };
 
-/** All that fit count; later ones win. */
+/** All entries that fit apply; later ones win. */
 const ARCHITECTURES: [RegExp, Said][] = [
   [/_huge_patch1[46]|huge_patch16_radio|deit3_huge/, { headDim: 80 }],
   [/_giant_patch1[46]|eva_giant/, { headDim: 88 }],
@@ -107,7 +109,7 @@ const ARCHITECTURES: [RegExp, Said][] = [
   [/_pe_(lang|spatial)_gigantic/, { pooling: "mean" }],
 ];
 
-/** Arguments whose effect the tensors show, and those that only training feels. */
+/** Arguments whose effect follows from the tensors, and those that affect training only. */
 const SEEN = new Set(
   (
     "img_size patch_size in_chans num_classes embed_dim depth mlp_ratio qkv_bias qkv_fused proj_bias qk_norm class_token reg_tokens " +
@@ -117,7 +119,7 @@ const SEEN = new Set(
     "swiglu_mlp scale_mlp rel_pos_dim shared_rel_pos attn_type distilled pretrained features_only scriptable exportable"
   ).split(" "),
 );
-/** Arguments that `describeTimm` follows. */
+/** Arguments that `describeTimm` reads. */
 const FOLLOWED = new Set(
   (
     "num_heads act_layer norm_layer global_pool rope_temperature rope_grid_offset rope_grid_indexing rope_rotate_half rope_type " +

@@ -9,7 +9,7 @@ import { sayOnce } from "../shared/terminal.ts";
 import { decodeBmp, isBmp } from "./bmp.ts";
 import { pngColours, toSrgb } from "./pngColour.ts";
 
-/** One picture, not yet read. */
+/** One picture that has not been read yet. */
 export interface Picture {
   /** data set and path within, for messages */
   name: string;
@@ -34,7 +34,7 @@ export async function decode(buffer: Buffer, name: string): Promise<RawImage> {
   });
 }
 
-/** The same picture for sharp to crop and resize: RGB, upright. */
+/** Opens the same picture for sharp to crop and resize: RGB, upright. */
 export async function openForSharp(
   buffer: Buffer,
   name: string,
@@ -83,10 +83,10 @@ function open(buffer: Buffer, name: string): Promise<Opened> {
   });
 }
 
-/** Of CMYK; a profile of another colour space says nothing of inks. */
+/** Whether a profile is for CMYK; one of another colour space does not describe inks. */
 const isPressProfile = (icc: Buffer | undefined) => icc?.toString("latin1", 16, 20) === "CMYK";
 
-/** Without a press's profile, inks multiply what the paper reflects. */
+/** Converts CMYK without a press profile: inks multiply the light that the paper reflects. */
 async function fromInk(image: Sharp): Promise<RawImage> {
   const { data, info } = await image
     .pipelineColourspace("cmyk")
@@ -102,7 +102,9 @@ async function fromInk(image: Sharp): Promise<RawImage> {
   return { data: out, width, height };
 }
 
-/** What no decoding here can make equal to every browser, as they differ among themselves or from libheif. */
+/**
+ * Properties with which no decoding can equal every browser, because browsers differ from one another or from libheif.
+ */
 function doubtsOf(of: { format: string; space: string; hasAlpha: boolean; colours: ReturnType<typeof pngColours> }) {
   const doubts: string[] = [];
   if (of.colours === "other")
@@ -119,7 +121,8 @@ function doubtsOf(of: { format: string; space: string; hasAlpha: boolean; colour
 }
 
 /**
- * A canvas keeps colours multiplied by alpha, in 8 bits: what is fully transparent is black, and of faint colours little is left.
+ * Rounds as a canvas does, which keeps colours multiplied by alpha in 8 bits: fully transparent pixels become black,
+ * and faint colours lose most of their bits.
  *
  * @param round how the product becomes 8 bits; libwebp cuts off what the other decoders round
  */

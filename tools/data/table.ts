@@ -60,7 +60,7 @@ export async function readMetadata(source: string, entries: Entry[]): Promise<Ma
   return annotations.size ? annotations : undefined;
 }
 
-/** Nothing for a table without a class column: captions and boxes are other tasks'. */
+/** The rows of a metadata table; undefined without a class column, because captions and boxes belong to other tasks. */
 function metadataRows(text: string, name: string): Row[] | undefined {
   const [header] = cellsOf(text.replace(/^\ufeff/, "").split(/\r?\n/, 1)[0], ",");
   return header && columnOf(header, CLASS_COLUMNS) >= 0 ? rowsOf(text, name) : undefined;
@@ -90,7 +90,7 @@ function jsonRows(text: string, name: string): Row[] | undefined {
 const columnOf = (header: string[], names: string[]) =>
   header.findIndex((cell) => names.includes(cell.trim().toLowerCase()));
 
-/** With a header or without: then the first column is the path and the second the label. */
+/** Reads rows with or without a header. Without one, the first column is the path and the second the label. */
 function rowsOf(text: string, name: string): Row[] {
   const plain = text.replace(/^\ufeff/, "");
   const [first] = plain.split(/\r?\n/, 1);

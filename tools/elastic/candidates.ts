@@ -6,7 +6,7 @@ import { canMerge, mergesFor, withMerges } from "../masks/mergeSchedule.ts";
 import { cutToWidths } from "./cut.ts";
 import { compensatedBias, keptUnits, type UnitStatistics } from "./units.ts";
 
-/** What a variant is made by. */
+/** The settings that make a variant. */
 export interface Settings {
   imageSize: [number, number];
   /** of the MLP units */
@@ -22,7 +22,10 @@ export interface Candidate extends Settings {
 
 export const UNIT_SHARES = [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4];
 
-/** Without pictures to try on, merging is trusted down to this share of the MACs; smaller pictures come next, then fewer units. */
+/**
+ * Without pictures to measure on, merging is trusted down to this share of the MACs. Smaller pictures come next, then
+ * fewer units.
+ */
 const TRUSTED_MERGES = 0.55;
 
 /**
@@ -75,7 +78,7 @@ function tryUsual(unmerged: Manifest, reaches: Reaches): number[] | undefined {
   }
 }
 
-/** As many pairs in each block, the fewest that are enough; a pair more in the first blocks where they do not divide. */
+/** The same number of pairs in each block, the smallest that is enough. Remaining pairs go to the first blocks. */
 export function evenMerges(unmerged: Manifest, reaches: Reaches): number[] | undefined {
   const able = unmerged.blocks.flatMap((_, i) => (canMerge(unmerged, i) ? [i] : []));
   const of = (total: number) => {
@@ -99,7 +102,7 @@ export function evenMerges(unmerged: Manifest, reaches: Reaches): number[] | und
   return of(high);
 }
 
-/** By what is known of DeiT: merges first, then smaller pictures, then fewer units. */
+/** Chooses by experience with DeiT: merges first, then smaller pictures, then fewer units. */
 export function mostTrusted(candidates: Candidate[]): Candidate {
   const trusted = candidates.filter(({ mergeShare }) => mergeShare >= TRUSTED_MERGES);
   const area = ({ imageSize: [height, width] }: Candidate) => height * width;

@@ -152,7 +152,7 @@ function distributions(seen: Seen, other: Seen, order: number[]): { agreement: n
   return { agreement: same / n, divergence: divergence / n };
 }
 
-/** A picture of which a model's features are all zero counts as 0. */
+/** The mean cosine. A picture for which a model's features are all zero counts as 0. */
 function meanCosine(seen: Seen, other: Seen): number {
   let sum = 0;
   for (const [picture, { features: a }] of seen.outputs) {
@@ -259,7 +259,7 @@ async function see(prepared: ReturnType<Viewer["prepare"]>): Promise<Outputs | u
   return { logits: logits.slice(), features: features.slice() };
 }
 
-/** The same data, split, engine and dtype measured again replace their old figures. */
+/** Records figures. A repeated measurement on the same data, split, engine and dtype replaces the old one. */
 function record(source: string, entry: AccuracyRecord): void {
   const same = (a: AccuracyRecord) =>
     a.data === entry.data && a.split === entry.split && a.engine === entry.engine && a.dtype === entry.dtype;

@@ -67,9 +67,15 @@ export interface CompressOptions extends Partial<Budgets> {
   absolute?: boolean;
   /** model folder whose weights are cut, unfolded, in place of the search's; the search then only chooses what goes */
   weights?: string;
-  /** The next linears are solved again for what is kept, from what `data`'s pictures make them see. A model that was not searched can be cut so, too. */
+  /**
+   * The next linears are solved again for the kept inputs, from their activations on the pictures of `data`. This also
+   * works for a model that was not searched.
+   */
   compensate?: boolean;
-  /** With a target of MACs or milliseconds: tokens may merge in place of masks that drop them, where that diverges less on the pictures of `data`. */
+  /**
+   * With a target of MACs or milliseconds: tokens may merge instead of being dropped by masks, where that diverges less
+   * on the pictures of `data`.
+   */
   merge?: boolean;
   data?: string[];
   split?: Split;
@@ -85,13 +91,13 @@ export interface CompressReport {
   /** share of the dense model's */
   macsShare: number;
   paramsShare: number;
-  /** with `latencyMs`: what the profile says of the slim model */
+  /** with `latencyMs`: the slim model's time that the profile predicts */
   predictedMs?: number;
   /** largest difference of a logit, or of an embedding's number, between the slim model and the same weights with the cut parts multiplied by zero; not with `compensate` */
   maxAbsDiff?: number;
 }
 
-/** One report, or with `budgets` one a budget, from the smallest cut to the largest. */
+/** @returns one report, or with `budgets` one for each budget, from the smallest cut to the largest */
 export async function compress(source: string, options: CompressOptions): Promise<CompressReport | CompressReport[]> {
   const target = targetOf(options);
   if (!options.budgets) {
@@ -182,7 +188,7 @@ async function compressOne(
   };
 }
 
-/** What is left of a model, and what its provenance says of the cut. */
+/** The cut model and the record of the cut for its provenance. */
 interface CutModel {
   masks: BlockMask[];
   merges?: number[];
@@ -209,7 +215,7 @@ async function cutAlone(
   return { masks, tensors, maxAbsDiff, ...merged };
 }
 
-/** What goes by the searched masks, and with `merge` by tokens that merge; and what is cut. */
+/** Cuts a searched model by its masks, and with `merge` also by merging tokens. */
 async function searchedCut(
   source: string,
   searched: Model,
@@ -241,7 +247,10 @@ async function searchedCut(
   return { ...cut, folded, recorded: { merge: cut.merges, data: data.map((path) => basename(path)), split } };
 }
 
-/** Of a search by its masks; of any other model by what the kept channels and units make up for best. */
+/**
+ * Chooses the cut of a searched model by its masks, and that of any other model by what the kept channels and units
+ * compensate best.
+ */
 async function cutAndCompensate(
   source: string,
   searched: Model,
@@ -306,7 +315,7 @@ function sameShaped(source: string, { manifest }: Model): Tensors {
 }
 
 /**
- * By three rankings of ζ, or by one target and importance per MAC.
+ * Chooses masks by three rankings of ζ, or by one target and importance per MAC.
  *
  * @param keepsPatches whether a target leaves all patches
  */

@@ -18,7 +18,7 @@ export const COUNT = { macs: countMacs, params: countParams };
 
 export const FLAG: Record<TargetCost, string> = { macs: "macs", params: "params", latencyMs: "latency-ms" };
 
-/** What a network costs. */
+/** The cost of a network. */
 export type CostOf = (net: Architecture) => number;
 
 /** @param file the device's profile, where the cost is its milliseconds */
@@ -32,7 +32,7 @@ export function costFunction(cost: TargetCost, file: string | undefined, arch: A
 export const goalOf = ({ cost, share }: Target, dense: number): number =>
   cost === "latencyMs" ? share : share * dense;
 
-/** To a thousandth of the target. */
+/** Enough steps to reach a thousandth of the target. */
 const BISECTIONS = 10;
 
 /**

@@ -136,7 +136,7 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
   return report;
 }
 
-/** What importance is measured on: distillation where there is a teacher, else the labels. */
+/** The loss that importance is measured on: distillation where there is a teacher, else the labels. */
 function baseLoss(
   tf: TF,
   { manifest }: Model,
@@ -175,7 +175,7 @@ function requireDense({ manifest }: Model, source: string, { wPatch }: SearchOpt
     );
 }
 
-/** How the masks spread: quantiles of ζ, and of tanh ζ for tokens, by family. */
+/** The distribution of the masks: quantiles of ζ, and of tanh ζ for tokens, by family. */
 async function zetaQuantiles(zetas: Variables): Promise<Record<string, number>> {
   const quantiles: Record<string, number> = {};
   for (const family of ["attn", "mlp", "patch"] as Family[]) {

@@ -77,7 +77,7 @@ async function faultOf(file: Uint8Array, manifest: Manifest, dtype: WeightsDtype
   }
 }
 
-/** What a program needs to make classes of the outputs; lists and objects as JSON. */
+/** The data with which a program turns outputs into classes. Lists and objects are JSON. */
 function metadataOf({ name, license, labels, head, preprocess }: Manifest): Record<string, string> {
   return {
     name,
