@@ -171,7 +171,7 @@ function between(points: number[], values: number[], x: number): number {
   return values[k - 1] * (1 - share) + values[k] * share;
 }
 
-/** The slope of the cost over tokens. It is exact where n tokens cost a n + b n². */
+/** Interpolates the cost of one token and multiplies it by n. This is exact where n tokens cost a n + b n². */
 function overTokens(points: number[], values: number[], n: number): number {
   return (
     n *

@@ -77,7 +77,7 @@ function int8Model(manifest: Manifest, tensors: Tensors): Model | undefined {
   return hasInt8 ? { manifest, dtype: "int8", tensors: encodeTensors(tensors, "int8") } : undefined;
 }
 
-/** Of the int8 weights; undefined without pictures. */
+/** The ranges of the int8 weights' activations; undefined without pictures. */
 async function calibrate(model: Model, { data, split = "train" }: ExportOptions) {
   if (!data?.length) return undefined;
   const { pictures } = await openDataset(data, split, { unlabelled: true });

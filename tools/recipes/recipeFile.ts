@@ -14,7 +14,7 @@ import { BACKENDS } from "../training/backend.ts";
 
 export type Section = Record<string, unknown>;
 
-/** Said once for every stage that has such an option; a stage's own section comes first. */
+/** Options that a recipe gives once for every stage that has them. A stage's own section takes precedence. */
 const SHARED = {
   data: optional("--data <source>", "folders, zips, tars or tables", paths),
   split: choice("--split <split>", "which part of the data trains", SPLITS),
@@ -25,7 +25,7 @@ const SHARED = {
   precision: choice("--precision <p>", "rounding of matrix products", ["f32", "bf16"]),
 };
 
-/** What a recipe says outside of its sections. */
+/** The keys of a recipe outside of its sections. */
 const TOP = {
   model: optional("--model <folder>", "model folder to start from, where there is no import", path),
   out: optional("--out <folder>", "output folder", path),
@@ -48,7 +48,7 @@ export type RecipeFile = OptionsOf<typeof TOP> & {
   finetune?: Section | boolean;
 } & Record<Exclude<StageName, "import" | "finetune">, Section>;
 
-/** What the command line may say over a recipe. */
+/** The options of the command line that override a recipe. */
 export interface RecipeFlags extends Pick<OptionsOf<typeof TOP>, "data" | "out" | "stages" | "force" | "seed"> {
   macs?: number;
   set?: string[];
@@ -56,11 +56,11 @@ export interface RecipeFlags extends Pick<OptionsOf<typeof TOP>, "data" | "out" 
 
 const TOP_KEYS = [...Object.keys(TOP), ...STAGES];
 
-/** `slim` sees to these itself. */
+/** Options that `slim` sets itself. */
 const WIRED = ["out", "json", "force", "resume", "restart", "record", "budgets"] as const;
 const isWired = (name: string) => (WIRED as readonly string[]).includes(name);
 
-/** What a stage is called with, but for what `slim` adds to it. */
+/** A stage's options, without those that `slim` adds. */
 export type StageSettings<S extends StageName> = Omit<StageOptions<S>, (typeof WIRED)[number]>;
 
 /** @throws SlimViTError `bad-option` naming the file, the key and the fault */
@@ -125,8 +125,8 @@ function sectionsOf(raw: Section, flags: RecipeFlags, name: string): Sections {
 }
 
 /**
- * A section's keys are the command's options, as --long-name or camelCase; the recipe's shared values are under them and
- * the command's defaults under those.
+ * A section's keys are the command's options, as --long-name or camelCase. Keys that it lacks come from the recipe's
+ * shared values, then from the command's defaults.
  *
  * @throws SlimViTError `bad-option` naming the file, the stage, the key and the fault
  */

@@ -67,7 +67,7 @@ export async function sweep(file: string, options: SweepOptions): Promise<SweepR
   return collect(plan, points);
 }
 
-/** One point, as a task of a job or a process of a local sweep. */
+/** Runs one point, as a task of a job or a process of a local sweep. */
 async function runTask(plan: Sweep, points: KeyedPoint[], task: number): Promise<PointResult> {
   const point = points[task];
   if (!point)
@@ -83,7 +83,7 @@ async function runTask(plan: Sweep, points: KeyedPoint[], task: number): Promise
 
 const resultPath = ({ out }: Sweep, { key }: KeyedPoint) => join(out, "points", `${key}.json`);
 
-/** Everything that a point's result depends on, by content; not where it lies and what it is called. */
+/** A hash of everything that a point's result depends on: contents, not places and names. */
 export async function keyOf(recipe: RecipeFile): Promise<string> {
   const weightsOf = (folder: string) => readManifestFile(folder).weights.map((file) => file.sha256);
   const sections: Record<string, unknown> = {};
@@ -123,7 +123,7 @@ function readResult(plan: Sweep, point: KeyedPoint): PointResult {
   return result;
 }
 
-/** A process a point, `jobs` at once. A point that fails does not stop the others. */
+/** Runs one process for each point, `jobs` at once. A point that fails does not stop the others. */
 async function runHere(
   plan: Sweep,
   points: KeyedPoint[],

@@ -72,7 +72,7 @@ export function chart(title: string, option: EChartsCoreOption, width = 500, hei
   return `<figure>${named}<figcaption>${escaped(title)}</figcaption></figure>`;
 }
 
-/** One level down, `over` laid over `base`. */
+/** Merges `over` into `base`, one level deep. */
 function deepened(base: Record<string, object>, over: Record<string, unknown>): Record<string, unknown> {
   const out: Record<string, unknown> = { ...base, ...over };
   for (const [key, value] of Object.entries(base))

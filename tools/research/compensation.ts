@@ -62,7 +62,9 @@ async function main(source: string, { data, keep, seeds }: Options): Promise<voi
   }
 }
 
-/** A channel or unit matters as much as the sum of squares of the weights that make it and of those that read it. */
+/**
+ * The magnitude of a channel or unit is the sum of squares of the weights that compute it and of those that read it.
+ */
 function magnitudeMasks({ manifest, tensors }: Model, keep: number): BlockMask[] {
   return wholeMasks(manifest).map((mask, i) => ({
     ...mask,

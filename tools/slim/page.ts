@@ -20,7 +20,7 @@ import { headline, milliseconds, pairedText, tradeLines } from "./verdict.ts";
 /** Pictures that are shown, and the length of their longer side. */
 const PICTURES = 24;
 const THUMBNAIL = 160;
-/** With more classes than these a matrix cannot be read; the most frequent confusions are listed instead. */
+/** With more classes a matrix cannot be read, so the most frequent confusions are listed instead. */
 const MATRIX_CLASSES = 30;
 const LISTED_CONFUSIONS = 25;
 
@@ -213,7 +213,7 @@ function matrix(judged: Judged[], names: string[], which: "dense" | "slim"): str
 <figcaption>${which}</figcaption></figure>`;
 }
 
-/** Those first that the dense model gets right. */
+/** Wrong answers, those first that the dense model gets right. */
 async function wrongPart(judged: Judged[], pictures: Picture[]): Promise<string> {
   const wrong = judged.filter(({ slimRight }) => !slimRight);
   if (!wrong.length) return "<h2>Pictures that the model gets wrong</h2>\n<p>None of the val pictures.</p>";

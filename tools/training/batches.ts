@@ -77,13 +77,13 @@ function normalise(rgb: Uint8Array, { mean, std }: Preprocess): Float32Array {
   return pixels;
 }
 
-/** What is computed at once: a step's pictures, or a part of them where gradients are accumulated. */
+/** Pictures that are computed at once: those of a step, or a part of them where gradients are accumulated. */
 export interface Batch {
   /** [size, 3, height, width] */
   pixels: Float32Array;
   /** 0 when none of its pictures can be read */
   size: number;
-  /** index into the model's labels; −1 where unlabelled */
+  /** index of each label among the model's; −1 where unlabelled */
   labels: number[];
   names: string[];
   /** the step is complete with this one */

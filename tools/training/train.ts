@@ -71,7 +71,7 @@ async function trainSteps(tf: TF, task: TrainTask, recipe: Recipe, interrupts: I
 
   const meter = task.validation && accuracyMeter(tf, task.validation, recipe.batch, task.teacher, task.learns);
   const measuredEvery = Math.max(1, Math.round(recipe.valEvery * perEpoch));
-  /** Of what the run would end with at this step: with EMA, of the averaged weights. */
+  /** Measures the weights that the run would end with at this step: with EMA, the averaged ones. */
   const measure = async (at: number): Promise<Accuracy> => {
     const began = performance.now();
     const accuracyOf = (forward: TrainTask["forward"]) =>
@@ -173,7 +173,7 @@ async function trainSteps(tf: TF, task: TrainTask, recipe: Recipe, interrupts: I
   };
 }
 
-/** What Ctrl-C leaves: nothing lost, and how to go on. */
+/** The error after Ctrl-C, which says how to go on. */
 function interrupted({ name, checkpoint }: TrainTask, step: number, total: number): SlimViTError {
   return new SlimViTError(
     "aborted",
