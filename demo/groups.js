@@ -4,7 +4,7 @@
 const FILL = 0.86;
 /** Opacity of the picture beside the token under the pointer. */
 const DIM = 0.72;
-/** As shares of a patch's side: the gap around an area and the radius of its corners. */
+/** The gap around an area and the radius of its corners, as shares of a patch's side. */
 const GAP = 0.05;
 const ROUND = 0.32;
 

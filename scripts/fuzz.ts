@@ -66,7 +66,7 @@ function install(): void {
   if (status !== 0) throw new Error("fuzz: test/fuzz could not be installed; is there a package registry?");
 }
 
-/** As CommonJS, which jazzer.js instruments; our own code in one file and packages outside of it. */
+/** Bundles as CommonJS, which jazzer.js instruments: our own code in one file and packages outside of it. */
 async function bundle(): Promise<typeof Targets> {
   const outfile = join(BUILT, "targets.cjs");
   await build({

@@ -73,7 +73,7 @@ export interface LoadOptions {
 
 /** An optional engine's packages, as the app's bundler serves them: what slimvit/engines/* exports. */
 export interface EnginePackage {
-  /** By package, a function that gives the address of a script that brings it. */
+  /** For each package, a function that gives the address of a script with that package. */
   readonly packages: Readonly<Record<string, () => Promise<string>>>;
 }
 

@@ -23,7 +23,7 @@ export function checkSize(name: string, width: number, height: number): void {
 /**
  * @param file PNG, JPEG, GIF, WebP, BMP, AVIF or HEIC
  * @returns [width, height] before any turning, the largest where the file has several; undefined for another kind of
- *   file and for one that ends before it tells
+ *   file and for one that ends before its size
  */
 export function imageSize(file: Uint8Array): [number, number] | undefined {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);

@@ -126,7 +126,7 @@ export class Client {
     this.shared.leave(this.user);
   }
 
-  /** @param ended fires when nobody waits for the call any more */
+  /** @param ended fires when the result is no longer wanted */
   private async hostFor(call: CallId, ended: AbortSignal): Promise<AnyHost> {
     const host = ended.aborted ? undefined : await this.shared.connect(this.user);
     if (!host || ended.aborted) throw disposedError();

@@ -114,7 +114,10 @@ export class SharedModel {
     return host;
   }
 
-  /** @param isChosen of the variant that answers whoever names none; else the same variant's, after a change */
+  /**
+   * @param isChosen whether it is the variant that answers calls without a variant; else it is the same variant after a
+   * change
+   */
   note(info: ModelInfo, isChosen = false): void {
     this.infos.set(info.variant, info);
     if (isChosen || info.variant === this.info?.variant) this.info = info;
@@ -139,7 +142,7 @@ export class SharedModel {
   }
 }
 
-/** What the user's function throws is the user's own affair. */
+/** Calls the user's function. Errors that it throws are ignored. */
 export function callBack<T>(call: ((value: T) => unknown) | undefined, value: T): void {
   void Promise.resolve(value)
     .then(call)

@@ -189,7 +189,7 @@ function notTaught({ info }: Client): SlimViTError {
   return new SlimViTError("unsupported", `${info.name} was not taught; call teach first.`);
 }
 
-/** What the caller's function throws is the caller's own affair. */
+/** Reports progress. Errors of the caller's function are ignored. */
 function reporter({ onProgress, signal }: TeachOptions): (progress: TeachProgress) => void {
   return (progress) => {
     if (signal?.aborted) return;

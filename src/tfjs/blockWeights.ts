@@ -65,8 +65,8 @@ function headWeights(
   const width = Math.max(...headDims);
   const thrice = [...headDims, ...headDims, ...headDims];
   const out: Partial<BlockWeights> = {};
-  // With RoPE the first channels of all pairs of a head come first, then the second ones: in q and k alike, so that no product
-  // changes.
+  // With RoPE the first channels of all pairs of a head come first, then the second ones: in both q and k, so that no
+  // product changes.
   const inTurn = Array.from({ length: width }, (_, c) => (c < width / 2 ? 2 * c : 2 * c - width + 1));
   const inOrder = Array.from({ length: width }, (_, c) => c);
   const ordered = (t: Tensor, parts: number[][]) => {

@@ -54,7 +54,7 @@ export interface ForwardOptions {
   tokenGates?: Tensor[];
   /**
    * The attention-score form: a factor G ≥ 0 for each token, [keepIdx.length], on its exponential in every softmax.
-   * Where G is 0 nobody reads the token, as if it were gone. Not in a network that merges.
+   * Where G is 0 the token has no effect, as if it were removed. Not in a network that merges.
    */
   scoreGates?: Tensor[];
   /** A factor ≥ 0 for each token of the last block, [keepIdx.length], its weight in a mean or in attention pooling. */

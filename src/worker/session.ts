@@ -78,7 +78,7 @@ export class Session {
   private readonly variants: Variants<RecoveringEngine> | undefined;
   /** of what runs, and what it was made from */
   private described: { info: ModelInfo; from: unknown[] } | undefined;
-  /** what the page knows already */
+  /** the info that the page has already */
   private sentInfo: ModelInfo;
 
   private constructor(
@@ -198,7 +198,7 @@ export class Session {
     });
   }
 
-  /** Pictures are answered meanwhile. */
+  /** Pictures are answered at the same time. */
   async teach(request: TeachRequest, signal: AbortSignal, onProgress?: (done: number) => void): Promise<TeachResult> {
     const { answer } = await loadChunk(TEACH, this.from.options);
     const variant = this.usual;

@@ -50,7 +50,7 @@ export class Weights {
     return { shape, data };
   }
 
-  /** As `take`, or zeros where there is no such tensor. */
+  /** Like `take`, but gives zeros where there is no such tensor. */
   takeOrZeros(name: string, wanted: number[]): Float32Array {
     return this.has(name) ? this.take(name, wanted).data : new Float32Array(wanted.reduce((a, b) => a * b, 1));
   }

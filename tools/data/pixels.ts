@@ -48,9 +48,9 @@ export async function openForSharp(
 }
 
 interface Opened {
-  /** where sharp alone gives what browsers give */
+  /** for pictures that sharp alone decodes as browsers do */
   plain: Sharp;
-  /** where it does not */
+  /** for pictures that it decodes differently */
   decoded?: RawImage;
   width: number;
   height: number;

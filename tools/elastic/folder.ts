@@ -37,7 +37,7 @@ export interface ElasticVariant {
 }
 
 interface ElasticContent {
-  /** what the folder says of itself, with the largest variant's own fields */
+  /** the folder's manifest, with the largest variant's own fields */
   draft: ManifestDraft;
   /** smallest first; each one's widths are a part of the next one's */
   variants: ElasticVariant[];

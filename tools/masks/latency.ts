@@ -21,7 +21,7 @@ export interface DeviceProfile {
   threads: number;
   /** processor and browser, in words */
   device: string;
-  /** what the tables hold for */
+  /** this and the five below: the network shape that the tables are valid for */
   embedDim: number;
   headDim: number;
   patchSize: number;

@@ -24,7 +24,7 @@ export interface CutWithMerges {
 }
 
 export interface MergeChoice {
-  /** what was searched, ζ folded into its weights */
+  /** the searched model, with ζ folded into its weights */
   whole: Model;
   costOf: CostOf;
   /** the cost to reach */

@@ -11,7 +11,7 @@ export interface SlimOptions extends Targets {
   train: TrainChoice;
   /** one folder with what was taken and the models beside it as variants of one set of weights, so no widths are cut */
   elastic?: boolean;
-  /** where what was measured and trained is kept; default the output folder's name with .stages */
+  /** the folder for measurements and trained models; default the output folder's name with .stages */
   stages?: string;
   force?: boolean;
   seed?: number;

@@ -130,7 +130,7 @@ function ofBackbone<R>(ranges: Record<string, R> | undefined): Record<string, R>
 async function validate(out: string, data: string[], threads: number): Promise<TeachReport["val"]> {
   const hasVal = await openDataset(data, "val").then(
     ({ pictures }) => pictures.length > 0,
-    () => false, // said below
+    () => false, // reported below
   );
   if (!hasVal) {
     say("teach: the data have no validation pictures; the cross-validated accuracy is the one to go by.");

@@ -105,7 +105,10 @@ export interface BatchOptions {
   batch: number;
   /** batches a step; its pictures are those that one batch of `batch` × `accumulate` would have */
   accumulate?: number;
-  /** how often a picture comes in a row, cropped and augmented anew; an epoch sees as many pictures as without */
+  /**
+   * how many times in a row a picture comes, cropped and augmented anew; the number of pictures in an epoch does not
+   * change
+   */
   repeats?: number;
   seed: number;
   /** steps */

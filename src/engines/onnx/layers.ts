@@ -11,7 +11,7 @@ export interface Matrix {
 }
 
 export interface LinearOptions {
-  /** from and to, of the outputs; all of them unless said */
+  /** first output and end of the outputs; default all of them */
   rows?: [from: number, to: number];
   /** which of those outputs are kept and in what order, counted from `from` */
   order?: number[];
@@ -80,7 +80,7 @@ export class Layers {
   }
 
   /**
-   * @param epsilon of the network's norms unless said
+   * @param epsilon default that of the network's norms
    * @param denseDim how many channels the statistics count; those that were cut are not in `x` and count as zeros
    */
   norm(x: Matrix, key: string, epsilon = this.model.manifest.layerNormEps, denseDim = x.width): Matrix {

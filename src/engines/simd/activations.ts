@@ -28,7 +28,7 @@ export interface Activations {
   merging: Merging;
   /** maps of the attention's tasks, where the maps are of all queries */
   partMaps: number;
-  /** room for tensors on their way to panels: the activations', which nobody uses yet */
+  /** memory for tensors on their way to panels. It belongs to the activations, which are not used yet */
   staging: { at: number; bytes: number };
 }
 

@@ -74,7 +74,7 @@ async function openWith(
   loadConstants(cargo, memory);
   const epoch = plan.sync + SYNC_EPOCH * 4;
   const starting = shared ? startHelpers(threads - 1, { module, memory, plan: plan.at, epoch }) : undefined;
-  packWeights(cargo, memory, kernels); // meanwhile
+  packWeights(cargo, memory, kernels); // while the threads start
   kernels.start(plan.at, 0);
   const helpers = await starting;
   if (shared && !helpers) return undefined;

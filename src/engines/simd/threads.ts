@@ -86,7 +86,7 @@ function startWorker(seed: Seed, created: (worker: Helpers) => void): Promise<vo
       if (node) {
         const worker = new node.Worker(NODE_SOURCE, { eval: true, workerData: seed });
         created(worker);
-        worker.unref(); // an engine that nobody disposed of does not keep the process alive
+        worker.unref(); // an engine that was not disposed of does not keep the process alive
         worker.once("message", ready);
         worker.once("error", failed);
         return;

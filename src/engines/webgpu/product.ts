@@ -33,7 +33,7 @@ export interface ProductKind {
   tile: Tile;
   /** `unpack4xI8` is there */
   packed: boolean;
-  /** x are pixels, and `offsets` tells where the inputs of a patch lie from its corner on */
+  /** x are pixels, and `offsets` has the offsets of a patch's inputs from its first pixel */
   pixels?: boolean;
   /** a row's place among a picture's source rows is listed in `kept`; else rows are consecutive */
   gathers?: boolean;

@@ -123,7 +123,7 @@ export class Workspace {
     pass.dispatchWorkgroups(...workgroups(this.pictures));
   }
 
-  /** Encodes the copy of the results into a buffer that the CPU can read, and tells which. */
+  /** Encodes the copy of the results into a buffer that the CPU can read. @returns that buffer */
   encodeResults(encoder: GPUCommandEncoder, withMaps: boolean): GPUBuffer {
     const target = this.results[this.turn++ % this.results.length];
     let at = 0;

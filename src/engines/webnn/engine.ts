@@ -11,7 +11,7 @@ import { INPUT, keptPatches } from "./network.ts";
 const NAME = "webnn";
 
 /**
- * @param options.webnn which device; the browser's choice where it is not said
+ * @param options.webnn which device; default is the browser's choice
  * @throws SlimViTError `unsupported` without WebNN, a context or one of the operators; `device-lost`
  */
 export async function openWebnn(model: Model, { webnn = {} }: EngineOptions): Promise<Engine> {

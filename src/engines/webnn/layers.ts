@@ -5,7 +5,7 @@ import type { GraphBuilder } from "./builder.ts";
 import { quantisedLinear } from "./quantised.ts";
 
 export interface LinearOptions {
-  /** from and to, of the outputs; all of them unless said */
+  /** first output and end of the outputs; default all of them */
   rows?: [number, number];
   /** instead of the model's; null for none */
   bias?: Float32Array | null;
@@ -96,7 +96,7 @@ export class Layers {
   /**
    * Over the last axis.
    *
-   * @param epsilon of the network's norms unless said
+   * @param epsilon default that of the network's norms
    * @param denseDim how many channels the statistics count; those that were cut are not in `x` and count as zeros
    */
   norm(x: MLOperand, key: string, epsilon = this.model.manifest.layerNormEps, denseDim?: number): MLOperand {

@@ -13,7 +13,7 @@ export interface QuantisedLinear {
   scales: Float32Array;
   /** [out] */
   bias: Float32Array;
-  /** what of its inputs and outputs calibration saw */
+  /** ranges of its inputs and outputs from calibration */
   input: ActivationRange;
   output: ActivationRange;
 }
