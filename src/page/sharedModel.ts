@@ -37,7 +37,7 @@ function keyOf({ request, workerUrl }: Shared): string | undefined {
 }
 
 export class SharedModel {
-  /** of the variant that answers whoever names none */
+  /** the info of the variant that answers calls without a variant */
   info: ModelInfo | undefined;
   /** by variant, as they were last */
   readonly infos = new Map<string, ModelInfo>();
