@@ -5,7 +5,7 @@ import { $, advice, counted, element, isOurDoing, milliseconds, quantile } from 
 
 const ROUNDS = 15;
 const WARM_UP = 2;
-/** Seconds a picture: enough to be seen, not to be waited for. */
+/** Seconds that each picture is shown: long enough to see it, short enough not to wait. */
 const SLOW = { reference: { rounds: 1, warmUp: 0 } };
 
 let stop; // the running benchmark's
@@ -13,7 +13,7 @@ let rows = [];
 
 /**
  * @param {() => { models: { folder: string, manifest: object }[], engines: string[], threads: number | "auto", picture: Blob }} setup dense first
- * @param {{ pause(): void, resume(): void }} page what else computes on it
+ * @param {{ pause(): void, resume(): void }} page pauses other computations of the page
  */
 export function setUpBenchmark(setup, page) {
   describeDevice().then((text) => ($("device").textContent = text));
@@ -46,7 +46,7 @@ export function setUpBenchmark(setup, page) {
   });
 }
 
-/** All of an engine's contenders are open at once and take turns, so that a busy moment hurts each alike. */
+/** All models of an engine are open at once and take turns, so that a busy moment slows each of them equally. */
 async function measureEngine(engine, { models, threads, picture }, signal) {
   const { rounds, warmUp } = SLOW[engine] ?? { rounds: ROUNDS, warmUp: WARM_UP };
   const contenders = models.flatMap(({ folder, manifest }) => {
@@ -104,7 +104,7 @@ function markdown() {
   return [line(head), line(head.map(() => "---")), ...rows.map(line), "", $("device").textContent].join("\n");
 }
 
-/** The device and browser as far as the browser tells. */
+/** The device and the browser, as far as the browser reports them. */
 async function describeDevice() {
   const { userAgentData, hardwareConcurrency: cores, deviceMemory, userAgent } = navigator;
   const hints = await userAgentData

@@ -8,16 +8,16 @@ import { fileURLToPath } from "node:url";
 const require = createRequire(import.meta.url);
 const root = (path) => fileURLToPath(new URL(`../${path}`, import.meta.url));
 
-/** Node's side of the demo; all else in demo/ is the page. */
+/** Files of the demo that run in Node. All other files in demo/ belong to the page. */
 const TOOLING = /(\.mjs|\.d\.mts)$/;
-/** What onnxruntime-web loads for its WASM and its WebGPU build. */
+/** Files that onnxruntime-web loads for its WASM and its WebGPU build. */
 const ORT = [
   "ort.wasm.bundle.min.mjs",
   "ort.webgpu.bundle.min.mjs",
   ...["", ".asyncify"].flatMap((build) => ["mjs", "wasm"].map((end) => `ort-wasm-simd-threaded${build}.${end}`)),
 ];
 
-/** What the page takes of examples/search. */
+/** Files of examples/search that the page uses. */
 const SEARCH = ["files.js", "store.js", "vectors.js"];
 
 /** @param {string} out replaced @returns {number} bytes written */

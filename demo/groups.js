@@ -2,9 +2,9 @@
 
 /** Opacity of an area's mean colour: a trace of the picture stays visible underneath. */
 const FILL = 0.86;
-/** Of the picture beside the token that is pointed at. */
+/** Opacity of the picture beside the token under the pointer. */
 const DIM = 0.72;
-/** As shares of a patch's side: the gap around an area and the radius of its corners. */
+/** The gap around an area and the radius of its corners, as shares of a patch's side. */
 const GAP = 0.05;
 const ROUND = 0.32;
 
@@ -23,7 +23,7 @@ export function membersOf(groups) {
 }
 
 /**
- * Over a picture that is already drawn. A token of a single patch shows the picture itself.
+ * Draws tokens over a picture that is already drawn. A token of a single patch shows the picture itself.
  *
  * @param {CanvasRenderingContext2D} context
  * @param {HTMLCanvasElement} picture the square that the model sees

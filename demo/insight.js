@@ -16,17 +16,17 @@ export class Insight {
   /** of a model that merges: for each block and patch the token that stands for it */
   #groups;
   #blockMs = [];
-  /** how much each patch is covered now, and shall be: 0 clear, 1 gone */
+  /** how much each patch is covered now, and will be: 0 clear, 1 dropped */
   #cover = new Float32Array(0);
   #target = new Float32Array(0);
   #fading = 0;
   #playing = 0;
-  /** whether it is on the screen, or about to be: before that nothing is asked or drawn */
+  /** whether it is on the screen or close to it; before that nothing is computed or drawn */
   #isNear = false;
   /** the patch under the pointer or the finger */
   #pointed;
 
-  /** @param {() => void} onNear it has come near the screen, and has nothing to show yet */
+  /** @param {() => void} onNear called when it has come near the screen and has nothing to show yet */
   constructor(onNear) {
     const watch = ([{ isIntersecting }]) => {
       this.#isNear = isIntersecting;
@@ -78,7 +78,7 @@ export class Insight {
     this.redraw();
   }
 
-  /** One run that tells attention and times; an engine that cannot tell is no fault. */
+  /** One run that gives attention and times. An engine that cannot give them is not an error. */
   async look(vit, picture, signal) {
     if (!this.#isNear) return;
     try {
@@ -131,7 +131,7 @@ export class Insight {
     if (this.#shownGroups()) this.redraw();
   }
 
-  /** Those after the selected block, where they are asked for and known. */
+  /** The groups after the selected block, where they are wanted and known. */
   #shownGroups() {
     if ($("overlay").querySelector(":checked").value !== "groups") return;
     return this.#groups?.[$("depth").valueAsNumber - 1];

@@ -2,16 +2,16 @@
 import { thumbnailOf } from "./search/files.js";
 import { $, counted, element } from "./words.js";
 
-/** While the button is held, so often a picture is taken. */
+/** Milliseconds between two pictures while the button is held. */
 const SHOT_EVERY_MS = 200;
-/** A camera's picture: more than any of the models takes. */
+/** Size of a camera's picture, which is larger than the input of any of the models. */
 const SHOT_SIDE = 320;
 
 export class Kind {
   pictures = [];
-  /** those that no model was taught with yet */
+  /** pictures that no model was taught with yet */
   fresh = [];
-  /** whether one that a model was taught with is gone */
+  /** whether a picture that a model was taught with was removed */
   isChanged = false;
   #slots;
   #video;
@@ -56,7 +56,7 @@ export class Kind {
     this.fresh.push(...files);
     this.#showCount();
     for (const file of files) {
-      // Why a picture cannot be read, the package says when it is taught with it.
+      // The package says why a picture cannot be read when a model is taught with it.
       const small = await thumbnailOf(file).catch(() => undefined);
       if (!this.pictures.includes(file)) return; // cleared meanwhile
       const shown = small

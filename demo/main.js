@@ -6,10 +6,12 @@ import { Side } from "./side.js";
 import { setUpTheme } from "./theme.js";
 import { $, advice, isOurDoing, megabytes, milliseconds, nextTask, percent, spoken } from "./words.js";
 
-/** A still picture is classified again for the statistics, at most so often and so long. */
+/** A still picture is classified again for the statistics: at most this many times and for this long. */
 const STILL_RUNS = 10;
 const STILL_MS = 2500;
-/** In front of the camera, attention and times of the blocks are asked for only now and then: it costs a run. */
+/**
+ * In front of the camera, attention and times of the blocks are computed only now and then, because that costs a run.
+ */
 const LOOK_EVERY_MS = 600;
 const SPEAK_EVERY_MS = 4000;
 
@@ -30,7 +32,7 @@ async function start() {
   list.catch(() => {}); // reported below
   pictures = new Pictures(restart);
   const shown = pictures.showFirst();
-  // One thing a task: a slow phone answers a finger in between.
+  // One job for each task, so that a slow phone can answer a finger in between.
   await nextTask();
   pictures.offerSamples();
   await nextTask();
@@ -53,7 +55,7 @@ async function start() {
   parts?.keepForOffline();
 }
 
-/** What is below the first screen. Its scripts come after all that the first screen needs. */
+/** The parts below the first screen. Their scripts load after all that the first screen needs. */
 async function setUpParts() {
   try {
     const parts = await import("./parts.js");
@@ -116,7 +118,7 @@ async function load() {
   }
 }
 
-/** The dense model comes, or goes; the slim one stays as it is. */
+/** Loads or removes the dense model. The slim one stays. */
 async function compare() {
   const pair = pairs[$("model").value];
   if (!slim.vit) return load();
@@ -130,11 +132,11 @@ async function compare() {
 async function loadDense(model) {
   if (!(await dense.load(model, options(model)))) return;
   report({ dense: model });
-  slim.runs = []; // those beside a starting worker
+  slim.runs = []; // runs beside a starting worker are not counted
   restart();
 }
 
-/** Another variant answers, or the first one of a model. */
+/** Called when another variant answers, or the first one of a model. */
 function showVariant(side) {
   if (side !== slim) return restart();
   const { info } = slim.vit;
@@ -146,7 +148,10 @@ function showVariant(side) {
   restart();
 }
 
-/** A model for parts that must not see its variant change: the chosen one, with the worker it has where that has no other. */
+/**
+ * Loads the chosen model for parts in which its variant must not change. Where it has no other variant, it shares its
+ * worker.
+ */
 function opened(loadModel) {
   if (!slim.vit) throw new Error("The model is not loaded yet. Wait until the first answer is there, then try again.");
   const { folder, title } = pairs[$("model").value].slim;
@@ -161,7 +166,7 @@ function options({ manifest }) {
   return { engine, threads, dtype: manifest.weights.some((entry) => entry.dtype === dtype) ? dtype : "auto" };
 }
 
-/** Of the weights that a load on this page would fetch. */
+/** Bytes of the weights that a load on this page would fetch. */
 function bytesOf(manifest) {
   const { dtype } = options({ manifest });
   const entry = manifest.weights.find((weights) => weights.dtype === dtype) ?? manifest.weights[0];
@@ -191,7 +196,7 @@ function resume() {
   restart();
 }
 
-/** Another picture, or another model: what was under way ends. */
+/** Called for another picture or another model. Runs in progress end. */
 function restart() {
   turn.abort();
   turn = new AbortController();
@@ -233,7 +238,7 @@ async function runStill(signal) {
   }
 }
 
-/** The newest frame is answered, and those that came meanwhile are let go. The dense model sees the one after. */
+/** The newest frame is answered, and frames that came in between are dropped. The dense model sees the next one. */
 async function runLive(signal) {
   const times = [];
   let [looked, spoken] = [0, 0];
@@ -290,13 +295,13 @@ function comparison() {
   ];
 }
 
-/** For screen readers: an answer a picture, and in front of the camera only now and then. */
+/** Announces answers to screen readers: one for each picture, and in front of the camera only now and then. */
 function speak() {
   const top = slim.answer?.classes[0];
   if (top) $("status").textContent = `${spoken(top.label)}, ${percent(top.score)}`;
 }
 
-/** The other runtime's model knows ImageNet's classes: so must ours. */
+/** The other runtime's model knows ImageNet's classes, so ours must know them, too. */
 function peerSetup() {
   const model = pairs.find(({ dense }) => dense)?.slim;
   const picture = pictures.still;

@@ -6,7 +6,10 @@ import { $, WEIGHTS } from "./words.js";
 /** Scripts of the package that are loaded with the first call that needs them. */
 const ON_DEMAND = ["worker", "advice", "batch-of", "video-frames", "teaching", "teach", "engine-family"];
 
-/** Call it once the models are loaded: what was fetched till then is what the page needs. */
+/**
+ * Keeps the files for offline use. Call it once the models are loaded: the page needs the files that were fetched until
+ * then.
+ */
 export async function keepForOffline() {
   if (!navigator.serviceWorker) return; // browsers offer it on https only
   try {

@@ -5,10 +5,10 @@ let classifier;
 const CALLS = {
   async open({ address, model, dtype }) {
     library = await import(address);
-    // Without a device it would ask for WebGPU in some browsers; the processor is what SlimViT is compared on.
+    // Without a device it would choose WebGPU in some browsers, but the comparison is on the processor.
     classifier = await library.pipeline("image-classification", model, { device: "wasm", dtype });
   },
-  /** From the picture's file to its label, as SlimViT's time is taken. */
+  /** Timed from the picture's file to its label, like SlimViT. */
   async classify({ picture }) {
     const start = performance.now();
     const [best] = await classifier(await library.RawImage.fromBlob(picture), { top_k: 1 });

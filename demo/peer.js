@@ -2,7 +2,7 @@
 import { SlimViT } from "slimvit";
 import { $, advice, counted, isOurDoing, milliseconds, quantile, spoken } from "./words.js";
 
-/** What is downloaded, and from where. The sizes are those of the files as they are sent. */
+/** The downloads and their addresses. The sizes are those of the files in transfer. */
 const PEER = {
   address: "https://cdn.jsdelivr.net/npm/@huggingface/transformers@4.3.1/dist/transformers.min.js",
   version: "4.3.1",
@@ -18,7 +18,7 @@ const WARM_UP = 2;
 
 /**
  * @param {() => { folder: string, picture: Blob }} setup the slim ImageNet model and the picture
- * @param {{ pause(): void, resume(): void }} page what else computes on it
+ * @param {{ pause(): void, resume(): void }} page pauses other computations of the page
  */
 export function setUpPeer(setup, page) {
   const total = Math.round(PEER.weightsMb + PEER.codeMb);
@@ -48,7 +48,7 @@ export function setUpPeer(setup, page) {
   });
 }
 
-/** Both are open at once and take turns, so that a busy moment of the device hurts both alike. */
+/** Both are open at once and take turns, so that a busy moment of the device slows both equally. */
 async function measure({ folder, picture }, signal) {
   const peer = new Peer(signal);
   const url = `models/${folder}/`;
@@ -84,7 +84,11 @@ async function measure({ folder, picture }, signal) {
   }
 }
 
-/** The machine's own networks, where the browser has WebNN. @returns {Promise<{ vit?: SlimViT, fault?: string } | undefined>} */
+/**
+ * The operating system's machine learning, where the browser has WebNN.
+ *
+ * @returns {Promise<{ vit?: SlimViT, fault?: string } | undefined>}
+ */
 async function openWebnn(url, signal) {
   if (!("ml" in navigator)) return;
   try {

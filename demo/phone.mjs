@@ -73,7 +73,7 @@ async function visit(browser, url) {
     let before = 0;
     for (const [name, act] of Object.entries(STEPS)) {
       await act(page);
-      await page.waitForTimeout(300); // the observer hears late
+      await page.waitForTimeout(300); // the observer is called with a delay
       const tasks = await page.evaluate(() => globalThis.seen.tasks.map(({ ms }) => ms));
       steps.push({ name, tasks: tasks.slice(before) });
       before = tasks.length;

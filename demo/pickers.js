@@ -1,7 +1,7 @@
 // Engine, weights and threads: what works here, and for what does not, why.
 import { $, counted, element } from "./words.js";
 
-/** The package's engines, fastest first, in a word each. */
+/** The package's engines, fastest first, each with a short description. */
 export const ENGINES = {
   webgpu: "our own shaders on the graphics card",
   simd: "our own WASM kernels",
@@ -52,7 +52,7 @@ export class Pickers {
     return Object.keys(ENGINES).filter((name) => !this.#refused.has(name));
   }
 
-  /** An engine did not open; back to auto. */
+  /** Called when an engine did not open. Goes back to auto. */
   refuse(engine, reason) {
     this.#refused.set(engine, reason);
     choose("engine", "auto");
@@ -66,7 +66,7 @@ export class Pickers {
     this.#showReasons();
   }
 
-  /** What was chosen and why; `notes` of the package and of this page go to the reasons. */
+  /** Shows what was chosen and why. `notes` of the package and of this page are added to the reasons. */
   report(info, notes) {
     const { engine, engineReason, threads, dtype, tried } = info;
     const how = `${engine} on ${counted(threads, "thread")}, ${dtype} weights`;

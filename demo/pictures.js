@@ -32,10 +32,10 @@ export class Pictures {
   #onChange;
   #asked = 0; // only the newest request may change the page
   #stream;
-  /** name of the one that is shown, if it is one */
+  /** name of the sample that is shown, if one is */
   #sample;
 
-  /** @param {() => void} onChange there is another picture, or none */
+  /** @param {() => void} onChange called when there is another picture, or none */
   constructor(onChange) {
     this.#onChange = onChange;
     $("file").addEventListener("change", () => {
@@ -47,7 +47,7 @@ export class Pictures {
       this.#open($("address").value);
     });
     $("camera").addEventListener("click", () => (this.live ? this.#leaveCamera() : this.#openCamera()));
-    // Why it cannot be read, the package says when it is asked to classify it.
+    // The package says why it cannot be read when it classifies it.
     $("preview").addEventListener("error", () => ($("preview").hidden = true));
     this.#acceptDrops();
   }
@@ -77,7 +77,7 @@ export class Pictures {
     this.#onChange();
   }
 
-  /** What was given cannot be shown. */
+  /** Shows the message about a file that cannot be shown. */
   fail(message) {
     this.still = undefined;
     this.#layOut();
@@ -142,7 +142,7 @@ export class Pictures {
     }
   }
 
-  /** Back to the picture that was there before. */
+  /** Goes back to the previous picture. */
   #leaveCamera() {
     this.#stopCamera();
     this.#layOut();

@@ -11,13 +11,13 @@ const SHOWN = 24;
 export class Search {
   #opened;
   #page;
-  /** of the model that the vectors are of: { key, vit, store, index, shown } */
+  /** the open model and its vectors: { key, vit, store, index, shown } */
   #open;
   #running = new AbortController();
 
   /**
    * @param {(load: (folder: string, options: object, title: string) => unknown) => unknown} opened
-   * @param {{ pause(): void, resume(): void }} page what else computes on it
+   * @param {{ pause(): void, resume(): void }} page pauses other computations of the page
    */
   constructor(opened, page) {
     this.#opened = opened;
@@ -38,7 +38,7 @@ export class Search {
     $("search-clear").addEventListener("click", () => this.#clear());
   }
 
-  /** What is known of the pictures depends on the model, the weights and the variant: others' vectors are not to be compared. */
+  /** A key of the model, the weights and the variant, because vectors of different ones cannot be compared. */
   async #current() {
     return this.#opened(async (folder, options, title) => {
       const key = JSON.stringify([folder, options]);
@@ -55,7 +55,7 @@ export class Search {
     });
   }
 
-  /** @param {Iterable<File> | AsyncIterable<File>} files those that are known already are not looked at again */
+  /** @param {Iterable<File> | AsyncIterable<File>} files known files are skipped */
   async #learn(files) {
     this.#running.abort();
     this.#running = new AbortController();
@@ -79,7 +79,7 @@ export class Search {
         if (!result) continue;
         const entry = { key: keyOf(input), name: input.name, vector: result, thumbnail: await thumbnailOf(input) };
         add(open, entry);
-        await open.store.put(entry).catch(() => {}); // no room: they are found until the page is left
+        await open.store.put(entry).catch(() => {}); // no space: found until the page is left
       }
       const rate = read / ((performance.now() - start) / 1000);
       const speed = read > 1 ? ` ${rate.toFixed(1)} a second were read.` : "";
@@ -155,7 +155,7 @@ function add(open, { key, name, vector, thumbnail }) {
 
 const vectorOf = ({ rows, vectors, dim }, key) => vectors.slice(rows.get(key) * dim, (rows.get(key) + 1) * dim);
 
-/** The files of an input, which is emptied so that the same can be chosen again. */
+/** Takes the files of an input and empties it, so that the same files can be chosen again. */
 function taken(id) {
   const files = [...$(id).files];
   $(id).value = "";

@@ -36,7 +36,8 @@ export class Side {
 
   /**
    * @param {"dense" | "slim"} role
-   * @param {{ retry(): void, changed(side: Side): void }} page what it does for the card; `changed` when another variant answers
+   * @param {{ retry(): void, changed(side: Side): void }} page functions for the card; `changed` is called when another
+   * variant answers
    */
   constructor(role, { retry, changed }) {
     this.role = role;
@@ -57,7 +58,7 @@ export class Side {
   }
 
   /**
-   * Takes the place of what was loaded before.
+   * Loads a model in place of the previous one.
    *
    * @returns {Promise<boolean>} whether this model is the one now loaded; false when it was replaced meanwhile
    * @throws SlimViTError when it cannot be loaded; the card says so
@@ -158,7 +159,7 @@ export class Side {
     return this.runs.length ? quantile(this.runs, 0.5) : undefined;
   }
 
-  /** An answer of this model's. */
+  /** Shows an answer of this model. */
   show(answer) {
     this.fail();
     this.answer = answer;

@@ -1,12 +1,12 @@
 // Serves the page when there is no network. With one, the network's answer wins: nobody sees an old page.
 const CACHE = "slimvit-demo";
-/** Weights are the package's affair: it keeps them by their sha256. */
+/** Weights are not cached here, because the package keeps them by their sha256. */
 const WEIGHTS = /\.safetensors(\.zz)?$/;
 
 self.addEventListener("install", () => self.skipWaiting());
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
 
-/** The page names what it needs; answered with whether all of it is kept. */
+/** The page sends a list of the files it needs. The answer says whether all of them are kept. */
 self.addEventListener("message", (event) => {
   const keep = async () => {
     const cache = await caches.open(CACHE);

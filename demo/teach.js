@@ -4,7 +4,7 @@ import { openCamera, stopCamera } from "./camera.js";
 import { Kind } from "./kind.js";
 import { $, advice, counted, element, isOurDoing, megabytes, percent, spoken } from "./words.js";
 
-/** What a visitor without pictures at hand may take: two classes that ImageNet does not have, and pictures to try. */
+/** Samples for visitors without pictures: two classes that ImageNet does not have, and pictures to try. */
 const numbered = (name, ...numbers) => numbers.map((n) => `teach/${name}-${n}`);
 const CLASSES = { sunflower: numbered("sunflower", 1, 2, 3, 4), bonsai: numbered("bonsai", 1, 2, 3, 4) };
 const UNSEEN = [
@@ -31,7 +31,7 @@ export class Teach {
 
   /**
    * @param {(load: (folder: string, options: object, title: string) => unknown) => unknown} opened
-   * @param {{ pause(): void, resume(): void }} page what else computes on it
+   * @param {{ pause(): void, resume(): void }} page pauses other computations of the page
    */
   constructor(opened, page) {
     this.#opened = opened;
@@ -54,7 +54,7 @@ export class Teach {
       });
   }
 
-  /** Shows what the package says of what went wrong. */
+  /** Shows the package's error message. */
   async #attempt(work) {
     $("teach-error").textContent = "";
     try {

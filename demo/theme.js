@@ -1,7 +1,7 @@
 // Light and dark: the system's choice until the visitor makes one.
 import { $ } from "./words.js";
 
-/** @param {() => void} onChange what is drawn has other colours now */
+/** @param {() => void} onChange called when drawings need other colours */
 export function setUpTheme(onChange) {
   const system = matchMedia("(prefers-color-scheme: dark)");
   const show = (isDark) => {

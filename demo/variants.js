@@ -16,7 +16,7 @@ import {
 /** Milliseconds for a frame, from its call to its answer, where the device chooses: 30 frames a second. */
 const BUDGET_MS = 33;
 const KEPT_RUNS = 30;
-/** Runs of each, when all are timed; the first one counts too little to be left out. */
+/** Runs of each variant, when all are timed. The first run has so little effect that it is not left out. */
 const TIMED_RUNS = 5;
 
 export class Variants {
@@ -27,7 +27,7 @@ export class Variants {
   #variants = [];
   /** milliseconds of inference by variant, oldest first */
   #runs = new Map();
-  /** the variant that the slider is on; the newest wish wins */
+  /** the variant at which the slider stands; the newest choice wins */
   #wanted;
   #isChanging = false;
 
@@ -70,7 +70,7 @@ export class Variants {
     $("variants-camera").setAttribute("aria-pressed", String(live));
   }
 
-  /** An answer: its variant's time, and whose it is. */
+  /** Shows an answer's variant and time. */
   note({ variant, classes, latencyMs }) {
     if ($("variants-part").hidden) return;
     const runs = this.#runs.get(variant) ?? [];
@@ -108,7 +108,7 @@ export class Variants {
     for (const [i, row] of [...$("variant-rows").rows].entries()) row.classList.toggle("current", i === at);
   }
 
-  /** Changes one after the other; of several wishes the last. */
+  /** Changes variants one after the other. Of several choices that wait, only the last is carried out. */
   async #want(name) {
     this.#wanted = name;
     if (this.#isChanging) return;

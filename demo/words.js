@@ -22,7 +22,7 @@ export const WEIGHTS = /\.safetensors(\.zz)?$/;
 /** @returns {string} "1 picture", "2 pictures" */
 export const counted = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 
-/** A label as people write it; those of data sets that are folders have underscores. */
+/** A label as people write it. Labels that come from folders have underscores. */
 export const spoken = (label) => label.replaceAll("_", " ");
 
 /** @param {number[]} values @param {number} q 0.5 for the median */
@@ -33,10 +33,10 @@ export function quantile(values, q) {
   return low + (high - low) * (at - Math.floor(at));
 }
 
-/** @returns {string} what happened and what to do, as the package said it */
+/** @returns {string} the package's message: what happened and what to do */
 export const advice = (error) => error.message;
 
-/** Nobody needs to be told of these: the page itself ended the call. */
+/** Whether an error needs no message, because the page itself ended the call. */
 export const isOurDoing = (error) => error instanceof SlimViTError && ["aborted", "disposed"].includes(error.code);
 
 /** Lets the browser answer a finger and paint before what comes next. */

@@ -4,14 +4,14 @@ import type { WeightsDtype } from "../src/format/model.ts";
 
 export type Network = "dense" | "slim" | "masked" | "uniform";
 
-/** What a run compares: kernels in WASM, engines on a GPU, or the Web Neural Network API beside WASM. */
+/** The platforms of a comparison: kernels in WASM, engines on a GPU, or the Web Neural Network API beside WASM. */
 export const PLATFORMS = ["wasm", "webgpu", "webnn"] as const;
 export type Platform = (typeof PLATFORMS)[number];
 export type Accelerator = Platform;
 
 export interface Case {
   peer: "slimvit" | "ort" | "ortWebnn" | "litert" | "tfjs" | "transformers";
-  /** as the table says */
+  /** the name in the table */
   name: string;
   network: Network;
   dtype: WeightsDtype;

@@ -24,7 +24,7 @@ export function cutModel(dense: Model, blocks: BlockShape[]): Model {
 }
 
 /**
- * What a tool that cuts every head and block alike (Torch-Pruning's grouping of a ViT) makes of the same budget: one
+ * The result for the same budget of a tool that cuts every head and block alike (Torch-Pruning's grouping of a ViT): one
  * head width and one MLP width for all blocks, all tokens.
  */
 export function uniformBlocks({ manifest }: Model, macs: number): BlockShape[] {

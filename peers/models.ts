@@ -52,7 +52,7 @@ function stored(source: string) {
   return { draft, tensors };
 }
 
-/** A folder as on Hugging Face. */
+/** Writes a folder as on Hugging Face. */
 function writeTransformers(f32: Model, int8: Model, write: (file: string, content: string | Uint8Array) => void): void {
   const { labels, preprocess, imageSize } = f32.manifest;
   const id2label = Object.fromEntries(labels.map(({ label }, i) => [i, label]));

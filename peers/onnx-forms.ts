@@ -49,7 +49,10 @@ class OneNodeLayers extends Layers {
   }
 }
 
-/** The dense network, its head channels and MLP units multiplied by 0 or 1: what masks cost that remove nothing. */
+/**
+ * The dense network with its head channels and MLP units multiplied by 0 or 1. It shows the cost of masks that remove
+ * nothing.
+ */
 export function writeMaskedOnnx(dense: Model, kept: BlockShape[]): Uint8Array {
   return writeOnnx(dense, {
     layers: class extends MaskedLayers {

@@ -52,7 +52,7 @@ export async function round(order: number[]): Promise<number[]> {
   return times;
 }
 
-/** Picture file in, label out; null for a case that has no such thing, a message for one that fails. */
+/** Milliseconds from picture file to label; null for a case without this function, a message for one that fails. */
 export async function endToEnd(order: number[]): Promise<(number | string | null)[]> {
   const times: (number | string | null)[] = [];
   for (const k of order) {

@@ -13,11 +13,11 @@ export interface PeersRow {
   dtype: string;
   threads: number;
   gmacs: number;
-  /** of inference; nothing is timed whose output was wrong */
+  /** of inference; a case with wrong output is not timed */
   msMedian?: number;
   msP10?: number;
   msP90?: number;
-  /** a JPEG's bytes in, the best label out */
+  /** from a JPEG's bytes to the best label */
   endToEndMs?: number;
   /** code and weights in the browser's caches, first run left out */
   coldMs?: number;

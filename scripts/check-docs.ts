@@ -18,7 +18,7 @@ interface Block {
   code: string;
 }
 
-/** What a reader of a page has at hand; a block that declares one of the names itself has its own. */
+/** Names that a reader of a page has at hand. A block that declares one of them itself uses its own. */
 const AT_HAND: Record<string, string> = {
   SlimViT: 'import { SlimViT } from "slimvit";',
   vit: 'declare const vit: import("slimvit").SlimViT;',
@@ -122,7 +122,7 @@ function dataFaults({ page, line, language, code }: Block): string[] {
   }
 }
 
-/** Commands and options of `slimvit` in shell blocks, by what its own help lists. */
+/** Checks commands and options of `slimvit` in shell blocks against its help. */
 function commandFaults(blocks: Block[]): string[] {
   const helps = new Map<string, string>();
   const help = (command: string) => {
@@ -156,7 +156,7 @@ function foldersOf(page: string): string[] {
   return [ROOT, here, ...inside.map(({ name }) => join(here, name))];
 }
 
-/** Relative links, and paths of the repository in backticks. */
+/** Checks relative links, and paths of the repository in backticks. */
 function linkFaults(page: string): string[] {
   const here = dirname(join(ROOT, page));
   const folders = foldersOf(page);
@@ -175,7 +175,7 @@ function linkFaults(page: string): string[] {
     });
 }
 
-/** "npm run NAME" anywhere in a page, of the package or of one beside the page. */
+/** Checks "npm run NAME" anywhere in a page, for scripts of the package or of one beside the page. */
 function scriptFaults(page: string): string[] {
   const packages = foldersOf(page).map((folder) => join(folder, "package.json"));
   const scripts = Object.assign(

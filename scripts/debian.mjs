@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 
 const MINUTES = 60_000;
 
-/** Installs Debian's packages, where this is a Debian and we may. Whoever calls looks whether it worked. */
+/** Installs Debian packages, on a Debian where the user may do so. The caller checks whether it worked. */
 export function installDebian(/** @type {string[]} */ ...packages) {
   if (process.getuid?.() !== 0 || !existsSync("/usr/bin/apt-get")) return;
   console.error(`setup: installing Debian's ${packages.join(", ")} …`);

@@ -13,9 +13,9 @@ import { machine, ROOT, thousands, writeSection } from "./section.ts";
 import { nodeFor } from "./setup-libc.mjs";
 
 const SECONDS = 60;
-/** Files longer than this are not made: every reader's loops are reached by short ones. */
+/** The longest file that is made. Short files reach the loops of every reader. */
 const MAX_BYTES = 8192;
-/** One input may take so long and so much; a find where it takes more. */
+/** Time and memory that one input may take. More counts as a find. */
 const LIMITS = ["-timeout=10", "-rss_limit_mb=1500", "-malloc_limit_mb=100"];
 
 const FUZZER = join(ROOT, "test/fuzz");
@@ -66,7 +66,7 @@ function install(): void {
   if (status !== 0) throw new Error("fuzz: test/fuzz could not be installed; is there a package registry?");
 }
 
-/** As CommonJS, which jazzer.js instruments; our own code in one file and packages outside of it. */
+/** Bundles as CommonJS, which jazzer.js instruments: our own code in one file and packages outside of it. */
 async function bundle(): Promise<typeof Targets> {
   const outfile = join(BUILT, "targets.cjs");
   await build({
@@ -132,7 +132,7 @@ async function fuzz(node: string[], target: string, targets: typeof Targets, sec
   return figures;
 }
 
-/** In the notation of libFuzzer's dictionaries. */
+/** Writes the notation of libFuzzer's dictionaries. */
 function quoted(word: string): string {
   const hex = (c: string) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`;
   return `"${word.replace(/[^\w .:,[\]{}-]/g, hex)}"`;

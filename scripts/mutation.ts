@@ -104,7 +104,7 @@ function mutate(path: string): void {
   if (status !== 0) throw new Error(`mutation: Stryker ended with ${status} on ${path}.`);
 }
 
-/** A change that makes a test run for ever is noticed, too; one that no test reaches is not. */
+/** A change that makes a test run for ever counts as noticed; one that no test reaches does not. */
 function summary({ files }: Report): { killed: number; all: number } {
   const mutants = Object.values(files).flatMap(({ mutants }) => mutants);
   const counted = mutants.filter(({ status }) => ["Killed", "Survived", "NoCoverage", "Timeout"].includes(status));

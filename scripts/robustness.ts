@@ -22,7 +22,7 @@ interface Figure {
   measured: string;
 }
 
-/** Of each line: the attempt, and what counts as harm. */
+/** For each line: the attempt, and what counts as harm. */
 const LINES: Record<Line, [attempt: string, harm: string]> = {
   format: [
     "Malformed manifests, weights and keep-lists",
@@ -129,7 +129,7 @@ function readLog(): { figures: Figure[]; done: Done[] } {
   };
 }
 
-/** In which a file was running; what lies between a run and its resumption does not count. */
+/** The time in which a file was running. The time between a run and its resumption does not count. */
 function secondsOf(done: Done[]): number {
   let [sum, end] = [0, 0];
   for (const { ended, seconds } of [...done].sort((a, b) => a.ended - a.seconds - (b.ended - b.seconds))) {

@@ -14,7 +14,7 @@ export function writeSection(name: string, text: string): void {
   writeFileSync(PAGE, `${before}${begin}\n${text}\n${end}${after}`);
 }
 
-/** Where figures come from. */
+/** The machine and versions that figures come from. */
 export const machine = `${cpus()[0]?.model ?? "unknown"}, ${cpus().length} cores, Node ${process.versions.node}`;
 
 export const thousands = (n: number): string => n.toLocaleString("en-US");

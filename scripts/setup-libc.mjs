@@ -8,7 +8,7 @@ const SUITE = "trixie";
 const LIBRARIES = "/usr/lib/x86_64-linux-gnu";
 
 /**
- * What starts Node so that `addon` loads: nothing but Node's own path, where the system's glibc will do.
+ * The command that starts Node so that `addon` loads: Node's path alone, where the system's glibc is new enough.
  * @param {string} addon @param {string} folder for what has to be fetched @returns {string[]} @throws where neither works
  */
 export function nodeFor(addon, folder) {
@@ -47,7 +47,7 @@ function unpack(/** @type {string} */ folder, /** @type {string} */ root) {
     spawnSync("dpkg-deb", ["-x", file, root], how);
 }
 
-/** @returns {string | undefined} of the one that this system installs from */
+/** @returns {string | undefined} address of the mirror that this system installs from */
 function debianMirror() {
   const folder = "/etc/apt/sources.list.d";
   const lists = existsSync(folder) ? readdirSync(folder).map((name) => join(folder, name)) : [];

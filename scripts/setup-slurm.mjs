@@ -13,6 +13,6 @@ function isThere() {
 
 if (!isThere()) installDebian("slurmctld", "slurmd", "slurm-client", "munge");
 if (!isThere()) {
-  // No reason to stop: everything else works without, and the one test says what it misses.
+  // Setup goes on: everything else works without SLURM, and its one test says what is missing.
   console.error("setup: no SLURM was found and none could be installed; test/tools/slurm.test.ts will fail.");
 }

@@ -33,7 +33,7 @@ const NAME = gpu ? "@tensorflow/tfjs-node-gpu" : "@tensorflow/tfjs-node";
 
 // A child process, because a failed native import cannot be tried again in the same one.
 const SMOKE_TEST = `
-  const util = require("util"); // what is gone in Node 24
+  const util = require("util"); // functions that Node 24 has removed
   util.isNullOrUndefined ??= (v) => v == null;
   util.isArray ??= Array.isArray;
   const tf = require(".");
@@ -157,7 +157,7 @@ function download(folder, requirement) {
   return join(folder, wheel);
 }
 
-/** What `pip install tensorflow[and-cuda]` would add, as the wheel's own metadata pins it. */
+/** The packages that `pip install tensorflow[and-cuda]` would add, with the versions in the wheel's metadata. */
 function cudaPins(wheel) {
   const script = `
 import re, sys, zipfile
@@ -168,7 +168,7 @@ for name, version in re.findall(r"Requires-Dist: (nvidia-[\\w-]+) *==([\\w.]+) *
   return execFileSync("python3", ["-c", script, wheel], { encoding: "utf8" }).split(/\s+/).filter(Boolean);
 }
 
-/** Unpacks the files whose names start so, and removes the wheel. */
+/** Unpacks the files whose names start with one of `starts`, and removes the wheel. */
 function unpack(wheel, folder, starts) {
   const script = `
 import sys, zipfile
@@ -179,7 +179,7 @@ with zipfile.ZipFile(wheel) as z:
   rmSync(wheel);
 }
 
-/** Why no CUDA program can run here; undefined where one may. */
+/** The reason why no CUDA program can run here; undefined where one may. */
 function noGpu() {
   if (process.platform !== "linux") return "CUDA is set up on Linux only";
   const { CUDA_VISIBLE_DEVICES: visible } = process.env;
@@ -194,12 +194,12 @@ function fail(reason) {
   process.exit(1);
 }
 
-/** As the backend asks before it imports anything: it would compute on the CPU and be called a GPU. */
+/** The same check as the backend's before its import. Without it the CPU would compute under the name of a GPU. */
 function check() {
   const refusal = packageFolder() ? (force ? undefined : noGpu()) : "not installed";
   if (refusal) fail(refusal);
   if (!existsSync(join(packageFolder(), "lib", "napi-v8", "tfjs_binding.node")))
-    fail(`its native library is not there; "node ${process.argv[1]} --gpu" brings it up`);
+    fail(`its native library is not installed; "node ${process.argv[1]} --gpu" installs it`);
   const on = worksOn();
   if (on !== "gpu") fail(on ? "TensorFlow finds no GPU that it can use" : "its native library does not run here");
 }

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { isExecutable } from "./setup-chromium.mjs";
 
-/** Where WebNN is not on by itself yet. */
+/** Flags for browsers in which WebNN is not on by default. */
 export const WEBNN_FLAGS = ["--enable-features=WebMachineLearningNeuralNetwork"];
 
 const VERSION = "147.0.0"; // of test/webnn/package.json

@@ -11,7 +11,7 @@ import { OPTIONAL, plugins, WORKER_CHUNKS, withoutChunks } from "../rollup.confi
 const root = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url));
 const gzipBytes = (code: string) => gzipSync(code, { level: 9 }).length;
 
-/** Each chunk alone, so a little more than what it adds to worker.js. */
+/** Each chunk is measured alone, which gives a little more than it adds to worker.js. */
 async function workerParts(): Promise<Record<string, number>> {
   const bundle = await rollup({
     input: root("src/worker/worker.ts"),

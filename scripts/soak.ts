@@ -10,12 +10,12 @@ import { machine, thousands, writeSection } from "./section.ts";
 const MINUTES = Number(process.env.SOAK_MINUTES ?? 30);
 const SAMPLE_MS = 30_000;
 
-/** Shaders, code and caches come in the first part of the run; growth is judged over the rest. */
+/** Shaders, code and caches are made in the first part of the run. Growth is judged over the rest. */
 const WARM_UP = 1 / 6;
 
 /** Largest growth by least squares from the end of the warm-up to the end, as a share of what is held. */
 const MAX_GROWTH = { heldBytes: 0.05, gpuBytes: 0, gpuProcessBytes: 0.05 };
-/** Objects more for each classification. */
+/** Largest growth in objects for each classification. */
 const MAX_KEPT = 0.02;
 
 interface Row {
@@ -61,7 +61,7 @@ function main(samples: Sample[]): void {
   if (grown.length || isKept || last.different) process.exit(1);
 }
 
-/** Those of which there are more than before, most first. */
+/** The kinds of which there are more than before, most first. */
 function grownKinds(first: Sample, last: Sample): string {
   const grown = [...last.kinds].map(([kind, count]) => [kind, count - (first.kinds.get(kind) ?? 0)] as const);
   const most = grown.sort(([, a], [, b]) => b - a).slice(0, 8);

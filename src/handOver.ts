@@ -7,8 +7,8 @@
 export const PACKAGES: unique symbol = Symbol.for("slimvit.packages") as never;
 
 /**
- * How the name begins of a worker that is started for nothing but the address of its script. Each has a name of its own:
- * webpack puts workers of one name into one file.
+ * Prefix of the name of a worker that is started only to learn the address of its script. Each such worker has a name
+ * of its own, because webpack puts workers with the same name into one file.
  */
 export const ADDRESS_WORKER = "slimvit-address";
 

@@ -40,17 +40,17 @@ export interface LoadOptions {
    * best in the folder. `info.dtypeReason` names the reason.
    */
   dtype?: WeightsDtype | "auto";
-  /** One of `info.variants`, and no other; default by `latencyMs`. */
+  /** The name of one of `info.variants`, which is the only one used; default is a choice by `latencyMs`. */
   variant?: string;
   /** Default "auto". More than one needs a cross-origin isolated page. */
   threads?: number | "auto";
-  /** Keeps weights between visits, keyed by their sha256; default true. Or a store of the app's own. */
+  /** Whether weights are kept between visits, keyed by their sha256; default true. Or a store of the app. */
   cache?: boolean | WeightsStore;
   onProgress?: (progress: Progress) => void;
   signal?: Instance<"AbortSignal">;
   /** Where "npm:name@version" is served; default "https://cdn.jsdelivr.net/npm/". */
   npmUrl?: string;
-  /** Where worker.js is served, when the bundler does not find it; or a TrustedScriptURL of it. */
+  /** The address of worker.js, when the bundler does not find it; may be a TrustedScriptURL. */
   workerUrl?: string | object;
   /** Packages of optional engines, which the app has installed: the exports of slimvit/engines/onnx and its neighbours. */
   engines?: readonly EnginePackage[];
@@ -63,8 +63,8 @@ export interface LoadOptions {
   host?: () => ModelHost;
   webnn?: WebnnOptions;
   /**
-   * Of a folder with several variants: the most accurate that takes at most this many milliseconds of inference here, measured;
-   * default 50. The smallest one answers until that is there. `variant` wins.
+   * For a folder with several variants: use the most accurate one whose inference, measured here, takes at most this
+   * many milliseconds; default 50. The smallest one answers until that one is loaded. `variant` takes precedence.
    */
   latencyMs?: number;
   /** Called when another variant becomes the one that answers. */
@@ -73,7 +73,7 @@ export interface LoadOptions {
 
 /** An optional engine's packages, as the app's bundler serves them: what slimvit/engines/* exports. */
 export interface EnginePackage {
-  /** By package, what gives the address of a script that brings it. */
+  /** For each package, a function that gives the address of a script with that package. */
   readonly packages: Readonly<Record<string, () => Promise<string>>>;
 }
 
@@ -98,7 +98,7 @@ export interface WeightsStore {
   put(sha256: string, bytes: Uint8Array): Promise<void>;
 }
 
-/** A folder by its absolute URL (`file:` in Node), by its files' addresses, or its files. */
+/** A model folder: its absolute URL (`file:` in Node), the addresses of its files, or the files themselves. */
 export type Source = { url: string } | { urls: Record<string, string> } | { files: { name: string; blob: Blob }[] };
 
 /** One load, from `SlimViT.load` to the engine: plain data, so that equal requests can share a worker. */
@@ -125,7 +125,7 @@ export interface LoadLinks {
   onProgress?: (progress: Progress) => unknown;
   /** Asks the page for the address of a package or of an engine's file, or in the page's own thread for the file's exports. */
   locate?(name: string): Promise<string | object>;
-  /** Tells that another variant became the one that answers. */
+  /** Called when another variant becomes the one that answers. */
   onInfo?(info: ModelInfo): unknown;
 }
 
@@ -167,7 +167,7 @@ export interface ModelInfo {
   variants: VariantInfo[];
   /** name of the one that answers */
   variant: string;
-  /** Where it was chosen by a budget: how. Absent until then. */
+  /** How the variant was chosen by a budget. Absent until it is chosen. */
   choice?: VariantChoice;
   /** why this engine */
   engineReason: string;
@@ -175,7 +175,7 @@ export interface ModelInfo {
   tried: TriedEngine[];
   /** what could not be done here, for people */
   notes: string[];
-  /** Of a taught model. */
+  /** Present for a taught model. */
   taught?: TaughtInfo;
 }
 
@@ -184,9 +184,9 @@ export type { VariantChoice, VariantInfo, VariantRequest } from "./format/varian
 /** An engine that `auto` tried and did not take. */
 export interface TriedEngine {
   engine: EngineName;
-  /** of `webnn`: the device that it asked for */
+  /** for `webnn`: the device that it asked for */
   deviceType?: WebnnOptions["deviceType"];
-  /** why not */
+  /** why it was not taken */
   reason: string;
   /** Median milliseconds of a few runs, if it was measured. */
   ms?: number;
@@ -203,7 +203,7 @@ export interface ClassifyOptions {
   allow?: readonly string[];
   /** none of these labels or ids */
   deny?: readonly string[];
-  /** Part of the picture, in its pixels as it is shown; the rest counts as if it were not there. */
+  /** The part of the picture to look at, in pixels of the picture as it is shown. The rest is ignored. */
   region?: Region;
   /**
    * Zero-shot: classes of the caller's own by name, each a vector in the space of `embed`, such as CLIP's embedding of a
@@ -211,7 +211,8 @@ export interface ClassifyOptions {
    */
   classes?: Readonly<Record<string, Float32Array | readonly number[]>>;
   /**
-   * With `classes`: cosines are divided by it. Default is what the model was trained with, where its checkpoint says it, else
+   * With `classes`: cosines are divided by this temperature. Default is the one the model was trained with, where its
+   * checkpoint states it, else
    * 0.01, CLIP's. A model of SigLIP's kind then adds its bias and gives each class a probability of its own.
    */
   temperature?: number;
@@ -226,7 +227,7 @@ export type EmbedOptions = Pick<ClassifyOptions, "signal" | "region">;
 
 export interface StreamOptions extends ClassifyOptions {
   /**
-   * Of a folder with several variants: milliseconds that a frame may take, from its call to its answer. A smaller variant
+   * For a folder with several variants: milliseconds that a frame may take, from its call to its answer. A smaller variant
    * answers while this device is too slow for the present one, and the larger ones when there is time for them again.
    */
   latencyMs?: number;
@@ -235,7 +236,7 @@ export interface StreamOptions extends ClassifyOptions {
 }
 
 export interface ClassifyAllOptions extends ClassifyOptions {
-  /** Pictures on their way at once; default what the engine takes at once, at least 2. */
+  /** Pictures in flight at once; default is the number that the engine takes at once, at least 2. */
   concurrency?: number;
   onProgress?: (progress: BatchProgress) => void;
 }
@@ -263,14 +264,14 @@ export interface ScoredClass extends Label {
   score: number;
 }
 
-/** With `profile` and `explain`. */
+/** The answers to `profile` and `explain`. */
 export interface Insight {
   /** milliseconds of each block */
   blockMs?: number[];
   /** For each block, the class token's attention over its `keepIdx`. Merged patches share their row's attention equally. */
   attention?: Float32Array[];
   /**
-   * Of a model that merges tokens, for each block and patch of the grid: the token after the block that stands for the
+   * For a model that merges tokens, for each block and patch of the grid: the token after the block that stands for the
    * patch, −1 where it was dropped.
    */
   groups?: Int32Array[];
@@ -284,7 +285,7 @@ export interface Classification extends Insight {
   engine: EngineName;
   /** name of the variant that answered */
   variant: string;
-  /** Of a taught model: whether the picture shows none of its classes, as far as the features tell. */
+  /** For a taught model: whether the picture shows none of its classes, judged by the features. */
   unknown?: boolean;
 }
 
@@ -312,7 +313,7 @@ export interface RunRequest extends Omit<ClassifyOptions, "signal"> {
   variant?: string;
 }
 
-/** One of both. */
+/** Either of the two is given. */
 export interface UseRequest {
   variant?: string;
   latencyMs?: number;
@@ -321,13 +322,13 @@ export interface UseRequest {
 export interface RunResult extends Omit<Classification, "latencyMs"> {
   latencyMs: Omit<Classification["latencyMs"], "total">;
   features: Float32Array;
-  /** of that variant, where it has changed since the last result */
+  /** the variant's info, where it has changed since the last result */
   info?: ModelInfo;
 }
 
 /** The fixed list of what a page may ask of its worker. In Node the same object is called directly. */
 export interface Host {
-  /** Answers when the worker holds the Web Lock of that name: whoever gets it next knows that the worker is gone. */
+  /** Answers when the worker holds the Web Lock of that name. A page that gets the lock later knows that the worker is gone. */
   hello(lock: string): Promise<void>;
   /** @param onNews how far the load is; afterwards, that another variant became the one that answers */
   load(

@@ -3,11 +3,14 @@ import type { Label, UnknownRule } from "./format/model.ts";
 import type { ImageInput } from "./pictures.ts";
 import type { Instance } from "./platform.ts";
 
-/** By the name of a class, its pictures. */
+/** The pictures of each class, by the class's name. */
 export type TeachPictures = Readonly<Record<string, Iterable<ImageInput>>>;
 
 export interface TeachOptions {
-  /** The share of pictures of its own classes that the model may call unknown; default 0.05, or what it was. */
+  /**
+   * The share of pictures of its own classes that the model may call unknown; default 0.05, or the model's present
+   * share.
+   */
   falseRejection?: number;
   onProgress?: (progress: TeachProgress) => void;
   signal?: Instance<"AbortSignal">;
@@ -16,19 +19,19 @@ export interface TeachOptions {
 export interface TeachProgress {
   /** First all pictures are embedded, then the classes are fitted. */
   step: "embed" | "fit";
-  /** pictures; of a fit, its share from 0 to 1 */
+  /** pictures when embedding; the fraction from 0 to 1 when fitting */
   done: number;
   total: number;
 }
 
 export interface SaveOptions {
-  /** What the saved model is called; default the loaded model's name with "-taught". */
+  /** The saved model's name; default the loaded model's name with "-taught". */
   name?: string;
   /** Saves the pictures' embeddings, so that the model can be taught more when it is loaded again; default true. */
   embeddings?: boolean;
 }
 
-/** What a model was taught with, and how well that went. */
+/** What a model was taught with, and its measured accuracy. */
 export interface TaughtInfo {
   /** pictures of each class, in the order of `labels` */
   pictures: number[];
@@ -36,7 +39,7 @@ export interface TaughtInfo {
   accuracy: number;
   /** … and how many pictures that is of. */
   n: number;
-  /** Parts that the pictures were split into, each judged by a fit on the others. */
+  /** The number of parts that the pictures were split into; each part is judged by a fit on the others. */
   folds: number;
   /** The inverse strength of the penalty that did best, for embeddings at a mean square of 1. */
   c: number;
@@ -56,7 +59,7 @@ export interface Taught {
   embeddings: Float32Array;
 }
 
-/** Takes the place of the network's own head. */
+/** A head that replaces the network's own. */
 export interface TaughtHead {
   labels: Label[];
   /** [classes, featureDim] */
@@ -68,7 +71,7 @@ export interface TaughtHead {
   unknown: UnknownRule;
 }
 
-/** All of a taught model that is not its network's. */
+/** The parts of a taught model that are not the network. */
 export interface TaughtModel {
   head: TaughtHead;
   info: TaughtInfo;
@@ -84,7 +87,7 @@ export type TeachRequest =
   | { want: "recall" }
   | { want: "save"; model: TaughtModel; options: SaveOptions };
 
-/** What belongs to the request. */
+/** The parts that the request asks for. */
 export interface TeachResult {
   model?: TaughtModel;
   taught?: Taught;

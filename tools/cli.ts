@@ -26,7 +26,10 @@ import toolsPackage from "./package.json" with { type: "json" };
 import { INTERRUPTED } from "./shared/interrupt.ts";
 import { say } from "./shared/terminal.ts";
 
-/** In the order of `slimvit --help`. What a command does is loaded when it runs: `inspect` needs no TensorFlow.js. */
+/**
+ * The commands in the order of `slimvit --help`. A command's code is loaded when it runs, so `inspect` needs no
+ * TensorFlow.js.
+ */
 const COMMANDS = [
   importCommand,
   classesCommand,

@@ -6,7 +6,7 @@ let compiled: CompiledModel;
 
 servePeer({
   async open({ base, model, threads, accelerator = "wasm" }) {
-    // Its loader looks for files beside the worker's own script, unless told.
+    // By default its loader looks for files beside the worker's own script.
     Object.assign(self, {
       Module: {
         locateFile: (file: string) => `${base}litert/${file}`,

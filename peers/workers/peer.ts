@@ -12,13 +12,13 @@ export interface Spec {
 }
 
 export interface Peer {
-  /** Until the first run could start. */
+  /** Opens the model; resolves when the first run can start. */
   open(spec: Spec): Promise<void>;
   /** @param pixels [3, height, width]; @returns ms of inference alone */
   run(pixels: Float32Array): Promise<{ logits: Float32Array; ms: number }>;
-  /** Of its WASM memories, which never shrink: their peak. */
+  /** The peak size of its WASM memories, which never shrink. */
   memoryBytes(): Promise<number>;
-  /** A picture file in, the best label out; where the peer has such a thing. */
+  /** From a picture file to the best label, where the peer has such a function. */
   classify?(picture: Blob): Promise<{ label: string; ms: number }>;
 }
 

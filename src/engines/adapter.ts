@@ -1,6 +1,6 @@
 /** The kind of WebGPU adapter of this device. */
 
-/** For people, and to tell one machine's adapters from another's. Empty when there is no information. */
+/** A name of the adapter, for people and for comparing machines. Empty when the browser gives no information. */
 export function adapterName({
   vendor,
   architecture,
@@ -13,7 +13,7 @@ export function adapterName({
     .join(", ");
 }
 
-/** A CPU that plays the GPU: SwiftShader, Mesa's llvmpipe, Windows' basic render driver. */
+/** Whether a CPU emulates the GPU: SwiftShader, Mesa's llvmpipe, Windows' basic render driver. */
 export function isSoftwareAdapter(name: string): boolean {
   return /swiftshader|llvmpipe|lavapipe|software|basic render|fallback adapter/i.test(name);
 }

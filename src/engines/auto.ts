@@ -11,17 +11,17 @@ import { candidates, checkEngineName, type Device, deviceOf } from "./registry.t
 
 export interface OpenOptions extends EngineOptions {
   signal?: AbortSignal;
-  /** Measurements of earlier visits may be used, and today's are kept. */
+  /** Whether measurements of earlier visits may be used and this visit's are kept. */
   keeps?: boolean;
   /** When false, "auto" gives up on weights with which the first engine computes wrong results; default true. */
   mayUseOthers?: boolean;
 }
 
-/** Timed runs of each engine, and milliseconds after which no other is begun. */
+/** Timed runs of each engine, and the milliseconds after which no further run is started. */
 const RUNS = 5;
 const ENOUGH_MS = 1000;
 
-/** A rival that takes longer to load and to open is left out: the connection may be slow. */
+/** Milliseconds. A rival that takes longer to load and open is left out, because the connection may be slow. */
 const OPEN_MS = 30_000;
 
 /**
@@ -119,10 +119,10 @@ async function measureAll(
   return { best, ms: bestMs };
 }
 
-/** The order of an NPU, a GPU and a CPU by what they usually reach; each is measured. */
+/** Devices in the order of their usual speed: NPU, GPU, CPU. Each is measured. */
 const WEBNN_DEVICES = ["npu", "gpu", "cpu"] as const;
 
-/** Each rival once, but `webnn` on each device, unless the caller names one. */
+/** Each rival once. `webnn` comes once for each device, unless the caller names one. */
 function attempts(rivals: EngineName[], { webnn }: EngineOptions): { name: EngineName; webnn?: WebnnOptions }[] {
   return rivals.flatMap((name) => {
     if (name !== "webnn" || webnn?.deviceType) return [{ name, webnn }];

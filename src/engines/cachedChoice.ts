@@ -13,14 +13,14 @@ export interface Choice {
   deviceType?: WebnnOptions["deviceType"];
   tried: TriedEngine[];
   reason: string;
-  /** Names of the devices that were there, empty for one that was not. */
+  /** Names of the devices that were present; empty for a device that was not. */
   devices: Record<string, string>;
 }
 
 /** Browsers, drivers and machines change, so a choice is good for 30 days. */
 const KEPT_MS = 30 * 24 * 3600 * 1000;
 
-/** @returns undefined where no choice is kept, and where the kept one does not hold any more */
+/** @returns undefined where no choice is kept, or where the kept choice is no longer valid */
 export async function openChosenBefore(model: Model, options: EngineOptions): Promise<OpenedEngine | undefined> {
   try {
     const kept = await readChoice(keyOf(model, options));
@@ -36,7 +36,7 @@ export async function openChosenBefore(model: Model, options: EngineOptions): Pr
   }
 }
 
-/** Where the browser keeps nothing, the engines are measured again on the next visit. */
+/** Keeps a choice. Where the browser keeps nothing, the engines are measured again on the next visit. */
 export async function keepChosen(model: Model, options: EngineOptions, choice: Choice): Promise<void> {
   try {
     await keepChoice(keyOf(model, options), JSON.stringify({ at: Date.now(), ...choice }));
@@ -53,7 +53,7 @@ function keyOf({ manifest, dtype }: Model, { threads, engineUrls, packages, webn
   const { userAgent, hardwareConcurrency } = navigator;
   const weights = manifest.weights.find((entry) => entry.dtype === dtype)?.sha256;
   const build = location.href.replace(/^blob:.*/, "");
-  const variant = manifest.variants.length > 1 ? manifest.variant : undefined; // which differ in what is fastest
+  const variant = manifest.variants.length > 1 ? manifest.variant : undefined; // each has its fastest engine
   return JSON.stringify([
     weights,
     variant,

@@ -3,10 +3,10 @@ import { messageOf, SlimViTError } from "../errors.ts";
 import type { EngineOptions } from "./engine.ts";
 import { importUrl } from "./installedPackages.ts";
 
-/** An app may serve it elsewhere and say so by `name` in `engineUrls`. */
+/** A file beside worker.js. An app may serve it elsewhere and give its address under `name` in `engineUrls`. */
 export interface Chunk<T> {
   name: `slimvit/${string}.js`;
-  /** Where there is no page to ask for the file's address, as in the tools. */
+  /** Imports the file where there is no page to ask for its address, as in the tools. */
   load(): Promise<T>;
 }
 

@@ -12,7 +12,7 @@ const DEVICES: Record<Device, () => Promise<string>> = {
     const info = await adapterInfo();
     return info ? [info.vendor, info.architecture, info.device, info.description].join() : "";
   },
-  /** A CPU that plays the GPU is none: `simd` is faster there. */
+  /** A GPU that is emulated by the CPU does not count: `simd` is faster there. */
   async "hardware-gpu"() {
     const info = await adapterInfo();
     return info && !isSoftwareAdapter(adapterName(info)) ? adapterName(info) : "";

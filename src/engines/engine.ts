@@ -19,7 +19,7 @@ export interface Engine {
   readonly batchSize?: number;
   /**
    * @param pixels [3, height, width], normalised
-   * @throws SlimViTError `aborted`; `unsupported` for an option that the engine does not answer
+   * @throws SlimViTError `aborted`; `unsupported` for an option that the engine does not support
    */
   run(pixels: Float32Array, options?: RunOptions): Promise<RunOutput>;
   /**
@@ -30,9 +30,9 @@ export interface Engine {
    * @returns one output for each picture, in their order
    */
   runBatch?(pictures: readonly Float32Array[], options?: RunOptions): Promise<RunOutput[]>;
-  /** With `use`: the variants of the folder that it has the weights of. */
+  /** With `use`: the variants of the folder whose weights it has. */
   readonly variants?: readonly string[];
-  /** Runs another of its `variants` from the next run on. */
+  /** Switches to another of its `variants`, from the next run on. */
   use?(variant: string): void;
   /** GPU programs that one picture launches, where the engine counts them. */
   readonly dispatches?: number;
@@ -40,13 +40,13 @@ export interface Engine {
   dispose(): void;
 }
 
-/** Variants that can share their weights, smallest first, without their weights' numbers but for the largest. */
+/** Variants that can share their weights, smallest first. Only the largest comes with the numbers of its weights. */
 export interface SharedFamily {
   models: Map<string, Model>;
   largest: Model;
 }
 
-/** An engine that another takes the place of when its device is lost. */
+/** An engine that is replaced by another when its device is lost. */
 export interface LastingEngine {
   readonly engine: Engine;
   run(pixels: Float32Array, options: RunOptions): Promise<RunOutput>;
@@ -54,7 +54,7 @@ export interface LastingEngine {
 }
 
 export interface EngineOptions {
-  /** How many are wanted. An engine takes what it can get and reports it in `threads`. */
+  /** How many threads are wanted. An engine takes as many as it can get and reports the number in `threads`. */
   threads?: number;
   /** Where optional packages are served, by package name, for workers that cannot resolve bare names. */
   engineUrls?: Record<string, string>;
@@ -63,7 +63,7 @@ export interface EngineOptions {
   /** Asks the page for the address of a package or of an engine's file, such as "slimvit/engine-onnx.js". */
   locate?(name: string): Promise<string | object>;
   webnn?: WebnnOptions;
-  /** Finds out whether variants can share their weights; without it an engine is opened for one of them. */
+  /** Finds out whether variants can share their weights. Without it an engine is opened for a single variant. */
   sharedFamily?(model: Model): SharedFamily | undefined;
 }
 

@@ -5,7 +5,7 @@ import { messageOf, SlimViTError } from "../errors.ts";
 import type { EngineName } from "./engine.ts";
 
 export interface DeviceRequest {
-  /** asked for where the adapter has them; of the limits, all that it has */
+  /** features that are requested where the adapter has them; limits are requested at the adapter's maximum */
   features: readonly string[];
   limits: readonly (keyof GPUSupportedLimits & string)[];
 }
@@ -40,7 +40,7 @@ export interface Losable {
   destroy(): void;
 }
 
-/** A device and what became of it: ends its runs when it ends, even those that the browser would leave waiting. */
+/** Watches a device. When the device ends, so do its runs, even those that the browser would leave pending. */
 export class DeviceWatch {
   private fault: SlimViTError | undefined;
   /** rejects a run that has not ended */
@@ -49,7 +49,7 @@ export class DeviceWatch {
   constructor(
     private readonly engine: EngineName,
     private readonly device: Losable,
-    /** in messages */
+    /** the engine's name in messages */
     what = "its GPU",
   ) {
     void device.lost.then(({ reason, message }) => {
@@ -65,11 +65,11 @@ export class DeviceWatch {
   async guard<T>(work: () => Promise<T>): Promise<T> {
     this.check();
     let lose!: (error: SlimViTError) => void;
-    // A promise of this run's own: one that lives as long as the device would keep every run's outcome.
+    // This run needs a promise of its own: one that lives as long as the device would keep every run's result in memory.
     const lost = new Promise<never>((_, reject) => (lose = reject));
     this.running.add(lose);
     const outcome = Promise.race([work(), lost]);
-    await outcome.catch(() => new Promise((resolve) => setTimeout(resolve))); // the loss may be told after its first victim
+    await outcome.catch(() => new Promise((resolve) => setTimeout(resolve))); // the loss may be reported late
     this.running.delete(lose);
     this.check();
     return outcome;
@@ -96,7 +96,7 @@ export class DeviceWatch {
   }
 }
 
-/** One piece of work after the other, in the order of arrival. */
+/** Does one piece of work after the other, in the order of arrival. */
 export function queue(): <T>(work: () => Promise<T>) => Promise<T> {
   let last: Promise<unknown> = Promise.resolve();
   return (work) => {

@@ -12,7 +12,7 @@ export const inNode = typeof process !== "undefined" && process.versions?.node !
 export type OrtPackage = typeof import("onnxruntime-web/wasm");
 export type TfPackages = [typeof import("@tensorflow/tfjs-core"), typeof import("@tensorflow/tfjs-backend-webgpu")];
 
-/** @throws Error when the package is not there; the engine's own error adds what to do */
+/** @throws Error when the package is not installed; the engine's own error adds what to do */
 export async function importPackage(
   name: string,
   { engineUrls = {}, packages, locate }: EngineOptions,
@@ -32,10 +32,10 @@ export async function importPackage(
 }
 
 /**
- * webpack and its kind write scripts that load their other parts by importScripts, which works in workers that are no modules,
- * and there in no module that they import.
+ * webpack and similar bundlers write scripts that load their other parts by importScripts. That works in workers that
+ * are not modules, but not in a module that such a worker imports.
  *
- * @returns whether this worker is of that kind, and the script has run
+ * @returns whether this worker is not a module and the script has run
  */
 function runScript(url: string): boolean {
   const { importScripts } = globalThis as { importScripts?: (url: string) => void };
@@ -63,7 +63,7 @@ function packagesHere(): Record<string, object> | undefined {
   return (globalThis as { [PACKAGES]?: Record<string, object> })[PACKAGES];
 }
 
-/** By a variable, which bundlers leave alone. */
+/** Imports by a variable, which bundlers leave alone. */
 export function importUrl(url: string): Promise<object> {
   return import(/* @vite-ignore */ /* webpackIgnore: true */ url);
 }

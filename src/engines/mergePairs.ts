@@ -28,7 +28,7 @@ export function writePairs(pairs: MergePairs, partners: Int32Array, manifest: Ma
   for (const [a, b] of pairs) partners[(a - prefixTokens - 1) / 2] = b;
 }
 
-/** For each block and original patch, the row after the block that stands for it; −1 where it was dropped. */
+/** For each block and original patch: the row after the block that represents the patch, −1 where it was dropped. */
 export function groupsOf(manifest: Manifest, pairs: MergePairs[]): Int32Array[] {
   const { prefixTokens, blocks } = manifest;
   const counts = tokenCounts(manifest);

@@ -15,7 +15,7 @@ export interface CheckedEngine {
 
 export interface OpenedEngine extends CheckedEngine {
   tried: TriedEngine[];
-  /** why this one */
+  /** why this engine was chosen */
   reason: string;
 }
 
@@ -34,9 +34,10 @@ export async function openNamed(name: EngineName, model: Model, options: EngineO
 }
 
 /**
- * The first that opens of the engines that run on any machine.
+ * Opens the first engine that opens, of those that run on any machine.
  *
- * @param mayUseOthers when false, an engine that computes wrong results is the caller's affair: other weights may do better
+ * @param mayUseOthers when false, wrong results of the first engine are reported to the caller, who may have other
+ * weights to try
  * @throws SlimViTError `unsupported` when none opens
  */
 export async function openWithoutDevice(
@@ -57,7 +58,7 @@ export async function openWithoutDevice(
   throw new SlimViTError("unsupported", `No engine opens here. ${tried.map(({ reason }) => reason).join(" ")}`);
 }
 
-/** The next engine would find the same fault again. */
+/** Whether the next engine would find the same fault again. */
 function isCallersFault(error: unknown): boolean {
   return error instanceof SlimViTError && ["bad-model", "bad-option", "aborted"].includes(error.code);
 }

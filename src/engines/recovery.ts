@@ -24,9 +24,12 @@ export class RecoveringEngine {
   private constructor(
     /** The engine that runs now, and why. Another object after each loss. */
     public opened: OpenedEngine,
-    /** What was lost so far, for people. */
+    /** What has been lost so far, for people. */
     public notes: readonly string[],
-    /** Kept only while the engine can be lost: it holds the weights, which an engine on the CPU has packed for itself. */
+    /**
+     * Kept only while the engine can be lost, because it holds the weights. An engine on the CPU has packed them for
+     * itself.
+     */
     private source: Source | undefined,
   ) {}
 
@@ -39,7 +42,7 @@ export class RecoveringEngine {
       return reopen(name, source, error, false);
     });
     const { deviceType } = opened.engine;
-    if (deviceType) source.options.webnn = { ...options.webnn, deviceType }; // a fresh one of the kind that was chosen
+    if (deviceType) source.options.webnn = { ...options.webnn, deviceType }; // a fresh device of the chosen type
     return new RecoveringEngine(opened, "note" in opened ? [opened.note as string] : [], keptFor(opened, source));
   }
 
@@ -93,7 +96,7 @@ function keptFor({ engine }: OpenedEngine, source: Source): Source | undefined {
 }
 
 /**
- * The same engine on a fresh device; where there is none, an engine that needs no device.
+ * Opens the same engine on a fresh device. Where there is none, opens an engine that needs no device.
  *
  * @param isSecondLoss the same call has lost a device before, so a third one is not tried
  * @throws SlimViTError `error` itself unless it is `device-lost`; as `openWithoutDevice`

@@ -11,7 +11,7 @@ import type { EngineChunk, EngineName, EngineOptions, OpenEngine } from "./engin
 export type Device = "gpu" | "hardware-gpu" | "npu";
 
 interface EngineEntry {
-  /** of an engine in worker.js itself */
+  /** opens an engine that is part of worker.js itself */
   open?(): Promise<OpenEngine>;
   /** work that can begin while the model's files are on their way */
   prepare?(options: EngineOptions): Promise<void>;
@@ -48,7 +48,7 @@ const ENGINES: Record<EngineName, EngineEntry> = {
 /** Engines that run on any machine, fastest first: `auto` falls back on the first of them that opens. */
 export const EVERYWHERE: readonly EngineName[] = ["simd", "onnx-wasm", "reference"];
 
-/** @throws SlimViTError `bad-option` for a name that is none */
+/** @throws SlimViTError `bad-option` for an unknown name */
 export function checkEngineName(name: string): void {
   if (name === "auto" || Object.hasOwn(ENGINES, name)) return;
   const names = Object.keys(ENGINES).join(", ");
@@ -65,13 +65,16 @@ export function candidates(options: EngineOptions): EngineName[] {
   return names.filter((name) => ENGINES[name].isOwn || (ENGINES[name].namedBy && hasPackages(name, options)));
 }
 
-/** Whether the app has named or handed over what the engine needs. Node finds what is installed when it is opened. */
+/**
+ * Whether the app has named or handed over what the engine needs. Node looks for installed packages when the engine is
+ * opened.
+ */
 export function hasPackages(name: EngineName, { engineUrls = {}, packages = [] }: EngineOptions): boolean {
   const { namedBy } = ENGINES[name];
   return !namedBy || namedBy.some((key) => Object.hasOwn(engineUrls, key) || packages.includes(key));
 }
 
-/** Begins what the engine can do without the model. A fault is reported when the engine is opened. */
+/** Starts the work that the engine can do without the model. A fault is reported when the engine is opened. */
 export function prepareEngine(name: EngineName | "auto", options: EngineOptions): void {
   void ENGINES[name === "auto" ? EVERYWHERE[0] : name].prepare?.(options).catch(() => {});
 }
@@ -84,7 +87,7 @@ export async function loadEngine(name: EngineName, options: EngineOptions): Prom
   return engines[name]!;
 }
 
-/** What folders of several variants need. */
+/** The code for folders with several variants. */
 export type FamilyChunk = typeof import("./family/index.ts");
 
 const FAMILY: Chunk<FamilyChunk> = { name: "slimvit/engine-family.js", load: () => import("./family/index.ts") };

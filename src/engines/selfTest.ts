@@ -19,13 +19,13 @@ class WrongResultsError extends SlimViTError {
   readonly isWrongResults = true;
 }
 
-/** Whether it is the self-test's error: other weights of the same model may still pass. */
+/** Whether an error is the self-test's: other weights of the same model may still pass. */
 export function isWrongResults(error: unknown): boolean {
   return (error as Partial<WrongResultsError>)?.isWrongResults === true;
 }
 
 /**
- * The reference engine is the judge of all others and slow, so it is not tested.
+ * Tests an engine. The reference engine is not tested: it is slow, and all others are judged by it.
  *
  * @throws SlimViTError `unsupported` for an engine that computes wrong results here
  */
@@ -37,7 +37,7 @@ export async function selfTest(engine: Engine, { manifest, dtype }: Model): Prom
   const [expected, actual] = known.logits ? [known.logits, output.logits] : [known.features ?? [], output.features];
   const rms = (values: number[]) => Math.sqrt(values.reduce((sum, v) => sum + v * v, 0) / values.length);
   const off = rms(expected.map((v, i) => v - actual[i])) / Math.max(rms(expected), 1e-6);
-  if (off <= TOLERANCE[dtype]) return; // NaN is not
+  if (off <= TOLERANCE[dtype]) return; // false for NaN
   throw new WrongResultsError(
     "unsupported",
     `Engine "${engine.name}" computes wrong results on this device: ${(100 * off).toFixed(1)} % off on ${manifest.name}'s ` +

@@ -71,7 +71,7 @@ export interface Architecture {
   embedDim: number;
   /** Width of a dense head. The softmax scale is 1/√headDim whatever was cut. */
   headDim: number;
-  /** Of every norm that `normEps` does not name. */
+  /** The epsilon of every norm that `normEps` does not name. */
   layerNormEps: number;
   normEps?: NormEps;
   /** Class token, distillation token and registers, in this order: 0 to 16 in all. */
@@ -107,7 +107,10 @@ export interface Architecture {
   blocks: BlockShape[];
 }
 
-/** What DeiT has of the family, and format version 1 knew. Version 2 leaves out of its JSON what equals these, but for `head`. */
+/**
+ * The fields' values for a DeiT, which is all that format version 1 could describe. Version 2 leaves fields with these
+ * values out of its JSON, except `head`.
+ */
 export const PLAIN = {
   classToken: true,
   distilled: false,
@@ -121,13 +124,15 @@ export const PLAIN = {
   head: { scores: "softmax" },
 } as const satisfies Partial<Architecture>;
 
-/** An architecture of which only sizes need be said. */
+/** An architecture for which only the sizes need to be given. */
 export type PlainArchitecture = Omit<Partial<Architecture>, "blocks"> &
   Pick<Architecture, "imageSize" | "patchSize" | "embedDim" | "headDim" | "layerNormEps" | "prefixTokens"> & {
     blocks: (Omit<BlockShape, "merge"> & Partial<BlockShape>)[];
   };
 
-/** What is not given is as in DeiT: two prefix tokens are class and distillation token, and no tokens merge. */
+/**
+ * Fields that are not given are as in DeiT: two prefix tokens are class and distillation token, and no tokens merge.
+ */
 export function plainArchitecture(given: PlainArchitecture): Architecture {
   const blocks = given.blocks.map((block) => ({ ...block, merge: block.merge ?? 0 }));
   return { ...PLAIN, head: { ...PLAIN.head }, distilled: given.prefixTokens === 2, ...given, blocks };
@@ -178,8 +183,8 @@ export function tokenCounts({ blocks }: Pick<Architecture, "blocks">): TokenCoun
 }
 
 /**
- * Rows of the last block that anything reads: queries, `proj` and MLP of the others need not be computed, unlike their keys
- * and values.
+ * Rows of the last block that the pooling reads. Queries, `proj` and MLP of the other rows need not be computed, but
+ * their keys and values must be.
  */
 export function lastRows(arch: Architecture): number {
   if (arch.pooling === "class") return 1 + Number(arch.distilled);

@@ -12,7 +12,7 @@ const NORMS = ["pre", "final", "pooled", "hidden", "qk", "pool"] as const;
 /** How scores are made of logits. */
 export const SCORES = ["softmax", "sigmoid"] as const;
 
-/** @param isVersion1 of format version 1, which has class-token pooling and GELU alone */
+/** @param isVersion1 format version 1, which has only class-token pooling and GELU */
 export function readShared(check: Check, m: Json, isVersion1: boolean): SharedArchitecture {
   const sizes = {
     patchSize: check.integer(m.patchSize, "patchSize", 1, LIMITS.patchSize),
@@ -84,7 +84,7 @@ function readHead(check: Check, value: unknown): Head {
   return read;
 }
 
-/** Only the threshold decides anything. */
+/** Checks the threshold alone, because nothing else affects a result. */
 function readUnknown(check: Check, value: unknown): UnknownRule {
   const rule = check.object(value, "head.unknown") as unknown as UnknownRule;
   check.number(rule.threshold, "head.unknown.threshold", false);

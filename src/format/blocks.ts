@@ -79,7 +79,7 @@ function checkSubset(check: Check, keepIdx: number[], before: BlockShape[], bloc
     );
 }
 
-/** Of the last of `blocks`. */
+/** Checks the merge of the last of `blocks`. */
 function checkMerge(check: Check, blocks: BlockShape[], where: string, { position, prefixTokens }: Architecture): void {
   const { merge, headDims } = blocks[blocks.length - 1];
   if (position === "relative")

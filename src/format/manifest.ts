@@ -37,7 +37,7 @@ export const MAX_MANIFEST_BYTES = 2.5 * 2 ** 20;
 const VERSION_1 = "slimvit/1";
 const DTYPES: readonly WeightsDtype[] = ["f32", "f16", "int8"];
 
-/** An object of the file, before it is believed. */
+/** An object of the file, before it is checked. */
 type Json = Record<string, unknown>;
 
 /**
@@ -94,7 +94,7 @@ export function readManifest(text: string, name: string): Manifest {
   };
 }
 
-/** Only what is computed with is checked. */
+/** Checks only the fields that are computed with. */
 function readProvenance(check: Check, value: unknown): Manifest["provenance"] {
   const provenance = check.object(value, "provenance");
   const at = "provenance.zeroShot";
@@ -113,7 +113,7 @@ function withoutArchitecture(m: Json): Json {
   return rest;
 }
 
-/** What a version-1 manifest says of its only network, in version 2's form. Its self-tests stand with the weights files. */
+/** The only network of a version-1 manifest in version 2's form. Its self-tests are listed with the weights files. */
 function versionOneVariant(check: Check, m: Json): Json {
   const { imageSize, blocks, metrics, weights } = m;
   const tests = (Array.isArray(weights) ? weights : []).flatMap((entry, i) => {
@@ -218,8 +218,9 @@ function readLabels(check: Check, value: unknown, hasHead: boolean): Label[] {
 }
 
 /**
- * Of a file that is packed: a few bytes can make very many. No more than the network's in f32, or in int8 of rows of one
- * weight, and a header. Variants can have tensors of their own, so theirs are added up.
+ * The most bytes that a packed file may have when unpacked, as a few packed bytes can become very many. The limit is
+ * the network in f32, or in int8 with rows of one weight, and a header. Variants can have tensors of their own, so
+ * their sizes are added up.
  */
 function unpackedLimit(shared: SharedArchitecture, variants: Variant[], classes: number): number {
   const params = variants.map(({ imageSize, blocks }) => countParams({ ...shared, imageSize, blocks }, classes));

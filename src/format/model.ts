@@ -40,7 +40,7 @@ export interface Label {
 
 export type WeightsDtype = "f32" | "f16" | "int8";
 
-/** A known input's output, to be checked on a device before it is trusted. */
+/** The output for a known input, with which an engine is checked before a device is trusted. */
 export interface SelfTest {
   /** Seeds `selfTestPixels` */
   seed: number;
@@ -59,12 +59,12 @@ export interface ZeroShot {
   bias: number;
 }
 
-/** What an activation was between, over the pictures of a calibration. */
+/** The range of an activation over the pictures of a calibration. */
 export type ActivationRange = [min: number, max: number];
 
 /**
- * By linear: `NAME.input`, and `NAME.output` of each of its parts (`attn.q`, `attn.k` and `attn.v` of `attn.qkv`), each output
- * divided by the length of its row of weights.
+ * Ranges by linear: `NAME.input`, and `NAME.output` of each of its parts (`attn.q`, `attn.k` and `attn.v` of
+ * `attn.qkv`). Each output is first divided by the length of its row of weights.
  */
 export type ActivationRanges = Record<string, ActivationRange>;
 
@@ -105,7 +105,7 @@ export interface Variant {
   metrics: Record<string, unknown>;
   preprocess: Preprocess;
   rope?: RopeGrid;
-  /** How many of the weights files' slabs it is made of, from the first on; without it, of the whole file. */
+  /** How many slabs of the weights files make this variant, from the first on. Absent when it needs the whole file. */
   slabs?: number;
   /** by the dtype of the weights */
   selfTest?: Partial<Record<WeightsDtype, SelfTest>>;
@@ -142,8 +142,8 @@ export interface Tensor {
 }
 
 /**
- * By timm's names, as in the weights file. int8 linears have `NAME.weight` (I8) and `NAME.scale` (F32, [out]; in the file F16
- * where that is exact).
+ * Tensors by timm's names, as in the weights file. int8 linears have `NAME.weight` (I8) and `NAME.scale` (F32, [out];
+ * in the file F16 where that is exact).
  */
 export type Tensors = Map<string, Tensor>;
 
@@ -158,12 +158,12 @@ export interface Model {
 /** Variants of one folder, for engines that change between them. */
 export interface Family {
   names: string[];
-  /** Tensors that a variant has in place of a smaller one's. All others are parts of the largest variant's. */
+  /** Tensors that a variant has in place of those of a smaller one. All others are parts of the largest variant's. */
   replaced: ReadonlySet<string>;
   /**
    * The variant's own model. Its tensors are views where they can be, else fresh copies.
    *
-   * @param without tensors whose numbers nobody needs: they come with their shapes alone
+   * @param without tensors that are given with their shapes alone, because the caller does not need their numbers
    */
   model(name: string, without?: RegExp): Model;
 }

@@ -34,7 +34,7 @@ export function growthOf(arch: Architecture, key: string): Growth | undefined {
 /** A run of an axis: [first, count]. */
 type Run = [first: number, count: number];
 
-/** Where the smaller one's channels lie in the larger one's axis, and where the others. */
+/** Where the smaller tensor's channels lie in the larger tensor's axis, and where the remaining ones lie. */
 export interface Nesting {
   axis: 0 | 1;
   /** of the larger one's axis */
@@ -43,7 +43,7 @@ export interface Nesting {
   added: Run[];
 }
 
-/** @returns undefined where the smaller one is no part of the larger */
+/** @returns undefined where the smaller tensor is not a part of the larger one */
 export function nest(small: Growth, large: Growth): Nesting | undefined {
   if (small.parts.length > large.parts.length || small.parts.some((width, i) => width > large.parts[i]))
     return undefined;
@@ -77,7 +77,7 @@ export function take<T extends StoredTensor>(tensor: T, axis: number, runs: Run[
   return { ...tensor, shape, data };
 }
 
-/** The larger tensor of a smaller one and what is added to it: undoes two `take`s. */
+/** Joins a smaller tensor and the values that were added to it; this undoes two `take`s. */
 export function join(small: StoredTensor, more: StoredTensor, { axis, length, kept, added }: Nesting): StoredTensor {
   const shape = small.shape.map((size, i) => (i === axis ? length : size));
   const data = emptyLike(small.data, product(shape));

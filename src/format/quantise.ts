@@ -11,8 +11,8 @@ export function isQuantised(key: string): boolean {
 }
 
 /**
- * A step of one size costs a weight of these more, or less, than others: its share of it, near the root of what rounding each
- * linear of DeiT-Ti alone does to the logits (docs/experiments.md).
+ * The same step costs some linears more accuracy than others, so each gets a share of the step. The shares come from
+ * the effect that rounding each linear of DeiT-Ti alone has on the logits (docs/experiments.md).
  */
 const SHARES: [RegExp, number][] = [
   [/^head/, 0.2],
@@ -21,25 +21,25 @@ const SHARES: [RegExp, number][] = [
   [/mlp\.fc2/, 1.3],
 ];
 
-/** @returns a tensor's own step, of the one that is asked for */
+/** @returns the step of a tensor, given the requested step */
 export function stepOf(key: string, step: number): number {
   return step * (SHARES.find(([name]) => name.test(key))?.[1] ?? 1);
 }
 
-/** The greatest level of a grid of a given step: as many as meet in 16 bits have room there, whatever their signs. */
+/** The greatest level of a grid with a given step. Weights up to it can be summed in 16 bits, whatever their signs. */
 export const MAX_ON_GRID = 64;
 
-/** Of f16; below it, fewer bits are left. */
+/** Smallest normal f16. Below it, f16 has fewer than 11 significant bits. */
 const SMALLEST_NORMAL_FLOAT16 = 2 ** -14;
 
-/** Of all floats: a scale as small grows by no less. */
+/** Smallest positive float32: a scale of this size cannot grow by less. */
 const SMALLEST = 2 ** -149;
 
 /** Columns, from any on, whose products the simd engine adds up in 16 bits, wherever the padding of heads puts them. */
 const TOGETHER = [0, STEP_COLUMNS].flatMap((step) => Array.from({ length: PAIR_COLUMNS }, (_, i) => step + i));
 
 /**
- * Symmetric, a scale an output channel: w ≈ scale[row] × level. |level| ≤ 127, and with `pairs` less where large weights
+ * Symmetric, a scale an output channel: w ≈ scale[row] × level. |level| ≤ 127, and with `pairs` smaller where large weights
  * stand together (MOST_OF_ONE_SIGN). With a `step` the scale is `step` × the row's root mean square, more only where its
  * greatest weight needs it (MAX_ON_GRID): most levels are then so small that they compress to two or three bits.
  */
@@ -72,7 +72,10 @@ export function quantiseRows(
   return { weight: { dtype: "I8", shape, data }, scale: { dtype: "F32", shape: [rows], data: scale } };
 }
 
-/** Of a row: large enough for its greatest weight, and no less than `step` × its root mean square; with a step, an f16. */
+/**
+ * The scale of a row: large enough for its greatest weight and at least `step` × its root mean square. With a step it
+ * is an f16.
+ */
 export function scaleOf(row: Float32Array, greatest: number, step = 0): number {
   let max = 0;
   let squares = 0;
@@ -84,7 +87,7 @@ export function scaleOf(row: Float32Array, greatest: number, step = 0): number {
   return step && scale >= SMALLEST_NORMAL_FLOAT16 && scale < MAX_FLOAT16 ? fromFloat16(toFloat16(scale)) : scale;
 }
 
-/** Whether a tensor is as quantiseRows would leave it, so is kept. */
+/** Whether a tensor already is what quantiseRows would make, so that it is kept. */
 export function fits({ dtype, shape, data }: Tensor): boolean {
   if (dtype !== "I8") return false;
   const columns = shape[1];

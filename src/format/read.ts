@@ -87,7 +87,7 @@ export function tensorsOf(manifest: Manifest, stored: Map<string, StoredTensor>,
   return tensors;
 }
 
-/** One tensor in f32, dequantised where it is int8; cached nowhere, so keep what you get. */
+/** One tensor in f32, dequantised where it is int8. The result is not cached, so callers should keep it. */
 export function float32(tensors: Tensors, key: string): Float32Array {
   const tensor = tensors.get(key);
   if (!tensor) throw new SlimViTError("bad-model", `tensor "${key}" is missing.`);
@@ -107,13 +107,15 @@ function sameShape(a: readonly number[], b: readonly number[]): boolean {
   return a.length === b.length && a.every((size, i) => size === b[i]);
 }
 
-/** Exact only where it matters: hardly a scale is so large that int8 cannot be multiplied by it. */
+/** Whether weights overflow f32. Numbers are computed only where a scale is very large, which is rare. */
 function overflows(tensors: Tensors, key: string): boolean {
   const scale = tensors.get(key.replace(/weight$/, "scale"))!.data as Float32Array;
   return scale.some((s) => Math.abs(s) > 2 ** 120) && !float32(tensors, key).every(Number.isFinite);
 }
 
-/** No loop of our own: in a page that has just opened nothing is compiled yet, and one took a tenth of a second. */
+/**
+ * Avoids a loop of our own, which took a tenth of a second: in a page that has just opened, nothing is compiled yet.
+ */
 function isFinite32({ dtype, data }: Tensor): boolean {
   const values = dtype === "F16" ? decodeFloat16(data as Uint16Array) : (data as Float32Array | Int8Array);
   return ![Number.NaN, Infinity, -Infinity].some((bad) => values.includes(bad));

@@ -103,7 +103,10 @@ function parseHeader(bytes: Uint8Array, fail: (fault: string) => never): Record<
   return header as Record<string, unknown>;
 }
 
-/** JSON.parse keeps the last of two equal keys; a file that has two means to show readers different tensors. */
+/**
+ * Refuses equal keys. JSON.parse keeps the last of them, so such a file can show different tensors to different
+ * readers.
+ */
 function repeatedKey(json: string): string | undefined {
   const objects: Set<string>[] = [];
   for (const [token] of json.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"\s*:?|[{}]/g)) {

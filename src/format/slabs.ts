@@ -14,7 +14,7 @@ import { show } from "./show.ts";
 /** Tensors as a file stores them. */
 export type Stored = Map<string, StoredTensor>;
 
-/** Ends the name of what a tensor gains. */
+/** Suffix of the name under which a slab stores the values that a tensor gains. */
 export const MORE = ".more";
 
 /** A variant's network and its tensors. */

@@ -56,15 +56,17 @@ export function tensorShapes(arch: Architecture, classes: number): Map<string, n
   return shapes;
 }
 
-/** Whether a file may leave a tensor out, which means zeros. */
+/** Whether a file may leave a tensor out. It then consists of zeros. */
 export function isOptional(name: string): boolean {
   return name === "pos_embed" || name.endsWith(".bias");
 }
 
-/** The classes' mean features, which the rule for unknown pictures compares with. No part of the network. */
+/** The classes' mean features, with which the rule for unknown pictures compares. They are not part of the network. */
 export const MEANS = "head.means";
 
-/** Parameters of the network: every element of every tensor of its own, the full position embeddings included. */
+/**
+ * Parameters of the network: every element of every tensor that belongs to it, including the full position embeddings.
+ */
 export function countParams(arch: Architecture, classes: number): number {
   let total = 0;
   for (const [key, shape] of tensorShapes(arch, classes)) if (key !== MEANS) total += shape.reduce((a, b) => a * b, 1);

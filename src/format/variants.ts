@@ -42,7 +42,7 @@ export function selectedVariant(manifest: Manifest): Variant {
   };
 }
 
-/** All variants, the selected one as the manifest's own fields have it. */
+/** All variants. The selected one has the values of the manifest's own fields. */
 export function currentVariants(manifest: Manifest): Variant[] {
   const selected = selectedVariant(manifest);
   const others = manifest.variants.filter(({ name }) => name !== selected.name);
@@ -52,7 +52,7 @@ export function currentVariants(manifest: Manifest): Variant[] {
 
 /**
  * @returns the manifest with another of its variants selected
- * @throws SlimViTError `bad-option` for a name that is none of them
+ * @throws SlimViTError `bad-option` for an unknown name
  */
 export function withVariant(manifest: Manifest, name: string): Manifest {
   const variants = currentVariants(manifest);

@@ -19,8 +19,8 @@ import { currentVariants } from "./variants.ts";
 const scaleOf = (key: string) => key.replace(/weight$/, "scale");
 
 /**
- * What `slimvit.json` holds: each variant's fields under `variants` alone, and nothing that equals `PLAIN`. The first
- * variant's preprocessing and RoPE grid stand for all that have the same.
+ * The content of `slimvit.json`: each variant's fields under `variants` alone, without fields that equal `PLAIN`. The first
+ * variant's preprocessing and RoPE grid apply to all variants that have the same.
  */
 export function manifestJson(manifest: Manifest): Record<string, unknown> {
   const { format: _, name, license, variant: __, imageSize: ___, blocks: ____, metrics: _____, ...shared } = manifest;
@@ -80,7 +80,7 @@ export function writeWeights(tensors: Tensors): Uint8Array {
 }
 
 /**
- * Several variants in one file, whose slabs these are.
+ * The slabs of a file with several variants.
  *
  * @param variants smallest first
  */
@@ -92,7 +92,7 @@ export function writeSlabs(variants: { manifest: Manifest; tensors: Tensors }[])
 
 const writeStored = (stored: Stored) => writeSafetensors(stored, { format: "pt" });
 
-/** Scales that f16 holds exactly are written so. Zeros that a reader fills in are left out. */
+/** Scales that f16 holds exactly are written in f16. Zeros that a reader fills in are left out. */
 function storedForm(tensors: Tensors, isExact = (key: string) => isFloat16(tensors.get(key))): Stored {
   const stored: Tensors = new Map(tensors);
   for (const [key, { dtype, shape, data }] of tensors) {

@@ -9,7 +9,10 @@ import { cutOut } from "./preprocess.ts";
 
 /** Shorter side in pixels above which the browser draws the picture down first. It halves the time of a 12-megapixel photo. */
 const LARGE = 2048;
-/** It draws down to this many times what the model resizes to, so that the antialiasing that counts is still our own. */
+/**
+ * The browser draws down to this many times the size that the model resizes to, so that the last antialiasing is still
+ * our own.
+ */
 const DRAWN_DOWN = 4;
 
 /**

@@ -7,7 +7,7 @@ import { SlimViTError } from "../errors.ts";
 /** 256 MiB of RGBA: the largest picture that is decoded. */
 export const MAX_PIXELS = 2 ** 26;
 
-/** As large a file as is read at all. */
+/** The largest file that is read. */
 export const MAX_FILE_BYTES = 2 ** 28;
 
 /**
@@ -23,7 +23,7 @@ export function checkSize(name: string, width: number, height: number): void {
 /**
  * @param file PNG, JPEG, GIF, WebP, BMP, AVIF or HEIC
  * @returns [width, height] before any turning, the largest where the file has several; undefined for another kind of
- *   file and for one that ends before it tells
+ *   file and for one that ends before its size
  */
 export function imageSize(file: Uint8Array): [number, number] | undefined {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
@@ -103,7 +103,7 @@ function webp(view: DataView): [number, number] {
     : [bits & 0x3fff, (bits >>> 16) & 0x3fff]; // VP8
 }
 
-/** Of a height below 0 the rows come top first. */
+/** A negative height means that the top row comes first. */
 function bmp(view: DataView): [number, number] {
   return view.getUint32(14, true) === 12
     ? [view.getUint16(18, true), view.getUint16(20, true)]

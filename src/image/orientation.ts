@@ -67,7 +67,7 @@ export function swapsSides(orientation: Orientation): boolean {
   return orientation >= 5;
 }
 
-/** Where a pixel of the upright picture, `width` × `height`, is stored. */
+/** The stored place of a pixel of the upright picture, which is `width` × `height`. */
 function storedPlace(orientation: Orientation, x: number, y: number, width: number, height: number): [number, number] {
   const [right, bottom] = [width - 1 - x, height - 1 - y];
   const places: Record<Orientation, [number, number]> = {

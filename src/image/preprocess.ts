@@ -59,7 +59,9 @@ function resizedSize({ width, height }: Region, { resize: to, fit }: Preprocess)
   return { height: side(height), width: side(width) };
 }
 
-/** @param room by how much the picture is larger than the crop; where it is smaller, the larger border comes last */
+/**
+ * @param room by how many pixels the picture is larger than the crop; where it is smaller, the larger border comes last
+ */
 function cropOffset(room: number, p: Preprocess): number {
   if (room < 0) return Math.ceil(room / 2);
   return p.cropOffset === "floor" ? Math.floor(room / 2) : roundHalfEven(room / 2);
@@ -119,7 +121,7 @@ export function cutOut(image: { width: number; height: number }, region?: Region
   return { x, y, width, height };
 }
 
-/** As Python's round(), which torchvision's centre crop uses: 58.5 → 58, 59.5 → 60. */
+/** Rounds as Python's round() does, which torchvision's centre crop uses: 58.5 → 58, 59.5 → 60. */
 function roundHalfEven(value: number): number {
   const floor = Math.floor(value);
   const rest = value - floor;

@@ -79,7 +79,7 @@ function clip(value: number): number {
   return Math.max(0, Math.min(value, 255));
 }
 
-/** Which pixels make each result pixel, and with what weights. */
+/** The source pixels of each result pixel, and their weights. */
 export interface Taps {
   first: Int32Array;
   count: Int32Array;
@@ -93,8 +93,8 @@ export interface Taps {
 }
 
 /**
- * Of `count` result pixels from `offset` on. When scaling down, the filter is as many times wider, so that every source
- * pixel counts.
+ * The taps of `count` result pixels from `offset` on. When scaling down, the filter is widened by the scale, so that
+ * every source pixel counts.
  */
 export function taps(
   inSize: number,

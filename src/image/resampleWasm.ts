@@ -21,13 +21,19 @@ interface Kernels {
 /** Source rows are copied in so many bytes at a time, so that a large picture is never in memory twice. */
 const BAND_BYTES = 1 << 18;
 const PAGE_BYTES = 65_536;
-/** Memory that has grown is never given back, so what needs more, a very long strip, takes the plain form. */
+/**
+ * The largest memory in bytes. Memory that has grown is never given back, so a picture that needs more, such as a very
+ * long strip, takes the plain form.
+ */
 const MOST_BYTES = 2 ** 26;
 const LINE = 64;
 
 let opened: Promise<Resample> | undefined;
 
-/** One for all models: a call is over before the next begins. The plain form where WebAssembly or its SIMD is missing. */
+/**
+ * One resampler for all models, because a call ends before the next begins. The plain form where WebAssembly or its
+ * SIMD is missing.
+ */
 export function openResampler(): Promise<Resample> {
   opened ??= inflate(binary)
     .then((bytes) => WebAssembly.instantiate(bytes))
@@ -57,7 +63,7 @@ function resampler(kernels: Kernels): Resample {
     };
     const acrossAt = take(acrossTable.byteLength);
     const downAt = take(downTable.byteLength);
-    const band = take(bandRows * width * 4 + groups * 16); // taps that weigh nothing are read past the last row
+    const band = take(bandRows * width * 4 + groups * 16); // taps with weight 0 are read past the last row
     const narrow = take((height + 2 * pairs) * rowBytes);
     const out = take(window.height * rowBytes);
     if (end > MOST_BYTES) return resample(image, source, size, interpolation, window);
@@ -93,7 +99,10 @@ function resampler(kernels: Kernels): Resample {
   };
 }
 
-/** As assembly/resample.ts reads it: where the first tap is, then the weights' lower and higher words, `size` taps a group. */
+/**
+ * The table that assembly/resample.ts reads: the offset of the first tap, then the weights' lower and higher words,
+ * `size` taps a group.
+ */
 function tableOf(
   { first, count, weights, stride, most }: Taps,
   entries: number,

@@ -7,7 +7,7 @@ import { digest } from "./digest.ts";
 import type { Folder } from "./folders.ts";
 import { inflating } from "./inflate.ts";
 
-/** What reading weights needs of a load. */
+/** The parts of a load that reading weights needs. */
 export interface WeightsLoad {
   folder: Folder;
   store?: WeightsStore;
@@ -16,7 +16,7 @@ export interface WeightsLoad {
   onProgress?: (progress: Progress) => unknown;
 }
 
-/** @throws SlimViTError `integrity` for bytes that are not what was promised */
+/** @throws SlimViTError `integrity` for bytes whose hash is not the manifest's */
 export async function unpackChecked(
   packed: Uint8Array,
   { file, unpackedBytes, sha256 }: Slab & { file: string },
@@ -34,14 +34,14 @@ export async function unpackChecked(
   );
 }
 
-/** For the next visit. */
+/** Stores the weights for the next visit. */
 export async function keep({ store, notes }: WeightsLoad, sha256: string, bytes: Uint8Array): Promise<void> {
   await store?.put(sha256, bytes).catch((error) => {
     notes.push(`The weights are not kept for the next visit (${messageOf(error)}).`); // no quota, perhaps
   });
 }
 
-/** zlib → its content, of a size that was promised. */
+/** Unpacks zlib data to the size that the manifest states. */
 async function unpack(bytes: Uint8Array, name: string, exactly?: number): Promise<Uint8Array> {
   try {
     return await collect(inflating(bytes, "deflate"), name, { exactly });

@@ -11,7 +11,7 @@ export interface WeightsChoice {
 
 /** Accuracy that may be lost for speed, as a fraction of 1. */
 const ACCEPTED_LOSS = 0.005;
-/** So that 0.795 counts as within 0.005 of 0.8. */
+/** Tolerance for rounding, so that 0.795 counts as within 0.005 of 0.8. */
 const ROUNDING = 1e-9;
 
 /**
@@ -67,16 +67,19 @@ export function chooseWeights(
   return [...good, ...rest];
 }
 
-/** One entry of `metrics.accuracy`, as `slimvit eval --record` writes it; nothing of it is certain. */
+/** One entry of `metrics.accuracy`, as `slimvit eval --record` writes it. Any field may be missing. */
 type AccuracyEntry = Partial<Record<"top1" | "n" | "data" | "split" | "dtype", unknown>>;
 
-/** Rounding f32 weights to f16 changes hardly a label, so a figure of one stands for the other. int8 has to be measured. */
+/**
+ * Rounding f32 weights to f16 changes hardly any label, so a figure of one counts for the other. int8 has to be
+ * measured.
+ */
 const ALIKE = [
   ["f16", "f32"],
   ["f32", "f16"],
 ] as const;
 
-/** Accuracy by dtype on the same pictures: on those for which most dtypes were measured. */
+/** Accuracy by dtype, all on the same pictures: those on which most dtypes were measured. */
 function comparableAccuracies({ metrics }: Manifest): { top1: Map<string, number>; on: string } | undefined {
   const bySet = new Map<string, { top1: Map<string, number>; on: string }>();
   const entries = Array.isArray(metrics.accuracy) ? (metrics.accuracy as AccuracyEntry[]) : [];

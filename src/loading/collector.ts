@@ -10,15 +10,18 @@ export interface ReadOptions {
   exactly?: number;
   /** … or may have at most */
   limit?: number;
-  /** what messages say was expected of a file that is no model's */
+  /** the expectation that messages state for a file that does not belong to a model */
   expected?: string;
   onBytes?: (count: number) => void;
 }
 
-/** Memory that is taken before a byte has come, on a manifest's word alone. Beyond it memory grows with the bytes. */
+/**
+ * Memory that is reserved before the first byte arrives, because a manifest states the size. Beyond it memory grows
+ * with the bytes.
+ */
 const TRUSTED_BYTES = 2 ** 26;
 
-/** Web pages begin with this; no file of a model and no picture does. */
+/** The start of a web page; no file of a model and no picture begins so. */
 const WEB_PAGE = /^\s*<(!doctype html|html)[\s>]/i;
 
 export class Collector {

@@ -2,7 +2,7 @@
 import { messageOf, SlimViTError, throwIfAborted } from "../errors.ts";
 import { Collector, type ReadOptions } from "./collector.ts";
 
-/** A server that sends nothing for so long counts as gone. */
+/** Milliseconds without a byte after which a server counts as gone. */
 const STALL_MS = 30_000;
 /** Attempts in a row without a new byte before a broken download is given up. */
 const ATTEMPTS = 3;
@@ -10,7 +10,7 @@ const ATTEMPTS = 3;
 const WAIT_MS = 250;
 
 /**
- * Only files of a known size are resumed: their sha256 decides whether the pieces belong together.
+ * Downloads a file. Only files of a known size are resumed: their sha256 decides whether the pieces belong together.
  *
  * @throws SlimViTError `network`; `integrity`, `bad-model` or (a picture) `bad-input` for a file that is too long or a web
  *   page; `aborted`, `out-of-memory`
@@ -45,7 +45,7 @@ export async function downloadRange(
     return await downloadFrom(url, from, { ...options, onBytes }, signal, true);
   } catch (error) {
     throwIfAborted(signal);
-    // Refused before the first byte: the whole file may be served, and if not, that says why.
+    // The part was refused before its first byte. The whole file may be served; if not, its download reports why.
     if (!hasBegun && error instanceof SlimViTError && error.code !== "out-of-memory") return undefined;
     throw error;
   }
@@ -59,7 +59,7 @@ async function downloadFrom(
   isPart = false,
 ): Promise<Uint8Array<ArrayBuffer>> {
   const collector = new Collector(options.name ?? url, options);
-  let firstFault: unknown; // it says what happened, the later ones only that it lasts
+  let firstFault: unknown; // the first fault says what happened; later ones only repeat it
   for (let attempts = 0; ; attempts++) {
     const from = collector.length;
     try {
@@ -82,7 +82,7 @@ async function downloadFrom(
 }
 
 /**
- * Adds what follows the bytes that are there already.
+ * Adds the bytes that follow those already received.
  *
  * @param first of a part of a file: where it begins
  */

@@ -6,7 +6,7 @@ import { download } from "./download.ts";
 import { importNode } from "./importNode.ts";
 
 export interface Folder {
-  /** Its files are worth caching. */
+  /** Whether the files come from a server, so that caching them pays. */
   isRemote: boolean;
   /** how messages call a file */
   nameOf(file: string): string;
@@ -19,7 +19,7 @@ export async function openFolder(source: Source, signal?: AbortSignal): Promise<
   return source.url.startsWith("file:") ? folderOnDisk(source.url, signal) : folderOfUrl(source.url, signal);
 }
 
-/** Of files that a bundler has renamed. */
+/** A folder whose files a bundler has renamed. */
 function folderOfUrls(urls: Record<string, string>, signal?: AbortSignal): Folder {
   const nameOf = (file: string) => urls[file] ?? file;
   return {

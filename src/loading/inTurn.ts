@@ -2,8 +2,8 @@
 import { throwIfAborted } from "../errors.ts";
 
 /**
- * Whoever wants the same file waits for the first, then finds it in the store. Insecure origins have no locks, so there
- * each does the work for itself.
+ * Loads of the same file wait for the first one and then find the file in the store. Insecure origins have no locks, so
+ * there each load does the work for itself.
  */
 export async function inTurn<T>(name: string, work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
   let turn: Promise<T> | undefined;

@@ -3,7 +3,7 @@ export function inflating(deflated: Uint8Array, format: CompressionFormat): Read
   return new Response(deflated as Uint8Array<ArrayBuffer>).body!.pipeThrough(new DecompressionStream(format));
 }
 
-/** A binary as generate.mjs writes it. */
+/** Unpacks a binary that generate.mjs has written. */
 export async function inflate(binary: string): Promise<Uint8Array<ArrayBuffer>> {
   const letters = atob(binary);
   const deflated = new Uint8Array(letters.length);

@@ -22,7 +22,7 @@ export interface LoadedModel {
   /**
    * With dtype "auto": loads the next best weights.
    *
-   * @param fault why these weights will not do
+   * @param fault why the present weights are not used
    */
   loadNext?: (fault: string) => Promise<LoadedModel>;
   /** of a folder with several */
@@ -31,7 +31,7 @@ export interface LoadedModel {
 
 /** Variants in the same weights. */
 export interface VariantLoader {
-  /** Only what a variant adds to what was read is fetched. */
+  /** Loads a variant; only the slabs that are not there yet are fetched. */
   loadVariant(name: string): Promise<Model>;
   /** Lets the weights' bytes go; `loadVariant` reads them again. */
   release(): void;
@@ -40,11 +40,11 @@ export interface VariantLoader {
 type Request = Pick<LoadRequest, "source" | "engine" | "dtype" | "variant" | "cache">;
 type Links = LoadLinks & {
   signal?: AbortSignal;
-  /** For folders of several variants. */
+  /** Opens folders with several variants. */
   openVariants?: (manifest: Manifest, weights: WeightsFile, load: WeightsLoad) => Promise<VariantLoader>;
 };
 
-/** What all steps of a load share. */
+/** The data that all steps of a load share. */
 interface Load extends Links {
   request: Request;
   folder: Folder;
@@ -53,7 +53,7 @@ interface Load extends Links {
   notes: string[];
 }
 
-/** A manifest, the weights chosen by it, and what reads them. */
+/** A manifest, the weights that were chosen by it, and their reader. */
 interface Plan {
   text: string;
   manifest: Manifest;
@@ -84,7 +84,7 @@ export async function loadModel(request: Request, links: Links = {}, meanwhile?:
   const plan = early?.text === text ? early : makePlan(text, load);
   const loaded = await loadWeights(plan, 0, load);
   if (load.browserCache && keptText !== text)
-    // only a manifest that its weights bear out is kept
+    // a manifest is kept only after its weights have passed their check
     await keepManifest(load.browserCache, folder.nameOf(MANIFEST), text, keptText);
   return loaded;
 }
@@ -93,7 +93,7 @@ async function readManifestText(folder: Folder): Promise<string> {
   return new TextDecoder().decode(await folder.read(MANIFEST, { limit: MAX_MANIFEST_BYTES }));
 }
 
-/** A server that answers is always believed; the kept manifest counts only without a network. */
+/** The manifest of a server that answers is always used; the kept one counts only without a network. */
 async function newest(fromServer: Promise<string>, kept: string | undefined): Promise<string> {
   try {
     return await fromServer;
@@ -115,7 +115,7 @@ function makePlan(text: string, load: Load): Plan {
   return { text, manifest, choices, kept: isWhole ? readKept(load.store, choices[0].weights.sha256) : undefined };
 }
 
-/** It comes first over the network: of the fewest slabs, and of those the one with the fewest MACs. */
+/** The variant that is loaded first: it needs the fewest slabs and among those the fewest MACs. */
 function cheapest(variants: Variant[]): Variant {
   return [...variants].sort((a, b) => (a.slabs ?? 1) - (b.slabs ?? 1) || a.macs - b.macs)[0];
 }
@@ -147,7 +147,7 @@ async function loadWeights(plan: Plan, rank: number, load: Load): Promise<Loaded
   return loaded;
 }
 
-/** With a store, workers and tabs that want the same file download it once. */
+/** Reads a whole weights file. With a store, workers and tabs that want the same file download it once. */
 async function readWhole(
   manifest: Manifest,
   weights: WeightsFile,

@@ -10,7 +10,7 @@ export async function readKeptManifest(cache: Cache | undefined, name: string): 
   }
 }
 
-/** Weights that only the version before names are not wanted any more, and go. */
+/** Keeps a manifest. Weights that only its previous version names are deleted. */
 export async function keepManifest(cache: Cache, name: string, text: string, before = ""): Promise<void> {
   try {
     await cache.put(name, new Response(text));

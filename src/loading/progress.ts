@@ -1,6 +1,6 @@
 import type { Progress } from "../protocol.ts";
 
-/** What the caller's function throws is the caller's own affair. */
+/** Reports progress. Errors of the caller's function are ignored. */
 export async function reportProgress(
   { onProgress }: { onProgress?: (progress: Progress) => unknown },
   progress: Progress,

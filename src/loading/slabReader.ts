@@ -20,7 +20,7 @@ export class SlabReader implements VariantLoader {
   private readonly slabs: readonly Slab[];
   /** as they are unpacked */
   private held: (Promise<Weights | undefined> | undefined)[] = [];
-  /** what came when a part was asked for, from where parts are not served */
+  /** the whole file, where a server without parts sent it in answer to a request for one */
   private whole: Uint8Array | undefined;
 
   constructor(
@@ -112,7 +112,10 @@ export class SlabReader implements VariantLoader {
     for (let i = from; i < to; i++) await this.hold(i, whole, 0);
   }
 
-  /** @returns undefined where only whole files are served; a disk reads one sooner than it is opened twice */
+  /**
+   * @returns undefined where only whole files are served. A disk counts as such, because reading a file whole is faster
+   * than opening it twice
+   */
   private async readRange(from: number, options: ReadOptions): Promise<Uint8Array | undefined> {
     const { folder, signal } = this.load;
     const url = folder.nameOf(this.weights.file);

@@ -20,7 +20,7 @@ export function storeIn(cache: Cache): WeightsStore {
   };
 }
 
-/** The kept bytes if they are whole. A store that fails or has the wrong bytes counts as an empty one. */
+/** The stored bytes, if they are complete. A store that fails or has the wrong bytes counts as empty. */
 export async function readKept(store: WeightsStore | undefined, sha256: string): Promise<Weights | undefined> {
   try {
     const bytes = await store?.get(sha256);
@@ -34,7 +34,7 @@ export async function forget(cache: Cache, sha256: string): Promise<void> {
   await cache.delete(addressOf(sha256));
 }
 
-/** Never fetched. */
+/** The key in the cache, an address that is never fetched. */
 function addressOf(sha256: string): string {
   return `https://slimvit.invalid/${sha256}`;
 }

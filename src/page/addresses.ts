@@ -4,7 +4,7 @@ import { importNode } from "../loading/importNode.ts";
 import type { ModelPackage, ModelSource, Source } from "../protocol.ts";
 import { advise } from "./advise.ts";
 
-/** @throws SlimViTError `bad-option` for what is no source of a model */
+/** @throws SlimViTError `bad-option` for a value that is not a source of a model */
 export async function resolveSource(source: ModelSource, npmUrl?: string): Promise<Source> {
   if (isPackage(source)) return ofPackage(source);
   if (typeof source === "object" && source && Symbol.iterator in source) return { files: namedFiles(source) };
@@ -36,7 +36,7 @@ function isPackage(source: unknown): source is ModelPackage {
   );
 }
 
-/** A folder where its files kept their names side by side, as in Node and without a bundler. */
+/** A model's package as a folder where its files kept their names side by side, as in Node and without a bundler. */
 function ofPackage({ files }: ModelPackage): Source {
   const urls = Object.fromEntries(Object.entries(files).map(([name, url]) => [name, absoluteUrl(url, "bad-option")]));
   const folders = new Set(
@@ -65,18 +65,18 @@ export async function absoluteModelUrl(text: string): Promise<URL> {
   }
 }
 
-/** The folder, also when its manifest was named. */
+/** The folder's address, also when the address of its manifest was given. */
 function asFolder(href: string): string {
   const folder = href.replace(/[?#].*$/, "").replace(/slimvit\.json$/, "");
   return folder.endsWith("/") ? folder : `${folder}/`;
 }
 
-/** What relative addresses are relative to. A worker of the app's own may have come from a blob. */
+/** The address to which relative ones are resolved. A worker of the app may itself come from a blob. */
 function pageUrl(): string {
   return globalThis.document?.baseURI ?? location.href;
 }
 
-/** @throws SlimViTError `code` for what is no address; Node has no page to which one could be relative */
+/** @throws SlimViTError `code` for an invalid address. Node has no page and returns addresses as they are */
 export function absoluteUrl(url: string | URL, code: SlimViTErrorCode): string {
   if (typeof location === "undefined") return String(url);
   try {

@@ -9,7 +9,7 @@ export const MIN_IN_FLIGHT = 2;
  * One picture or an array of them.
  *
  * @param inFlight how many are on their way at once
- * @throws SlimViTError the first picture's that fails, which it names
+ * @throws SlimViTError the error of the first picture that fails, with its name
  */
 export async function eachOf<R>(
   image: ImageInput | readonly ImageInput[],

@@ -55,7 +55,7 @@ interface BatchOptions {
   settle: <T>(work: () => Promise<T>) => Promise<T>;
 }
 
-/** An input and what became of it. */
+/** An input and its result or error. */
 type Answer<T, R> = { input: T } & ({ result: R } | { error: SlimViTError });
 
 /**
@@ -99,7 +99,7 @@ export async function* batchOf<T extends ImageInput, R>(
       yield { index: index++, ...answer } as BatchResult<T, R>;
     }
   } finally {
-    left.abort(); // pictures on their way are of no use any more
+    left.abort(); // the results of pictures in flight are no longer needed
     asked?.catch(() => {});
     if (!isAtEnd) void Promise.resolve(source.return?.()).catch(() => {}); // a source that waits may never answer
   }

@@ -7,7 +7,7 @@ import { isAddress } from "./scripts.ts";
 interface File {
   /** for bundlers that write ES modules, which make a file of its own of what is imported dynamically */
   chunk(): Promise<{ url: string | undefined }>;
-  /** for webpack and its kind, which copy what is named in this form */
+  /** for webpack and similar bundlers, which copy files that are named in this form */
   copy(): URL;
 }
 

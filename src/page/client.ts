@@ -50,7 +50,7 @@ export interface Taught {
 export class Client {
   readonly shared: SharedModel;
   readonly calls = new PendingCalls();
-  /** What this one was taught; others that share the worker were not. */
+  /** What this model was taught. Other models that share the worker were not. */
   taught: Taught | undefined;
   private readonly user: User;
   /** The variant that `use` asked for; undefined for the one that loading chose. */
@@ -61,12 +61,12 @@ export class Client {
     this.shared = join(this.user);
   }
 
-  /** One more on the same worker, which was taught nothing. */
+  /** Another model on the same worker, without taught classes. */
   another(): Client {
     return new Client((user) => this.shared.join(user));
   }
 
-  /** Another object when it changes. */
+  /** A new object whenever it changes. */
   get info(): ModelInfo {
     const info = this.infoOf(this.variant ?? this.shared.info!.variant)!; // `load` resolves only when it is there
     return this.taught?.describe(info) ?? info;
@@ -76,7 +76,7 @@ export class Client {
     return this.shared.infos.get(variant);
   }
 
-  /** Pictures on their way at once: while an engine computes one batch, the next is sent. */
+  /** Pictures in flight at once: while an engine computes one batch, the next is sent. */
   get inFlight(): number {
     return Math.max(MIN_IN_FLIGHT, 2 * (this.shared.info?.batchSize ?? 1));
   }
@@ -116,7 +116,7 @@ export class Client {
     });
   }
 
-  /** Asks the worker, for whom the call ends with the caller's signal. */
+  /** Calls the worker. The caller's signal also ends the call in the worker. */
   ask<T>(signal: AbortSignal | undefined, work: (host: AnyHost, call: CallId) => Promise<T>): Promise<T> {
     return this.calls.settle(signal, async (call, ended) => work(await this.hostFor(call, ended), call));
   }
@@ -126,7 +126,7 @@ export class Client {
     this.shared.leave(this.user);
   }
 
-  /** @param ended fires when nobody waits for the call any more */
+  /** @param ended fires when the result is no longer wanted */
   private async hostFor(call: CallId, ended: AbortSignal): Promise<AnyHost> {
     const host = ended.aborted ? undefined : await this.shared.connect(this.user);
     if (!host || ended.aborted) throw disposedError();

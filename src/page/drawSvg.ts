@@ -13,11 +13,11 @@ export async function fetchSvg(url: string, signal?: AbortSignal): Promise<Respo
   }
 }
 
-/** Shorter side in pixels of a drawing: more than any model looks at, so that it is sharp at every input size. */
+/** Shorter side in pixels of a drawing. It is larger than any model's input, so that the drawing is always sharp. */
 const DRAWN_SIDE = 1024;
 
 /**
- * Only a page can draw SVG, through an <img>, which loads nothing that the file names and runs no script.
+ * Draws an SVG. Only a page can do so, through an <img>, which loads nothing that the file names and runs no script.
  *
  * @throws SlimViTError `bad-input`
  */

@@ -3,7 +3,7 @@ import { SlimViTError } from "../errors.ts";
 import type { Classification, ModelInfo } from "../protocol.ts";
 import type { Client } from "./client.ts";
 
-/** Frames whose median decides: of few to step down soon, of more to step up. A single slow one is noise. */
+/** Frames whose median decides: few, to step down soon; more, to step up. A single slow frame is noise. */
 const FRAMES = 3;
 const MORE_FRAMES = 9;
 
@@ -14,10 +14,10 @@ const ROOM = 0.75;
 const WAIT_MS = 1000;
 const LONGEST_WAIT_MS = 4000;
 
-/** A larger variant that gives way within this time was tried too early. */
+/** A larger variant that is given up again within this time was tried too early. */
 const TRIAL_MS = 2000;
 
-/** What the pace is decided by. */
+/** The data of a frame that the pace depends on. */
 type Frame = Pick<Classification, "latencyMs" | "variant">;
 
 /** Milliseconds of a frame. */
@@ -29,7 +29,8 @@ interface Times {
 type Variants = Pick<ModelInfo["variants"][number], "name" | "macs">[];
 
 /**
- * Which variant is next. Inference is taken to cost as the MACs; what else a frame takes is the same for all.
+ * Chooses the variant of the next frame. Inference is assumed to take time in proportion to the MACs; the rest of a
+ * frame is the same for all variants.
  *
  * @param variants any order
  */
@@ -51,7 +52,7 @@ export class Pace {
     this.sizes = [...variants].sort((a, b) => a.macs - b.macs);
   }
 
-  /** Takes a frame's times into account. @returns whether another variant is next */
+  /** Takes a frame's times into account. @returns whether the next frame has another variant */
   note({ latencyMs: { inference, total }, variant }: Frame): boolean {
     if (variant !== this.name) return false;
     this.recent = [...this.recent, { inference, total }].slice(-MORE_FRAMES);
@@ -83,7 +84,7 @@ export class Pace {
     this.wait = holds || isOver ? WAIT_MS : Math.min(LONGEST_WAIT_MS, 2 * this.wait);
   }
 
-  /** To the largest that is predicted to fit, or the smallest of all. */
+  /** Steps down to the largest variant that is predicted to fit, or to the smallest of all. */
   private stepDown(at: number, newest: Times): boolean {
     let next = at - 1;
     while (next > 0 && this.predict(at, next, newest) > this.budgetMs) next--;

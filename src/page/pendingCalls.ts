@@ -10,7 +10,7 @@ export function disposedError(): SlimViTError {
 
 export class PendingCalls {
   private isClosed = false;
-  /** Each rejects a call that has not settled. */
+  /** The rejections of calls that have not settled. */
   private readonly rejects = new Set<(error: SlimViTError) => void>();
 
   /** @param work gets a signal that fires when the call settles without it */

@@ -28,7 +28,7 @@ export async function prepareTransfer(image: ImageInput, signal?: AbortSignal): 
   return fromDrawable(image as ImageBitmapSource | VideoFrame);
 }
 
-/** Without another copy: `prepareTransfer` has made one. */
+/** Marks the picture's memory for transfer without another copy, as `prepareTransfer` has made one. */
 export function handOver(image: TransferredImage): TransferredImage {
   if (image.kind === "bitmap") return transfer(image, [image.bitmap]);
   if (image.kind === "pixels") return transfer(image, [image.image.data.buffer]);

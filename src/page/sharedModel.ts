@@ -5,7 +5,7 @@ import type { EnginePackage, LoadRequest, ModelHost, ModelInfo, Progress, Weight
 import { part } from "./parts.ts";
 import { type AnyHost, LOAD, runsHere, startHost } from "./startHost.ts";
 
-/** What loads must have in common to share a worker: the request, and what is no plain data. */
+/** What loads must have in common to share a worker: the request, and the objects that are not plain data. */
 export interface Shared {
   request: LoadRequest;
   store?: WeightsStore;
@@ -14,7 +14,7 @@ export interface Shared {
   workerUrl?: string | URL | object;
 }
 
-/** One that loaded the model. */
+/** A `SlimViT` that uses the model. */
 export interface User {
   onProgress?: (progress: Progress) => unknown;
   onVariant?: (info: ModelInfo) => unknown;
@@ -37,7 +37,7 @@ function keyOf({ request, workerUrl }: Shared): string | undefined {
 }
 
 export class SharedModel {
-  /** of the variant that answers whoever names none */
+  /** the info of the variant that answers calls without a variant */
   info: ModelInfo | undefined;
   /** by variant, as they were last */
   readonly infos = new Map<string, ModelInfo>();
@@ -67,7 +67,7 @@ export class SharedModel {
     return opening;
   }
 
-  /** For one more user of the same model, which has to `leave` it. */
+  /** Adds a user of the same model, who has to `leave` it. */
   join(user: User): SharedModel {
     this.users.add(user);
     return this;
@@ -114,7 +114,10 @@ export class SharedModel {
     return host;
   }
 
-  /** @param isChosen of the variant that answers whoever names none; else the same variant's, after a change */
+  /**
+   * @param isChosen whether it is the variant that answers calls without a variant; else it is the same variant after a
+   * change
+   */
   note(info: ModelInfo, isChosen = false): void {
     this.infos.set(info.variant, info);
     if (isChosen || info.variant === this.info?.variant) this.info = info;
@@ -125,7 +128,7 @@ export class SharedModel {
     return this.shared.request.variant === undefined && this.info!.variants.length > 1;
   }
 
-  /** Another variant has taken the place of the first. */
+  /** Called when another variant has taken the place of the first. */
   private change(info: ModelInfo): void {
     const isOther = info.variant !== this.info?.variant;
     this.note(info, true);
@@ -139,7 +142,7 @@ export class SharedModel {
   }
 }
 
-/** What the user's function throws is the user's own affair. */
+/** Calls the user's function. Errors that it throws are ignored. */
 export function callBack<T>(call: ((value: T) => unknown) | undefined, value: T): void {
   void Promise.resolve(value)
     .then(call)

@@ -28,7 +28,9 @@ import { part } from "./parts.ts";
 export class SlimViT {
   private constructor(private readonly client: Client) {}
 
-  /** What was loaded and how it runs. Another object when that changes, as after a lost GPU or with another variant. */
+  /**
+   * What was loaded and how it runs. A new object whenever that changes, as after a lost GPU or with another variant.
+   */
   get info(): ModelInfo {
     return this.client.info;
   }
@@ -51,11 +53,11 @@ export class SlimViT {
   }
 
   /**
-   * @param image any size; the original is left alone. Of an array, several are on their way at once.
+   * @param image any size; the original is left alone. Of an array, several are in flight at once.
    * @returns the `topK` best classes, best first; scores over all classes sum to 1, but for multi-label models
-   * @throws SlimViTError `bad-input` for what is no picture, `network` for one that cannot be fetched, `bad-option`,
-   * `unsupported` for `profile` and `explain` on the onnx engines and for an embedding model without `classes`, `aborted`,
-   * `worker-lost`, `device-lost`, `out-of-memory`, `disposed` after `dispose()`
+   * @throws SlimViTError `bad-input` for a value that is not a picture, `network` for one that cannot be fetched,
+   * `bad-option`, `unsupported` for `profile` and `explain` on the onnx engines and for an embedding model without
+   * `classes`, `aborted`, `worker-lost`, `device-lost`, `out-of-memory`, `disposed` after `dispose()`
    */
   classify(image: ImageInput, options?: ClassifyOptions): Promise<Classification>;
   classify(images: readonly ImageInput[], options?: ClassifyOptions): Promise<Classification[]>;
@@ -102,9 +104,10 @@ export class SlimViT {
    * Teaches classes of the caller's own: the pictures are embedded, and a head is fitted to their embeddings in the worker.
    *
    * @param pictures by the name of a class, at least two of each; classes and pictures are added to what a taught model knows
-   * @returns another model, which shares this one's worker and weights; of a taught model, the same one with more knowledge
+   * @returns another model, which shares this one's worker and weights; for a taught model, the same model with more
+   * classes and pictures
    * @throws SlimViTError `bad-input` naming the class and the picture, or for fewer than two classes; `bad-option`;
-   * `unsupported` for a model that was saved without its embeddings; as `embed`. What was known before stays.
+   * `unsupported` for a model that was saved without its embeddings; as `embed`. A failure leaves the model as it was.
    */
   async teach(pictures: TeachPictures, options: TeachOptions = {}): Promise<SlimViT> {
     const { teach } = await part(import("./teaching.ts"));
@@ -113,10 +116,10 @@ export class SlimViT {
   }
 
   /**
-   * Takes classes of a taught model away, with their pictures.
+   * Removes classes of a taught model, with their pictures.
    *
-   * @throws SlimViTError `bad-option` for a class that is not there, `bad-input` where fewer than two would be left,
-   * `unsupported` for a model that was not taught, or was saved without its embeddings
+   * @throws SlimViTError `bad-option` for a class that the model does not have, `bad-input` where fewer than two would
+   * be left, `unsupported` for a model that was not taught, or was saved without its embeddings
    */
   async forget(classes: string | readonly string[], options: TeachOptions = {}): Promise<SlimViT> {
     await (await part(import("./teaching.ts"))).forget(this.client, [classes].flat(), options);
@@ -136,17 +139,18 @@ export class SlimViT {
    * Answers with another of the folder's variants from the next call on. Those that `info.variants` calls ready need no
    * download. Others that loaded the same model are not changed.
    *
-   * @param variant its name, or the budget for which the best is found
+   * @param variant its name, or a budget for which the best variant is found
    * @returns its `info`
-   * @throws SlimViTError `bad-option` for a name that is none, and as `load`; the present variant goes on then
+   * @throws SlimViTError `bad-option` for an unknown name, and as `load`; the present variant then goes on
    */
   use(variant: VariantRequest): Promise<ModelInfo> {
     return this.client.use(variant);
   }
 
   /**
-   * Classifies pictures as they come. Of a video it is always the newest frame, so that answers never lag behind; frames
-   * that cannot be read yet are skipped. Of any other source every picture is classified. Leave the loop to stop.
+   * Classifies pictures as they come. From a video it always takes the newest frame, so that answers never lag behind;
+   * frames that cannot be read yet are skipped. From any other source every picture is classified. Leave the loop to
+   * stop.
    *
    * @param source a video element, a stream of VideoFrames (closed here), or any async iterable of pictures. A camera whose
    *   track is stopped does not end: abort then.

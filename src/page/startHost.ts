@@ -13,7 +13,7 @@ export const LOAD: CallId = 0;
 
 export interface HostOptions {
   workerUrl?: string | URL | object;
-  /** Makes one in this thread. */
+  /** Makes a host in this thread. */
   host?: () => ModelHost;
 }
 

@@ -15,7 +15,7 @@ export interface SpawnedWorker<T> {
   close(): void;
 }
 
-/** How long a script may neither answer nor fail. */
+/** Milliseconds after which a script that neither answers nor fails is given up. */
 const HELLO_MS = 15_000;
 
 /**
@@ -43,7 +43,7 @@ export async function spawnWorker<T>(
   throw new SlimViTError("unsupported", `The worker did not start (${failures.join("; ")}). ${advice}`);
 }
 
-/** Of a package that was installed or is served as it was published. */
+/** The address of a package that was installed or is served as it was published. */
 const UNBUNDLED = /\/slimvit(@[^/]*)?\/dist\/index\.js$/;
 
 /** `start` returns undefined where the way does not exist. */
@@ -137,6 +137,6 @@ function introduce<T>(
       resolve({ host, answer, close });
     }, end);
     const answer = call(host);
-    answer.catch(() => {}); // heard once there is a worker
+    answer.catch(() => {}); // handled once there is a worker
   });
 }

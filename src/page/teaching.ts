@@ -137,7 +137,7 @@ export async function save(client: Client, options: SaveOptions): Promise<File[]
   return Object.entries(files!).map(([name, blob]) => new File([blob], name));
 }
 
-/** Of a model that was loaded taught: the same embeddings give the same head. */
+/** Fits the head of a model that was loaded as a taught one; the same embeddings give the same head. */
 async function refitModel(client: Client): Promise<TaughtModel> {
   const known = await knowledgeOf(client);
   if (!known) throw notTaught(client);
@@ -189,7 +189,7 @@ function notTaught({ info }: Client): SlimViTError {
   return new SlimViTError("unsupported", `${info.name} was not taught; call teach first.`);
 }
 
-/** What the caller's function throws is the caller's own affair. */
+/** Reports progress. Errors of the caller's function are ignored. */
 function reporter({ onProgress, signal }: TeachOptions): (progress: TeachProgress) => void {
   return (progress) => {
     if (signal?.aborted) return;

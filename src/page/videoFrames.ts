@@ -65,7 +65,7 @@ export function framesFrom<T>(source: FrameSource<T>, signal?: AbortSignal): Asy
 }
 
 async function* framesOf(video: HTMLVideoElement, signal?: AbortSignal): AsyncGenerator<HTMLVideoElement> {
-  if (video.readyState >= HAS_FRAME && !video.ended) yield video; // what it shows now, also when it is paused
+  if (video.readyState >= HAS_FRAME && !video.ended) yield video; // the frame it shows now, also when it is paused
   for (;;) {
     await nextFrame(video, signal);
     throwIfAborted(signal);

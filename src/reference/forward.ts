@@ -63,7 +63,7 @@ interface Stream {
   rowOf: Int32Array;
 }
 
-/** The same, with a pause before each block: whoever waits in it lets an abort come in. */
+/** The forward pass with a pause before each block, in which the caller can let an abort arrive. */
 export function* forwardSteps(
   model: Model,
   pixels: Float32Array,
@@ -98,7 +98,7 @@ function start(model: Model, pixels: Float32Array): Stream {
   return placed(model, stream);
 }
 
-/** Where each row lies and what it stands for, as long as each is one token. */
+/** Adds the place of each row and the patches it stands for, as long as each row is one token. */
 function placed({ manifest }: Model, stream: Stream): Stream {
   const rowOf = new Int32Array(stream.rowOf.length).fill(-1);
   stream.alive.forEach((token, row) => {
@@ -121,7 +121,7 @@ function keepTokens(model: Model, stream: Stream, keepIdx: number[]): Stream {
   return placed(model, { ...stream, x, alive: keepIdx, sizes: new Float64Array(keepIdx.length).fill(1) });
 }
 
-/** Changes the stream as block `i` does. */
+/** Runs block `i` on the stream. */
 function runBlock(
   { manifest, tensors }: Model,
   i: number,

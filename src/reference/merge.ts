@@ -25,12 +25,12 @@ export function choosePairs(qkv: Float32Array, inner: number, prefixTokens: numb
     }
     best.push({ a, b: partner, similarity });
   }
-  best.sort((x, y) => y.similarity - x.similarity); // stable: of equals the lower A stays first
+  best.sort((x, y) => y.similarity - x.similarity); // stable: among equals the lower row of A stays first
   const chosen = best.slice(0, count).map(({ a, b }): [number, number] => [a, b]);
   return chosen.sort(([x], [y]) => x - y);
 }
 
-/** A vector of length 1; zeros stay zeros, alike to nothing. */
+/** The vector at length 1. Zeros stay zeros and are similar to nothing. */
 function unit(values: Float32Array): Float64Array {
   const length = Math.hypot(...values);
   return Float64Array.from(values, (v) => (length ? v / length : 0));
@@ -56,7 +56,7 @@ export function mergedRows(tokens: number, prefixTokens: number, pairs: MergePai
 }
 
 /**
- * Means of what merges, weighted by how many patches each row stands for.
+ * Means of the rows that merge, weighted by how many patches each row stands for.
  * @param x [tokens, dim]
  * @param sizes [tokens]
  * @returns [count, dim]

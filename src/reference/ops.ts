@@ -28,7 +28,7 @@ export function linear(x: Float32Array, weight: Float32Array, bias: Float32Array
 /**
  * Normalises each row to mean 0 and (biased) variance 1, then scales and shifts.
  * @param x [rows, dim], dim = weight.length
- * @param denseDim how many channels mean and variance are of; those that were cut, so are not in `x`, are zeros
+ * @param denseDim how many channels mean and variance count; those that were cut are not in `x` and count as zeros
  * @see Ba, Kiros, Hinton 2016 — https://arxiv.org/abs/1607.06450
  */
 export function layerNorm(
@@ -53,7 +53,7 @@ export function layerNorm(
   return y;
 }
 
-/** Each kind of hidden unit that the family has. */
+/** Applies one of the activations. */
 export function activate(x: Float32Array, kind: Activation): Float32Array {
   if (kind === "gelu") return gelu(x);
   const one = ACTIVATIONS[kind];

@@ -46,7 +46,7 @@ function pool(model: Model, x: Float32Array, sizes: Float64Array): Float32Array 
   return pooled;
 }
 
-/** The mean of rows, each as often as its size says. */
+/** The mean of rows, weighted by their sizes. */
 function meanOf(x: Float32Array, dim: number, sizes: Float64Array): Float64Array {
   const mean = new Float64Array(dim);
   const total = sizes.reduce((a, b) => a + b, 0);
@@ -57,7 +57,7 @@ function meanOf(x: Float32Array, dim: number, sizes: Float64Array): Float64Array
 }
 
 /**
- * Attention of a learned query, which is constant and has taken in the key's weights, then an MLP beside it.
+ * Attention of a learned query, then a residual MLP. The query is constant and already multiplied by the keys' weights.
  * @param x [patches, embedDim]
  * @see Zhai et al. 2022, "Scaling vision transformers", appendix — https://arxiv.org/abs/2106.04560
  */
@@ -89,7 +89,7 @@ function attentionPool({ manifest, tensors }: Model, x: Float32Array, sizes: Flo
   return y.map((value, i) => value + more[i]);
 }
 
-/** A vector of length 1; zeros stay zeros. */
+/** The vector at length 1. Zeros stay zeros. */
 function unit(values: Float32Array): Float32Array {
   const length = Math.max(Math.hypot(...values), 1e-12);
   return values.map((v) => v / length);

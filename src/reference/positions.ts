@@ -51,7 +51,7 @@ export function rotate(
 }
 
 /**
- * What a query's place and a key's add to their score.
+ * The bias that the places of a query and a key add to their score.
  *
  * @param table [heads, (2R − 1)(2C − 1) + 3]: by the difference of the places, then prefix on patch, patch on prefix and
  * prefix on prefix

@@ -1,6 +1,6 @@
 /** Logits → scores. */
 
-/** Sums to 1. */
+/** Scores of all classes, which sum to 1. */
 export function softmax(logits: ArrayLike<number>): Float64Array {
   const values = Float64Array.from(logits);
   const max = values.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
@@ -36,7 +36,7 @@ export function headLogits(
   return Float32Array.from(rowsOf(weight, features.length), (row, kind) => dot(row, features) + bias[kind]);
 }
 
-/** Of a matrix [rows, width]. */
+/** The rows of a matrix [rows, width]. */
 function rowsOf(matrix: Float32Array, width: number): Float32Array[] {
   return Array.from({ length: matrix.length / width }, (_, i) => matrix.subarray(i * width, (i + 1) * width));
 }

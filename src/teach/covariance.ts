@@ -2,7 +2,7 @@
 import { cholesky, solveFactored } from "../reference/cholesky.ts";
 import { placeOf, type Samples } from "./regression.ts";
 
-/** Of inputs wider than this, only the diagonal is used: the factors would cost more than the steps they save. */
+/** For wider inputs only the diagonal is used, because the factors would cost more than the steps that they save. */
 const WIDEST = 512;
 
 /** [dim, dim] of centred inputs, the lower triangle; undefined for wide ones */

@@ -2,16 +2,16 @@
 import { covarianceOf, solverFor } from "./covariance.ts";
 import { emptyWeights, fitWeights, logitsOf, pick, residuals, type Samples, type Weights } from "./regression.ts";
 
-/** Folds, if the smallest class has so many pictures. */
+/** The number of folds, if the smallest class has that many pictures. */
 const MOST_FOLDS = 5;
 /**
- * C of the regression on inputs of one scale, from strong to weak penalties. Stronger ones make a comparison with the
- * classes' means of it; weaker ones no longer change it.
+ * Values of C of the regression on inputs of one scale, from strong to weak penalties. Stronger ones reduce the fit to
+ * a comparison with the classes' means; weaker ones no longer change it.
  */
 export const GRID: readonly number[] = Array.from({ length: 8 }, (_, i) => 10 ** (-3 + i / 2));
-/** The search ends when so many weaker penalties in a row have done worse. */
+/** The search ends when this many weaker penalties in a row have done worse. */
 const PATIENCE = 2;
-/** Of the gradient of the mean loss; finer changes no picture's class. */
+/** Tolerance on the gradient of the mean loss; a finer one changes no picture's class. */
 const TOLERANCE = 1e-4;
 const MOST_EVALUATIONS = 200;
 
@@ -20,9 +20,9 @@ export interface Choice {
   folds: number;
   /** share of the pictures whose class the fit without them gives */
   accuracy: number;
-  /** What logits are multiplied by to be as sure as they are right; a strong penalty leaves them too small. */
+  /** The factor on logits that makes scores match the accuracy; a strong penalty leaves logits too small. */
   sureness: number;
-  /** mean of −log of the score of the right class, with that */
+  /** mean of −log of the right class's score, with that factor */
   loss: number;
   /** the fold of each picture */
   foldOf: Int32Array;
@@ -34,8 +34,8 @@ export interface Choice {
 export const lambdaOf = (c: number, count: number): number => 1 / (c * count);
 
 /**
- * Each class's pictures in `folds` runs of neighbours, as they were given: pictures of one burst of a camera are mostly in
- * one fold, so that none is judged by a fit that has seen its twin.
+ * Splits each class's pictures into `folds` runs of neighbours in the given order. Pictures of one burst of a camera
+ * are then mostly in one fold, so that none is judged by a fit that has seen its twin.
  */
 export function foldsOf({ y, count, classes }: Samples): { folds: number; foldOf: Int32Array } {
   const sizes = new Int32Array(classes);
@@ -96,10 +96,10 @@ export async function crossValidate(samples: Samples, { c, onProgress, pause }: 
   return best!;
 }
 
-/** Powers of two to which logits are tried to be multiplied, and how finely in the end. */
+/** Powers of two that are tried as the factor on logits, and the final precision. */
 const SURENESS = { least: -6, most: 10, steps: 40 };
 
-/** By golden sections, as the loss is convex in it. */
+/** Finds the factor on logits by golden sections, as the loss is convex in it. */
 export function surenessOf(logits: Float64Array, samples: Samples): { sureness: number; loss: number } {
   const lossAt = (power: number) =>
     residuals(

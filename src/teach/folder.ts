@@ -3,7 +3,10 @@ import { type Manifest, MEANS, type Model, type Tensor, type Tensors } from "../
 import { selectedVariant } from "../format/variants.ts";
 import type { TaughtHead, TaughtInfo } from "../protocol.ts";
 
-/** Of the head alone. In f32 whatever the weights are in: it is small, and scores stay what they were when it was taught. */
+/**
+ * The tensors of the head. They are in f32 whatever the weights are in: they are small, and scores stay the same as
+ * when the model was taught.
+ */
 export function headTensors({ distilled }: Manifest, { weight, bias, means, labels }: TaughtHead): Tensors {
   const shape = [labels.length, weight.length / labels.length];
   const f32 = (data: Float32Array, ofShape = shape): Tensor => ({ dtype: "F32", shape: ofShape, data });
@@ -39,8 +42,8 @@ export interface TaughtRecord extends TaughtInfo {
 }
 
 /**
- * The manifest of the selected variant alone, as the others have other features. What was measured of the old classes is
- * not true of the new ones.
+ * The manifest of the selected variant alone, as the others have other features. Figures of the old classes are left
+ * out, because they do not hold for the new ones.
  */
 export function taughtManifest(
   manifest: Manifest,

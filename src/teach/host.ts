@@ -1,7 +1,7 @@
 import type { Manifest, Model } from "../format/model.ts";
 import type { LoadLinks, LoadRequest, ModelInfo } from "../protocol.ts";
 
-/** What the worker lends: a loaded model, and its own functions. */
+/** What the worker provides: a loaded model and functions. */
 export interface TeachHost {
   manifest: Manifest;
   info: ModelInfo;
@@ -17,6 +17,6 @@ export interface TeachHost {
     signal: AbortSignal,
   ): Promise<{ read(file: string, options: { limit: number }): Promise<Uint8Array> }>;
   digest(bytes: Uint8Array): Promise<string>;
-  /** Lets messages in. */
+  /** Lets messages of the page arrive. */
   nextMacrotask(): Promise<void>;
 }

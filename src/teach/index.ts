@@ -15,9 +15,9 @@ export { TAUGHT_FILE, writeTaught } from "./file.ts";
 export { headTensors, type TaughtRecord, taughtManifest } from "./folder.ts";
 export { teachHead } from "./teach.ts";
 
-/** 10,000 pictures with 4,096 features. */
+/** The largest file of embeddings. It has room for 10,000 pictures with 4,096 features. */
 const MAX_TAUGHT_BYTES = 2 ** 28;
-/** Between two pauses the worker answers nobody. */
+/** Milliseconds between two pauses. The worker answers no call in between. */
 const PAUSE_MS = 15;
 
 export async function answer(request: TeachRequest, host: TeachHost): Promise<TeachResult> {

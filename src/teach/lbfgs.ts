@@ -12,7 +12,7 @@ export interface Objective {
 }
 
 export interface MinimiseOptions {
-  /** It stops when no element of the gradient is larger. */
+  /** The search stops when no element of the gradient is larger. */
   tolerance: number;
   /** evaluations at most */
   most: number;
@@ -24,7 +24,7 @@ export interface MinimiseOptions {
 const MEMORY = 12;
 /** A step must gain this share of what the gradient promises. */
 const SUFFICIENT = 1e-4;
-/** Of the value; less is lost in its sum's rounding. */
+/** The least gain, as a fraction of the value. A smaller one is lost in rounding. */
 const LEAST_GAIN = 1e-14;
 
 interface Pair {
@@ -86,7 +86,7 @@ function descent(f: Objective, gradient: Float64Array, pairs: Pair[]): Float64Ar
   return direction;
 }
 
-/** By the newest pair, how much larger the inverse Hessian is than the preconditioner. */
+/** The factor from the preconditioner to the inverse Hessian, judged by the newest pair. */
 function scaleOf(f: Objective, { change, curvature }: Pair): number {
   const product = change.slice();
   f.precondition(product);

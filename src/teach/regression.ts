@@ -15,7 +15,7 @@ export interface Samples {
   classes: number;
 }
 
-/** Classes are computed four at a time: their sums do not wait for one another. */
+/** Classes are computed four at a time, because their sums do not depend on one another. */
 const TOGETHER = 4;
 
 /**
@@ -28,7 +28,7 @@ export function emptyWeights({ classes, dim }: Pick<Samples, "classes" | "dim">)
   return new Float64Array(Math.ceil(classes / TOGETHER) * (dim + 1) * TOGETHER);
 }
 
-/** Where a class's number for `input` is; input `dim` is the bias. */
+/** The index of a class's weight for `input`; input `dim` is the bias. */
 export function placeOf(kind: number, input: number, dim: number): number {
   return (Math.floor(kind / TOGETHER) * (dim + 1) + input) * TOGETHER + (kind % TOGETHER);
 }

@@ -9,7 +9,7 @@ import { TAUGHT_FILE, writeTaught } from "./file.ts";
 import { type TaughtRecord, taughtManifest, withHead } from "./folder.ts";
 import type { TeachHost } from "./host.ts";
 
-/** Of the self-test's numbers, as in all model folders. */
+/** Digits of the self-test's numbers, as in all model folders. */
 const SELF_TEST_DIGITS = 6;
 
 /** @throws SlimViTError `integrity` where the model's files are no longer those that were loaded */
@@ -55,7 +55,7 @@ export async function saveTaught(
 /**
  * The engine has packed the weights for itself, so they are read once more.
  *
- * @throws SlimViTError `integrity` for others
+ * @throws SlimViTError `integrity` for other weights
  */
 async function reload({ manifest, info, request, links, loadModel, signal }: TeachHost): Promise<Model> {
   const { dtype, variant } = info;
@@ -66,7 +66,7 @@ async function reload({ manifest, info, request, links, loadModel, signal }: Tea
   throw new SlimViTError("integrity", `${manifest.name} ${fault}`);
 }
 
-/** By the engine that runs, which has itself passed the self-test of the model that was taught. */
+/** Computes the self-test by the running engine, which has itself passed the self-test of the original model. */
 async function selfTest(manifest: Manifest, head: TaughtModel["head"], host: TeachHost): Promise<SelfTest> {
   const { dtype } = manifest.weights[0];
   const seed = selfTestOf(host.manifest, dtype)?.seed ?? 1;
@@ -77,7 +77,7 @@ async function selfTest(manifest: Manifest, head: TaughtModel["head"], host: Tea
   return { seed, logits };
 }
 
-/** The new head is in floats, and its inputs need no ranges. */
+/** Drops the ranges of the head, because the new head is in floats. */
 function ofBackbone({ activations }: Partial<WeightsFile> = {}): Pick<WeightsFile, "activations"> {
   if (!activations) return {};
   return { activations: Object.fromEntries(Object.entries(activations).filter(([key]) => !key.startsWith("head"))) };

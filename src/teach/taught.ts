@@ -6,7 +6,7 @@ import type { Samples } from "./regression.ts";
 /** Fewer pictures of a class than this cannot be judged by a fit without some of them. */
 const FEWEST = 2;
 
-/** What maps embeddings to `Samples`: x = (embedding − mean) / scale. */
+/** The map from embeddings to `Samples`: x = (embedding − mean) / scale. */
 export interface Placement {
   mean: Float64Array;
   scale: number;
@@ -44,7 +44,7 @@ export function countsOf({ names, classOf }: Pick<Taught, "names" | "classOf">):
   return counts;
 }
 
-/** Centred, and of one scale: the penalty then means the same for every model. */
+/** Centres embeddings and brings them to one scale, so that the penalty means the same for every model. */
 export function placed(
   { names, classOf, embeddings }: Taught,
   dim: number,

@@ -16,7 +16,7 @@ export const FALSE_REJECTION = 0.05;
 export interface FitOptions {
   /** share of pictures of its own classes that may be called unknown; default 0.05 */
   falseRejection?: number;
-  /** C of the regression, where it is not to be chosen; the weights are then the regression's own */
+  /** C of the regression, where it is fixed; the weights are then not rescaled */
   c?: number;
   /** @param done 0 to 1 */
   onProgress?(done: number): void;
@@ -29,7 +29,7 @@ export interface Fitted {
   info: TaughtInfo;
 }
 
-/** Of the gradient of the mean loss: scores are then within 1e-6 of the minimum's. */
+/** Tolerance on the gradient of the mean loss. Scores are then within 1e-6 of those at the minimum. */
 const TOLERANCE = 1e-7;
 const MOST_EVALUATIONS = 1000;
 
@@ -68,7 +68,7 @@ function meanOf(all: Weights[]): Weights {
   return all[0].map((_, i) => all.reduce((sum, weights) => sum + weights[i], 0) / all.length);
 }
 
-/** The weights for embeddings as they come. */
+/** The weights for embeddings that are not centred or scaled. */
 function unplaced(
   weights: Weights,
   { dim, classes }: Samples,

@@ -31,7 +31,7 @@ export function calibrate(taught: Taught, dim: number, foldOf: Int32Array, accep
   return { threshold: quantile(cosines, accepted), falseRejection: rejected / count, n: count };
 }
 
-/** At most `share` of the values are below it. */
+/** The value below which at most `share` of the values lie. */
 function quantile(values: Float64Array, share: number): number {
   return values.slice().sort()[Math.min(values.length - 1, Math.floor(share * values.length))];
 }

@@ -66,7 +66,7 @@ export function attention(
     return turnsOf(tf, w.frequencies!, stream.coordinates ?? coordinatesOf(tf, arch, i), heads);
   }
 
-  /** Its key is what the key bias is turned into: zero where that is left out of all keys. */
+  /** The ghost's key is the transformed key bias: zero where the bias is left out of all keys. */
   function attendGhost(ghost: number | Tensor): Tensor {
     const ofBias = (part: number) =>
       tf.reshape(tf.slice(bias, [part * heads * width], [heads * width]), [1, heads, 1, width]);
@@ -77,7 +77,7 @@ export function attention(
   }
 }
 
-/** All heads' keys side by side, as they are compared: [batch, tokens, heads × width] */
+/** All heads' keys side by side, for comparing tokens: [batch, tokens, heads × width] */
 export function keysOf(tf: TF, { keyShift }: BlockWeights, keys: Tensor): Tensor {
   const [batch, heads, tokens, width] = keys.shape as number[];
   const shifted = keyShift ? tf.add(keys, keyShift) : keys;

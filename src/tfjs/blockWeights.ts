@@ -18,8 +18,8 @@ export function blockWeights(
     weight: weights.get(`blocks.${i}.${name}.weight`)!,
     bias: weights.get(`blocks.${i}.${name}.bias`)!,
   });
-  // A norm's gain and shift go into the linear after it, which saves passes over the activations; not where something acts
-  // between the two, nor with ghosts, which are made of b alone.
+  // A norm's gain and shift are folded into the linear after it, which saves passes over the activations. They are not
+  // where something acts between the two, nor with ghosts, which consist of b alone.
   const folds = !options.tokenGates && !options.onInput && !options.ghosts?.some((ghost) => ghost !== 0);
   const fold = (norm: Linear, linear: Linear): Linear => (folds ? foldNorm(tf, norm, linear) : linear);
 
@@ -65,8 +65,8 @@ function headWeights(
   const width = Math.max(...headDims);
   const thrice = [...headDims, ...headDims, ...headDims];
   const out: Partial<BlockWeights> = {};
-  // With RoPE the first channels of all pairs of a head come first, then the second ones: in q and k alike, so that no product
-  // changes.
+  // With RoPE the first channels of all pairs of a head come first, then the second ones: in both q and k, so that no
+  // product changes.
   const inTurn = Array.from({ length: width }, (_, c) => (c < width / 2 ? 2 * c : 2 * c - width + 1));
   const inOrder = Array.from({ length: width }, (_, c) => c);
   const ordered = (t: Tensor, parts: number[][]) => {
@@ -88,7 +88,7 @@ function headWeights(
       [heads, 1, width],
     ) as Tensor;
 
-  const scale = 1 / Math.sqrt(headDim); // which q carries
+  const scale = 1 / Math.sqrt(headDim); // folded into q
   const rows = (factors: number[]) =>
     tf.reshape(tf.mul(tf.tensor2d(factors, [3, 1]), tf.ones([1, heads * width])), [-1, 1]);
   const whole = ofQkv(qkv.bias);

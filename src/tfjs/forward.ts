@@ -91,7 +91,10 @@ export function runBlock(
   return { ...next, x: tf.add(next.x, branch(made, options.branchGates?.[i].mlp)) };
 }
 
-/** `tf.tidy` of a stream. What it shares with another, as the sizes while nothing merges, is copied, so that each is freed alone. */
+/**
+ * `tf.tidy` of a stream. Tensors that it shares with another stream, such as the sizes while nothing merges, are
+ * copied, so that each is freed alone.
+ */
 export function tidyStream(tf: TF, of: () => Stream): Stream {
   return tf.tidy(() => ownStream(tf, of()) as never) as Stream;
 }
@@ -104,7 +107,7 @@ export function ownStream(tf: TF, { x, sizes, coordinates }: Stream): Stream {
   };
 }
 
-/** Where the tokens of `keep` stand in `alive`; both ascending. */
+/** Positions of the tokens of `keep` in `alive`; both ascend. */
 function placesIn(alive: number[], keep: number[]): number[] {
   const at = new Map(alive.map((token, k) => [token, k]));
   return keep.map((token) => at.get(token)!);

@@ -9,7 +9,7 @@ import { constant, gatherTokens, type Tensor, type TF } from "./ops.ts";
 import type { Stream } from "./options.ts";
 import { coordinatesOf } from "./positions.ts";
 
-/** Below any sum of squares of a key that says something; a key of zeros is alike to nothing. */
+/** Less than the sum of squares of any real key. A key of zeros is similar to nothing. */
 const LEAST_SQUARE = 1e-30;
 
 /**
@@ -54,14 +54,14 @@ export function rowsOfAlike(tf: TF, keys: Tensor, prefixTokens: number, pairs: n
   });
 }
 
-/** The same of given pairs, in every picture. */
+/** The rows for given pairs, the same in every picture. */
 export function forcedRows(tf: TF, batch: number, tokens: number, prefixTokens: number, pairs: MergePairs): Tensor {
   const { rows } = mergedRows(tokens, prefixTokens, pairs);
   return tf.tile(tf.tensor2d(Float32Array.from(rows), [1, tokens]), [batch, 1]);
 }
 
 /**
- * Means of what merges, weighted by how many patches each row stands for.
+ * Means of the rows that merge, weighted by how many patches each row stands for.
  * @param rows [batch, tokens]: the row that each becomes
  * @param count of rows after the merge
  */
@@ -117,7 +117,7 @@ function rowsOfList(keepIdx: number[], prefixTokens: number, patches: number): I
   return rowOf;
 }
 
-/** Rows of A and B that become one. */
+/** The rows of A and B that become one. */
 function pairsOf(rows: number[], prefixTokens: number): MergePairs {
   const rowOfB = new Map<number, number>();
   for (let b = prefixTokens; b < rows.length; b += 2) rowOfB.set(rows[b], b);

@@ -5,7 +5,9 @@ import type { BlockWeights, ForwardOptions } from "./options.ts";
 
 type Save = (tensors: Tensor[]) => void;
 
-/** Whether the weights around GELU carry √½, see `erfGate`. What comes between GELU and fc2 would see it. */
+/**
+ * Whether the weights around GELU contain √½, see `erfGate`. Not where an operation between GELU and fc2 would see it.
+ */
 export function hasHalvedGelu({ activation, mlp }: Architecture): boolean {
   return activation === "gelu" && mlp === "plain";
 }

@@ -11,12 +11,12 @@ export type Tensor = tfjs.Tensor;
 type Save = (tensors: Tensor[]) => void;
 
 /**
- * From so many columns on TensorFlow.js 4.22 splits products of few rows on WebGPU, and then reads a W that is to be
+ * From this many columns on, TensorFlow.js 4.22 splits products of few rows on WebGPU. It then reads a W that is to be
  * transposed as if it were not.
  */
 const SPLIT_COLUMNS = 2000;
 
-/** What `of` gives, without a gradient: nothing in it is differentiated. */
+/** The result of `of` as a constant: nothing in it is differentiated. */
 export function constant(tf: TF, of: () => Tensor): Tensor {
   return tf.customGrad(() => ({ value: of(), gradFunc: () => [] }))();
 }
@@ -71,12 +71,12 @@ export function layerNorm(tf: TF, x: Tensor, weight: Tensor, bias: Tensor, eps: 
 
 /**
  * Layer norm without gain and shift: (x − mean) / √(variance + eps) over the last axis of x.
- * @param denseDim how many channels mean and variance are of; those that were cut, so are not in `x`, are zeros
+ * @param denseDim how many channels mean and variance count; those that were cut are not in `x` and count as zeros
  */
 export function normalise(tf: TF, x: Tensor, eps: number, denseDim?: number): Tensor {
   const width = x.shape.at(-1)!;
   const share = width / (denseDim ?? width);
-  /** Over all channels, of values that are 0 in those that were cut. */
+  /** The mean over all channels, where values are 0 in those that were cut. */
   const mean = (y: Tensor) => (share === 1 ? tf.mean(y, -1, true) : tf.mul(tf.mean(y, -1, true), share));
   const op = tf.customGrad((x, save) => {
     const xt = x as Tensor;
@@ -99,7 +99,7 @@ export function normalise(tf: TF, x: Tensor, eps: number, denseDim?: number): Te
   return op(x);
 }
 
-/** What changes the softmax of `attend`. */
+/** Options that change the softmax of `attend`. */
 export interface AttendOptions {
   /** [tokens], a factor G ≥ 0 for each key's exponential, with a gradient */
   gate?: Tensor;
@@ -166,7 +166,7 @@ export function gatherTokens(tf: TF, x: Tensor, rows: number[]): Tensor {
   return takeTokens(tf, x, rows);
 }
 
-/** The same in any order, with no row twice. */
+/** `gatherTokens` for rows in any order, each at most once. */
 export function takeTokens(tf: TF, x: Tensor, rows: number[]): Tensor {
   const tokens = x.shape[1]!;
   const op = tf.customGrad((x) => ({

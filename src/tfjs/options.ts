@@ -32,11 +32,11 @@ export interface BlockWeights {
   /** with norms of queries and keys: gain and shift, [heads, 1, width] */
   qNorm?: Linear;
   kNorm?: Linear;
-  /** of a block that merges: what its keys are shifted by, unseen by the softmax, [heads, 1, width] */
+  /** of a block that merges: the shift of its keys, which the softmax does not see, [heads, 1, width] */
   keyShift?: Tensor;
   /** with RoPE: [2, heads × width / 2] */
   frequencies?: Tensor;
-  /** the turns that they make of the block's tokens while none has merged */
+  /** the turns of the block's tokens while none has merged */
   turns?: Turns;
   /** with relative positions: [heads, tokens, tokens] */
   scoreBias?: Tensor;
@@ -54,22 +54,25 @@ export interface ForwardOptions {
   tokenGates?: Tensor[];
   /**
    * The attention-score form: a factor G ≥ 0 for each token, [keepIdx.length], on its exponential in every softmax.
-   * Where G is 0 nobody reads the token, as if it were gone. Not in a network that merges.
+   * Where G is 0 the token has no effect, as if it were removed. Not in a network that merges.
    */
   scoreGates?: Tensor[];
-  /** A factor ≥ 0 for each token of the last block, [keepIdx.length], by which it counts in a mean or in attention pooling. */
+  /** A factor ≥ 0 for each token of the last block, [keepIdx.length], its weight in a mean or in attention pooling. */
   poolGates?: Tensor;
   /**
-   * A ghost a block: one constant key and value, those of the qkv bias, that counts as so many tokens in every softmax.
-   * It is what a token leaves behind whose norm output was multiplied by zero instead of removed; at 0 there is none. It has
-   * no place, so not with RoPE or relative positions.
+   * One ghost for each block: a constant key and value, those of the qkv bias, which count as this many tokens in every
+   * softmax. A token leaves a ghost behind when its norm output is multiplied by zero instead of being removed. At 0
+   * there is none. A ghost has no place, so it cannot be used with RoPE or relative positions.
    */
   ghosts?: (number | Tensor)[];
   /** Stochastic depth: whether a residual branch runs for each picture, [batch, 1, 1], already divided by its keep rate. */
   branchGates?: { attn: Tensor; mlp: Tensor }[];
-  /** The last block for `lastRows` alone, all that is read of it; its other tokens are keys and values there. Not with `tokenGates`. */
+  /**
+   * Computes the last block for `lastRows` alone, which are all that the pooling reads; other tokens serve as keys and
+   * values. Not with `tokenGates`.
+   */
   lastRowsOnly?: boolean;
-  /** For each block the pairs that merge, in every picture, instead of those most alike. */
+  /** For each block the pairs that merge, in every picture, instead of the most similar ones. */
   forcedPairs?: MergePairs[];
   /** For each block that merges, the row that each of its rows becomes in each picture, as `onMerge` receives it. */
   mergeRows?: (Tensor | undefined)[];

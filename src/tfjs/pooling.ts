@@ -63,7 +63,7 @@ function row(tf: TF, arch: Architecture, weights: Weights, x: Tensor, k: number)
   ]);
 }
 
-/** Each token after `norm`, or as it is where there is none. */
+/** Each token after `norm`, or unchanged where there is no norm. */
 function normed(
   tf: TF,
   { embedDim, finalNorm, normEps, layerNormEps }: Architecture,
@@ -76,7 +76,7 @@ function normed(
   return tf.reshape(flat, x.shape);
 }
 
-/** @param counts as often as each patch counts, [1 or batch, patches] */
+/** @param counts the weight of each patch, [1 or batch, patches] */
 function meanOf(tf: TF, x: Tensor, counts?: Tensor): Tensor {
   if (!counts) return tf.mean(x, 1);
   const [rows, n] = counts.shape as number[];
@@ -85,7 +85,7 @@ function meanOf(tf: TF, x: Tensor, counts?: Tensor): Tensor {
 }
 
 /**
- * Attention of a learned query, then an MLP beside it. Values are made after the mixing, which is linear.
+ * Attention of a learned query, then a residual MLP. Values are computed after the mixing, which is linear.
  * @param x [batch, patches, embedDim]
  */
 function attentionPool(tf: TF, arch: Architecture, weights: Weights, x: Tensor, counts?: Tensor): Tensor {
@@ -106,7 +106,7 @@ function attentionPool(tf: TF, arch: Architecture, weights: Weights, x: Tensor, 
   return tf.add(y, dense(hidden, "mlp.fc2"));
 }
 
-/** Softmax over the last axis in which each exponential counts as often as `counts` says, also not at all. */
+/** Softmax over the last axis with each exponential weighted by `counts`, which may be 0. */
 function weightedSoftmax(tf: TF, scores: Tensor, counts: Tensor): Tensor {
   const weighted = tf.mul(
     tf.exp(
@@ -120,7 +120,7 @@ function weightedSoftmax(tf: TF, scores: Tensor, counts: Tensor): Tensor {
   return tf.div(weighted, tf.sum(weighted, -1, true));
 }
 
-/** Vectors of length 1; zeros stay zeros. */
+/** Vectors at length 1. Zeros stay zeros. */
 function unit(tf: TF, x: Tensor): Tensor {
   const square = tf.maximum(tf.sum(tf.square(x), -1, true), 1e-24);
   return tf.mul(x, tf.rsqrt(square));

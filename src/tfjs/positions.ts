@@ -30,12 +30,12 @@ export function turnsOf(tf: TF, frequencies: Tensor, coordinates: Tensor, heads:
 /** 2π in two parts: the first has so few bits that its products with whole numbers are exact in f32. */
 const CIRCLE = [6.28125, 2 * Math.PI - 6.28125] as const;
 
-/** Of the series of sine and cosine in x², as far as they count below π/4. */
+/** Coefficients of the series of sine and cosine in x², as far as they matter below π/4. */
 const SINE = [1, -1 / 6, 1 / 120, -1 / 5040, 1 / 362880];
 const COSINE = [1, -1 / 2, 1 / 24, -1 / 720, 1 / 40320, -1 / 3628800];
 
 /**
- * The same to 1e-6. WGSL's own sine and cosine may be off by 2⁻¹¹: so much of a score is more than all other rounding.
+ * The turns to 1e-6. WGSL's own sine and cosine may be off by 2⁻¹¹, which changes a score more than all other rounding.
  * @see https://www.w3.org/TR/WGSL/#concrete-float-accuracy
  */
 export function preciseTurns(tf: TF, angles: Tensor): Turns {
@@ -76,7 +76,7 @@ export function turn(tf: TF, x: Tensor, turns: Turns): Tensor {
 }
 
 /**
- * What a query's place and a key's add to their score.
+ * The bias that the places of a query and a key add to their score.
  * @param table [heads, (2R − 1)(2C − 1) + 3], as `relativeBias` of src/reference/positions.ts reads it
  * @returns [heads, keepIdx.length, keepIdx.length]
  */
@@ -94,7 +94,7 @@ export function relativeBias(tf: TF, arch: Architecture, keepIdx: number[], tabl
   );
   const between = () =>
     tf.reshape(gatherPlaces(tf, tf.slice(table, [0, 0], [heads, places]), indices), [heads, n, n]) as Tensor;
-  /** The entry `k` after those of places, `height` × `width` times. */
+  /** The table's entry `k` behind those of places, repeated `height` × `width` times. */
   const all = (k: number, height: number, width: number): Tensor =>
     tf.mul(tf.reshape(tf.slice(table, [0, places + k], [heads, 1]), [heads, 1, 1]), tf.ones([1, height, width]));
   const beside = (parts: Tensor[], axis: number) => (parts.length > 1 ? tf.concat(parts, axis) : parts[0]);

@@ -4,26 +4,26 @@ import type { Label, Manifest, ZeroShot } from "../format/model.ts";
 import type { ClassifyOptions, ScoredClass, TaughtHead } from "../protocol.ts";
 import { dot, headLogits, nearestCosine, sigmoid, softmax } from "../reference/scores.ts";
 
-/** What of a network's output classes are picked from. */
+/** The parts of a network's output from which classes are picked. */
 interface Output {
   logits: Float32Array;
   features: Float32Array;
 }
 
-/** What a picture shows. */
+/** The classes of a picture. */
 export interface Picked {
   /** best first */
   classes: ScoredClass[];
-  /** Where there is a rule for it: none of the classes. */
+  /** Whether the picture shows none of the classes, where there is a rule for it. */
   unknown?: boolean;
 }
 
-/** What the rule for unknown pictures is applied with. */
+/** The data for the rule for unknown pictures. */
 export type Rule = Pick<TaughtHead, "means" | "unknown">;
 
 const SCORE = { softmax, sigmoid };
 
-/** For models that do not say how they were trained: CLIP's temperature is 0.01. */
+/** For models that do not state how they were trained. CLIP's temperature is 0.01. */
 const CLIP: ZeroShot = { scores: "softmax", scale: 100, bias: 0 };
 
 /**

@@ -42,7 +42,7 @@ export function createHost(): Host {
   };
 }
 
-/** Whoever gets the lock after us knows that this worker is gone. */
+/** Holds a lock. A page that gets the lock after us knows that this worker is gone. */
 function holdLock(name: string): Promise<void> {
   return new Promise((answer) => {
     const hold = () => {

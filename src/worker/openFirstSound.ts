@@ -5,7 +5,7 @@ import { messageOf } from "../errors.ts";
 import type { LoadedModel } from "../loading/loadModel.ts";
 import type { LoadRequest } from "../protocol.ts";
 
-/** Opens the engine with the preferred weights; with the next ones if it computes wrong results with these. */
+/** Opens the engine with the preferred weights, or with the next ones if its results are wrong. */
 export async function openFirstSound(
   { engine: wanted }: LoadRequest,
   first: LoadedModel,

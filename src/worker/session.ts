@@ -47,7 +47,7 @@ const TEACH: Chunk<typeof import("../teach/index.ts")> = {
   load: () => import("../teach/index.ts"),
 };
 
-/** Work on the model itself, for which no call may be under way. */
+/** Does work on the model itself, during which no call may be under way. */
 interface Task {
   task: () => Promise<void>;
 }
@@ -78,7 +78,7 @@ export class Session {
   private readonly variants: Variants<RecoveringEngine> | undefined;
   /** of what runs, and what it was made from */
   private described: { info: ModelInfo; from: unknown[] } | undefined;
-  /** what the page knows already */
+  /** the info that the page has already */
   private sentInfo: ModelInfo;
 
   private constructor(
@@ -95,7 +95,7 @@ export class Session {
     this.sentInfo = this.info;
   }
 
-  /** Of the variant that runs. */
+  /** The info of the variant that runs. */
   get info(): ModelInfo {
     const { variants, facts, running, model } = this;
     const { manifest, engine } = running;
@@ -198,7 +198,7 @@ export class Session {
     });
   }
 
-  /** Pictures are answered meanwhile. */
+  /** Pictures are answered at the same time. */
   async teach(request: TeachRequest, signal: AbortSignal, onProgress?: (done: number) => void): Promise<TeachResult> {
     const { answer } = await loadChunk(TEACH, this.from.options);
     const variant = this.usual;
@@ -244,7 +244,7 @@ export class Session {
   private async runVariant(name: string): Promise<void> {
     if (name === this.manifest.variant) return;
     if (this.variants) await this.variants.run(name);
-    else withVariant(this.manifest, name); // `bad-option` for a name that is none
+    else withVariant(this.manifest, name); // `bad-option` for an unknown name
   }
 
   /** The next job, with those behind it that fit into the same batch; after `before`, only what can be prepared beside it. */

@@ -1,7 +1,7 @@
 /** The number of threads that an engine is asked to use. */
 import { SlimViTError } from "../errors.ts";
 
-/** Each is a worker with its own stack; no model here has work for more. */
+/** Each thread is a worker with its own stack; no model has work for more. */
 const MAX_THREADS = 64;
 
 /** Small networks do not keep more threads busy. */
@@ -11,7 +11,7 @@ const MOST_BY_CHOICE = 4;
  * "auto" is half of the cores, because the other half are often slow ones or no cores at all; at most 4; and 1 on iOS,
  * where each thread costs memory that a page lacks there.
  *
- * @throws SlimViTError `bad-option` for what is no number of threads
+ * @throws SlimViTError `bad-option` for a value that is not a number of threads
  */
 export function chooseThreads(wanted: number | "auto"): number {
   if (wanted !== "auto") {

@@ -38,7 +38,13 @@ describe("tfjs-node-gpu", () => {
   });
 
   test.each<[string, boolean, boolean, number, RegExp]>([
-    ["without its native library", false, true, 1, /native library is not there; "node .*setup-tfjs-node\.mjs --gpu"/],
+    [
+      "without its native library",
+      false,
+      true,
+      1,
+      /native library is not installed; "node .*setup-tfjs-node\.mjs --gpu"/,
+    ],
     ["that computes on the CPU", true, false, 1, /^setup: TensorFlow finds no GPU that it can use\n$/],
     ["that computes on a GPU", true, true, 0, /^$/],
   ])("a package %s is told apart before it is imported", (name, library, usesGpu, status, message) => {

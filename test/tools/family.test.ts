@@ -126,7 +126,7 @@ describe.each(names)("%s", (name) => {
   });
 });
 
-describe.each(names)("%s, cut, with the next linears solved again for what is kept", (name) => {
+describe.each(names)("%s, cut, with the next linears solved again for the kept inputs", (name) => {
   test("comes closer to the whole network than the plain cut, tokens that leave on the way included", async () => {
     const { tf } = await openBackend();
     const model = readModelFolder(at(name));
@@ -256,7 +256,7 @@ describe("what makes no sense is refused by name", () => {
     writeFileSync(at("device.json"), JSON.stringify(deviceProfile(1e-4, 1e-4)));
     const target = ["--latency-ms", "1", "--profile", at("device.json")];
     await searched("merging", "merging-timed");
-    await expect(compressed("merging-timed", "none", ...target)).rejects.toThrow(/say nothing of tokens that merge/);
+    await expect(compressed("merging-timed", "none", ...target)).rejects.toThrow(/not for tokens that merge/);
   });
 
   test("patches of a network that merges", async () => {

@@ -60,7 +60,7 @@ describe("shapes of the ViT and DeiT family", () => {
     writeCheckpoint(timm, wanted);
     // Of a checkpoint of timm's the tensors tell all but the heads, which have 64 channels, and the sides of what is not square.
     if (!square)
-      await expect(imported(timm)).rejects.toThrow(/60 patches make no square\. Give --image-size HEIGHTxWIDTH/);
+      await expect(imported(timm)).rejects.toThrow(/60 patches do not form a square\. Give --image-size HEIGHTxWIDTH/);
     const huggingFace = writeFolder(`${what}-hf`, {
       "model.safetensors": toHuggingFace(wanted),
       "config.json": { num_attention_heads: embedDim / 64, image_size: square ? imageSize[0] : imageSize },

@@ -27,7 +27,7 @@ test("Ctrl-C writes the checkpoint and names the command, which goes on from it"
     if (!sent && /retrain: 2\/120 .* left/.test(said)) sent = child.kill("SIGINT");
   });
   const status = await new Promise((resolve) => child.on("exit", resolve));
-  expect(said).toMatch(/retrain: stopped at step \d+ of 120; .*\.out\.checkpoint\.safetensors has all of it/);
+  expect(said).toMatch(/retrain: stopped at step \d+ of 120; .*\.out\.checkpoint\.safetensors holds its state/);
   expect(said).toContain(commandLine(args));
   expect(status).toBe(130);
   expect(existsSync(at("out"))).toBe(false);

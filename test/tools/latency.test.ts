@@ -124,7 +124,7 @@ describe("on the command line", () => {
   });
 
   test.each<[string, string[], number, RegExp]>([
-    ["a target without a profile", ["--latency-ms", "3"], 2, /--latency-ms and --profile need each other/],
+    ["a target without a profile", ["--latency-ms", "3"], 2, /--latency-ms and --profile must be given together/],
     ["two targets", ["--latency-ms", "3", "--profile", at("device.json"), "--macs", "0.5"], 2, /a target of its own/],
     [
       "a target below what is left",

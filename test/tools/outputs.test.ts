@@ -119,7 +119,7 @@ describe("what is written can be read:", () => {
     });
     const content = { draft: draftOf(at("dense")), tensors };
     await expect(writeModel(at("outlier"), { ...content, dtypes: ["f32", "int8"] })).rejects.toThrow(
-      /outlier: is not written, for its int8 weights fail\. Engine "simd" computes wrong results.* export f16 instead/,
+      /outlier: is not written, because its int8 weights fail\. Engine "simd" computes wrong results.* export f16 instead/,
     );
     expect(readdirSync(at()).filter((name) => name.includes("outlier"))).toEqual([]);
     await writeModel(at("outlier"), { ...content, dtypes: ["f16"] });

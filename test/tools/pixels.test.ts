@@ -124,7 +124,7 @@ test("what browsers do each in its own way is said, once and with the picture's 
   };
   for (const [name, file] of Object.entries(files)) for (const _ of "12") await decode(file, name);
   write.mockRestore();
-  expect(said.filter((text) => text.includes("press.jpg: has inks and a press's profile"))).toHaveLength(1);
+  expect(said.filter((text) => text.includes("press.jpg: has CMYK inks with a press profile"))).toHaveLength(1);
   expect(said.filter((text) => text.includes("alpha.avif: is an AVIF with alpha"))).toHaveLength(1);
   expect(said.join("")).not.toContain("opaque.avif");
 });

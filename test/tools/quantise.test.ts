@@ -66,7 +66,7 @@ describe("--weight-step", () => {
 
   test("is refused where no int8 weights are asked for, or no step is given", () => {
     const args = ["export", at("dense"), "-o", at("none"), "--dtype", "f16", "--weight-step"];
-    expectFailure([...args, "0.5"], 2, /--weight-step is of int8 weights, which --dtype does not name/);
+    expectFailure([...args, "0.5"], 2, /--weight-step applies to int8 weights, which --dtype does not name/);
     expectFailure([...args, "0"], 2, /--weight-step.*expected a number above 0/);
   });
 });

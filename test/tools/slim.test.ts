@@ -143,13 +143,13 @@ describe("slimvit slim RECIPE", () => {
   });
 
   test.each<[string, string, RegExp]>([
-    ["an unknown stage", "serach: {}", /knows no "serach"; it may have model, out/],
-    ["an unknown option", "search: { lr-masks: 1 }", /search knows no "lr-masks"; it may have .*lr-mask/],
+    ["an unknown stage", "serach: {}", /has the unknown key "serach"; it may have model, out/],
+    ["an unknown option", "search: { lr-masks: 1 }", /search has the unknown key "lr-masks"; it may have .*lr-mask/],
     ["a wrong value", "retrain: { epochs: many }", /retrain: option '--epochs <n>' argument 'many' is invalid/],
     ["a choice there is not", "search: { masks: row }", /search: option '--masks <mode>' argument 'row' is invalid/],
-    ["an option that slim sees to", "search: { out: here }", /search knows no "out"/],
+    ["an option that slim sees to", "search: { out: here }", /search has the unknown key "out"/],
     ["a section that is a list", "search: [1]", /"search" must hold options by name/],
-    ["no YAML", "search: {", /is no YAML/],
+    ["no YAML", "search: {", /is not valid YAML/],
   ])("%s in a recipe is one sentence, exit 2, before anything runs", (what, line, message) => {
     const file = at(`${what.replaceAll(" ", "-")}.yaml`);
     writeFileSync(file, `model: nowhere\ndata: pictures\nout: never\ncompress: { macs: 0.5 }\n${line}\n`);

@@ -67,7 +67,7 @@ test("tasks killed with kill -9 are queued again, the daemons may be killed too,
   await until("an empty queue", () => cluster.ask("squeue", "-h").trim() === "" && cluster.ask("sinfo", "-h") !== "");
 
   const again = await run(); // all is there: nothing is submitted
-  expect(again.stderr).toMatch(/sweep: 4 points, 4 of them there already/);
+  expect(again.stderr).toMatch(/sweep: 4 points, 4 of them done already/);
   expect(again.stderr).not.toMatch(/submitted/);
   expect(JSON.parse(again.stdout).points).toEqual(points);
 });

@@ -68,7 +68,7 @@ describe("slimvit sweep", () => {
     writeSweep(at("sweep.yaml"), { budgets: [0.8, 0.5, { params: 0.9 }], weights: { "w-attn": [0.1] }, seeds: [3] });
     const { status, stdout, stderr } = slimvit("sweep", at("sweep.yaml"));
     expect(status, stderr).toBe(0);
-    expect(stderr).toMatch(/sweep: 3 points, 2 of them there already/);
+    expect(stderr).toMatch(/sweep: 3 points, 2 of them done already/);
     expect(files("swept", "points")).toHaveLength(5);
     expect(stdout.trimEnd().split("\n")).toHaveLength(5);
     expect(stdout).toMatch(/^\| params 0\.9 \| wAttn 0\.1 \| 3 \| [\d.]+ k \([\d.]+ %\) \|.*\| 3 \|$/m);
@@ -87,11 +87,15 @@ describe("slimvit sweep", () => {
 
   test.each<[string, object | string, RegExp]>([
     ["no sweep section", "", /has no section "sweep"/],
-    ["an unknown key", { budget: [0.5] }, /"sweep" knows no "budget"; it may have budgets, weights, seeds/],
+    ["an unknown key", { budget: [0.5] }, /"sweep" has the unknown key "budget"; it may have budgets, weights, seeds/],
     ["no budgets", { seeds: [1] }, /"budgets" must be a list with one entry or more/],
     ["a budget that is none", { budgets: ["half"] }, /"budgets" has "half"; expected a share/],
-    ["a budget of another option", { budgets: [{ mac: 0.5 }] }, /compress knows no "mac"/],
-    ["another option than a loss weight", { budgets: [0.5], weights: { lr: [1] } }, /"weights" knows no "lr"/],
+    ["a budget of another option", { budgets: [{ mac: 0.5 }] }, /compress has the unknown key "mac"/],
+    [
+      "another option than a loss weight",
+      { budgets: [0.5], weights: { lr: [1] } },
+      /"weights" has the unknown key "lr"/,
+    ],
     ["a seed that is none", { budgets: [0.5], seeds: [0.5] }, /"seeds" must be whole numbers/],
     ["a point twice", { budgets: [0.5, 0.5] }, /"sweep" gives macs-0.5-seed-0 twice/],
   ])("%s is said by name", (_, sweep, message) => {

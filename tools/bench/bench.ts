@@ -44,11 +44,11 @@ export interface BenchRow {
   msP90: number;
   /** from an ImageBitmap of `PHOTO`'s size to the network's input */
   preprocessMs: number;
-  /** the first time, files over the network of this machine */
+  /** the first time, with files over this machine's own network */
   loadMs: number;
   /** in a page opened anew, code and weights from the browser's caches, first run left out; median of `COLD_LOADS` */
   coldMs: number;
-  /** weights, activations and all, where the engine knows */
+  /** weights, activations and everything else, where the engine reports it */
   memoryBytes?: number;
   /** against the reference engine on the f32 weights: largest difference of a log-probability */
   maxAbsDiff: number;
@@ -59,16 +59,16 @@ export const WARM_UP = 3;
 
 const COLD_LOADS = 7;
 
-/** Before a page is asked for a model, and after one is closed: until the browser has nothing else to do. */
+/** Milliseconds in which the browser becomes idle, before a page loads a model and after a page is closed. */
 const SETTLE_MS = 300;
 
-/** A 12-megapixel photo as the SDK has it once the browser has drawn it down (src/image/decode.ts). */
+/** The size of a 12-megapixel photo after the browser has reduced it for the SDK (src/image/decode.ts). */
 const PHOTO = { width: 1365, height: 1024 };
 
 export async function bench(names: string[], options: BenchOptions): Promise<BenchRow[]> {
   const busy = loadavg()[0];
   if (busy > 0.3 * availableParallelism())
-    say(`bench: this machine has other work (load ${busy.toFixed(1)}): ratios hold, milliseconds do not`);
+    say(`bench: this machine is busy with other work (load ${busy.toFixed(1)}); compare ratios, not milliseconds`);
   const isCalibrated = options.engine.includes("webnn");
   return withFolders(names, options.dtype, isCalibrated, (sources) => benchFolders(sources, options));
 }
@@ -280,7 +280,7 @@ export function quantile(values: number[], q: number): number {
 
 export function benchTable(rows: BenchRow[]): string {
   say(
-    `medians of interleaved rounds; outputs checked against the reference engine first; ms: inference only; preprocess ms: a bitmap of ${PHOTO.width}×${PHOTO.height}, as large photos are drawn down to`,
+    `medians of interleaved rounds; outputs checked against the reference engine first; ms: inference only; preprocess ms: a bitmap of ${PHOTO.width}×${PHOTO.height}, the size that large photos are reduced to`,
   );
   const lines = rows.map((r) =>
     [

@@ -55,9 +55,9 @@ export interface GpuBenchRow {
   gmacs: number;
   /** of `webgpu`: GPU programs that a call launches */
   dispatches?: number;
-  /** of `webgpu`: median milliseconds that a call holds the thread, but for what the driver does when work is submitted */
+  /** of `webgpu`: median milliseconds that a call holds the thread, without the driver's work at submission */
   encodeMs?: number;
-  /** the adapter's own words */
+  /** the adapter's description of itself */
   device: string;
   /** computed by the CPU: milliseconds mean nothing */
   isSoftware: boolean;

@@ -48,9 +48,9 @@ export async function benchKernels(rounds: number): Promise<KernelRow[]> {
 
 export function kernelsTable(rows: KernelRow[]): string {
   return [
-    `fastest turns; 128-bit f32 multiply-add in the same rounds: ${rows[0].peakGflops.toFixed(1)} GFLOP/s`,
+    `fastest rounds; peak of 128-bit f32 multiply-adds in the same rounds: ${rows[0].peakGflops.toFixed(1)} GFLOP/s`,
     "",
-    "| linear | rows × inputs × outputs | weights | G(FL)OP/s | of that peak |",
+    "| linear | rows × inputs × outputs | weights | G(FL)OP/s | share of the peak |",
     "| --- | --- | --- | --- | --- |",
     ...rows.map(
       ({ linear, shape, dtype, gflops, shareOfPeak }) =>

@@ -37,7 +37,7 @@ export async function withFolders<T>(
   }
 }
 
-/** What the test picture alone makes of the int8 weights' activations: enough for speed, not for accuracy. */
+/** Activation ranges of the int8 weights from the test picture alone: enough for speed, not for accuracy. */
 export function rangesOn({ draft, tensors }: { draft: ManifestDraft; tensors: Model["tensors"] }): ActivationRanges {
   const manifest = singleVariant({ ...draft, weights: [] });
   const ranges: ActivationRanges = {};

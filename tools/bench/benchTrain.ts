@@ -19,7 +19,7 @@ import { AdamW } from "../training/adamw.ts";
 import { BACKENDS, type BackendName, environmentOf, openBackend, type Precision } from "../training/backend.ts";
 import { crossEntropy, smoothTargets } from "../training/losses.ts";
 
-/** Gradients may differ by so much of their tensor's largest value. */
+/** Gradients may differ by this fraction of their tensor's largest value. */
 const TOLERANCE = 1e-3;
 const WARM_UP = 2;
 const CLASSES = 10;
@@ -57,7 +57,7 @@ export async function benchTrain(options: {
   const { batch, rounds } = options;
   const arch = vit(32, 4, 192, 6);
   const gradientError = compareGradients(tf, arch, options.precision === "bf16" ? 0.2 : TOLERANCE);
-  say(`gradients of both forms agree within ${gradientError.toExponential(1)} of each tensor's largest`);
+  say(`gradients of both forms agree within ${gradientError.toExponential(1)} of each tensor's largest value`);
 
   const forms = [step(tf, arch, batch, forwardOurs), step(tf, arch, batch, forwardPlain)];
   for (let k = 0; k < WARM_UP; k++) for (const run of forms) run();

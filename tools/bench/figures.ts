@@ -74,7 +74,7 @@ function modelsTable(folders: string[], measured?: BenchFile): string {
 
 function measuredTable({ device, browser, command, rows }: BenchFile): string {
   return [
-    `\`${command}\` on ${device}, ${browser}. "of dense": against the first model's f16 weights on the same engine and threads. Preprocessing: a bitmap of 1365×1024, as a 12-megapixel photo is drawn down to, to the network's input.`,
+    `\`${command}\` on ${device}, ${browser}. "of dense": against the first model's f16 weights on the same engine and threads. Preprocessing: from a bitmap of 1365×1024, the size that a 12-megapixel photo is reduced to, to the network's input.`,
     "",
     "| model | engine | weights | threads | ms, median (p10–p90) | of dense | MACs, of dense | preprocess ms | from cache ms | memory MiB | largest log-probability error |",
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -12,7 +12,9 @@ import type { KernelRow } from "./benchKernels.ts";
 
 const ROWS = 197;
 const WARM_UP = 5;
-/** A turn's length: long enough for the clock, short enough that other processes leave some turns alone. */
+/**
+ * Milliseconds of one timing: long enough for the clock, short enough that other processes do not disturb every timing.
+ */
 const TURN_MS = 4;
 const NAMES = ["qkv", "proj", "fc1", "fc2"] as const;
 
@@ -57,7 +59,7 @@ async function measure(rounds: number): Promise<KernelRow[]> {
 async function linears(name: string, dim: number, dtype: KernelRow["dtype"], flavour: Flavour): Promise<Timed[]> {
   const model = oneBlock(dim, dtype);
   const { plan, cargo } = planMemory(model, { flavour, threads: 1, spins: 0, maySleep: false });
-  // Behind what the plan needs: activations, quantisation ranges and results of the widest linear.
+  // Behind the plan's memory lie activations, quantisation ranges and results of the widest linear.
   const [x, bytes] = [plan.bytes, ROWS * 4 * dim * 4];
   const [ranges, dst, calls] = [x + bytes, x + bytes + ROWS * 8, x + 2 * bytes + ROWS * 8];
   const pages = Math.ceil((calls + NAMES.length * L.CALL_BYTES) / 65_536);
@@ -138,7 +140,7 @@ function oneBlock(dim: number, dtype: KernelRow["dtype"]): Model {
 }
 
 /**
- * A module of one loop: twelve sums, none of which waits for another, as many as the kernels' largest tile has.
+ * A WebAssembly module with one loop over twelve independent sums, as many as the kernels' largest tile has.
  * run(n): n times sum[i] += a × b, i in 0 … 11.
  */
 async function peakLoop(flavour: Flavour): Promise<Timed> {

@@ -43,9 +43,9 @@ export interface ProfileReport {
   check: {
     model: string;
     predictedMs: number;
-    /** undisturbed: the blocks' fast deciles, and that of what is outside of them, as in the tables */
+    /** undisturbed: the fast deciles of the blocks and of the layers outside them, as in the tables */
     measuredMs: number;
-    /** of whole runs, with all that the machine did meanwhile */
+    /** of whole runs, including disturbances by other processes */
     medianMs: number;
     error: number;
   }[];
@@ -74,7 +74,9 @@ export async function profileDevice(sources: string[], options: ProfileOptions):
   sources.forEach((source, k) => void (mounts[`/model${networks.length + k}`] = resolve(splitSource(source).dir)));
   const busy = os.loadavg()[0] / os.availableParallelism();
   if (busy > 0.5)
-    say(`profile: this machine has other work (load ${os.loadavg()[0].toFixed(1)}): ratios hold, milliseconds do not`);
+    say(
+      `profile: this machine is busy with other work (load ${os.loadavg()[0].toFixed(1)}); compare ratios, not milliseconds`,
+    );
 
   const { page, browser, close } = await openPage(mounts);
   try {
@@ -128,7 +130,7 @@ export async function profileDevice(sources: string[], options: ProfileOptions):
   }
 }
 
-/** How far a prediction may be off, as a share of what was measured undisturbed. */
+/** The largest error of a prediction, as a share of the undisturbed measurement. */
 export const CHECK_TOLERANCE = 0.1;
 
 /** What `--check` prints: a line a model, and the worst. */
@@ -151,7 +153,7 @@ export function checkTable(check: ProfileReport["check"]): string {
   return [
     ...lines,
     "",
-    "measured: fast deciles of the blocks and of what is outside of them, as in the tables; median: of whole runs",
+    "measured: fast deciles of the blocks and of the layers outside them, as in the tables; median: of whole runs",
     `${within} of ${check.length} within ${percent(CHECK_TOLERANCE)}`,
   ].join("\n");
 }

@@ -77,8 +77,8 @@ export function lastTokens({ tokens }: Grid): number[] {
 }
 
 /**
- * For every number of tokens, most first so that keep-lists nest: nothing, once as tokens drop and once after; all heads of
- * each width; one head; an MLP of each width.
+ * The blocks to time for every number of tokens, most first so that keep-lists nest: an empty block, once as tokens
+ * drop and once after; all heads of each width; one head; an MLP of each width.
  */
 export function tableBlocks(shape: DenseShape, { tokens, widths, units }: Grid): BlockShape[] {
   const block = (keepIdx: number[], headDims: number[] = [], mlpHidden = 0) => ({
@@ -100,7 +100,7 @@ export function tableBlocks(shape: DenseShape, { tokens, widths, units }: Grid):
   return [...points, block(firstTokens(tokens[0]))]; // the last is not like the others
 }
 
-/** As deep as networks are, so that what is outside of the blocks is as much as theirs. */
+/** The blocks of a network of the usual depth, so that the time outside of its blocks is as large as in real ones. */
 export function deep({ heads, headDim, mlpHidden, depth }: DenseShape, tokens: number): BlockShape[] {
   const block = { headDims: Array(heads).fill(headDim), mlpHidden, keepIdx: firstTokens(tokens), merge: 0 };
   return Array(depth).fill(block);
@@ -117,7 +117,9 @@ export function lastBlock({ headDim }: DenseShape, tokens: number, heads: number
 
 const firstTokens = (n: number) => Array.from({ length: n }, (_, token) => token);
 
-/** Small random weights: what they are does not change the time. No known logits: nobody reads these. */
+/**
+ * Small random weights, whose values do not change the time. The model has no known logits, because nothing reads them.
+ */
 export function writeSynthetic(folder: string, shape: DenseShape, blocks: BlockShape[], dtype: WeightsDtype): void {
   const { heads: _, mlpHidden: __, depth: ___, classes, ...rest } = shape;
   const arch: Architecture = { ...rest, blocks };

@@ -3,10 +3,10 @@ import { padded } from "../masks/latency.ts";
 import { type DenseShape, type Grid, lastTokens } from "./profileNetworks.ts";
 
 export interface Timed {
-  /** of a run that does not look at the blocks */
+  /** of a run that does not time the blocks */
   plainMs: number;
   blockMs: number[];
-  /** of the same run: what is not in the blocks */
+  /** of the same run, outside of the blocks */
   outsideMs: number;
 }
 
@@ -55,16 +55,16 @@ export function tables(shape: DenseShape, grid: Grid, [points, full, few, ...las
   return { ...profile, headMs };
 }
 
-/** All heads with the channels of one, against that one: what the others cost by being there. */
+/** The cost of a head as such: all heads together with the channels of one, compared with that one head. */
 function oneHeadMs({ heads, headDim }: DenseShape, channels: number[], allMs: number[], oneMs: number): number {
-  if (heads === 1 || channels.length < 3) return 0; // or not to be told from the width
+  if (heads === 1 || channels.length < 3) return 0; // or not distinguishable from the width
   const [, low, high] = channels;
   const slope = (allMs[2] - allMs[1]) / (high - low);
   const all = allMs[1] + slope * (padded(headDim) - low);
   return Math.max(0, (all - oneMs) / (heads - 1));
 }
 
-/** More tokens or more width never cost less: what says otherwise is noise. */
+/** Makes a table rise: more tokens or more width never cost less, so anything else is noise. */
 function rising(table: number[][]): number[][] {
   const out = table.map(ascending);
   for (let k = 1; k < out.length; k++) out[k] = out[k].map((v, c) => Math.max(v, out[k - 1][c]));
@@ -81,7 +81,7 @@ export const blockTimes = (samples: Timed[]) =>
 
 export const outside = (samples: Timed[]) => undisturbed(samples.map(({ outsideMs }) => outsideMs));
 
-/** The fast decile: what else the machine does only ever adds. */
+/** The fast decile, because other processes only ever add time. */
 const undisturbed = (values: number[]) => quantile(values, 0.1);
 
 export function quantile(values: number[], q: number): number {

@@ -138,7 +138,7 @@ function labelsOf(
   return (names as string[]).map((label, k) => ({ id: String(k), label }));
 }
 
-/** The options, else what the embeddings' file says, else what the checkpoint said at import. */
+/** Scale and bias from the options, else from the embeddings' file, else from the checkpoint at import. */
 function zeroShotOf({ manifest }: Model, metadata: Record<string, string>, options: ClassesOptions): ZeroShot {
   const imported = manifest.provenance.zeroShot;
   const number = (key: string) => (metadata[key] === undefined ? undefined : Number(metadata[key]));

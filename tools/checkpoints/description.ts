@@ -3,7 +3,7 @@ import { SlimViTError } from "../../src/errors.ts";
 import type { Activation, Head, NormEps, Pooling, ZeroShot } from "../../src/format/model.ts";
 import type { Resampling } from "./resize.ts";
 
-/** Where the coordinates of rotary positions come from. */
+/** How the coordinates of rotary positions are computed. */
 export interface RopeRule {
   /**
    * index: rows and columns are counted from `offset`, and stretched to `reference` where there is one.
@@ -29,7 +29,7 @@ export interface Description {
   heads?: number;
   activation: Activation;
   pooling: Pooling;
-  /** The final norm stays unused, as in a pooling that reads the tokens before it. */
+  /** The final norm is not used, as the pooling reads the tokens before it. */
   skipsFinalNorm?: boolean;
   imageSize?: [number, number];
   rope?: RopeRule;
@@ -39,7 +39,7 @@ export interface Description {
   poolActivation?: Activation;
   scores: Head["scores"];
   zeroShot?: ZeroShot;
-  /** lines of what was taken for granted, for the user */
+  /** assumptions that were made, one line each, for the user */
   assumed: string[];
 }
 
@@ -67,7 +67,7 @@ export function readActivation(value: unknown, key: string, source: string): Act
   if (!known)
     throw new SlimViTError(
       "unsupported",
-      `${source}: ${key} is ${JSON.stringify(value)}; known are ${Object.keys(ACTIVATIONS).join(", ")}.`,
+      `${source}: ${key} is ${JSON.stringify(value)}; expected one of ${Object.keys(ACTIVATIONS).join(", ")}.`,
     );
   return known;
 }
@@ -85,7 +85,7 @@ export function readSize(value: unknown): [number, number] | undefined {
   return isPair ? (value as [number, number]) : undefined;
 }
 
-/** How the config wants logits to become scores. @throws SlimViTError `unsupported` for a regression */
+/** How logits become scores according to the config. @throws SlimViTError `unsupported` for a regression */
 export function readScores(config: Json, source: string): Head["scores"] {
   const problem = config.problem_type;
   if (problem === undefined || problem === null || problem === "single_label_classification") return "softmax";

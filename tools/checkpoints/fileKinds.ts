@@ -19,7 +19,7 @@ export function refuseOtherKinds(bytes: Uint8Array, file: string): void {
   if (text.startsWith("version https://git-lfs"))
     refuse('is a pointer of Git LFS, not the file itself; fetch it with "git lfs pull".');
   if (text.startsWith("\x89HDF"))
-    refuse("is an HDF5 file of Keras; convert its weights to safetensors by timm's or transformers' names.");
+    refuse("is an HDF5 file of Keras; convert its weights to safetensors with timm's or transformers' tensor names.");
   if (text.startsWith("\x93NUMPY")) refuse("is one array of NumPy; expected a safetensors file of named tensors.");
   if (text.startsWith("<!DOCTYPE") || text.startsWith("<html"))
     refuse("is a web page, not a checkpoint; download the file itself.");

@@ -14,8 +14,8 @@ export interface StoredGrid {
 }
 
 /**
- * By the positions that are there, checked against the size that the config says, or else against a square.
- * @param given --image-size, which says the grid where nothing else does
+ * Finds the grid from the stored positions, checked against the size in the config, or else against a square.
+ * @param given --image-size, which decides where nothing else gives the grid
  */
 export function storedGrid(
   weights: Weights,
@@ -29,7 +29,7 @@ export function storedGrid(
   const found = positions(weights, prefixTokens);
   if (!found) {
     const size = configured ?? given;
-    if (!size) throw sizeMissing(weights.source, "its positions do not tell the image size");
+    if (!size) throw sizeMissing(weights.source, "its position embeddings do not determine the image size");
     checkSize(size, patch, weights.source);
     return { grid: gridOf(size), positioned: 0, imageSize: size };
   }
@@ -61,7 +61,7 @@ const sizeMissing = (source: string, what: string) =>
 
 interface Positions {
   called: string;
-  /** sides of squares that may be meant */
+  /** sides of the squares that are possible */
   squares: number[];
   /** how many prefix tokens have a position, if the positions are for this grid */
   fits: (grid: [number, number]) => number | undefined;
@@ -79,7 +79,7 @@ function positions(weights: Weights, prefixTokens: number): Positions | undefine
     // Most have a position for every prefix token; DeiT III for patches alone, DINOv2 with registers for the class token.
     const candidates = [...new Set([prefixTokens, 0, Math.min(1, prefixTokens)])];
     return {
-      called: `${length - prefixTokens} patches make no square`,
+      called: `${length - prefixTokens} patches do not form a square`,
       squares: candidates.map((k) => Math.sqrt(length - k)),
       fits: ([rows, columns]) => candidates.find((k) => rows * columns + k === length),
     };
@@ -88,7 +88,7 @@ function positions(weights: Weights, prefixTokens: number): Positions | undefine
   if (!table) return undefined;
   const entries = weights.shape(table, 2)[0];
   return {
-    called: `a table of ${entries} relative positions is of no square`,
+    called: `a table of ${entries} relative positions does not fit a square`,
     squares: [entries, entries - 3].map((count) => (Math.sqrt(count) + 1) / 2),
     fits: (grid) => ([0, 3].includes(entries - tableLength(grid)) ? 0 : undefined),
   };

@@ -10,7 +10,7 @@ type Json = Record<string, unknown>;
 const LAYER = String.raw`^(?:encoder\.)?(?:layers?|blocks)\.(\d+)\.`;
 const layer = (rest: string): RegExp => new RegExp(LAYER + rest);
 
-/** Of every model type in one list; the tower's own name is cut off before. */
+/** Rules for every model type in one list. The tower's own name is cut off before they apply. */
 const RULES: Rule[] = [
   [/^embeddings\.(?:cls_token|class_embedding)$/, "cls_token"],
   [/^embeddings\.distillation_token$/, "dist_token"],
@@ -78,7 +78,7 @@ export function fromHuggingFace(stored: Stored): Stored {
   return out;
 }
 
-/** What a config leaves out because it is the default of its class. */
+/** Defaults of a model type, which a config leaves out. */
 interface ModelType {
   family: string;
   heads?: number;
@@ -109,7 +109,7 @@ const TYPES: Record<string, ModelType> = {
   siglip_vision_model: SIGLIP,
 };
 
-/** By names alone, where there is no config. */
+/** Guesses the model type from the tensors' names, where there is no config. */
 function guessType(weights: Weights, source: string): string {
   if (weights.has("attn_pool.latent")) return "siglip";
   if (weights.has("norm_pre.weight")) return "clip";
@@ -133,7 +133,7 @@ export function describeHuggingFace(config: Json, weights: Weights, source: stri
   if (!defaults)
     throw new SlimViTError(
       "unsupported",
-      `${source}: model_type is ${JSON.stringify(type)}; known are ${Object.keys(TYPES).join(", ")}.`,
+      `${source}: model_type is ${JSON.stringify(type)}; expected one of ${Object.keys(TYPES).join(", ")}.`,
     );
   if (!named) assumed.push(`the model type "${type}", by its tensors (config.json)`);
   const tower = (config.vision_config ?? config) as Json;
@@ -162,7 +162,7 @@ export function describeHuggingFace(config: Json, weights: Weights, source: stri
   };
 }
 
-/** As the class of each type does it: transformers' modeling_*.py. */
+/** Pooling as in the class of each type in transformers' modeling_*.py. */
 function poolingOf(type: string, config: Json, weights: Weights): { pooling: Pooling; skipsFinalNorm?: boolean } {
   const classifies = weights.has("head.weight");
   const meanOfBeit = (config.use_mean_pooling ?? true) === true;

@@ -64,11 +64,11 @@ export interface Converted {
   hashes: Record<string, string>;
   license?: string;
   zeroShot?: ZeroShot;
-  /** what was taken for granted, a line each */
+  /** assumptions that were made, one line each */
   assumed: string[];
 }
 
-/** All of an import but the writing. */
+/** Does all of an import except writing the folder. */
 export function convertCheckpoint(source: string, options: Omit<ImportOptions, "out">): Converted {
   const { tensors: stored, configs, hashes, license } = readCheckpoint(source);
   const assumed: string[] = [];

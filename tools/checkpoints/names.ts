@@ -3,18 +3,24 @@ import type { Stored, Weights } from "./weights.ts";
 
 export type Rule = [pattern: RegExp, replacement: string];
 
-/** What wrappers put before every name: DistributedDataParallel, torch.compile, Lightning, averaged weights, timm in transformers. */
+/**
+ * Prefixes that wrappers add to every name: DistributedDataParallel, torch.compile, Lightning, averaged weights, timm
+ * in transformers.
+ */
 const WRAPPERS = /^(module|_orig_mod|model|backbone|net|network|state_dict|timm_model|visual\.trunk)\./;
 const AVERAGED = /^(ema|model_ema|ema_model|module_ema|teacher|averaged_model)\./;
 
-/** Of a file that holds trained and averaged weights both, the averaged ones, which is said in `assumed`. */
+/**
+ * Removes wrappers' prefixes. Of a file with both trained and averaged weights, the averaged ones are taken, and
+ * `assumed` says so.
+ */
 export function unwrap(stored: Stored, assumed: string[]): Stored {
   let chosen = [...stored];
   const averaged = chosen.filter(([name]) => AVERAGED.test(bare(name)));
   if (averaged.length) {
     if (averaged.length < chosen.length)
       assumed.push(
-        `the averaged weights ("${averaged[0][0]}" and on), not the ${chosen.length - averaged.length} other tensors`,
+        `the averaged weights ("${averaged[0][0]}" and so on), not the ${chosen.length - averaged.length} other tensors`,
       );
     chosen = averaged.map(([name, tensor]) => [bare(name).replace(AVERAGED, ""), tensor]);
   }
@@ -34,7 +40,7 @@ function bare(name: string): string {
 
 export type Naming = "timm" | "huggingFace" | "torchvision" | "openClip";
 
-/** By what only one of them writes. */
+/** Recognises a naming by a tensor name that only this naming has. */
 export function namingOf(stored: Stored): Naming {
   const names = [...stored.keys()];
   const some = (pattern: RegExp) => names.some((name) => pattern.test(name));
@@ -45,7 +51,10 @@ export function namingOf(stored: Stored): Naming {
   return "timm";
 }
 
-/** The first rule that fits renames; what none fits stays. A name that a rule makes empty is left out. */
+/**
+ * The first rule that fits renames a tensor. A name that fits no rule stays, and one that a rule makes empty is left
+ * out.
+ */
 export function rename(stored: Stored, rules: Rule[]): Stored {
   const out: Stored = new Map();
   for (const [name, tensor] of stored) {

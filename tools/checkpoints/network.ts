@@ -27,7 +27,7 @@ export interface Network {
   classes: number;
 }
 
-/** Every name that the folds know; what else is there is refused before any shape is looked at. */
+/** Every name that import supports. Other tensors are refused before any shape is read. */
 const KNOWN = new RegExp(
   "^(?:(?:cls|dist|reg)_token|pos_embed|rel_table|logit_scale|logit_bias|rope\\.freqs|projection\\.(?:weight|transposed)|" +
     "patch_embed\\.linear\\.weight|attn_pool\\.latent|rel_mlp\\.fc[12]\\.(?:weight|bias)|" +
@@ -86,7 +86,10 @@ function countBlocks(weights: Weights): number {
   );
 }
 
-/** Also of a linear over flattened patches [out, height × width × channels], as NaFlexViT has it. */
+/**
+ * Reads the patch embedding, also one that is a linear over flattened patches [out, height × width × channels], as in
+ * NaFlexViT.
+ */
 function patchEmbedding(weights: Weights): { embedDim: number; patchSize: number } {
   const flat = "patch_embed.linear.weight";
   if (weights.has(flat)) {
@@ -284,7 +287,7 @@ function probeParts(weights: Weights, d: number): Linear[] {
   return [linear("q", 1), ...split(linear("kv", 2), 2)];
 }
 
-/** In the format's order, and each of its shape. */
+/** The tensors in the format's order, each checked for its shape. */
 function ordered(tensors: Tensors, arch: Architecture, classes: number, weights: Weights): Tensors {
   const out: Tensors = new Map();
   for (const [name, shape] of tensorShapes(arch, classes)) {

@@ -19,10 +19,10 @@ const CLIP = {
 const HALVES = { mean: [0.5, 0.5, 0.5] as Triple, std: [0.5, 0.5, 0.5] as Triple };
 const TIMM_CROP = 0.875;
 
-/** By Pillow's numbers. */
+/** Filters in the order of Pillow's numbers. */
 const RESAMPLES: Interpolation[] = ["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"];
 
-/** What transformers' image processors do when their file does not say. */
+/** Defaults of transformers' image processors. */
 const PROCESSORS: Record<string, { resample: Interpolation; mean: Triple; std: Triple }> = {
   ViT: { resample: "bilinear", ...HALVES },
   DeiT: { resample: "bicubic", ...IMAGENET },
@@ -51,8 +51,8 @@ const USUAL: Record<string, keyof typeof PROCESSORS> = {
 };
 
 /**
- * @param assumed receives what no config says
- * @throws SlimViTError `unsupported` for a step that the format has no words for, by its name
+ * @param assumed receives a line for each value that no config gives
+ * @throws SlimViTError `unsupported` for a step that the format cannot describe, naming it
  */
 export function preprocessing(
   arch: Architecture,
@@ -88,7 +88,7 @@ function ofTimm(
   if (!["center", "squash", "border"].includes(mode))
     throw new SlimViTError(
       "unsupported",
-      `${source}: crop_mode is ${JSON.stringify(mode)}; known are "center", "squash" and "border".`,
+      `${source}: crop_mode is ${JSON.stringify(mode)}; expected "center", "squash" or "border".`,
     );
   const scaled = imageSize.map((side) => Math.max(Math.floor(side / share), side)) as [number, number];
   const isSquare = scaled[0] === scaled[1];
@@ -97,7 +97,7 @@ function ofTimm(
   if (!RESAMPLES.includes(interpolation as Interpolation))
     throw new SlimViTError(
       "unsupported",
-      `${source}: interpolation is "${interpolation}"; known are ${RESAMPLES.join(", ")}.`,
+      `${source}: interpolation is "${interpolation}"; expected one of ${RESAMPLES.join(", ")}.`,
     );
   return {
     resize: mode === "center" && isSquare ? scaled[0] : scaled,
@@ -130,7 +130,7 @@ function ofProcessor(
   if (resample !== undefined && !RESAMPLES[resample])
     throw new SlimViTError(
       "unsupported",
-      `${source}: resample is ${JSON.stringify(resample)}; known are Pillow's 0 to 5.`,
+      `${source}: resample is ${JSON.stringify(resample)}; expected Pillow's 0 to 5.`,
     );
   const stated = (key: "mean" | "std"): Triple => {
     const value = p[`image_${key}`];
@@ -149,7 +149,7 @@ function ofProcessor(
   };
 }
 
-/** Steps that nothing here can do. */
+/** Refuses steps that SlimViT cannot do. */
 function refuseSteps(p: Json, source: string): void {
   const refuse = (key: string, what: string): never => {
     throw new SlimViTError(
@@ -164,7 +164,7 @@ function refuseSteps(p: Json, source: string): void {
   if (p.do_grayscale === true) refuse("do_grayscale", "makes pictures grey");
 }
 
-/** To both sides, or to the shorter one. */
+/** The size that a picture is resized to: both sides, or the shorter one. */
 function resizing(
   p: Json,
   imageSize: [number, number],

@@ -74,7 +74,7 @@ function stretched([start, step]: [number, number], from: number, to: number): [
   return [start + step * ((0.5 * from) / to - 0.5), (step * from) / to];
 }
 
-/** What pictures are resized to, in proportion. */
+/** The size that pictures are resized to, scaled in proportion. */
 function grown(resize: Preprocess["resize"], from: [number, number], to: [number, number]): Preprocess["resize"] {
   if (typeof resize === "number") return Math.max(Math.round((resize * Math.min(...to)) / Math.min(...from)), ...to);
   return resize.map((side, k) => Math.round((side * to[k]) / from[k])) as [number, number];
@@ -151,7 +151,7 @@ function taps(from: number, to: number, { filter, antialias, alignCorners }: Res
   });
 }
 
-/** The same as a matrix: [from, to], row-major. */
+/** The resampling as a matrix: [from, to], row-major. */
 export function resampleMatrix(from: number, to: number): Float32Array {
   const matrix = new Float32Array(from * to);
   taps(from, to, USUAL).forEach((list, k) => {

@@ -46,7 +46,9 @@ export function fromTimm(stored: Stored): Stored {
   return rename(flat, RULES);
 }
 
-/** What an architecture's name says that its tensors do not. The widths of heads are by model size. */
+/**
+ * Facts that follow from an architecture's name and not from its tensors. The widths of heads are listed by model size.
+ */
 interface Said {
   headDim?: number;
   heads?: number;
@@ -69,7 +71,7 @@ const EVA_ROPE: RopeRule = {
 const PE_ROPE: RopeRule = { ...EVA_ROPE, offset: 1, columnsFirst: true };
 const DINOV3_ROPE: RopeRule = { grid: "centred", temperature: 100, offset: 0, columnsFirst: false, half: true };
 
-/** All that fit count; later ones win. */
+/** All entries that fit apply; later ones win. */
 const ARCHITECTURES: [RegExp, Said][] = [
   [/_huge_patch1[46]|huge_patch16_radio|deit3_huge/, { headDim: 80 }],
   [/_giant_patch1[46]|eva_giant/, { headDim: 88 }],
@@ -107,7 +109,7 @@ const ARCHITECTURES: [RegExp, Said][] = [
   [/_pe_(lang|spatial)_gigantic/, { pooling: "mean" }],
 ];
 
-/** Arguments whose effect the tensors show, and those that only training feels. */
+/** Arguments whose effect follows from the tensors, and those that affect training only. */
 const SEEN = new Set(
   (
     "img_size patch_size in_chans num_classes embed_dim depth mlp_ratio qkv_bias qkv_fused proj_bias qk_norm class_token reg_tokens " +
@@ -117,7 +119,7 @@ const SEEN = new Set(
     "swiglu_mlp scale_mlp rel_pos_dim shared_rel_pos attn_type distilled pretrained features_only scriptable exportable"
   ).split(" "),
 );
-/** Arguments that `describeTimm` follows. */
+/** Arguments that `describeTimm` reads. */
 const FOLLOWED = new Set(
   (
     "num_heads act_layer norm_layer global_pool rope_temperature rope_grid_offset rope_grid_indexing rope_rotate_half rope_type " +
@@ -141,7 +143,7 @@ export function describeTimm(config: Json, weights: Weights, source: string): De
   const embedDim = widthOf(weights);
   const preNorm = weights.has("norm_pre.weight");
   if (!name) {
-    assumed.push("timm's usual ViT, where the tensors do not tell (config.json)");
+    assumed.push("timm's standard ViT where the tensors leave it open (config.json)");
     if (preNorm) assumed.push("exact GELU; OpenAI's CLIP has quick_gelu (config.json)");
     refuseHiddenRope(weights, source);
   }
@@ -192,7 +194,7 @@ function gateActivation(
   if (isFused && "mlp_layer" in args)
     throw new SlimViTError(
       "unsupported",
-      `${source}: model_args.mlp_layer is ${JSON.stringify(args.mlp_layer)}; a gated MLP of a layer that the config does not name cannot be followed.`,
+      `${source}: model_args.mlp_layer is ${JSON.stringify(args.mlp_layer)}; import does not support a gated MLP of a custom layer.`,
     );
   return isGated || !name || /^eva02|giant_patch14_(reg\d_)?(dinov2|tipsv2)/.test(name) ? "silu" : own;
 }
@@ -202,7 +204,7 @@ function refuseArguments(args: Json, source: string): void {
   if (unknown === undefined) return;
   throw new SlimViTError(
     "unsupported",
-    `${source}: config.json's model_args has ${unknown} ${JSON.stringify(args[unknown])}, which import does not follow; it may change what the network computes.`,
+    `${source}: config.json's model_args has ${unknown} ${JSON.stringify(args[unknown])}, which import does not support; it may change what the network computes.`,
   );
 }
 
@@ -237,7 +239,7 @@ function epsOf(normLayer: unknown, stated: unknown, source: string): number | un
   if (normLayer === "layernorm") return 1e-6;
   throw new SlimViTError(
     "unsupported",
-    `${source}: model_args.norm_layer is ${JSON.stringify(normLayer)}; known is "layernorm".`,
+    `${source}: model_args.norm_layer is ${JSON.stringify(normLayer)}; expected "layernorm".`,
   );
 }
 
@@ -247,7 +249,7 @@ function poolingOf(config: Json, args: Json, said: Said, weights: Weights, sourc
     if (Object.hasOwn(GLOBAL_POOL, value)) return GLOBAL_POOL[value];
     throw new SlimViTError(
       "unsupported",
-      `${source}: global_pool is ${JSON.stringify(value)}; known are "token", "avg" and "map".`,
+      `${source}: global_pool is ${JSON.stringify(value)}; expected "token", "avg" or "map".`,
     );
   }
   if (weights.has("attn_pool.latent")) return "map";
@@ -265,7 +267,7 @@ function ropeOf(args: Json, said: Said, weights: Weights, source: string): RopeR
   else if (type !== undefined && type !== "cat")
     throw new SlimViTError(
       "unsupported",
-      `${source}: model_args.rope_type is ${JSON.stringify(type)}; known are "cat", "dinov3" and "mixed".`,
+      `${source}: model_args.rope_type is ${JSON.stringify(type)}; expected "cat", "dinov3" or "mixed".`,
     );
   rule = { ...rule };
   if (args.rope_temperature !== undefined)

@@ -10,7 +10,7 @@ export interface Floats {
   data: Float32Array;
 }
 
-/** By the names that names.ts gives them. */
+/** The tensors of a checkpoint by the names that names.ts gives them. */
 export class Weights {
   private readonly left: Stored;
 
@@ -39,7 +39,7 @@ export class Weights {
     return shape;
   }
 
-  /** In f32, and no longer in here. @throws SlimViTError `bad-model` for another shape, NaN or Inf, or no float type */
+  /** Takes a tensor out, in f32. @throws SlimViTError `bad-model` for another shape, NaN or Inf, or no float type */
   take(name: string, wanted?: number[]): Floats {
     const shape = this.shape(name);
     if (wanted && shape.join() !== wanted.join())
@@ -50,7 +50,7 @@ export class Weights {
     return { shape, data };
   }
 
-  /** As `take`, or zeros where there is no such tensor. */
+  /** Like `take`, but gives zeros where there is no such tensor. */
   takeOrZeros(name: string, wanted: number[]): Float32Array {
     return this.has(name) ? this.take(name, wanted).data : new Float32Array(wanted.reduce((a, b) => a * b, 1));
   }

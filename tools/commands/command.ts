@@ -15,7 +15,7 @@ export function newCommand(name: string, description: string, args: Argument[], 
 }
 
 /**
- * A command of one argument.
+ * A command with one argument.
  *
  * @param run with what was given on the command line, read by `specs`; its result is printed with --json
  */

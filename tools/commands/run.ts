@@ -21,7 +21,7 @@ export const runCommand = () =>
     const reports = await runFiles(source, files, options);
     if (!options.json) {
       for (const report of reports) {
-        if ("error" in report) continue; // said already
+        if ("error" in report) continue; // reported already
         print(`${report.file}  ${report.latencyMs.total.toFixed(0)} ms`);
         if (report.features) print(`  ${report.features.length} features, an embedding model; --json prints them`);
         for (const { label, score } of report.classes) print(`  ${(100 * score).toFixed(1).padStart(5)} %  ${label}`);

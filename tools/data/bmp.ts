@@ -20,7 +20,7 @@ export function decodeBmp(file: Uint8Array): RawImage {
   const bits = view.getUint16(isOld ? 24 : 28, true);
   const compression = isOld ? BI_RGB : view.getUint32(30, true);
   if (![1, 4, 8, 16, 24, 32].includes(bits) || ![BI_RGB, BI_BITFIELDS].includes(compression))
-    throw new Error(`it is a BMP of ${bits} bits and compression ${compression}`);
+    throw new Error(`it is a BMP with ${bits} bits a pixel and compression ${compression}`);
   const stride = 4 * Math.ceil((width * bits) / 32);
   const start = view.getUint32(10, true);
   if (width < 1 || height < 1 || start + stride * height > file.length) throw new Error("it is cut off");

@@ -3,12 +3,12 @@ import { SlimViTError } from "../../src/errors.ts";
 import type { Label } from "../../src/format/model.ts";
 
 /**
- * How names are compared: accents composed or not, a finetuned model's spaces for the folders' underscores, and spaces around
- * are all the same.
+ * The form in which names are compared. Composed or separate accents, a finetuned model's spaces for the folders'
+ * underscores, and spaces around a name make no difference.
  */
 export const comparable = (name: string): string => name.normalize("NFC").replaceAll("_", " ").trim();
 
-/** Ids that say nothing: the classes' own positions, which an import makes up where a checkpoint has none. */
+/** Ids without meaning: the classes' positions, which an import uses where a checkpoint has no ids. */
 const areInvented = (labels: Label[]): boolean => labels.every(({ id }, index) => id === String(index));
 
 type Keys = Map<string, number[]>;
@@ -22,7 +22,7 @@ function keysOf(labels: Label[], of: (label: Label) => string): Keys {
   return keys;
 }
 
-/** Labels that say nothing either: "class 0", "class 1", … */
+/** Labels without meaning: "class 0", "class 1", … */
 const areNameless = (labels: Label[]): boolean => labels.every(({ label }, index) => label === `class ${index}`);
 
 /**
@@ -55,7 +55,7 @@ export function labelIndices(classNames: string[], labels: Label[]): Map<string,
   );
 }
 
-/** What there is to say of the first class that the model does not know: `Class folder "kiwi" is none of …`. */
+/** A message about the first class that the model does not know: `Class folder "kiwi" is none of …`. */
 export function unknownClass(classNames: string[], labels: Label[]): string | undefined {
   const ways = waysOf(labels);
   const name = classNames.find((name) => !ways.some((keys) => keys.has(comparable(name))));
@@ -63,7 +63,7 @@ export function unknownClass(classNames: string[], labels: Label[]): string | un
   return `Class folder "${name}" is none of the model's ${labels.length} labels (the first is "${labels[0].label}")`;
 }
 
-/** How a class can be named, the surest way first. */
+/** The ways in which a class can be named, the most certain first. */
 function waysOf(labels: Label[]): Keys[] {
   const byId = keysOf(labels, ({ id }) => id);
   const byLabel = keysOf(labels, ({ label }) => label);
@@ -71,7 +71,7 @@ function waysOf(labels: Label[]): Keys[] {
 }
 
 /**
- * Where another model has each of a model's classes.
+ * The positions of a model's classes in another model.
  *
  * @param name of the other model, for messages
  * @returns `order[k]`: the index in `other` of class k of `labels`
@@ -84,7 +84,7 @@ export function classOrder(labels: Label[], other: Label[], name: string): numbe
       `${name}: has ${other.length} classes, and ${labels.length} are needed; both models must know the same classes. ` +
         "Finetune it on the same data first.",
     );
-  // Nothing tells nameless classes apart but their places.
+  // Classes without names can only be told apart by their positions.
   if ([labels, other].some((some) => areNameless(some) && areInvented(some))) return labels.map((_, index) => index);
   const idOf = ({ id }: Label) => id;
   const labelOf = ({ label }: Label) => label;
@@ -101,7 +101,7 @@ export function classOrder(labels: Label[], other: Label[], name: string): numbe
   );
 }
 
-/** Where each name is among the others; undefined where they are not the same names, or the places of some are not sure. */
+/** The position of each name among the others; undefined where the names differ or a position is ambiguous. */
 function matched(names: string[], others: string[]): number[] | undefined {
   const [own, all] = [names.map(comparable), others.map(comparable)];
   if (own.every((name, index) => name === all[index])) return own.map((_, index) => index);

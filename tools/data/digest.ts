@@ -17,7 +17,7 @@ export interface DataDigest {
 
 const digests = new Map<string, Promise<DataDigest>>();
 
-/** Each source is read once a process: its hash is asked for by every stage. */
+/** Each source is read once a process, because every stage asks for its hash. */
 export function digestData(source: string): Promise<DataDigest> {
   const key = resolve(source);
   const known = digests.get(key) ?? digest(source);
@@ -33,7 +33,7 @@ async function digest(source: string): Promise<DataDigest> {
     const sha256 = await hashFile(source);
     return { name, sha256, bytes: stats.size, files: [`${sha256}  ${name}`] };
   }
-  // What a system leaves there is no part of the data, and comes and goes.
+  // Files of the operating system are not part of the data, and they come and go.
   const found = listTree(source).filter(({ path, stats }) => stats?.isFile() && !isLitter(path));
   const files: string[] = [];
   let bytes = 0;

@@ -9,7 +9,7 @@ export interface Entry {
   fault?: string;
 }
 
-/** What is known of a picture beside its place: from a table, or from a file of the same name. */
+/** What a table, or a file of the same name, says about a picture. */
 export interface Annotation {
   /** undefined where the picture has no class */
   className?: string;
@@ -26,20 +26,20 @@ export interface Listing {
 
 /** Kinds that are decoded here. */
 const PICTURE = /\.(jpe?g|jpe|jfif|pjpe?g|pjp|a?png|webp|gif|tiff?|avif|bmp|dib)$/i;
-/** Kinds that hold a picture and are not decoded here; counted, so that nobody misses them without a word. */
+/** Kinds of pictures that are not decoded here. They are counted and reported. */
 const OTHER_PICTURE =
   /\.(heic|heif|hif|svgz?|jxl|jp2|j2k|jpx|psd|ico|tga|ppm|pgm|pbm|pnm|exr|hdr|dng|cr2|cr3|nef|arw|orf|rw2|raf)$/i;
 
 export const isPicture = (path: string): boolean => PICTURE.test(path);
 export const isOtherPicture = (path: string): boolean => OTHER_PICTURE.test(path);
 
-/** What notebooks, network drives, cameras and operating systems leave between the pictures. */
+/** Files that notebooks, network drives, cameras and operating systems leave between the pictures. */
 const LITTER = new Set([
   ...["__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found"],
   ...["__pycache__", "thumbs.db", "desktop.ini", "icon\r"],
 ]);
 
-/** Whether a part of the path is hidden, or is no part of the data. */
+/** Whether a part of the path is hidden or does not belong to the data. */
 export const isLitter = (path: string): boolean =>
   path.split("/").some((part) => part.startsWith(".") || LITTER.has(part.toLowerCase()));
 

@@ -12,7 +12,7 @@ export function listFolder(root: string): Entry[] {
     return {
       path,
       async read() {
-        if (!stats?.isFile()) throw new Error("it is no file"); // a pipe would be waited for without end
+        if (!stats?.isFile()) throw new Error("it is not a file"); // a pipe would be waited for without end
         if (stats.size > MAX_PICTURE_BYTES) throw new Error(`it has ${stats.size} bytes`);
         return readFileSync(join(root, onDisk));
       },

@@ -46,7 +46,7 @@ export function layOut(source: string, { entries, annotations, annotatedBy }: Li
       const { className = "", split } = annotations.get(path)!;
       return { path, className, read: read!, ...(split && { split }) };
     });
-    return withClasses(files, leftOut, [`classes are those of ${annotatedBy}`], unlabelled);
+    return withClasses(files, leftOut, [`the classes come from ${annotatedBy}`], unlabelled);
   }
   const top = passWrappers(treeOf(data));
   const splits = splitFolders(top);
@@ -99,14 +99,20 @@ const allIn = ({ pictures, folders }: Folder): Entry[] => [...pictures, ...[...f
 
 const holding = ({ folders }: Folder) => [...folders.values()].filter((folder) => allIn(folder).length > 0);
 
-/** A zip's top folder, say: a folder without pictures, in which one folder alone holds any, and that in its subfolders. */
+/**
+ * Passes over wrapping folders, such as a zip's top folder: a folder without pictures, in which a single folder has
+ * pictures in its subfolders.
+ */
 function passWrappers(root: Folder): Folder {
   const [only, ...others] = holding(root);
   const isWrapper = only && !others.length && !root.pictures.length && !only.pictures.length;
   return isWrapper && !splitNamed(nameOf(only.path)) ? passWrappers(only) : root;
 }
 
-/** By name; none where a folder of a split's name is a class, holding pictures itself, and no other has subfolders. */
+/**
+ * The split folders by name. None where a folder with a split's name is a class: it has pictures itself, and no other
+ * folder has subfolders.
+ */
 function splitFolders({ folders }: Folder): Map<string, SplitPart> {
   const named = new Map<string, SplitPart>();
   for (const [name, folder] of folders) {
@@ -139,7 +145,7 @@ function filesBelow(source: string, top: Folder, notes: string[], split?: SplitP
   return files;
 }
 
-/** A class that would be missing from the data without a word. */
+/** Refuses an empty class folder, because the class would silently be missing from the data. */
 function refuseEmpty(source: string, folder: Folder, top: Folder): void {
   if (!holding(top).length) return; // No class folder holds a picture. The caller reports it, with the expected form.
   const inside = [...folder.others, ...[...folder.folders.values()].flatMap(({ others }) => others)];
@@ -159,8 +165,8 @@ function leftOutOf(entries: Entry[], annotated: boolean): string[] {
   const others = files.filter(({ path }) => !isLitter(path) && !isPicture(path) && !isMetadata(path));
   // Beside a sample's picture lie its label and captions; only pictures of other kinds are worth a word.
   const unread = annotated ? others.filter(({ path }) => isOtherPicture(path)) : others;
-  if (litter.length) leftOut.push(`${litter.length} hidden or of the system's own (${nameOf(litter[0].path)})`);
-  if (unread.length) leftOut.push(`files of kinds that are not read: ${countKinds(unread)}`);
+  if (litter.length) leftOut.push(`${litter.length} hidden or system files (${nameOf(litter[0].path)})`);
+  if (unread.length) leftOut.push(`files of unsupported kinds: ${countKinds(unread)}`);
   const closed = entries.filter(({ fault }) => fault !== undefined);
   for (const { path, fault } of closed) leftOut.push(`the folder ${path}/, which cannot be listed (${fault})`);
   return leftOut;

@@ -9,7 +9,7 @@ import { sayOnce } from "../shared/terminal.ts";
 import { decodeBmp, isBmp } from "./bmp.ts";
 import { pngColours, toSrgb } from "./pngColour.ts";
 
-/** One picture, not yet read. */
+/** One picture that has not been read yet. */
 export interface Picture {
   /** data set and path within, for messages */
   name: string;
@@ -34,7 +34,7 @@ export async function decode(buffer: Buffer, name: string): Promise<RawImage> {
   });
 }
 
-/** The same picture for sharp to crop and resize: RGB, upright. */
+/** Opens the same picture for sharp to crop and resize: RGB, upright. */
 export async function openForSharp(
   buffer: Buffer,
   name: string,
@@ -48,9 +48,9 @@ export async function openForSharp(
 }
 
 interface Opened {
-  /** where sharp alone gives what browsers give */
+  /** for pictures that sharp alone decodes as browsers do */
   plain: Sharp;
-  /** where it does not */
+  /** for pictures that it decodes differently */
   decoded?: RawImage;
   width: number;
   height: number;
@@ -65,7 +65,9 @@ function open(buffer: Buffer, name: string): Promise<Opened> {
     }
     const { format, space, depth, hasAlpha, autoOrient, width, height, icc } = await plain.metadata();
     if (depth === "float" || depth === "double" || depth === "complex" || depth === "dpcomplex")
-      throw new Error(`its samples are of type ${depth}, whose range nothing says; save it with 8 or 16 bits`);
+      throw new Error(
+        `its samples are of type ${depth}, whose value range the file does not state; save it with 8 or 16 bits`,
+      );
     const upright = format === "webp" ? { width, height } : autoOrient;
     if (format !== "webp") plain.rotate();
     if (space === "cmyk" && !isPressProfile(icc)) return { plain, ...upright, decoded: await fromInk(plain) };
@@ -81,10 +83,10 @@ function open(buffer: Buffer, name: string): Promise<Opened> {
   });
 }
 
-/** Of CMYK; a profile of another colour space says nothing of inks. */
+/** Whether a profile is for CMYK; one of another colour space does not describe inks. */
 const isPressProfile = (icc: Buffer | undefined) => icc?.toString("latin1", 16, 20) === "CMYK";
 
-/** Without a press's profile, inks multiply what the paper reflects. */
+/** Converts CMYK without a press profile: inks multiply the light that the paper reflects. */
 async function fromInk(image: Sharp): Promise<RawImage> {
   const { data, info } = await image
     .pipelineColourspace("cmyk")
@@ -100,24 +102,27 @@ async function fromInk(image: Sharp): Promise<RawImage> {
   return { data: out, width, height };
 }
 
-/** What no decoding here can make equal to every browser, as they differ among themselves or from libheif. */
+/**
+ * Properties with which no decoding can equal every browser, because browsers differ from one another or from libheif.
+ */
 function doubtsOf(of: { format: string; space: string; hasAlpha: boolean; colours: ReturnType<typeof pngColours> }) {
   const doubts: string[] = [];
   if (of.colours === "other")
-    doubts.push("has colours that browsers map each in its own way (cICP); taken as sRGB here");
+    doubts.push("has colours (cICP) that each browser maps differently; they are read as sRGB here");
   if (of.space === "cmyk")
     doubts.push(
-      "has inks and a press's profile, which browsers apply each in its own way; saturated and dark colours may differ by 60 of 255",
+      "has CMYK inks with a press profile, which each browser applies differently; saturated and dark colours may differ by 60 of 255",
     );
   if (of.format === "heif" && of.hasAlpha)
     doubts.push(
-      "is an AVIF with alpha, whose range browsers and libheif may read differently; all but opaque pixels may differ by 12 of 255",
+      "is an AVIF with alpha, whose range browsers and libheif may read differently; pixels that are not opaque may differ by 12 of 255",
     );
   return doubts;
 }
 
 /**
- * A canvas keeps colours multiplied by alpha, in 8 bits: what is fully transparent is black, and of faint colours little is left.
+ * Rounds as a canvas does, which keeps colours multiplied by alpha in 8 bits: fully transparent pixels become black,
+ * and faint colours lose most of their bits.
  *
  * @param round how the product becomes 8 bits; libwebp cuts off what the other decoders round
  */

@@ -113,7 +113,7 @@ const times = (matrix: Matrix, vector: number[]) =>
 const product = (a: Matrix, b: Matrix): Matrix =>
   a.map((row) => [0, 1, 2].map((column) => row.reduce((sum, v, k) => sum + v * b[k][column], 0)));
 
-/** By cofactors. */
+/** The inverse, by cofactors. */
 function inverse(m: Matrix): Matrix {
   const minor = (r: number, c: number) => {
     const [r1, r2] = [0, 1, 2].filter((row) => row !== r);

@@ -41,7 +41,7 @@ export function listTable(file: string): Listing {
 
 function readPicture(path: string): Buffer {
   const stats = statSync(path);
-  if (!stats.isFile()) throw new Error("it is no file");
+  if (!stats.isFile()) throw new Error("it is not a file");
   if (stats.size > MAX_PICTURE_BYTES) throw new Error(`it has ${stats.size} bytes`);
   return readFileSync(path);
 }
@@ -60,7 +60,7 @@ export async function readMetadata(source: string, entries: Entry[]): Promise<Ma
   return annotations.size ? annotations : undefined;
 }
 
-/** Nothing for a table without a class column: captions and boxes are other tasks'. */
+/** The rows of a metadata table; undefined without a class column, because captions and boxes belong to other tasks. */
 function metadataRows(text: string, name: string): Row[] | undefined {
   const [header] = cellsOf(text.replace(/^\ufeff/, "").split(/\r?\n/, 1)[0], ",");
   return header && columnOf(header, CLASS_COLUMNS) >= 0 ? rowsOf(text, name) : undefined;
@@ -77,7 +77,7 @@ function jsonRows(text: string, name: string): Row[] | undefined {
     try {
       record = JSON.parse(line);
     } catch {
-      throw new SlimViTError("bad-input", `${name}: line ${k + 1} is no JSON.`);
+      throw new SlimViTError("bad-input", `${name}: line ${k + 1} is not JSON.`);
     }
     const label = CLASS_COLUMNS.map((key) => record[key]).find((value) => ["string", "number"].includes(typeof value));
     if (typeof record.file_name !== "string")
@@ -90,7 +90,7 @@ function jsonRows(text: string, name: string): Row[] | undefined {
 const columnOf = (header: string[], names: string[]) =>
   header.findIndex((cell) => names.includes(cell.trim().toLowerCase()));
 
-/** With a header or without: then the first column is the path and the second the label. */
+/** Reads rows with or without a header. Without one, the first column is the path and the second the label. */
 function rowsOf(text: string, name: string): Row[] {
   const plain = text.replace(/^\ufeff/, "");
   const [first] = plain.split(/\r?\n/, 1);

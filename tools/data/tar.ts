@@ -7,9 +7,9 @@ import { SlimViTError } from "../../src/errors.ts";
 import { type Annotation, type Entry, extensionOf, isPicture, type Listing, MAX_PICTURE_BYTES } from "./entries.ts";
 
 const BLOCK = 512;
-/** Of a long name or of pax records. */
+/** The largest size of a long name or of pax records. */
 const MAX_NAME_BYTES = 2 ** 16;
-/** Of a file beside a picture that says its class. */
+/** The largest size of a file that gives the class of the picture beside it. */
 const MAX_LABEL_BYTES = 2 ** 20;
 
 /** @throws SlimViTError `bad-input` for a file that is no tar, or one that is cut off */
@@ -81,7 +81,7 @@ function plainName(header: Buffer): string {
   return prefix ? `${prefix}/${name}` : name;
 }
 
-/** A record is "LENGTH key=value\n", LENGTH being that of all of it. */
+/** A record is "LENGTH key=value\n", where LENGTH counts the whole record. */
 function paxPath(records: Buffer): string | undefined {
   for (let at = 0; at < records.length; ) {
     const length = Number.parseInt(records.toString("latin1", at, at + 10), 10);
@@ -144,6 +144,6 @@ function labelIn(text: string, name: string): string | undefined {
     const label = found.label ?? found.class ?? found.cls;
     return typeof label === "string" || typeof label === "number" ? String(label) : undefined;
   } catch {
-    throw new SlimViTError("bad-input", `${name}: is no JSON; expected an object with the picture's "label".`);
+    throw new SlimViTError("bad-input", `${name}: is not JSON; expected an object with the picture's "label".`);
   }
 }

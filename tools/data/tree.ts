@@ -38,7 +38,7 @@ export function listTree(
   return leaves;
 }
 
-/** A folder of another user's, such as lost+found on a drive, is no reason to read nothing. */
+/** Lists a folder. One that belongs to another user, such as lost+found on a drive, must not stop the reading. */
 function tryList(list: () => string[]): { names: string[]; fault?: string } {
   try {
     return { names: list() };

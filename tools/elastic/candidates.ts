@@ -6,7 +6,7 @@ import { evenMerges, mergesFor, type Reaches, withMerges } from "../masks/mergeS
 import { cutToWidths } from "./cut.ts";
 import { compensatedBias, keptUnits, type UnitStatistics } from "./units.ts";
 
-/** What a variant is made by. */
+/** The settings that make a variant. */
 export interface Settings {
   imageSize: [number, number];
   /** of the MLP units */
@@ -22,7 +22,10 @@ export interface Candidate extends Settings {
 
 export const UNIT_SHARES = [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4];
 
-/** Without pictures to try on, merging is trusted down to this share of the MACs; smaller pictures come next, then fewer units. */
+/**
+ * Without pictures to measure on, merging is trusted down to this share of the MACs. Smaller pictures come next, then
+ * fewer units.
+ */
 const TRUSTED_MERGES = 0.55;
 
 /**
@@ -73,7 +76,7 @@ function tryUsual(unmerged: Manifest, reaches: Reaches): number[] | undefined {
   }
 }
 
-/** By what is known of DeiT: merges first, then smaller pictures, then fewer units. */
+/** Chooses by experience with DeiT: merges first, then smaller pictures, then fewer units. */
 export function mostTrusted(candidates: Candidate[]): Candidate {
   const trusted = candidates.filter(({ mergeShare }) => mergeShare >= TRUSTED_MERGES);
   const area = ({ imageSize: [height, width] }: Candidate) => height * width;

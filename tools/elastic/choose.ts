@@ -22,7 +22,10 @@ export interface ChoiceOptions {
   sizes?: number[];
 }
 
-/** Of the pictures that units are not ordered by: so many for the first look, and so many for those that are left. */
+/**
+ * Pictures for the first look at all candidates, and for the last look at those that are left. Units are ordered by
+ * other pictures.
+ */
 const FIRST_PICTURES = 24;
 const MOST_PICTURES = 384;
 
@@ -57,7 +60,7 @@ export async function chooseVariants(model: Model, options: ChoiceOptions, pictu
       );
     const one = judge ? await closest(plausible(all), judge, percent(budget)) : mostTrusted(plausible(all));
     if (chosen.some(({ macs }) => macs === one.macs))
-      say(`elastic: ${percent(budget)}: no other network than for the budget above`);
+      say(`elastic: ${percent(budget)}: the best network is the one of the budget above`);
     else chosen.push(one);
   }
   return chosen;
@@ -68,11 +71,11 @@ async function statistics(model: Model, pictures: Picture[]): Promise<UnitStatis
   const { manifest, tensors } = model;
   const merged = manifest.blocks.some(({ merge }) => merge > 0);
   const unmerged = { ...manifest, blocks: manifest.blocks.map((block) => ({ ...block, merge: 0 })) };
-  if (merged) say("elastic: units are ordered by what they do before tokens merge");
+  if (merged) say("elastic: units are ranked by their effect in the model without merges");
   return statisticsOfPictures(tf, unmerged, tensors, pictures, manifest.preprocess);
 }
 
-/** What meets the budget nearly, and has merges that leave something to merge. */
+/** Candidates that come close to the budget and still leave tokens to merge. */
 function plausible(all: Candidate[]): Candidate[] {
   const most = Math.max(...all.map(({ macs }) => macs));
   const near = all.filter(({ macs, mergeShare }) => macs > 0.9 * most && mergeShare >= LEAST_MERGE_SHARE);
@@ -90,7 +93,7 @@ function sizesOf({ imageSize, patchSize }: Manifest, sizes?: number[]): [number,
   return all;
 }
 
-/** How far a network is from the whole one on some pictures. */
+/** Measures how far a network is from the whole one on some pictures. */
 interface Judge {
   pictures: Picture[];
   wanted: Float64Array[];
@@ -113,7 +116,7 @@ async function judgeOf(whole: Model, all: Picture[]): Promise<Judge> {
   return judge;
 }
 
-/** So that the first ones are spread over all, too. */
+/** Reorders items so that the first ones are spread over all, too. */
 function inTurn<T>(items: T[]): T[] {
   const stride = 7;
   return Array.from({ length: stride }, (_, first) => items.filter((__, k) => k % stride === first)).flat();
@@ -162,7 +165,7 @@ async function logitsOf(model: Model, judge: Judge, from: number, until: number)
   }
 }
 
-/** Of sharpness, 1 / temperature. */
+/** Values of the sharpness, 1 / temperature, that are tried. */
 const SHARPNESS = Array.from({ length: 13 }, (_, k) => 2 ** ((k - 4) / 8));
 
 /**

@@ -19,7 +19,7 @@ function cutOne(key: string, tensor: Tensor, from: Architecture, to: Architectur
   if (!nesting)
     throw new SlimViTError(
       "bad-input",
-      `${key}: widths ${small.parts} are no part of ${large.parts}; expected fewer or equal.`,
+      `${key}: widths ${small.parts} do not fit into ${large.parts}; expected smaller or equal ones.`,
     );
   return take(tensor, nesting.axis, nesting.kept);
 }

@@ -88,7 +88,7 @@ function variantsOf({ manifest, family }: Model, source: string): NamedModel[] {
   if (!family || manifest.variants.length < 2)
     throw new SlimViTError(
       "bad-option",
-      `${source}: is one network. Give --budgets, the shares of its MACs that variants shall have, as 1,0.8,0.6,0.4.`,
+      `${source}: is a single network. Give --budgets, the variants' shares of its MACs, such as 1,0.8,0.6,0.4.`,
     );
   return [...family.names].reverse().map((name) => {
     const { family: _, ...model } = family.model(name);
@@ -150,11 +150,11 @@ async function write(
   return { manifest: await writeElasticFolder(out, content, force) };
 }
 
-/** By the share of the whole model's MACs. */
+/** A variant's name, from its share of the whole model's MACs. */
 const nameOf = ({ manifest }: Model, whole: Model) =>
   `macs-${Math.round((100 * countMacs(manifest, manifest.labels.length)) / countMacs(whole.manifest, whole.manifest.labels.length))}`;
 
-/** All variants on one page. @param history of their training */
+/** A page with all variants. @param history of their training */
 function reportOf(manifest: Manifest, history?: Record<string, number>[]): string {
   const models = manifest.variants.map(({ name }, i) => ({
     manifest: { ...withVariant(manifest, name), name: `${manifest.name}#${name}` },
@@ -165,7 +165,7 @@ function reportOf(manifest: Manifest, history?: Record<string, number>[]): strin
 
 function report(whole: Model, { out, dtype }: ElasticOptions, history?: Record<string, number>[]): ElasticReport {
   const manifest = readManifestFile(out);
-  writeFileAtomic(join(out, "report.html"), reportOf(manifest, history)); // now with what was measured
+  writeFileAtomic(join(out, "report.html"), reportOf(manifest, history)); // now with the measurements
   const macsOfWhole = countMacs(whole.manifest, whole.manifest.labels.length);
   const unitsOf = (blocks: Manifest["blocks"]) => blocks.reduce((sum, { mlpHidden }) => sum + mlpHidden, 0);
   const variants = manifest.variants.map(({ name, macs, imageSize, blocks, metrics }) => {

@@ -37,7 +37,7 @@ export interface ElasticVariant {
 }
 
 interface ElasticContent {
-  /** what the folder says of itself, with the largest variant's own fields */
+  /** the folder's manifest, with the largest variant's own fields */
   draft: ManifestDraft;
   /** smallest first; each one's widths are a part of the next one's */
   variants: ElasticVariant[];
@@ -65,7 +65,7 @@ export async function writeElasticFolder(out: string, content: ElasticContent, r
         (await openWithoutDevice(model, {}, false)).engine.dispose();
       } catch (error) {
         const fault = `variant "${name}" fails in ${dtype}. ${messageOf(error)} ${ADVICE[dtype]}`;
-        throw new SlimViTError("bad-model", `${out}: is not written, for ${fault}`);
+        throw new SlimViTError("bad-model", `${out}: is not written, because ${fault}`);
       }
     }
   }

@@ -28,7 +28,7 @@ export interface NamedModel {
 export interface TrainedTogether {
   models: NamedModel[];
   report: TrainReport;
-  /** what the folder says of its training */
+  /** the record of the training for the folder */
   recorded: Record<string, unknown>;
   /** to be called once the result is safely written */
   task: TrainTask;

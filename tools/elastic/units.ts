@@ -10,16 +10,18 @@ import { advance, embedPictures, momentsOf } from "../masks/calibration.ts";
 import { CALIBRATION_PICTURES } from "../masks/compensate.ts";
 import { startProgress } from "../shared/progress.ts";
 
-/** Of each block's units: what losing one costs, and what it is on average. */
+/** For each unit of a block: the loss without it, and its mean value. */
 export interface UnitStatistics {
   importance: Float64Array;
   mean: Float64Array;
 }
 
-/** A panel of the engine's kernels: widths of whole panels cost what they compute, and variants share them. */
+/**
+ * Width of a panel of the engine's kernels. Widths of whole panels waste no computation, and variants can share them.
+ */
 const PANEL = 8;
 
-/** From the weights alone: nothing is known of averages, which count as 0. */
+/** Statistics from the weights alone. Averages are unknown and count as 0. */
 export function statisticsOfWeights({ manifest, tensors }: Model): UnitStatistics[] {
   return manifest.blocks.map(({ mlpHidden }, i) => {
     const input = rowSquares(float32(tensors, `blocks.${i}.mlp.fc1.weight`), mlpHidden);
@@ -127,7 +129,7 @@ export function keptUnits(statistics: UnitStatistics[], share: number): number[]
   });
 }
 
-/** fc2's bias with what the units that go are on average. */
+/** fc2's bias plus the mean contribution of the removed units. */
 export function compensatedBias(
   tensors: Tensors,
   i: number,

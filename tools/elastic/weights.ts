@@ -81,7 +81,7 @@ export function shareWeights(tf: TF, models: { name: string; model: Model }[]): 
 
 const POSITIONS = "pos_embed";
 
-/** Of the greatest position: what int8 may have rounded. */
+/** Tolerance for rounding in int8, as a share of the greatest position. */
 const POSITION_TOLERANCE = 0.01;
 
 /** Whether these are the largest variant's position embeddings, moved to another grid: training keeps them so. */
@@ -95,7 +95,7 @@ function isMoved(key: string, { manifest, tensors }: Model, largest: Model): boo
 const positionsAt = (positions: Float32Array, from: Architecture, to: Architecture): Float32Array =>
   resamplePositions(positions, patchGrid(from), patchGrid(to), from.prefixTokens, from.embedDim);
 
-/** The same of a variable, through which gradients flow. */
+/** Position embeddings moved to another grid, with gradients. */
 function movedPositions(tf: TF, positions: Tensor, from: Architecture, to: Architecture): Tensor {
   const { prefixTokens, embedDim } = from;
   const [[rows, columns], [height, width]] = [patchGrid(from), patchGrid(to)];
@@ -110,7 +110,7 @@ function movedPositions(tf: TF, positions: Tensor, from: Architecture, to: Archi
   return tf.concat([tf.slice(positions, [0, 0, 0], [1, prefixTokens, embedDim]) as Tensor, moved], 1);
 }
 
-/** Whether a variant has the tensor for itself, as no part of the largest one's. */
+/** Whether a variant has a tensor of its own, which is not part of the largest variant's. */
 export function isOwn(key: string, model: Model, largest: Model): boolean {
   const { manifest, tensors } = model;
   const [from, to] = [growthOf(manifest, key), growthOf(largest.manifest, key)];

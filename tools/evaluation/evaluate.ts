@@ -60,7 +60,7 @@ export async function evaluate(source: string, options: EvalOptions): Promise<Ev
   if (!readManifestFile(source).head) {
     throw new SlimViTError(
       "bad-input",
-      `${source}: gives features and has no classes, so no accuracy. Compare its features with another model's: --against MODEL --unlabelled.`,
+      `${source}: gives features and has no classes, so it has no accuracy. Compare its features with another model's: --against MODEL --unlabelled.`,
     );
   }
   await warnOfTrainingPictures(source, options.data, splitOf(options));
@@ -110,7 +110,7 @@ export async function agreeWith(source: string, options: EvalOptions): Promise<A
   if (!areClassifiers && width !== otherWidth) {
     throw new SlimViTError(
       "bad-option",
-      `eval: ${source} gives ${width} features and ${against} ${otherWidth}, and not both are classifiers, so nothing of them can be compared.`,
+      `eval: ${source} gives ${width} features and ${against} ${otherWidth}, and they are not both classifiers, so their outputs cannot be compared.`,
     );
   }
   const order = areClassifiers ? classOrder(manifests[1].labels, manifests[0].labels, source) : [];
@@ -152,7 +152,7 @@ function distributions(seen: Seen, other: Seen, order: number[]): { agreement: n
   return { agreement: same / n, divergence: divergence / n };
 }
 
-/** A picture of which a model's features are all zero counts as 0. */
+/** The mean cosine. A picture for which a model's features are all zero counts as 0. */
 function meanCosine(seen: Seen, other: Seen): number {
   let sum = 0;
   for (const [picture, { features: a }] of seen.outputs) {
@@ -259,7 +259,7 @@ async function see(prepared: ReturnType<Viewer["prepare"]>): Promise<Outputs | u
   return { logits: logits.slice(), features: features.slice() };
 }
 
-/** The same data, split, engine and dtype measured again replace their old figures. */
+/** Records figures. A repeated measurement on the same data, split, engine and dtype replaces the old one. */
 function record(source: string, entry: AccuracyRecord): void {
   const same = (a: AccuracyRecord) =>
     a.data === entry.data && a.split === entry.split && a.engine === entry.engine && a.dtype === entry.dtype;

@@ -26,7 +26,7 @@ export interface RunReport {
   latencyMs: { preprocess: number; inference: number; total: number };
 }
 
-/** Of a file that could not be classified. */
+/** The error of a file that could not be classified. */
 export interface RunFailure {
   file: string;
   error: string;
@@ -64,7 +64,7 @@ export async function runFiles(
   return reports;
 }
 
-/** A file itself, whatever it is called; of a folder, the pictures anywhere in it. */
+/** The pictures at a path: the file itself, whatever its name, or all pictures anywhere in a folder. */
 function picturesAt(path: string): string[] {
   if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) return [path];
   const inside = listTree(path).filter(

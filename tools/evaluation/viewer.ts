@@ -4,13 +4,13 @@ import type { EngineName } from "../../src/engines/engine.ts";
 import type { Model } from "../../src/format/model.ts";
 import { evalPixels, type Picture } from "../data/data.ts";
 
-/** What an engine gave for one picture. */
+/** An engine's outputs for one picture. */
 export interface Outputs {
   logits: Float32Array;
   features: Float32Array;
 }
 
-/** A model that is open somewhere. */
+/** A model that is open, in this process or in a browser. */
 export interface Viewer {
   engine: EngineName;
   /** Reads a picture while others are looked at. @returns what looks at it */

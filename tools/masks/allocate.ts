@@ -5,17 +5,17 @@
 import { type Architecture, innerDim, tokenCounts } from "../../src/format/model.ts";
 import { type BlockMask, type BlockZeta, channelGroupsOf, type MaskMode } from "./masks.ts";
 
-/** What is to be saved. */
+/** The cost that is to be reduced. */
 export type Cost = "macs" | "params";
 
-/** A block's current width and tokens, on which depends what removing one more unit saves. */
+/** A block's current width and tokens, on which the saving of one more removed unit depends. */
 export interface BlockCost {
   tokens: number;
   channels: number;
   units: number;
 }
 
-/** What one more unit of each kind saves; without `token`, tokens cost nothing and stay. */
+/** The saving of removing one more unit of each kind. Without `token`, tokens cost nothing and stay. */
 export interface Savings {
   channel(cost: BlockCost, block: number): number;
   unit(cost: BlockCost, block: number): number;
@@ -66,7 +66,7 @@ export function allocate(
   while (left > dense * share) {
     let best: { score: number; saving: number; remove: () => void } | undefined;
     const offer = (value: number, saving: number, remove: () => void) => {
-      // A token in a block that has lost everything else does nothing there and is in the way: it goes first.
+      // A token has no effect in a block that has lost everything else, but blocks other removals. It goes first.
       const score = saving > 0 ? value / saving : -1;
       // Strictly less: ties go to the first block, family and index.
       if (!best || score < best.score) best = { score, saving, remove };
@@ -124,7 +124,7 @@ export function allocate(
   return masks;
 }
 
-/** As `countMacs` and `countParams` count them. */
+/** Savings as `countMacs` and `countParams` count them. */
 function countedSavings(arch: Architecture): Record<Cost, Savings> {
   const { embedDim: d, patchSize, prefixTokens, blocks } = arch;
   const linears = arch.mlp === "swiglu" ? 3 : 2;

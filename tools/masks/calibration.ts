@@ -21,14 +21,17 @@ import type { Moments } from "./ridge.ts";
 
 const BATCH = 16;
 
-/** The class token is one row among hundreds, and the only one that the head reads: its errors count so many times. */
+/** Weight of the class token's errors: it is one row among hundreds, but the only one that the head reads. */
 const PREFIX_WEIGHT = 20;
 
-/** Of each batch in a block that merges: the row that each row becomes. Two networks are compared where the same tokens merge. */
+/**
+ * For each batch in a block that merges: the row that each row becomes. Two networks are compared with the same tokens
+ * merged.
+ */
 export type MergeRows = Tensor[];
 
 /**
- * What a linear of block `i` sees, and what it should make of it.
+ * Sums over the inputs of a linear of block `i` and the outputs that it should give.
  *
  * @param wanted the linear's outputs that are wanted, batch by batch
  * @param merges of the block, to be followed

@@ -23,7 +23,7 @@ import { advance, difference, disposeStreams, embedPictures, type MergeRows, mom
 import { type BlockMask, channelStep, cutTensors, slimArchitecture } from "./masks.ts";
 import { addRidge, chooseKept, type Moments, solveForKept, statisticsOf } from "./ridge.ts";
 
-/** Enough that the last block, of which only the class token is read, sees more rows than DeiT-Ti has inner channels. */
+/** In the last block only the class token is read. This number gives it more rows than DeiT-Ti has inner channels. */
 export const CALIBRATION_PICTURES = 384;
 /** Shares of head channels and MLP units that each block keeps. */
 export interface KeptShares {
@@ -87,7 +87,7 @@ async function compensateBlock(
 ): Promise<Streams> {
   const { tf, arch, folded, masks } = run;
   const at = `blocks.${i}`;
-  // What proj is solved for: what attention adds in the whole model, and all that was lost before.
+  // proj is solved for the attention's output in the whole model plus all that was lost before.
   const withAttention = advance(tf, ...without(arch, i, folded, { mlp: true, merge: true }), i, dense);
   const entering = advance(tf, ...without(arch, i, folded, { attn: true, mlp: true, merge: true }), i, slim);
   const wantedOfProj = difference(tf, withAttention, entering);
@@ -100,7 +100,7 @@ async function compensateBlock(
   if (qkv) foldLostKeys(run, i, tensors, qkv);
   solveLinear(tensors, folded, `${at}.attn.proj`, masks[i].attn, proj);
 
-  // What the MLP is solved for: heads as they are cut now, all units. The same tokens merge as in the whole model.
+  // The MLP is solved with the heads as cut now and all units. The same tokens merge as in the whole model.
   const merges: MergeRows = [];
   const [halfArch, half] = withWholeMlp(run, i, tensors);
   const denseAfter = advance(tf, arch, folded, i, dense, merges);
@@ -116,7 +116,7 @@ async function compensateBlock(
   }
   const slimArch = slimArchitecture(arch, masks);
   if (arch.hiddenNorm && masks[i].mlp.includes(false)) {
-    // The norm inside makes other numbers of the units that are kept when some are gone.
+    // The inner norm changes the kept units when others are gone.
     const left = await momentsOf(tf, slimArch, tensors, i, slim, "mlp.fc2", { wanted, merges });
     const all = masks[i].mlp.filter(Boolean);
     if (left) solveFor(tensors, tensors, `${at}.mlp.fc2`, indices(all), left);
@@ -209,7 +209,7 @@ function solveFor(tensors: Tensors, from: Tensors, name: string, keep: number[],
   tensors.set(`${name}.bias`, { dtype: "F32", shape, data: solved.bias });
 }
 
-/** By what proj loses without a channel, and what the head's scores vary by it. */
+/** Chooses channels by proj's loss without a channel and by its part in the variance of the head's scores. */
 function chooseChannels(
   { arch, folded }: Compensation,
   i: number,

@@ -33,7 +33,7 @@ import { percent, say, si } from "../shared/terminal.ts";
 import { type BackendName, openBackend } from "../training/backend.ts";
 import { allocate } from "./allocate.ts";
 import { compensate } from "./compensate.ts";
-import { costFunction, FLAG, goalOf, type Target, type TargetCost, toTarget } from "./costTarget.ts";
+import { costFunction, FLAG, goalOf, type Target, targetOf, toTarget } from "./costTarget.ts";
 import { againstMasked, foldTensors } from "./fold.ts";
 import { predictMs, readProfile } from "./latency.ts";
 import {
@@ -67,9 +67,15 @@ export interface CompressOptions extends Partial<Budgets> {
   absolute?: boolean;
   /** model folder whose weights are cut, unfolded, in place of the search's; the search then only chooses what goes */
   weights?: string;
-  /** The next linears are solved again for what is kept, from what `data`'s pictures make them see. A model that was not searched can be cut so, too. */
+  /**
+   * The next linears are solved again for the kept inputs, from their activations on the pictures of `data`. This also
+   * works for a model that was not searched.
+   */
   compensate?: boolean;
-  /** With a target of MACs or milliseconds: tokens may merge in place of masks that drop them, where that diverges less on the pictures of `data`. */
+  /**
+   * With a target of MACs or milliseconds: tokens may merge instead of being dropped by masks, where that diverges less
+   * on the pictures of `data`.
+   */
   merge?: boolean;
   data?: string[];
   split?: Split;
@@ -85,13 +91,13 @@ export interface CompressReport {
   /** share of the dense model's */
   macsShare: number;
   paramsShare: number;
-  /** with `latencyMs`: what the profile says of the slim model */
+  /** with `latencyMs`: the slim model's time that the profile predicts */
   predictedMs?: number;
   /** largest difference of a logit, or of an embedding's number, between the slim model and the same weights with the cut parts multiplied by zero; not with `compensate` */
   maxAbsDiff?: number;
 }
 
-/** One report, or with `budgets` one a budget, from the smallest cut to the largest. */
+/** @returns one report, or with `budgets` one for each budget, from the smallest cut to the largest */
 export async function compress(source: string, options: CompressOptions): Promise<CompressReport | CompressReport[]> {
   const target = targetOf(options);
   if (!options.budgets) {
@@ -113,21 +119,6 @@ export async function compress(source: string, options: CompressOptions): Promis
     reports.push(await compressOne(source, { ...options, name, out: join(options.out, folder) }, { cost, share }));
   }
   return reports;
-}
-
-function targetOf(options: CompressOptions): { cost: TargetCost; share: number | true } | undefined {
-  const { macs, params, latencyMs, profile } = options;
-  if ((latencyMs === undefined) !== (profile === undefined))
-    throw new SlimViTError("bad-option", "compress: --latency-ms and --profile need each other.");
-  if (latencyMs !== undefined) {
-    if (macs !== undefined || params !== undefined || options.budgets)
-      throw new SlimViTError("bad-option", "compress: --latency-ms is a target of its own; give no other.");
-    return { cost: "latencyMs", share: latencyMs };
-  }
-  if (macs !== undefined && params !== undefined)
-    throw new SlimViTError("bad-option", "compress: --macs and --params are two targets; give one of them.");
-  if (macs !== undefined) return { cost: "macs", share: macs };
-  return params === undefined ? undefined : { cost: "params", share: params };
 }
 
 async function compressOne(
@@ -160,7 +151,7 @@ async function compressOne(
   const kept = (of: (net: Architecture) => number) => `${of(slim)} of ${of(arch)}`;
   const closeness =
     cut.maxAbsDiff === undefined
-      ? "the next linears solved again for what is kept"
+      ? "the next linears solved again for the kept inputs"
       : `${slim.head ? "logits" : "embeddings"} within ${cut.maxAbsDiff.toExponential(1)} of the masked model`;
   say(
     `compress: kept ${kept(({ blocks }) => sum(blocks.map(innerDim)))} head channels, ` +
@@ -182,7 +173,7 @@ async function compressOne(
   };
 }
 
-/** What is left of a model, and what its provenance says of the cut. */
+/** The cut model and the record of the cut for its provenance. */
 interface CutModel {
   masks: BlockMask[];
   merges?: number[];
@@ -209,7 +200,7 @@ async function cutAlone(
   return { masks, tensors, maxAbsDiff, ...merged };
 }
 
-/** What goes by the searched masks, and with `merge` by tokens that merge; and what is cut. */
+/** Cuts a searched model by its masks, and with `merge` also by merging tokens. */
 async function searchedCut(
   source: string,
   searched: Model,
@@ -241,7 +232,10 @@ async function searchedCut(
   return { ...cut, folded, recorded: { merge: cut.merges, data: data.map((path) => basename(path)), split } };
 }
 
-/** Of a search by its masks; of any other model by what the kept channels and units make up for best. */
+/**
+ * Chooses the cut of a searched model by its masks, and that of any other model by what the kept channels and units
+ * compensate best.
+ */
 async function cutAndCompensate(
   source: string,
   searched: Model,
@@ -306,7 +300,7 @@ function sameShaped(source: string, { manifest }: Model): Tensors {
 }
 
 /**
- * By three rankings of ζ, or by one target and importance per MAC.
+ * Chooses masks by three rankings of ζ, or by one target and importance per MAC.
  *
  * @param keepsPatches whether a target leaves all patches
  */
@@ -341,7 +335,7 @@ function chooseMasks(
   if (patch < 1 && mergesTokens(arch))
     throw new SlimViTError(
       "bad-option",
-      `compress: ${source} merges tokens, which have no masks of their own after that; give --patch 1.`,
+      `compress: ${source} merges tokens, and merged tokens have no masks of their own; give --patch 1.`,
     );
   return hardenMasks(arch, zetas, { attn, mlp, patch }, { mode, rule: options.tokens, absolute: options.absolute })
     .blocks;

@@ -14,11 +14,44 @@ export interface Target {
   share: number;
 }
 
+/** The options of compress that give a target. */
+interface TargetOptions {
+  macs?: number | true;
+  params?: number | true;
+  latencyMs?: number;
+  profile?: string;
+  budgets?: number[];
+}
+
+/**
+ * @returns nothing where none is given; `true` where `budgets` has the shares
+ * @throws SlimViTError `bad-option` for more than one
+ */
+export function targetOf({
+  macs,
+  params,
+  latencyMs,
+  profile,
+  budgets,
+}: TargetOptions): { cost: TargetCost; share: number | true } | undefined {
+  if ((latencyMs === undefined) !== (profile === undefined))
+    throw new SlimViTError("bad-option", "compress: --latency-ms and --profile need each other.");
+  if (latencyMs !== undefined) {
+    if (macs !== undefined || params !== undefined || budgets)
+      throw new SlimViTError("bad-option", "compress: --latency-ms is a target of its own; give no other.");
+    return { cost: "latencyMs", share: latencyMs };
+  }
+  if (macs !== undefined && params !== undefined)
+    throw new SlimViTError("bad-option", "compress: --macs and --params are two targets; give one of them.");
+  if (macs !== undefined) return { cost: "macs", share: macs };
+  return params === undefined ? undefined : { cost: "params", share: params };
+}
+
 export const COUNT = { macs: countMacs, params: countParams };
 
 export const FLAG: Record<TargetCost, string> = { macs: "macs", params: "params", latencyMs: "latency-ms" };
 
-/** What a network costs. */
+/** The cost of a network. */
 export type CostOf = (net: Architecture) => number;
 
 /** @param file the device's profile, where the cost is its milliseconds */
@@ -32,7 +65,7 @@ export function costFunction(cost: TargetCost, file: string | undefined, arch: A
 export const goalOf = ({ cost, share }: Target, dense: number): number =>
   cost === "latencyMs" ? share : share * dense;
 
-/** To a thousandth of the target. */
+/** Enough steps to reach a thousandth of the target. */
 const BISECTIONS = 10;
 
 /**

@@ -21,7 +21,7 @@ export interface DeviceProfile {
   threads: number;
   /** processor and browser, in words */
   device: string;
-  /** what the tables hold for */
+  /** this and the five below: the network shape that the tables are valid for */
   embedDim: number;
   headDim: number;
   patchSize: number;
@@ -38,13 +38,13 @@ export interface DeviceProfile {
   units: number[];
   /** by tokens: a block without heads and units */
   emptyMs: number[];
-  /** by tokens: what such a block costs more when it is the first to have so few */
+  /** by tokens: the additional time of such a block when it is the first with so few tokens */
   dropMs: number[];
-  /** what attention of all heads adds to it, [tokens][channels] */
+  /** the additional time of attention with all heads, [tokens][channels] */
   attentionMs: number[][];
-  /** by tokens: what one head more costs for as many channels */
+  /** by tokens: the additional time of one more head for the same number of channels */
   headMs: number[];
-  /** what the MLP adds to it, [tokens][units] */
+  /** the additional time of the MLP, [tokens][units] */
   mlpMs: number[][];
   /**
    * The last block, where only the prefix tokens have a query, a projection and an MLP: without heads, and with all of them
@@ -80,12 +80,12 @@ export function readProfile(path: string, arch: Architecture): DeviceProfile {
   if (unknown)
     throw new SlimViTError(
       "unsupported",
-      `${path}: the tables of a profile are those of plain networks and say nothing of ${unknown}. Give a share of the MACs instead.`,
+      `${path}: the tables of a profile hold for plain networks only, not for ${unknown}. Give a share of the MACs instead.`,
     );
   return profile;
 }
 
-/** What a network may have beside a plain DeiT, as its blocks cost about the same. */
+/** Features beyond a plain DeiT that a network may have, because its blocks cost about the same. */
 const MEASURED_ALIKE: Feature[] = [
   ...(["registers", "pooledNorm", "noTokenNorm", "activation", "preNorm", "normEps"] as const),
   ...(["projection", "noHead", "cosine"] as const),
@@ -107,7 +107,7 @@ export function predictMs(profile: DeviceProfile, arch: Architecture): number {
   return total;
 }
 
-/** Lanes of the kernels' panels: what is narrower costs as much. */
+/** Lanes of the kernels' panels: a narrower width costs as much. */
 export const padded = (width: number): number => Math.ceil(width / 8) * 8;
 
 function blockMs(
@@ -142,7 +142,10 @@ function blockMs(
   return overTokens(tokens, profile.emptyMs, n) + attention + mlp(n);
 }
 
-/** What removing one more channel, unit or token saves, for `allocate`: widths smooth here, as single ones save nothing. */
+/**
+ * The saving of removing one more channel, unit or token, for `allocate`. Widths are smoothed, because single ones save
+ * nothing.
+ */
 export function latencySavings(profile: DeviceProfile, arch: Architecture): Savings {
   const saving = (block: number, cost: BlockCost, less: Partial<BlockCost>) =>
     Math.max(MIN_SAVING, blockMs(profile, arch, cost, block) - blockMs(profile, arch, { ...cost, ...less }, block));
@@ -155,7 +158,7 @@ export function latencySavings(profile: DeviceProfile, arch: Architecture): Savi
   };
 }
 
-/** Milliseconds; where a table is flat, removal must not look free. */
+/** Milliseconds. Where a table is flat, removal must not seem free. */
 const MIN_SAVING = 1e-9;
 
 /** The line between the two points around `x`, or the outermost two where it lies outside. */
@@ -168,7 +171,7 @@ function between(points: number[], values: number[], x: number): number {
   return values[k - 1] * (1 - share) + values[k] * share;
 }
 
-/** The same of the cost of one token: exact for a cost of n tokens that is a n + b n². */
+/** Interpolates the cost of one token and multiplies it by n. This is exact where n tokens cost a n + b n². */
 function overTokens(points: number[], values: number[], n: number): number {
   return (
     n *

@@ -10,11 +10,14 @@ import { float32 } from "../../src/format/read.ts";
 import type { ForwardOptions, Weights } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 
-/** What an attention ζ is shared by: nothing; the channels of a head; the heads, channel by channel. */
+/** The scope of an attention ζ: one channel of one head; all channels of a head; the same channel of all heads. */
 export type MaskMode = "channel" | "head" | "uniform";
 export const MASK_MODES: MaskMode[] = ["channel", "head", "uniform"];
 
-/** How raw patch masks become nested keep-lists: a shallow block keeps what a deeper one needs; or dropped is dropped. */
+/**
+ * How raw patch masks become nested keep-lists. `union`: a block keeps what a deeper one needs. `intersect`: a dropped
+ * token stays dropped.
+ */
 export type TokenRule = "union" | "intersect";
 
 /** ζ of one block as plain numbers, `attn` by [heads × headDim] whatever the mode. */
@@ -123,13 +126,13 @@ export function patchOptions(
   return { scoreGates: nested, ...poolGates(tf, arch, nested) };
 }
 
-/** What is removed is in no mean and in no attention pooling either. */
+/** Removed tokens are left out of means and attention pooling, too. */
 function poolGates(tf: TF, { pooling }: Architecture, gates: Tensor[]): ForwardOptions {
   if (pooling === "class") return {};
   return { poolGates: tf.add(tf.relu(gates.at(-1)!), LEAST_POOL_GATE) };
 }
 
-/** If all are gone, a mean is still one of numbers. */
+/** If all tokens are gone, a mean must still be finite. */
 const LEAST_POOL_GATE = 1e-6;
 
 /** The sparsity terms of the loss: Σ|ζ_attn|, Σ|ζ_mlp|, Σ|tanh ζ_patch| over all blocks; sums, not means. */
@@ -153,14 +156,14 @@ export function blockZetas(arch: Architecture, mode: MaskMode, read: (name: stri
   });
 }
 
-/** Which of a block's attention ζ covers channel `c` of [heads × headDim]. */
+/** The index of the attention ζ that covers channel `c` of [heads × headDim]. */
 function zetaOf(arch: Architecture, mode: MaskMode, c: number): number {
   const { headDim } = arch;
   if (mode === "head") return Math.floor(c / headDim);
   return Math.floor((mode === "channel" ? c : c % headDim) / channelStep(arch));
 }
 
-/** Which channels of a block one ζ covers. */
+/** The channels of a block that each ζ covers. */
 export function channelGroupsOf(arch: Architecture, mode: MaskMode, block: BlockShape): number[][] {
   const groups: number[][] = [];
   for (let c = 0; c < innerDim(block); c++) {
@@ -230,12 +233,15 @@ export function hardenMasks(arch: Architecture, zetas: BlockZeta[], budgets: Bud
   return { blocks, rawTokens, thresholds };
 }
 
-/** One value for each ζ that exists, of those spread over the channels of a block. */
+/** One value for each ζ, from values that are spread over the channels of a block. */
 function distinct(arch: Architecture, mode: MaskMode, spread: number[]): number[] {
   return channelGroupsOf(arch, mode, arch.blocks[0]).map(([first]) => spread[first]);
 }
 
-/** Pooling by more than the class token needs a patch: where none is left, the one that the last block values most. */
+/**
+ * Pooling by more than the class token needs a patch. Where none is left, the one with the greatest ζ in the last block
+ * stays.
+ */
 function withOnePatch(arch: Architecture, masks: boolean[][], values: number[][]): boolean[][] {
   const { pooling, prefixTokens } = arch;
   if (pooling === "class" || masks.at(-1)!.some((kept, token) => kept && token >= prefixTokens)) return masks;
@@ -243,7 +249,7 @@ function withOnePatch(arch: Architecture, masks: boolean[][], values: number[][]
   return masks.map((mask) => mask.map((kept, token) => kept || token === best));
 }
 
-/** A block that merges compares keys: where none is left, the channels of the greatest ζ stay. */
+/** A block that merges compares keys, so where no channel is left, those with the greatest ζ stay. */
 function withKeys(arch: Architecture, mode: MaskMode, i: number, mask: boolean[], values: number[]): boolean[] {
   if (!arch.blocks[i].merge || mask.some(Boolean)) return mask;
   const zeta = zetaOf(arch, mode, greatest(values, 0));

@@ -77,11 +77,11 @@ export async function mergeModel(source: string, options: MergeOptions): Promise
   return { out, macs, macsShare: macs / wholeMacs, merge: merges, tokens, ...(timed && { ms: timed.ms }) };
 }
 
-/** Halvings of the range of MACs between the whole model and the least. */
+/** Halvings of the range of MACs between the whole model and the smallest. */
 const BISECTIONS = 6;
 const RUNS = 7;
 
-/** The least merges with which the engine was measured to take at most `budgetMs`. */
+/** The fewest merges with which the engine was measured to take at most `budgetMs`. */
 async function mergesWithin(model: Model, budgetMs: number): Promise<{ merges: number[]; ms: number }> {
   const { manifest } = model;
   const classes = manifest.labels.length;

@@ -10,7 +10,10 @@ import type { CostOf } from "./costTarget.ts";
 import { type BlockMask, cutTensors, slimArchitecture } from "./masks.ts";
 import { mergesFor, withMerges } from "./mergeSchedule.ts";
 
-/** Parts of the cut that the masks make where tokens merge, of the logarithm of the cost: at a half, each leaves the same share. */
+/**
+ * The masks' parts of the cut where tokens merge, in the logarithm of the cost. At ½, masks and merges leave the same
+ * share.
+ */
 const MASK_PARTS = [0, 0.25, 0.5, 0.75];
 const PICTURES = 96;
 
@@ -21,7 +24,7 @@ export interface CutWithMerges {
 }
 
 export interface MergeChoice {
-  /** what was searched, ζ folded into its weights */
+  /** the searched model, with ζ folded into its weights */
   whole: Model;
   costOf: CostOf;
   /** the cost to reach */
@@ -72,7 +75,7 @@ function candidatesOf({ whole, costOf, goal, masksFor }: MergeChoice): { cut: Cu
       return [{ words, cut: make() }];
     } catch (error) {
       if (!(error instanceof SlimViTError && error.code === "bad-option")) throw error;
-      fault ??= error; // of the masks alone, which says what is left
+      fault ??= error; // the error of the masks alone, which says what is left
       return [];
     }
   });
@@ -85,7 +88,7 @@ function cutModel({ manifest, tensors }: Model, { masks, merges }: CutWithMerges
   return { manifest: slim, dtype: "f32", tensors: cutTensors(manifest, tensors, masks) };
 }
 
-/** Of an embedding model, over the numbers of its embedding. */
+/** Distributions over the classes; for an embedding model, over the numbers of its embedding. */
 async function distributions(model: Model, pixels: Float32Array[]): Promise<Float64Array[]> {
   const engine = await openSimd(model, { threads: 1 });
   try {

@@ -11,7 +11,7 @@ const UNTOUCHED_SHARE = 1 / 6;
 /** No block merges more than this share of the picture's patches: few large steps lose more than many small ones. */
 const LARGEST_SHARE = 1 / 8;
 
-/** Nor more than this share of those that it has itself: merging the last tokens loses most. */
+/** No block merges more than this share of its own patches, because merging the last tokens loses most. */
 const OWN_SHARE = 1 / 4;
 
 /** Whether a network with these merges is small enough. */
@@ -46,7 +46,7 @@ export function evenMerges(arch: Architecture, reaches: Reaches): number[] | und
   return leastOf(even(arch), arch, reaches);
 }
 
-/** All that merging can do: half of the patches in each block. */
+/** The most that can merge: half of the patches in each block. */
 export function mostMerges(arch: Architecture): number[] {
   return mergesOf(arch, (_, patches) => patches);
 }
@@ -74,7 +74,10 @@ export function withMerges<A extends Architecture>(arch: A, merges: number[]): A
   return { ...arch, blocks: arch.blocks.map((block, i) => ({ ...block, merge: merges[i] })) };
 }
 
-/** Not while keep-lists still shrink, not without keys to compare, and not where nothing reads the patches any more. */
+/**
+ * A block cannot merge while keep-lists still shrink, without keys to compare, or where nothing reads the patches any
+ * more.
+ */
 export function canMerge({ blocks, pooling }: Architecture, i: number): boolean {
   const shrinksLater = blocks.slice(i + 1).some(({ keepIdx }) => keepIdx.length < blocks[i].keepIdx.length);
   const isRead = i < blocks.length - 1 || pooling !== "class";

@@ -60,8 +60,8 @@ export function solveForKept(weight: Float32Array, bias: Float32Array, moments: 
 }
 
 /**
- * Which inputs can go so that the others make up for them best: one after the other the input whose loss, with all that
- * stay solved again, is the least.
+ * Chooses the inputs to remove so that the others compensate for them best. It removes one after the other the input
+ * with the least loss when all remaining ones are solved again.
  *
  * @param weight [outDim, size]
  * @param extra a further loss of each input, as a share of the whole; 0 without

@@ -136,7 +136,7 @@ export async function search(source: string, options: SearchOptions): Promise<Tr
   return report;
 }
 
-/** What importance is measured on: distillation where there is a teacher, else the labels. */
+/** The loss that importance is measured on: distillation where there is a teacher, else the labels. */
 function baseLoss(
   tf: TF,
   { manifest }: Model,
@@ -170,12 +170,12 @@ function requireDense({ manifest }: Model, source: string, { wPatch }: SearchOpt
   if (mergesTokens(manifest) && wPatch > 0)
     throw new SlimViTError(
       "bad-option",
-      `${source}: merges tokens, which have no masks of their own after that. Give --w-patch 0 for masks of channels and ` +
+      `${source}: merges tokens, and merged tokens have no masks of their own. Give --w-patch 0 for masks of channels and ` +
         "units alone, or search the model that was merged.",
     );
 }
 
-/** How the masks spread: quantiles of ζ, and of tanh ζ for tokens, by family. */
+/** The distribution of the masks: quantiles of ζ, and of tanh ζ for tokens, by family. */
 async function zetaQuantiles(zetas: Variables): Promise<Record<string, number>> {
   const quantiles: Record<string, number> = {};
   for (const family of ["attn", "mlp", "patch"] as Family[]) {

@@ -22,7 +22,9 @@ export function readMasks(source: string, file: string, arch: Architecture): { m
   return { mode, zetas: blockZetas(arch, mode, (name) => stored.get(name)!.data as Float32Array) };
 }
 
-/** What of a search's options its compression depends on: search.json, the one record of the mode of its masks. */
+/**
+ * The search's options on which compression depends. They are kept in search.json, the only record of the masks' mode.
+ */
 export interface SearchRecord {
   masks: MaskMode;
   patchForm: PatchForm;

@@ -14,7 +14,7 @@ import type { Metrics } from "./records.ts";
 /** `program` where it was none of slimvit's commands. */
 type Step = Record<string, unknown> & { command: string; program?: string };
 
-/** Of a folder with several variants, the first one's figures, and a table of all. */
+/** The card's text. For a folder with several variants it has the first one's figures and a table of all. */
 export function cardText(selected: Manifest): string {
   const manifest = withVariant(selected, selected.variants[0].name);
   const { name, license, labels, imageSize, patchSize, embedDim, blocks, provenance } = manifest;
@@ -91,14 +91,14 @@ export function cardText(selected: Manifest): string {
   return lines.join("\n");
 }
 
-/** One row for each of several variants, with the accuracy that was recorded first. */
+/** One row for each variant, with the accuracy that was recorded first. */
 function variantRows({ variants }: Manifest): string[] {
   if (variants.length < 2) return [];
   return [
     "",
     "## Variants",
     "",
-    "All of them share the weights; a page loads what its device can afford. The figures above and below are the first one's.",
+    "All variants share their weights; a page loads the one that its device can afford. The figures above and below are the first one's.",
     "",
     "| variant | picture, px | merged pairs | multiply-accumulates | top-1 (95 % interval) |",
     "| --- | --- | --- | --- | --- |",
@@ -121,7 +121,10 @@ export function interval(p: number, n: number): string {
   return `${percent(centre - half)}–${percent(centre + half)}`;
 }
 
-/** What the model was cut from, as far as its own manifest tells: all tokens, and the recorded dense widths. */
+/**
+ * The dense architecture that the model was cut from, as far as its manifest states it: all tokens and the recorded
+ * dense widths.
+ */
 export function denseOf(manifest: Omit<Manifest, "format" | "weights">): Architecture {
   const recorded = (manifest.provenance.dense ?? {}) as { heads?: number; mlpHidden?: number[] };
   const keepIdx = Array.from({ length: denseTokens(manifest) }, (_, token) => token);
@@ -152,7 +155,7 @@ function originalRow(manifest: Manifest): string[] {
 
 function sentence(options: Record<string, unknown>): string {
   const parts = Object.entries(options)
-    .filter(([key]) => !key.endsWith("Sha256")) // in slimvit.json
+    .filter(([key]) => !key.endsWith("Sha256")) // hashes stand in slimvit.json
     .filter(([, value]) => value !== undefined && !(Array.isArray(value) && value.length === 0))
     .map(
       ([key, value]) =>

@@ -33,7 +33,10 @@ export { claimOutput, writeFileAtomic, writeFolder } from "./outputs.ts";
 
 const MANIFEST = "slimvit.json";
 const SELF_TEST_SEED = 1;
-/** Of the recorded numbers: engines are compared by the numbers' own size, which a head that is hardly trained makes small. */
+/**
+ * Significant digits of the recorded numbers. Engines are compared relative to their size, which is small for a head
+ * that is hardly trained.
+ */
 const SELF_TEST_DIGITS = 6;
 
 /** `MODEL#NAME` names one of the folder's variants; without a name it is the first. */
@@ -109,13 +112,13 @@ function unpack(file: Uint8Array, most: number | undefined, path: string): Uint8
 }
 
 /**
- * Small levels are all but random in their order: what deflate finds to repeat costs more than it saves, and symbols alone,
- * by how often they come, take less.
+ * Packs with Huffman codes alone. Small levels are in almost random order, so the repetitions that deflate finds cost
+ * more than they save, and symbols coded by their frequency take less.
  */
 export const pack = (bytes: Uint8Array): Uint8Array =>
   deflateSync(bytes, { level: 9, memLevel: 9, strategy: constants.Z_HUFFMAN_ONLY });
 
-/** What the weights take on disk, and to download. */
+/** The size of the weights on disk and as a download. */
 export function fileBytes(tensors: Tensors, dtype: WeightsDtype): number {
   const bytes = writeWeights(encodeTensors(tensors, dtype));
   return (dtype === "int8" ? pack(bytes) : bytes).length;
@@ -134,17 +137,20 @@ export function readManifestFile(source: string): Manifest {
   return variant === undefined ? manifest : withVariant(manifest, variant);
 }
 
-/** Each variant of a folder as `folder#variant`, in the folder's order; of one variant, or one that is named, the source as it is. */
+/**
+ * Each variant of a folder as `folder#variant`, in the folder's order. A folder with one variant, or a named variant,
+ * gives the source itself.
+ */
 export function variantSources(source: string): string[] {
   const { dir, variant } = splitSource(source);
   const { variants } = readManifestFile(source);
   return variant !== undefined || variants.length < 2 ? [source] : variants.map(({ name }) => `${dir}#${name}`);
 }
 
-/** What a new folder says of itself; the weights entries are made when it is written. */
+/** The manifest of a new folder. The weights' entries are added when it is written. */
 export type ManifestDraft = Omit<SingleManifest, "weights">;
 
-/** A model folder's content, by which it is written. */
+/** The content of a model folder that is to be written. */
 interface FolderContent {
   draft: ManifestDraft;
   /** in any dtype, of which each of `dtypes` is made */
@@ -178,7 +184,7 @@ export async function writeModel(out: string, content: FolderContent, replace = 
     } catch (error) {
       throw new SlimViTError(
         "bad-model",
-        `${out}: is not written, for its ${dtype} weights fail. ${messageOf(error)} ${ADVICE[dtype]}`,
+        `${out}: is not written, because its ${dtype} weights fail. ${messageOf(error)} ${ADVICE[dtype]}`,
       );
     }
   }
@@ -244,7 +250,7 @@ function encodeFolder({ draft, tensors, dtypes, asTheyAre = new Map(), extra = {
   return { manifest, files, safetensors };
 }
 
-/** Four digits are finer than any grid of 255 levels. */
+/** Rounds to four digits, which are finer than any grid of 255 levels. */
 export function shortened(ranges: ActivationRanges): ActivationRanges {
   const short = (value: number) => Number(value.toPrecision(4));
   return Object.fromEntries(Object.entries(ranges).map(([name, [low, high]]) => [name, [short(low), short(high)]]));

@@ -9,7 +9,7 @@ export type Accuracy = { [key in Measure | `${Measure}.${string}`]?: number };
 
 type Measure = "val.top1" | "val.agreement" | "val.cosine" | "val.divergence";
 
-/** Shares and cosines, of which more is better. Beside them there is the divergence from the teacher, in nats. */
+/** Shares and cosines, where more is better. The history also has the divergence from the teacher, in nats. */
 export const MEASURES: [key: Measure, what: string][] = [
   ["val.top1", "top-1"],
   ["val.agreement", "agreement with the teacher"],

@@ -4,7 +4,7 @@ import { SlimViTError } from "../../src/errors.ts";
 import type { Label } from "../../src/format/model.ts";
 
 /**
- * One line a class: id TAB name, or the name alone.
+ * Reads a file with one line a class: id TAB name, or the name alone.
  *
  * @throws SlimViTError `bad-input` for another number of lines than of classes, or an id that comes twice
  */
@@ -22,7 +22,7 @@ export function readLabelsFile(file: string, classes: number): Label[] {
   return shortNames(cells.map(([id, name]) => ({ id, label: name || id })));
 }
 
-/** Without ids: each class's is its name, with its place where another class has the same name. */
+/** Labels without given ids. Each class's id is its name, with its position where another class has the same name. */
 export function labelsOf(names: string[]): Label[] {
   const cleaned = names.map((name) => clean(String(name)));
   const isTwice = (name: string) => cleaned.indexOf(name) !== cleaned.lastIndexOf(name);

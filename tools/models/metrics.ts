@@ -7,7 +7,7 @@ import type { Metrics } from "./records.ts";
 
 export type { AccuracyRecord, LatencyRecord, Metrics } from "./records.ts";
 
-/** Takes the place of what the model folder has on record under the same names. */
+/** Records metrics in a model folder, replacing those with the same names. */
 export function recordMetrics(source: string, metrics: Metrics): void {
   const manifest = readManifestFile(source);
   const { dir } = splitSource(source);

@@ -44,7 +44,10 @@ export async function checkOnnxFiles(files: Files, manifest: Manifest): Promise<
     const fault = await faultOf(files[file] as Uint8Array, manifest, dtype);
     if (!fault) continue;
     const advice = dtype === "int8" ? "Give --data other pictures, or leave int8 or --onnx out." : "Leave --onnx out.";
-    throw new SlimViTError("bad-model", `${manifest.name}: is not written, for its ${file} fails. ${fault} ${advice}`);
+    throw new SlimViTError(
+      "bad-model",
+      `${manifest.name}: is not written, because its ${file} fails. ${fault} ${advice}`,
+    );
   }
 }
 
@@ -74,7 +77,7 @@ async function faultOf(file: Uint8Array, manifest: Manifest, dtype: WeightsDtype
   }
 }
 
-/** What a program needs to make classes of the outputs; lists and objects as JSON. */
+/** The data with which a program turns outputs into classes. Lists and objects are JSON. */
 function metadataOf({ name, license, labels, head, preprocess }: Manifest): Record<string, string> {
   return {
     name,

@@ -18,7 +18,10 @@ import { messageOf, SlimViTError } from "../../src/errors.ts";
 /** Contents by name. */
 export type Files = Record<string, string | Uint8Array>;
 
-/** What SlimViT's commands write into a folder, and what people keep beside a model: its recipe, its licence, a README. */
+/**
+ * Files that SlimViT's commands write into a folder, and files that people keep beside a model: its recipe, its
+ * licence, a README.
+ */
 const OWN_FILES = [
   /^(slimvit|search)\.json$/,
   /^model\.(f32|f16|int8)\.safetensors(\.zz)?$/,
@@ -52,7 +55,7 @@ export function claimOutput(out: string, force = false, inputs: (string | undefi
 
 /** @throws SlimViTError `bad-option` for an input that lies in a folder which is to be replaced */
 function requireOutside(input: string, out: string): void {
-  if (!existsSync(input)) return; // which is said where it is read
+  if (!existsSync(input)) return; // reading it reports the error
   const [inside, folder] = [realpathSync(input), realpathSync(out)];
   if (inside !== folder && !inside.startsWith(folder.endsWith(sep) ? folder : folder + sep)) return;
   const which = inside === folder ? "is the input itself" : `holds the input ${input}`;
@@ -71,7 +74,7 @@ export function requireOwn(out: string): void {
   if (stranger !== undefined) throw refuse(`holds ${relative(out, stranger)}, which SlimViT did not write`);
 }
 
-/** A file that no command writes; `compress --budgets` has its models in folders below. */
+/** A file that no command writes, if there is one. `compress --budgets` has its models in folders below. */
 function strangerIn(folder: string): string | undefined {
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
     const path = join(folder, entry.name);
@@ -103,8 +106,8 @@ function requireWritable(out: string): void {
 }
 
 /**
- * All files or none: written into a folder beside `out`, which is then renamed. A killed run leaves no half folder
- * under the name that was asked for. What is to be replaced stays until the new folder is complete.
+ * Writes all files or none: into a folder beside `out`, which is then renamed. A killed run leaves no half folder
+ * under the name `out`. A folder that is replaced stays until the new one is complete.
  *
  * @throws SlimViTError `bad-option` where something would be replaced that SlimViT did not write
  */
@@ -119,7 +122,7 @@ export function writeFolder(out: string, files: Files, replace = false): void {
       writeFileSync(join(temporary, name), content);
     }
     if (replace && existsSync(out)) {
-      requireOwn(out); // which may have changed during hours of work
+      requireOwn(out); // the folder may have changed during hours of work
       renameSync(out, replaced);
     }
     renameSync(temporary, resolve(out));
@@ -130,7 +133,7 @@ export function writeFolder(out: string, files: Files, replace = false): void {
   rmSync(replaced, { recursive: true, force: true });
 }
 
-/** A file is never seen half-written. */
+/** Writes a file so that it is never seen half-written. */
 export function writeFileAtomic(path: string, content: string | Uint8Array): void {
   mkdirSync(dirname(path), { recursive: true });
   const temporary = `${path}.part-${randomBytes(4).toString("hex")}`; // of this process: others may write the same file

@@ -1,6 +1,6 @@
 /** Measured figures as a manifest records them. */
 
-/** As `slimvit eval --record` leaves it. */
+/** An entry that `slimvit eval --record` writes. */
 export interface AccuracyRecord {
   data: string;
   split: string;
@@ -11,7 +11,7 @@ export interface AccuracyRecord {
   dtype: string;
 }
 
-/** As `npm run figures` leaves it: milliseconds an image, inference only. */
+/** An entry that `npm run figures` writes: milliseconds an image, inference only. */
 export interface LatencyRecord {
   engine: string;
   dtype: string;

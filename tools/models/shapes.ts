@@ -76,7 +76,7 @@ function architecture(shape: (typeof SIZES)[string], kind?: string): Architectur
 /** Patches 1 to 196 in steps of a number that has no factor in common with 196. */
 const PATCH_ORDER = Array.from({ length: TOKENS - 1 }, (_, i) => ((i * 73) % (TOKENS - 1)) + 1);
 
-/** Of a size that keeps activations near 1. */
+/** Random weights of a size that keeps activations near 1. */
 function randomTensors(arch: Architecture): Tensors {
   const next = random(1);
   const tensors: Tensors = new Map();

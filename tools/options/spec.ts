@@ -33,7 +33,7 @@ export type OptionSpecs = Record<string, OptionSpec<any>>;
 type GivenKeys<S extends OptionSpecs> = { [K in keyof S]: S[K] extends OptionSpec<infer _, true> ? K : never }[keyof S];
 type TypeOf<O> = O extends OptionSpec<infer T> ? T : never;
 
-/** What a command with these options is called with. */
+/** The object that a command with these options receives. */
 export type OptionsOf<S extends OptionSpecs> = { [K in GivenKeys<S>]: TypeOf<S[K]> } & {
   [K in Exclude<keyof S, GivenKeys<S>>]?: TypeOf<S[K]>;
 } & { json?: boolean };
@@ -60,7 +60,7 @@ export const required = <T>(flags: string, help: string, read: Read<T>): OptionS
   ...{ flags, help, read, required: true },
 });
 
-/** One of several words. */
+/** An option whose value is one of several words. */
 export function choice<T extends string>(flags: string, help: string, words: readonly T[]): OptionSpec<T, false>;
 export function choice<T extends string>(
   flags: string,
@@ -112,7 +112,7 @@ export function findOption(specs: OptionSpecs, key: string): string | undefined 
 }
 
 /**
- * A recipe's section as a command's options, with the defaults under it.
+ * Reads a recipe's section as a command's options, and adds the defaults.
  *
  * @param where what messages begin with
  * @throws SlimViTError `bad-option` naming the option and the fault

@@ -10,7 +10,7 @@ export function text(value: unknown): string {
   return fail("text");
 }
 
-/** A path; of an output, an empty one would name the folder that the command runs in. */
+/** A path. An empty output path would mean the folder that the command runs in. */
 export const path = (value: unknown): string => text(value) || fail("a path, but it is empty");
 
 /** Every time that the option is given adds to the list. */
@@ -36,7 +36,7 @@ export function fraction(value: unknown): number {
   return read >= 0 && read <= 1 ? read : fail("a number from 0 to 1");
 }
 
-/** A share of what there is, of which something must be left. */
+/** A share of the whole, above 0 because something must be left. */
 export function share(value: unknown): number {
   const read = number(value);
   return read > 0 && read <= 1 ? read : fail("a number above 0 and at most 1");
@@ -61,13 +61,13 @@ export function bytes(value: unknown): number {
   return read > 0 ? Math.round(read) : fail('a size such as "3MB"');
 }
 
-/** RandAugment's. */
+/** RandAugment's magnitude. */
 export function magnitude(value: unknown): number {
   const read = number(value);
   return read >= 0 && read <= 10 ? read : fail("a number from 0 to 10");
 }
 
-/** Separated by commas, or a list. */
+/** A list, or a text of values separated by commas. */
 const items = (value: unknown): unknown[] => (typeof value === "string" ? value.split(",") : [value].flat());
 
 export const positives = (value: unknown): number[] => items(value).map(positive);
@@ -91,7 +91,7 @@ export function size(value: unknown): [number, number] {
   return match ? [Number(match[1]), Number(match[2] ?? match[1])] : fail("SIDE or HEIGHTxWIDTH");
 }
 
-/** Of red, green and blue. */
+/** Three numbers, for red, green and blue. */
 export function triple(value: unknown): [number, number, number] {
   const values = items(value).map(Number);
   return values.length === 3 && values.every(Number.isFinite)

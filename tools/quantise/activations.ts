@@ -45,7 +45,7 @@ export function widenBy(ranges: ActivationRanges, model: Model, pixels: Float32A
   });
 }
 
-/** Of some channels of a row; or of all values, without `lengths`. */
+/** The range of some channels of a row; without `lengths`, of all values. */
 function rangeOf(
   values: Float32Array,
   lengths: Float32Array | undefined,
@@ -72,7 +72,7 @@ function merge(range: ActivationRange, seen: ActivationRange): void {
   range[1] = Math.max(range[1], seen[1]);
 }
 
-/** Of each row of a linear's weights; never 0, as outputs are divided by it. */
+/** The length of each row of a linear's weights. It is never 0, because outputs are divided by it. */
 function rowLengths(weight: Float32Array, [rows]: number[]): Float32Array {
   const columns = weight.length / rows;
   return Float32Array.from({ length: rows }, (_, r) => {

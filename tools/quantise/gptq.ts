@@ -22,10 +22,13 @@ import { architectureOf } from "../models/folders.ts";
 import { variablesFrom } from "../models/variables.ts";
 import { startProgress } from "../shared/progress.ts";
 
-/** Enough that the last block's MLP sees more class tokens than it has units in DeiT-Ti. */
+/** This number gives the last block's MLP more class tokens than it has units in DeiT-Ti. */
 export const GPTQ_PICTURES = 1024;
 const BATCH = 32;
-/** Added to the diagonal of the inputs' second moments, as a share of its mean: inputs that were never seen keep their say. */
+/**
+ * Added to the diagonal of the inputs' second moments, as a share of its mean: inputs that were never seen keep some
+ * weight.
+ */
 const DAMPING = 0.01;
 
 export interface Rounded {
@@ -65,7 +68,7 @@ export async function roundByInputs(tf: TF, model: Model, pictures: Picture[], s
     exact.set(key, { dtype: "F32", shape, data: rounded.exact });
     put(name, { dtype: "I8", shape, data: rounded.levels }, { dtype: "F32", shape: [shape[0]], data: rounded.scale });
   };
-  const embedding = "patch_embed.proj"; // which no block's rounding comes before: to the nearest levels
+  const embedding = "patch_embed.proj"; // no block is rounded before it: to the nearest levels
   const { shape, data } = exact.get(`${embedding}.weight`)!;
   const nearest = quantiseRows(data as Float32Array, shape, { step: stepOf(embedding, step) });
   put(embedding, nearest.weight, nearest.scale);
@@ -127,7 +130,7 @@ async function embedded(tf: TF, pictures: Picture[], of: (pixels: Tensor) => Str
   return streams;
 }
 
-/** Where a block's channels stand in the output of attention, whose heads are padded to the widest. */
+/** The positions of a block's channels in the output of attention, whose heads are padded to the widest. */
 function channels({ headDims }: BlockShape): number[] {
   const widest = Math.max(...headDims);
   return headDims.flatMap((width, h) => Array.from({ length: width }, (_, c) => h * widest + c));

@@ -7,7 +7,7 @@ import { isQuantised, MAX_ON_GRID, stepOf } from "../../src/format/quantise.ts";
 import type { Weights } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 
-/** A row of zeros has no scale of its own. */
+/** The scale of a row of zeros. */
 const LEAST_SCALE = 1e-30;
 
 /** The 11 leading bits of an f32, rounded: what f16 holds of numbers in its range (Dekker's split). */

@@ -35,13 +35,13 @@ export async function exportModel(
 ): Promise<{ files: Record<string, number> }> {
   const { weightStep } = options;
   if (weightStep && !options.dtype.includes("int8")) {
-    throw new SlimViTError("bad-option", "export: --weight-step is of int8 weights, which --dtype does not name.");
+    throw new SlimViTError("bad-option", "export: --weight-step applies to int8 weights, which --dtype does not name.");
   }
   const model = readModelFolder(source);
   const variants = variantSources(source);
   if (variants.length > 1)
     say(
-      `export: takes ${variants[0]} alone of ${variants.length} variants. ` +
+      `export: writes only ${variants[0]} of ${variants.length} variants. ` +
         '"slimvit elastic FOLDER --dtype LIST -o OUT" writes all of them in other dtypes.',
     );
   claimOutput(options.out, options.force, [source, ...(options.data ?? [])]);
@@ -77,7 +77,7 @@ function int8Model(manifest: Manifest, tensors: Tensors): Model | undefined {
   return hasInt8 ? { manifest, dtype: "int8", tensors: encodeTensors(tensors, "int8") } : undefined;
 }
 
-/** Of the int8 weights; undefined without pictures. */
+/** The ranges of the int8 weights' activations; undefined without pictures. */
 async function calibrate(model: Model, { data, split = "train" }: ExportOptions) {
   if (!data?.length) return undefined;
   const { pictures } = await openDataset(data, split, { unlabelled: true });

@@ -8,7 +8,8 @@ import { type ReportModel, reportHtml } from "../report/report.ts";
 import { say } from "../shared/terminal.ts";
 
 /**
- * One page for all of them, each variant of a folder by itself, with their accuracy against their MACs where it was measured.
+ * Writes one page about all models, with a section for each variant of a folder and accuracy against MACs where it was
+ * measured.
  *
  * @param pictures files on which attention maps are drawn, model under model
  */
@@ -18,7 +19,7 @@ export async function writeReport(sources: string[], file: string, pictures: str
   say(`inspect: report → ${file}`);
 }
 
-/** A model folder, or one of its variants, with what its making left beside it. */
+/** Reads a model folder, or one of its variants, and the masks and history that were saved beside it. */
 export function readReportModel(source: string): ReportModel {
   const manifest = readManifestFile(source);
   const { dir, variant } = splitSource(source);

@@ -14,7 +14,7 @@ import { BACKENDS } from "../training/backend.ts";
 
 export type Section = Record<string, unknown>;
 
-/** Said once for every stage that has such an option; a stage's own section comes first. */
+/** Options that a recipe gives once for every stage that has them. A stage's own section takes precedence. */
 const SHARED = {
   data: optional("--data <source>", "folders, zips, tars or tables", paths),
   split: choice("--split <split>", "which part of the data trains", SPLITS),
@@ -25,7 +25,7 @@ const SHARED = {
   precision: choice("--precision <p>", "rounding of matrix products", ["f32", "bf16"]),
 };
 
-/** What a recipe says outside of its sections. */
+/** The keys of a recipe outside of its sections. */
 const TOP = {
   model: optional("--model <folder>", "model folder to start from, where there is no import", path),
   out: optional("--out <folder>", "output folder", path),
@@ -48,7 +48,7 @@ export type RecipeFile = OptionsOf<typeof TOP> & {
   finetune?: Section | boolean;
 } & Record<Exclude<StageName, "import" | "finetune">, Section>;
 
-/** What the command line may say over a recipe. */
+/** The options of the command line that override a recipe. */
 export interface RecipeFlags extends Pick<OptionsOf<typeof TOP>, "data" | "out" | "stages" | "force" | "seed"> {
   macs?: number;
   set?: string[];
@@ -56,11 +56,11 @@ export interface RecipeFlags extends Pick<OptionsOf<typeof TOP>, "data" | "out" 
 
 const TOP_KEYS = [...Object.keys(TOP), ...STAGES];
 
-/** `slim` sees to these itself. */
+/** Options that `slim` sets itself. */
 const WIRED = ["out", "json", "force", "resume", "restart", "record", "budgets"] as const;
 const isWired = (name: string) => (WIRED as readonly string[]).includes(name);
 
-/** What a stage is called with, but for what `slim` adds to it. */
+/** A stage's options, without those that `slim` adds. */
 export type StageSettings<S extends StageName> = Omit<StageOptions<S>, (typeof WIRED)[number]>;
 
 /** @throws SlimViTError `bad-option` naming the file, the key and the fault */
@@ -69,7 +69,7 @@ export const readRecipe = (file: string, flags: RecipeFlags): RecipeFile => reci
 /** @param name of the file, from whose folder the paths in `raw` start */
 export function recipeOf(raw: Section, name: string, flags: RecipeFlags): RecipeFile {
   const unknown = Object.keys(raw).find((key) => !TOP_KEYS.includes(key));
-  if (unknown !== undefined) fail(name, `knows no "${unknown}"; it may have ${TOP_KEYS.join(", ")}.`);
+  if (unknown !== undefined) fail(name, `has the unknown key "${unknown}"; it may have ${TOP_KEYS.join(", ")}.`);
   const values = withPathsFrom(dirname(resolve(name)), raw);
   const top = readOptions(TOP, values, name);
   for (const key of Object.keys(TOP) as (keyof typeof TOP)[])
@@ -78,7 +78,7 @@ export function recipeOf(raw: Section, name: string, flags: RecipeFlags): Recipe
 
   const sections = sectionsOf(values, flags, name);
   if (top.model === undefined && !sections.import)
-    fail(name, 'names no "model" and no "import"; give the one to start from.');
+    fail(name, 'names no "model" and no "import"; give the one to start from it.');
   if (top.model !== undefined && sections.import) fail(name, 'has both "model" and "import"; give one of them.');
   const { out, data } = top;
   if (out === undefined) fail(name, 'names no "out"; add it, or give -o.');
@@ -125,8 +125,8 @@ function sectionsOf(raw: Section, flags: RecipeFlags, name: string): Sections {
 }
 
 /**
- * A section's keys are the command's options, as --long-name or camelCase; the recipe's shared values are under them and
- * the command's defaults under those.
+ * A section's keys are the command's options, as --long-name or camelCase. Keys that it lacks come from the recipe's
+ * shared values, then from the command's defaults.
  *
  * @throws SlimViTError `bad-option` naming the file, the stage, the key and the fault
  */
@@ -136,7 +136,7 @@ export function stageSettings<S extends StageName>(stage: S, section: Section, r
   for (const key of Object.keys(section)) {
     if (findOption(specs, key)) continue;
     const known = Object.values(specs).map(longName);
-    throw new SlimViTError("bad-option", `${where} knows no "${key}"; it may have ${known.join(", ")}.`);
+    throw new SlimViTError("bad-option", `${where} has the unknown key "${key}"; it may have ${known.join(", ")}.`);
   }
   const isShared = (name: string): name is keyof typeof SHARED => name in SHARED && name in specs;
   const own = Object.keys(section).map((key) => findOption(specs, key));
@@ -153,7 +153,7 @@ export function readYaml(path: string): Section {
   } catch (error) {
     const fault =
       error instanceof YAMLParseError ? `${error.code} at line ${error.linePos?.[0].line}` : messageOf(error);
-    throw new SlimViTError("bad-option", `${path}: is no YAML (${fault}).`);
+    throw new SlimViTError("bad-option", `${path}: is not valid YAML (${fault}).`);
   }
   if (typeof content !== "object" || content === null || Array.isArray(content))
     return fail(path, 'must hold keys and values, such as "model: deit-tiny".');

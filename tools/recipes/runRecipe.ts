@@ -55,7 +55,7 @@ export async function runRecipe(recipe: RecipeFile): Promise<RecipeReport> {
   const out = resolve(recipe.out);
   await checkInputs(recipe);
   const folder = recipe.stages ?? `${out}.stages`;
-  // An output that is in the way is said before hours of training, not after.
+  // An existing output is reported before hours of training, not after.
   if (existsSync(out) && !recipe.force) {
     if (!existsSync(folder)) {
       throw new SlimViTError(
@@ -154,10 +154,13 @@ async function startModel(run: Run, recipe: RecipeFile): Promise<string> {
   return run.stage("import", section, parts, (folder, options) => importModel(checkpoint, { ...options, out: folder }));
 }
 
-/** Names each stage's folder after a hash of its options and of all that came before, and runs what is not there yet. */
+/**
+ * Names each stage's folder after a hash of its options and of all that came before, and runs the stages that are not
+ * done yet.
+ */
 class Run {
   readonly done: RecipeReport["stages"] = [];
-  /** what each stage was run with, defaults included */
+  /** the options of each stage, defaults included */
   readonly resolved: Partial<Record<StageName, Record<string, unknown>>> = {};
   /** of the stage that ran last */
   key = "";
@@ -165,7 +168,7 @@ class Run {
   constructor(
     private readonly recipe: RecipeFile,
     readonly folder: string,
-    /** only asks whether all is done already */
+    /** only find out whether all stages are done already */
     readonly dry = false,
   ) {}
 
@@ -240,7 +243,7 @@ function madeFrom(out: string): string | undefined {
   return (readManifestFile(out).provenance.slim as { key?: string } | undefined)?.key;
 }
 
-/** Asked for, or else where the data's classes are not the model's. */
+/** Whether to finetune first: where the recipe asks for it, or where the data's classes are not the model's. */
 async function needsFinetune(recipe: RecipeFile, model: string, quiet: boolean): Promise<boolean> {
   if (recipe.finetune !== undefined) return recipe.finetune !== false;
   if (recipe.search.unlabelled && recipe.retrain.unlabelled) return false;
@@ -250,7 +253,7 @@ async function needsFinetune(recipe: RecipeFile, model: string, quiet: boolean):
   return unknown !== undefined;
 }
 
-/** Of the shipped model, on pictures that no stage was trained on where there are such. */
+/** Measures the shipped model, on pictures that no stage was trained on where there are any. */
 async function measure(run: Run, recipe: RecipeFile, out: string): Promise<EvalReport> {
   const started = performance.now();
   const section = { ...recipe.eval };

@@ -4,11 +4,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { SlimViTError } from "../../src/errors.ts";
 import { say } from "../shared/terminal.ts";
 
-/** Between two questions to the controller. */
+/** Milliseconds between two questions to the controller. */
 const POLL_MS = 4000;
-/** A task that was killed is run again so often. */
+/** The number of times that a killed task is run again. */
 const RESTARTS = 3;
-/** Polls after the queue is empty: a shared file system may show a result late. */
+/** Polls after the queue is empty, because a shared file system may show a result late. */
 const GRACE = 3;
 
 const OVER = [
@@ -22,7 +22,7 @@ const OVER = [
   "BOOT_FAIL",
   "DEADLINE",
 ];
-/** Ended by someone's will, or by an error that would come again. */
+/** States in which a task is not run again: it has ended by itself or by a person's decision. */
 const FINAL = ["COMPLETED", "CANCELLED", "DEADLINE"];
 
 /**
@@ -69,7 +69,7 @@ export function isActive(job: string): boolean | undefined {
 }
 
 /**
- * Until every task's result is there or the controller has none left to run. Puts tasks back that were killed.
+ * Waits until every task has its result or the controller has none left to run. Killed tasks are put back into the queue.
  * @param missing the tasks whose result is not there
  */
 export async function watch(job: string, missing: () => number[], onPoll: (states: string) => void): Promise<void> {
@@ -78,7 +78,7 @@ export async function watch(job: string, missing: () => number[], onPoll: (state
     const left = missing();
     if (left.length === 0) return;
     const states = statesOf(job);
-    if (!states && !silent) say("sweep: SLURM's controller does not answer; asking on");
+    if (!states && !silent) say("sweep: SLURM's controller does not answer; asking again");
     silent = !states;
     if (states) {
       let active = [...states.values()].some((state) => !OVER.includes(state));
@@ -91,7 +91,10 @@ export async function watch(job: string, missing: () => number[], onPoll: (state
   }
 }
 
-/** The task's own script sees to it when its command is killed; here, when the script was killed too, or its time ran out. */
+/**
+ * Puts a task back whose script was killed or ran out of time. When only the command is killed, the script itself puts
+ * the task back.
+ */
 function restart(job: string, task: number, state: string | undefined): boolean {
   if (state === undefined || !OVER.includes(state) || FINAL.includes(state)) return false;
   const { stdout } = spawnSync("scontrol", ["-o", "show", "job", `${job}_${task}`], { encoding: "utf8" });
@@ -103,7 +106,7 @@ function restart(job: string, task: number, state: string | undefined): boolean 
   return spawnSync("scontrol", ["requeue", `${job}_${task}`]).status === 0;
 }
 
-/** By task; empty when the controller has forgotten the job, undefined when it does not answer. */
+/** States by task; empty when the controller has forgotten the job, undefined when it does not answer. */
 function statesOf(job: string): Map<number, string> | undefined {
   const asked = spawnSync("squeue", ["-h", "-r", "-t", "all", "-j", job, "-o", "%K|%T"], { encoding: "utf8" });
   if (asked.error) throw new SlimViTError("unsupported", "sweep: squeue is not on this machine.");

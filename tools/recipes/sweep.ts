@@ -53,7 +53,7 @@ export async function sweep(file: string, options: SweepOptions): Promise<SweepR
 
   const missing = () => [...points.keys()].filter((k) => !existsSync(resultPath(plan, points[k])));
   const before = missing().length;
-  say(`sweep: ${points.length} points, ${points.length - before} of them there already → ${plan.out}`);
+  say(`sweep: ${points.length} points, ${points.length - before} of them done already → ${plan.out}`);
   if (before > 0) {
     const frozen = join(plan.out, "plans", `${sha256(Buffer.from(plan.frozen)).slice(0, 10)}.yaml`);
     writeFileAtomic(frozen, plan.frozen);
@@ -67,7 +67,7 @@ export async function sweep(file: string, options: SweepOptions): Promise<SweepR
   return collect(plan, points);
 }
 
-/** One point, as a task of a job or a process of a local sweep. */
+/** Runs one point, as a task of a job or a process of a local sweep. */
 async function runTask(plan: Sweep, points: KeyedPoint[], task: number): Promise<PointResult> {
   const point = points[task];
   if (!point)
@@ -77,13 +77,13 @@ async function runTask(plan: Sweep, points: KeyedPoint[], task: number): Promise
     await runRecipe({ ...point.recipe, out });
     writeFileAtomic(resultPath(plan, point), `${JSON.stringify(resultOf(plan, point, out), null, 2)}\n`);
   }
-  say(`sweep: ${point.label} is there`);
+  say(`sweep: ${point.label} is done`);
   return readResult(plan, point);
 }
 
 const resultPath = ({ out }: Sweep, { key }: KeyedPoint) => join(out, "points", `${key}.json`);
 
-/** Everything that a point's result depends on, by content; not where it lies and what it is called. */
+/** A hash of everything that a point's result depends on: contents, not places and names. */
 export async function keyOf(recipe: RecipeFile): Promise<string> {
   const weightsOf = (folder: string) => readManifestFile(folder).weights.map((file) => file.sha256);
   const sections: Record<string, unknown> = {};
@@ -123,7 +123,7 @@ function readResult(plan: Sweep, point: KeyedPoint): PointResult {
   return result;
 }
 
-/** A process a point, `jobs` at once. A point that fails does not stop the others. */
+/** Runs one process for each point, `jobs` at once. A point that fails does not stop the others. */
 async function runHere(
   plan: Sweep,
   points: KeyedPoint[],

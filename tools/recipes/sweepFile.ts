@@ -39,7 +39,7 @@ export function readSweep(file: string, flags: { out?: string }): Sweep {
     fail(file, 'has no section "sweep", such as "sweep: { budgets: [0.7, 0.5], seeds: [1, 2] }".');
   const section = sweep as Section;
   const unknown = Object.keys(section).find((key) => !KEYS.includes(key));
-  if (unknown !== undefined) fail(file, `"sweep" knows no "${unknown}"; it may have ${KEYS.join(", ")}.`);
+  if (unknown !== undefined) fail(file, `"sweep" has the unknown key "${unknown}"; it may have ${KEYS.join(", ")}.`);
   if (flags.out === undefined && typeof raw.out !== "string") fail(file, 'names no "out"; add it, or give -o.');
   const out = flags.out === undefined ? resolve(dirname(file), raw.out as string) : resolve(flags.out);
 
@@ -85,7 +85,7 @@ function weightsOf(file: string, section: unknown): Record<string, number>[] {
     (combinations, [key, values]) => {
       const name = WEIGHTS[key] ?? key;
       if (!Object.values(WEIGHTS).includes(name))
-        fail(file, `"weights" knows no "${key}"; it may have ${Object.keys(WEIGHTS).join(", ")}.`);
+        fail(file, `"weights" has the unknown key "${key}"; it may have ${Object.keys(WEIGHTS).join(", ")}.`);
       const numbers = list(file, `weights.${key}`, [values].flat()) as number[];
       if (!numbers.every((value) => typeof value === "number" && value >= 0))
         fail(file, `"weights.${key}" must be numbers from 0.`);

@@ -16,7 +16,7 @@ import { readModelFolder } from "../models/folders.ts";
 import { percent } from "../shared/terminal.ts";
 import { escaped } from "./html.ts";
 
-/** What one model made of one picture. */
+/** One model's answer to one picture. */
 export interface Looked {
   /** the picture as the model sees it, a JPEG */
   seen: Buffer;
@@ -27,7 +27,7 @@ export interface Looked {
 }
 
 /**
- * @returns for each picture, what each model made of it
+ * @returns for each picture, each model's answer
  * @throws SlimViTError `bad-input` for a picture that cannot be read
  */
 export async function lookAt(models: Model[], files: string[]): Promise<Looked[][]> {
@@ -66,7 +66,7 @@ function readPicture(file: string): Buffer {
   }
 }
 
-/** Normalised pixels back to a picture: exactly what of it the model saw. */
+/** Turns normalised pixels back into a picture: exactly the part that the model saw. */
 function toJpeg(pixels: Float32Array, { manifest }: Model): Promise<Buffer> {
   const { crop, mean, std } = manifest.preprocess;
   const [height, width] = crop;
@@ -133,8 +133,8 @@ function figure(caption: string, content: string): string {
 const DARKEST = 0.85;
 
 /**
- * What is laid over the picture, one RGBA pixel a patch: black, the thinner the more attention the patch gets; a patch
- * that is gone is grey.
+ * The overlay of the picture, one RGBA pixel a patch: black, and the more transparent the more attention the patch
+ * gets. A patch that was dropped is grey.
  */
 export function attentionShade(
   weights: Float32Array,

@@ -10,7 +10,7 @@ import { escaped } from "./html.ts";
 
 use([BarChart, LineChart, ScatterChart, HeatmapChart, GridComponent, LegendComponent, VisualMapComponent, SVGRenderer]);
 
-/** Readable on white and on black alike; text and lines take the page's colour. */
+/** Colours that are readable on white and on black. Text and lines have the page's colour. */
 export const PALETTE = ["#3b82f6", "#e8793a", "#22a06b", "#a66be0", "#d6457c", "#12a5b8", "#b58a18", "#7c8aa0"];
 export const CUT = "#9ca3af55";
 const INK = "#0a0b0c"; // stands for the page's text colour; no chart uses it for anything else
@@ -72,7 +72,7 @@ export function chart(title: string, option: EChartsCoreOption, width = 500, hei
   return `<figure>${named}<figcaption>${escaped(title)}</figcaption></figure>`;
 }
 
-/** One level down, `over` laid over `base`. */
+/** Merges `over` into `base`, one level deep. */
 function deepened(base: Record<string, object>, over: Record<string, unknown>): Record<string, unknown> {
   const out: Record<string, unknown> = { ...base, ...over };
   for (const [key, value] of Object.entries(base))

@@ -55,7 +55,7 @@ function summary(models: ReportModel[]): string {
 
 const accuracyOf = ({ metrics }: ReportModel["manifest"]) => (metrics.accuracy ?? []) as AccuracyRecord[];
 
-/** One line a data set and split that at least two of the models were measured on. */
+/** A chart with one line for each data set and split on which at least two of the models were measured. */
 function accuracyChart(models: ReportModel[]): string {
   const lines = new Map<string, Points>();
   for (const { manifest } of models) {
@@ -68,7 +68,10 @@ function accuracyChart(models: ReportModel[]): string {
   return linesChart("Accuracy against multiply-accumulates", lines, { name: "MACs", axisLabel: { formatter: si } });
 }
 
-/** Accuracy against milliseconds, a line an engine and device on which at least two of the models were timed. */
+/**
+ * Accuracy against milliseconds, with one line for each engine and device on which at least two of the models were
+ * timed.
+ */
 function latencyChart(models: ReportModel[]): string {
   const lines = new Map<string, Points>();
   for (const { manifest } of models) {
@@ -144,7 +147,7 @@ function widthCharts(manifest: ReportModel["manifest"]): string {
   ].join("\n");
 }
 
-/** Bars over the blocks; what was cut is the grey top. */
+/** Bars over the blocks. The grey top of a bar is the part that was cut. */
 function stacked(title: string, kept: { name: string; values: number[] }[], cut: number[]): string {
   const series = [...kept, { name: "cut", values: cut }].map(({ name, values }) => ({
     name,

@@ -55,7 +55,7 @@ function cells(result: PointResult): string[] {
   ];
 }
 
-/** A line a combination of loss weights through the means over the seeds, and every seed as a dot. */
+/** One line for each combination of loss weights, through the means over the seeds, and every seed as a dot. */
 function accuracyChart(results: PointResult[]): string {
   const lines = grouped(results, ({ weights }) => named(weights) || "top-1");
   const series = [...lines].flatMap(([name, points]) => {

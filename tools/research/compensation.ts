@@ -55,14 +55,16 @@ async function main(source: string, { data, keep, seeds }: Options): Promise<voi
   for (let seed = 0; seed < seeds; seed++) {
     const calibration = shuffled(train.pictures, random(seed)).slice(0, CALIBRATION_PICTURES);
     const chosen = await compensate(tf, dense, { attn: keep, mlp: keep }, calibration);
-    report(`seed ${seed}, its own cut, compensated`, await top1Of(chosen.masks, chosen.tensors));
-    report(`seed ${seed}, its own cut, plain`, await plainOf(chosen.masks));
+    report(`seed ${seed}, cut by compensation's choice, compensated`, await top1Of(chosen.masks, chosen.tensors));
+    report(`seed ${seed}, cut by compensation's choice, plain`, await plainOf(chosen.masks));
     const same = await compensate(tf, dense, byMagnitude, calibration);
     report(`seed ${seed}, cut by magnitude, compensated`, await top1Of(same.masks, same.tensors));
   }
 }
 
-/** A channel or unit matters as much as the sum of squares of the weights that make it and of those that read it. */
+/**
+ * The magnitude of a channel or unit is the sum of squares of the weights that compute it and of those that read it.
+ */
 function magnitudeMasks({ manifest, tensors }: Model, keep: number): BlockMask[] {
   return wholeMasks(manifest).map((mask, i) => ({
     ...mask,

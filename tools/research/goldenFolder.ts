@@ -5,7 +5,10 @@ import type { StoredTensor } from "../../src/format/safetensors.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import type { MaskMode } from "../masks/masks.ts";
 
-/** Of the golden README: logits absolute; gradients, losses and AdamW relative to the tensor's largest value. */
+/**
+ * Tolerances from the golden README. Those of logits are absolute; those of gradients, losses and AdamW are relative to
+ * the tensor's largest value.
+ */
 export const TOLERANCE = { logits: 1e-4, gradient: 1e-3, loss: 1e-5, adamw: 1e-4, exact: 0 };
 
 export interface GoldenMode {

@@ -53,14 +53,14 @@ export async function oddPicture(file: Buffer, kind: OddKind): Promise<Buffer> {
     .toBuffer();
 }
 
-/** As PNG has them: in hundred thousandths. */
+/** Numbers as PNG stores them, in hundred thousandths. */
 function numbers(...values: number[]): Buffer {
   const bytes = Buffer.alloc(4 * values.length);
   values.forEach((value, k) => void bytes.writeUInt32BE(Math.round(100000 * value), 4 * k));
   return bytes;
 }
 
-/** Behind the header, before anything else. */
+/** Inserts chunks behind the header, before anything else. */
 export function withChunks(png: Buffer, chunks: Record<string, Buffer>): Buffer {
   const HEADER = 33;
   const made = Object.entries(chunks).map(([kind, content]) => {

@@ -90,7 +90,7 @@ new Command("onnxInt8")
   .argument("<folder>", "written by export --onnx")
   .requiredOption("--data <source...>", "pictures of the model's classes")
   .option("--split <split>", `${SPLITS.join(", ")}`, "test")
-  .option("--pictures <n>", "seen of it, spread over all", count, 1300)
+  .option("--pictures <n>", "how many pictures to use, spread over the data", count, 1300)
   .action(main)
   .parseAsync()
   .catch((error) => {

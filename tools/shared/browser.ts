@@ -41,9 +41,9 @@ export interface BrowserPage {
  * @param mounts folders by the path that serves them, e.g. { "/dist": "…/dist" }
  * @param isolated with the headers that bring SharedArrayBuffer and threads
  * @param flags more of Chromium's
- * @param seen told of each path that is asked for
- * @param kept mounts whose files the browser may cache, as a site's code is; of others it asks for every time. With any, it has a
- * profile on disk, where it keeps what it has compiled, too
+ * @param seen called with each path that is requested
+ * @param kept mounts whose files the browser may cache, as a site's code is; others are requested every time. With any,
+ * the browser has a profile on disk, where it also keeps compiled code
  * @param withWebnn in a Chromium that has WebNN
  */
 export async function openPage(

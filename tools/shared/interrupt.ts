@@ -18,7 +18,7 @@ export function watchInterrupts(what: string): Interrupts {
   const onSignal = () => {
     if (requested) process.exit(INTERRUPTED);
     requested = true;
-    say(`stopping when ${what}; once more stops at once`);
+    say(`stopping when ${what}; a second signal stops at once`);
   };
   for (const signal of SIGNALS) process.on(signal, onSignal);
   return {

@@ -7,19 +7,21 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { startBeat } from "./beat.ts";
 
 const BEAT_MS = 5000;
-/** A holder that has not touched its file for so long, by the file system's own clock, is dead. */
+/**
+ * Milliseconds. A holder that has not touched its file for this long, by the file system's own clock, counts as dead.
+ */
 const DEAD_MS = 60_000;
 const POLL_MS = 500;
 
-/** Of the locks that this process holds. */
+/** Files of the locks that this process holds. */
 const held = new Set<string>();
 
 /**
  * Runs `work` while `path` is a file of this process's. A holder that was killed is noticed at once on its own machine, on
  * others when its file has not been touched for a minute.
  *
- * The lock saves work and is not what keeps results whole: should two processes ever hold it, both make the same bytes and
- * rename them into place.
+ * The lock saves work, but correct results do not depend on it. Should two processes ever hold it, both make the same
+ * bytes and rename them into place.
  *
  * @param onWait called once, when another process is found to hold it
  */
@@ -47,7 +49,7 @@ async function taken(path: string, mine: string, onWait: () => void): Promise<()
   return startBeat(path, BEAT_MS);
 }
 
-/** By link, so that the file is never seen without its holder's name. */
+/** Takes the lock by a link, so that the file is never seen without its holder's name. */
 function take(path: string, mine: string): boolean {
   const temporary = `${path}.${mine.split(" ")[2]}`;
   writeFileSync(temporary, mine);
@@ -82,7 +84,7 @@ function dropIfDead(path: string): boolean {
   return true;
 }
 
-/** The time by the clock that stamps files there, which may be another machine's. */
+/** The time by the clock of the file system, which may be another machine's. */
 function clockOf(path: string): number {
   const probe = `${path}.clock-${randomBytes(4).toString("hex")}`;
   writeFileSync(probe, "");

@@ -4,7 +4,7 @@ import { say } from "./terminal.ts";
 export interface Progress {
   /** @param figures shown beside the bar, as given */
   update(done: number, figures: string): void;
-  /** A line of its own, above the bar where there is one. */
+  /** Prints a line, above the bar where there is one. */
   note(line: string): void;
   stop(): void;
 }
@@ -14,8 +14,8 @@ const LOG_SECONDS = 30;
 const WARM_UP = 1;
 
 /**
- * A bar on a terminal. Elsewhere a line as soon as the second step tells how long all will take, then one twice a minute, so
- * that a log stays readable.
+ * A bar on a terminal. Elsewhere it prints a line as soon as the second step shows how long all will take, then two
+ * lines a minute, so that a log stays readable.
  */
 export function startProgress(what: string, total: number, first = 0): Progress {
   const timeLeft = timer(total, first);
@@ -51,7 +51,7 @@ export function startProgress(what: string, total: number, first = 0): Progress 
   };
 }
 
-/** @returns what is left, in words, from how long the steps after the first have taken; to be asked at each step */
+/** @returns the time that is left, in words, from the times of the steps after the first; to be called at each step */
 export function timer(total: number, first: number, now = () => performance.now()): (done: number) => string {
   let [began, from] = [now(), first];
   let warm = false;

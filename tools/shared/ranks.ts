@@ -1,8 +1,8 @@
 /** The rank of the right class, where scores may tie or be NaN. */
 
 /**
- * How many classes score at least as high as the right one: 0 where it alone is best. Ties never count in its favour, as a
- * network that knows nothing gives every class the same score.
+ * The number of other classes that score at least as high as the right one: 0 where it alone is best. Ties count
+ * against it, because a network that knows nothing gives every class the same score.
  *
  * @returns Infinity where a score is NaN
  */

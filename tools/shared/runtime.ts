@@ -21,7 +21,10 @@ export function runtimeFolder(): string {
   throw new SlimViTError("unsupported", 'The package "slimvit" is not built: run "npm run build" first.');
 }
 
-/** A file that the packed tools have beside their code and a clone elsewhere; `path` is relative to the folder of `url`. */
+/**
+ * The address of a file that lies beside the code in the packed tools and elsewhere in a clone; `path` is relative to
+ * the folder of `url`.
+ */
 export function besides(url: string, packed: string, path: string): string {
   const beside = fileURLToPath(new URL(packed, url));
   return existsSync(beside) ? beside : fileURLToPath(new URL(path, url));

@@ -5,7 +5,7 @@ export function say(line: string): void {
 
 const said = new Set<string>();
 
-/** For what a command meets again and again, such as the same data in each of its stages. */
+/** Prints a line only once. For facts that a command meets repeatedly, such as the same data in each of its stages. */
 export function sayOnce(line: string): void {
   if (!said.has(line)) say(line);
   said.add(line);
@@ -16,10 +16,10 @@ export function print(text: string): void {
   process.stdout.write(`${printable(text)}\n`);
 }
 
-/** Names and labels are of whoever made the files: a terminal would obey the control characters in them. */
+/** Removes control characters, which a terminal would obey: names and labels come from whoever made the files. */
 const printable = (text: string): string => text.replace(/[^\P{Cc}\t\n]/gu, "\ufffd");
 
-/** One JSON value, the whole of stdout. */
+/** Prints one JSON value, which is the whole of stdout. */
 export function printJson(value: unknown): void {
   process.stdout.write(`${JSON.stringify(value)}\n`);
 }

@@ -25,7 +25,10 @@ import { safetensorsMetadata } from "../models/metadata.ts";
 import { type Answer, canRefit, refitHead } from "./refit.ts";
 import { keyOf, type Setting, withTokens } from "./space.ts";
 
-/** By which pictures a head is solved again: some train pictures to rank candidates, all of them for what is measured on val. */
+/**
+ * The pictures by which a head is solved again: some train pictures to rank candidates, all of them before a
+ * measurement on val.
+ */
 export type HeadPictures = "some" | "all";
 
 /** Makes the models of one dense model. What took a calibration is kept in `folder`. */
@@ -47,25 +50,28 @@ export class Builder {
     private readonly tf?: TF,
   ) {}
 
-  /** Answers of a model and of the dense one on the same pictures, by which heads are solved again; without it they stay. */
+  /**
+   * Gives answers of a model and of the dense one on the same pictures, by which heads are solved again. Without it
+   * heads stay.
+   */
   answers?: (model: Model, pictures: HeadPictures) => Promise<{ slim: Answer[]; wanted: Float32Array[] }>;
 
-  /** What ships. */
+  /** Builds the model that ships. */
   async build(setting: Setting): Promise<Model> {
     return encoded(await this.exact(setting), setting);
   }
 
-  /** With a head solved by some pictures, to rank candidates. */
+  /** Builds a model with a head solved by some pictures, to rank candidates. */
   async buildCandidate(setting: Setting): Promise<Model> {
     return encoded(await this.withHead(setting, "some"), setting);
   }
 
-  /** With the dense model's head. */
+  /** Builds a model with the dense model's head. */
   async buildRaw(setting: Setting): Promise<Model> {
     return encoded(await this.raw(setting), setting);
   }
 
-  /** In f32, of which each dtype is made. */
+  /** Builds a model in f32, from which each dtype is made. */
   async exact(setting: Setting): Promise<Model> {
     return this.withHead(setting, "all");
   }
@@ -98,8 +104,8 @@ export class Builder {
   }
 
   /**
-   * The same sizes with any channels and units, which nothing makes up for: to know before the work how small and how fast a
-   * model can become.
+   * A model of the same sizes with arbitrary channels and units, without compensation. It shows before the work how
+   * small and how fast a model can become.
    */
   outline(setting: Setting): Model {
     const { manifest, tensors } = this.dense;
@@ -150,7 +156,7 @@ export class Builder {
 /** Tensors that have another shape at another picture size. */
 const isOfSize = (name: string) => name === "pos_embed" || name.endsWith(".rel_bias");
 
-/** Enough to rank widths by: 384 pictures, which "slimvit compress" takes, cost three times as much. */
+/** Pictures that are enough to rank widths. The 384 pictures of "slimvit compress" cost three times as much. */
 const CALIBRATION_PICTURES = 128;
 
 const firstOf = (count: number, share: number) =>

@@ -30,7 +30,7 @@ export async function withDataClasses(run: SlimRun): Promise<string> {
  */
 const NEW_HEADS: ((run: SlimRun, unknown: string) => Promise<string | undefined>)[] = [teachHead, finetuneDense];
 
-/** Where nothing is trained: a head in closed form on the features as they are. */
+/** Fits a head in closed form to the unchanged features, where nothing is trained. */
 async function teachHead(run: SlimRun, unknown: string): Promise<string | undefined> {
   const { untrainable, source, data, options, folder, trainingKey, notes } = run;
   if (!untrainable) return undefined;

@@ -6,7 +6,7 @@ import { writeFileAtomic } from "../models/folders.ts";
 /** Seconds, or whether slim may decide. */
 export type TrainChoice = "auto" | "no" | number;
 
-/** With `auto`, no training takes longer. */
+/** The longest training with `auto`, in seconds. */
 const AUTO_SECONDS = 2 * 3600;
 
 /** Reads "auto", "no", "2h", "30m", "1.5h". @throws InvalidArgumentError */
@@ -28,7 +28,7 @@ export class TrainingClock {
     this.spent = existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as { spent: number }).spent : 0;
   }
 
-  /** Whether the time was given, and is to be used. */
+  /** Whether the user gave a time, which is then to be used. */
   get isGiven(): boolean {
     return typeof this.choice === "number";
   }

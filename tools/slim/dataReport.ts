@@ -14,19 +14,19 @@ export interface SlimData {
   test: Picture[];
   /** empty for unlabelled data */
   classNames: string[];
-  /** what there is to say of all this, a line each */
+  /** remarks on the data, one line each */
   lines: string[];
   /** val was held out of another split here, which the training commands do not know of */
   isHeldOut: boolean;
 }
 
-/** Pictures are opened to find those that cannot be read for at most so long. */
+/** Milliseconds that are spent at most on opening pictures to find those that cannot be read. */
 const LOOK_MS = 20_000;
-/** More val pictures than these make no decision surer; each point would cost more time. */
+/** The most val pictures that are used. More would cost time at each point and change no decision. */
 export const VAL_MOST = 1500;
-/** Below, an interval is so wide that the choice is a guess. */
+/** With fewer val pictures, an interval is so wide that the choice is a guess. */
 const FEW_VAL = 100;
-/** Where the data has no val split, every so-manieth train picture of a class is held out for it. */
+/** Where the data has no val split, one of this many train pictures of a class is held out for it. */
 const HELD_OUT = 5;
 
 /**

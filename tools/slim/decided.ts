@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { writeFileAtomic } from "../models/folders.ts";
 
-/** @returns what `decide` gave the first time for this key */
+/** @returns the first result of `decide` for this key */
 export async function decided<T>(file: string, key: string, decide: () => Promise<T>): Promise<T> {
   const all: Record<string, T> = existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : {};
   const name = createHash("sha256").update(key).digest("hex").slice(0, 16);

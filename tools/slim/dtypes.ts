@@ -8,7 +8,7 @@ import { DENSE, type Space, settingOf } from "./space.ts";
 import type { Target } from "./target.ts";
 
 const ROUNDS = 7;
-/** With more other best classes than these, int8 is not taken without a look at what it loses. */
+/** Where int8 changes a larger share of the best classes, its loss is measured before it is taken. */
 const SAME_ENOUGH = 0.02;
 
 /**
@@ -45,5 +45,5 @@ export async function int8Choice(
   return { space, int8Factor: Math.min(factor, MOST_FACTOR) };
 }
 
-/** Where both dtypes are searched, int8 counts as a step that saves something. */
+/** Where both dtypes are searched, int8 must count as a step with a saving. */
 const MOST_FACTOR = 0.99;

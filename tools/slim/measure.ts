@@ -39,7 +39,7 @@ export interface Measuring {
   solving: Picture[];
   /** some of `held`, for the first look at a candidate */
   firstLook: Picture[];
-  /** that no choice of cuts sees, to rank candidates */
+  /** unused when cuts are chosen, to rank candidates */
   held: Picture[];
   /** to choose among few */
   val: Picture[];
@@ -47,7 +47,7 @@ export interface Measuring {
   indices?: Map<string, number>;
 }
 
-/** A point's file. */
+/** The content of a point's file. */
 interface Record {
   key: string;
   closeness?: Closeness[];
@@ -62,7 +62,7 @@ const RUNS = 9;
 /** Pictures after which the event loop gets a turn. */
 const TURN = 8;
 
-/** What a target counts. */
+/** The costs that a target can limit. */
 export type CostName = "work" | "macs" | "bytes" | "ms";
 
 export class PointMeasurer implements Measurer {
@@ -89,7 +89,7 @@ export class PointMeasurer implements Measurer {
     this.pixels = settings.against?.pixels ?? new PixelCache();
     const picturesOf = { some: pictures.calibration, all: pictures.solving };
     builder.answers ??= async (model, by) => {
-      const wanted = await this.dense.ownLogits(picturesOf[by]); // first: it finds the pictures that cannot be read
+      const wanted = await this.dense.ownLogits(picturesOf[by]); // first, to find unreadable pictures
       return { slim: await this.run(model, picturesOf[by]), wanted };
     };
   }
@@ -98,12 +98,14 @@ export class PointMeasurer implements Measurer {
     return this.settings.against ?? this;
   }
 
-  /** What the points are made of, in 16 bits: the dense model, against which everything is compared. */
+  /** The dense model in 16 bits, from which the points are made and with which everything is compared. */
   get reference(): Setting {
     return { ...settingOf(this.space, DENSE), dtype: "f16" };
   }
 
-  /** How often a network was run over pictures in this process; what a file already knew is not. */
+  /**
+   * The number of times that a network was run over pictures in this process, without results that files already had.
+   */
   runs = 0;
 
   private interrupts?: Interrupts;
@@ -136,7 +138,7 @@ export class PointMeasurer implements Measurer {
     return shape && countMacs(shape, manifest.labels.length);
   }
 
-  /** Of the file that ships. */
+  /** Bytes of the file that ships. */
   async bytes(setting: Setting): Promise<number> {
     return (await this.known(setting, "bytes", async () => {
       const { tensors } = await this.builder.exact(setting);
@@ -181,7 +183,7 @@ export class PointMeasurer implements Measurer {
     ))!;
   }
 
-  /** Answers of any model, one that was trained, say. */
+  /** Answers of any model, such as a trained one. */
   async answersOf(model: Model, pictures: Picture[]): Promise<Answers> {
     const logits = await this.answer(model, pictures);
     const { indices } = this.pictures;
@@ -192,7 +194,7 @@ export class PointMeasurer implements Measurer {
     };
   }
 
-  /** Of what the points are made of. */
+  /** Logits of the model that the points are made of. */
   private async ownLogits(pictures: Picture[]): Promise<Float32Array[]> {
     const known = this.wanted.get(pictures) ?? (await this.answer(await this.builder.build(this.reference), pictures));
     this.wanted.set(pictures, known);
@@ -203,7 +205,7 @@ export class PointMeasurer implements Measurer {
     return (await this.run(model, pictures)).map(({ logits }) => logits);
   }
 
-  /** Of the pictures that can be read. */
+  /** Answers on the pictures that can be read. */
   private async run(model: Model, pictures: Picture[]): Promise<Answer[]> {
     this.stopIfAsked();
     const engine = await openSimd(model, { threads: freeThreads() });
@@ -222,7 +224,7 @@ export class PointMeasurer implements Measurer {
     }
   }
 
-  /** What was measured before lies in its files; a measurement that is begun is made again. */
+  /** Stops on Ctrl-C. Finished measurements are in their files; one that has begun is made again. */
   private stopIfAsked(): void {
     if (!this.interrupts?.requested) return;
     throw new SlimViTError(
@@ -260,7 +262,9 @@ export class PointMeasurer implements Measurer {
   }
 }
 
-/** All cores where they have nothing else to do. Threads that wait for a core hold up all others. */
+/**
+ * The number of threads: all cores if they are idle, else 1, because threads that wait for a core hold up all others.
+ */
 const freeThreads = (): number => (loadavg()[0] > LOADED * availableParallelism() ? 1 : availableParallelism());
 
 /** Processes that want a core, for each core; this one is among them. */
@@ -283,7 +287,7 @@ function closenessOf(logits: Float32Array[], wanted: Float32Array[]): Closeness 
     if (best === undefined || best !== bestClass(wanted[k])) other++;
   });
   const n = Math.max(1, logits.length);
-  // A distribution that is no number is as far away as can be.
+  // A distribution with NaN counts as infinitely far away.
   return { divergence: Number.isFinite(divergence) ? divergence / n : Number.MAX_VALUE, disagreement: other / n };
 }
 

@@ -42,12 +42,12 @@ export interface Outcome {
   denseName: string;
   dense: Row;
   slim: Row;
-  /** the dearest first; no model of it is beaten in both cost and closeness to the dense one */
+  /** the most expensive first; no model in it is beaten in both cost and closeness to the dense one */
   frontier: Row[];
   val: PairedTop1;
-  /** on pictures that chose nothing; absent where the data has no test split */
+  /** on pictures that no choice was made by; absent where the data has no test split */
   test?: PairedTop1;
-  /** what was trained, and what came of it */
+  /** what was trained, with its result */
   notes: string[];
   seconds: number;
   pointsMeasured: number;

@@ -20,7 +20,7 @@ import { headline, milliseconds, pairedText, tradeLines } from "./verdict.ts";
 /** Pictures that are shown, and the length of their longer side. */
 const PICTURES = 24;
 const THUMBNAIL = 160;
-/** With more classes than these a matrix cannot be read; the most frequent confusions are listed instead. */
+/** With more classes a matrix cannot be read, so the most frequent confusions are listed instead. */
 const MATRIX_CLASSES = 30;
 const LISTED_CONFUSIONS = 25;
 
@@ -162,7 +162,7 @@ ${table(
 
 function confusionPart(judged: Judged[]): string {
   const names = classesOf(judged);
-  const heading = "<h2>What is taken for what</h2>";
+  const heading = "<h2>Classes that are mistaken for each other</h2>";
   if (names.length > MATRIX_CLASSES) return `${heading}\n${confusionList(judged)}`;
   const matrices = (["dense", "slim"] as const).map((which) => matrix(judged, names, which));
   return `${heading}
@@ -213,14 +213,14 @@ function matrix(judged: Judged[], names: string[], which: "dense" | "slim"): str
 <figcaption>${which}</figcaption></figure>`;
 }
 
-/** Those first that the dense model gets right. */
+/** Wrong answers, those first that the dense model gets right. */
 async function wrongPart(judged: Judged[], pictures: Picture[]): Promise<string> {
   const wrong = judged.filter(({ slimRight }) => !slimRight);
-  if (!wrong.length) return "<h2>Pictures it gets wrong</h2>\n<p>None of the val pictures.</p>";
+  if (!wrong.length) return "<h2>Pictures that the model gets wrong</h2>\n<p>None of the val pictures.</p>";
   wrong.sort((a, b) => Number(b.denseRight) - Number(a.denseRight));
   const lost = wrong.filter(({ denseRight }) => denseRight).length;
   const figures = await Promise.all(wrong.slice(0, PICTURES).map((one) => thumbnail(one, pictures[one.place])));
-  return `<h2>Pictures it gets wrong</h2>
+  return `<h2>Pictures that the model gets wrong</h2>
 <p>${wrong.length} of ${judged.length} val pictures; the dense model gets ${lost} of them right, which come first.</p>
 <div class="charts">${figures.join("\n")}</div>`;
 }

@@ -9,7 +9,7 @@ import { say } from "../shared/terminal.ts";
 const CACHE_BYTES = 1.2e9;
 const CACHE_SHARE = 0.25;
 
-/** Pictures as the network takes them, by picture size; the sizes that were not asked for lately go first. */
+/** Pictures as the network takes them, by picture size; the sizes that were not used lately are dropped first. */
 export class PixelCache {
   private readonly kept = new Map<string, Float32Array[]>();
   private readonly sets = new Map<Picture[], number>();
@@ -35,7 +35,9 @@ export class PixelCache {
     return pixels;
   }
 
-  /** The same, one picture after the other. A set that would take most of the cache is decoded as it goes, and not kept. */
+  /**
+   * Gives the pictures one after the other. A set that would take most of the cache is decoded on the way and not kept.
+   */
   async *each(pictures: Picture[], manifest: Model["manifest"]): AsyncGenerator<Float32Array> {
     const [rows, columns] = manifest.imageSize;
     if (pictures.length * rows * columns * BYTES_A_PIXEL <= this.most / 2)
@@ -50,7 +52,7 @@ export class PixelCache {
     }
   }
 
-  /** In the order of what `each` gives, after which it knows. */
+  /** The pictures that can be read, in the order of `each`; known after `each` has run. */
   readable(pictures: Picture[]): Picture[] {
     return pictures.filter((picture) => !this.broken.has(picture));
   }

@@ -8,7 +8,7 @@ import { float32 } from "../../src/format/read.ts";
 import { cholesky, solveFactored } from "../../src/reference/cholesky.ts";
 import { addRidge } from "../masks/ridge.ts";
 
-/** What a network answers of a picture. */
+/** A network's answer to a picture. */
 export interface Answer {
   features: Float32Array;
   logits: Float32Array;
@@ -19,11 +19,11 @@ export interface Answer {
  * is not fitted. Which share it is, pictures that are held back decide.
  */
 const RIDGES = [1, 0.3, 0.1, 0.03, 0.01];
-/** With fewer pictures than these, what a fifth of them says is chance, and the second share is taken. */
+/** With fewer pictures, the result on a fifth of them is chance, so the second share is taken. */
 const ENOUGH = 100;
 const HELD_BACK = 5;
 
-/** Whether logits are one linear of the features. */
+/** Whether logits are a single linear function of the features. */
 export function canRefit({ head, distilled }: Manifest): boolean {
   return head !== undefined && !head.cosine && !distilled;
 }
@@ -55,7 +55,7 @@ export function refitHead(manifest: Manifest, tensors: Tensors, slim: Answer[], 
 
 interface Example {
   features: Float32Array;
-  /** what the slim model's logits lack */
+  /** the difference that the slim model's logits lack */
   missing: Float64Array;
 }
 
@@ -103,7 +103,7 @@ function sumsOf(pictures: Example[], size: number, classes: number): Sums {
   return { size, mean, shift, inputs, targets };
 }
 
-/** What each class's row of the head gains. */
+/** The change of each class's row of the head. */
 interface Correction {
   weight: Float64Array;
   bias: number;
@@ -123,7 +123,7 @@ function correctionOf({ size, mean, shift, inputs, targets }: Sums, ridge: numbe
   });
 }
 
-/** Sum of the squares that a correction leaves. */
+/** The sum of squared errors after a correction. */
 function errorOf(correction: Correction[], pictures: Example[]): number {
   let error = 0;
   for (const { features, missing } of pictures)

@@ -11,13 +11,13 @@ export interface SlimOptions extends Targets {
   train: TrainChoice;
   /** one folder with what was taken and the models beside it as variants of one set of weights, so no widths are cut */
   elastic?: boolean;
-  /** where what was measured and trained is kept; default the output folder's name with .stages */
+  /** the folder for measurements and trained models; default the output folder's name with .stages */
   stages?: string;
   force?: boolean;
   seed?: number;
 }
 
-/** What all phases share. */
+/** The data that all phases share. */
 export interface SlimRun {
   options: SlimOptions;
   target: Target;
@@ -27,11 +27,11 @@ export interface SlimRun {
   folder: string;
   /** of all that the result depends on */
   key: string;
-  /** of what trained models depend on: another target takes those that are there */
+  /** of all that trained models depend on, so that a run with another target uses the same ones */
   trainingKey: string;
   backend: Backend | undefined;
   clock: TrainingClock;
-  /** why nothing is trained, whatever was asked */
+  /** the reason why nothing is trained, whatever the options say */
   untrainable?: string;
   notes: string[];
 }

@@ -15,9 +15,9 @@ export interface Closeness {
   disagreement: number;
 }
 
-/** What is known of a point, and what asking costs: nothing, a second, some seconds. Answers are kept. */
+/** The measurements of a point. The methods cost nothing, a second, or some seconds; results are kept. */
 export interface Measurer {
-  /** What the target counts; undefined for a point that cannot be built. */
+  /** The cost that the target limits; undefined for a point that cannot be built. */
   cost(point: Point): Promise<number | undefined>;
   /** @param stage 0 on few pictures, 1 on more */
   closeness(point: Point, stage: 0 | 1): Promise<Closeness>;
@@ -37,17 +37,20 @@ export interface Measured extends Candidate {
   loss: number;
 }
 
-/** After the look at few pictures, a candidate goes on when it diverges at most so many times as much as the best one of its cost. */
+/**
+ * After the look at few pictures, a candidate goes on when it diverges at most this many times as much as the best one
+ * of its cost.
+ */
 const PROMISING = 2.2;
-/** Two points that are both looked around from differ in cost by this factor at least. */
+/** Two points whose neighbours are both looked at differ in cost by at least this factor. */
 const STRIDE = 0.93;
-/** A step that saves less than this share is not worth a look. */
+/** A step that saves less than this share is skipped. */
 const LEAST_SAVING = 0.003;
 
 export interface Limits {
   /** nothing cheaper is looked at */
   leastCost: number;
-  /** the frontier goes on until it has a point of this cost, however far that diverges */
+  /** the frontier goes on until it has a point of this cost, whatever its divergence */
   reach?: number;
   /** from points with a larger share of other best classes the search does not go on */
   mostDisagreement: number;
@@ -99,7 +102,10 @@ export async function exploreFrontier(
 
 const nameOf = (point: Point) => JSON.stringify(point);
 
-/** The dearest point of the frontier that is not close to one already looked around from; at last the cheapest one. */
+/**
+ * The most expensive point of the frontier that is not close to one whose neighbours were looked at; at last the
+ * cheapest one.
+ */
 function nextFrom(frontier: Candidate[], expanded: Set<string>, limits: Limits): Candidate | undefined {
   const before = frontier.filter(({ point }) => expanded.has(nameOf(point)));
   const isClose = (a: Candidate, b: Candidate) =>
@@ -117,13 +123,16 @@ function nextFrom(frontier: Candidate[], expanded: Set<string>, limits: Limits):
 
 const isSameSize = (a: Point, b: Point): boolean => a.size === b.size;
 
-/** The least divergence that is known at this picture size and at this cost or below; infinite where nothing so cheap is known. */
+/**
+ * The least divergence that is known at this picture size and at this cost or below; infinite where no point that cheap
+ * is known.
+ */
 function divergenceAt(frontier: Candidate[], point: Point, cost: number): number {
   const others = frontier.filter((one) => isSameSize(one.point, point) && one.cost <= cost);
   return others.reduce((least, one) => Math.min(least, one.divergence), Infinity);
 }
 
-/** Sorted from the dearest to the cheapest. The dense model stays: it is what holds every target. */
+/** Sorted from the most expensive to the cheapest. The dense model stays, because it meets every target of accuracy. */
 function withCandidate(frontier: Candidate[], one: Candidate): Candidate[] {
   const beats = (a: Candidate, b: Candidate) =>
     isSameSize(a.point, b.point) && a.cost <= b.cost && a.divergence <= b.divergence;
@@ -132,19 +141,22 @@ function withCandidate(frontier: Candidate[], one: Candidate): Candidate[] {
   return [...frontier.filter(stays), one].sort((a, b) => b.cost - a.cost);
 }
 
-/** Of each picture size, how many points are measured on either side of the border between enough and too little. */
+/**
+ * For each picture size, the number of points that are measured on either side of the border between meeting and
+ * missing the target.
+ */
 const BESIDE = 2;
 
 export interface Choice {
   chosen: Measured;
-  /** what was measured on val, the dearest first */
+  /** the points that were measured on val, the most expensive first */
   measured: Measured[];
 }
 
 /**
- * The cheapest point of the frontier that loses at most `most` points on val. One lucky result is not believed: a point
- * must also hold the target when losses are smoothed, so that a cheaper model of the same picture size never looks better than
- * a dearer one.
+ * The cheapest point of the frontier that loses at most `most` points on val. A single lucky result does not count: a point
+ * must also meet the target when losses are smoothed, so that a cheaper model of the same picture size never looks
+ * better than a more expensive one.
  *
  * @returns nothing where no point keeps the target
  */
@@ -170,8 +182,9 @@ function bySize(frontier: Candidate[]): Candidate[][] {
 }
 
 /**
- * @param frontier of one picture size, the dearest first
- * @param below cost of what holds the target at another size: only cheaper points are of use, and the next dearer ones to compare with
+ * @param frontier of one picture size, the most expensive first
+ * @param below cost of a point that meets the target at another size: only cheaper points are useful, and the next more
+ * expensive ones to compare with
  */
 async function cheapestOfSize(
   frontier: Candidate[],
@@ -187,7 +200,7 @@ async function cheapestOfSize(
     return losses.get(k)!;
   };
   const first = Math.max(0, useful - BESIDE);
-  let low = first; // holds the target, if any does
+  let low = first; // meets the target, if any point does
   if ((await lossAt(first)) <= most) {
     let high = frontier.length;
     while (high - low > 1) {
@@ -203,7 +216,10 @@ async function cheapestOfSize(
   return { chosen: measured.filter(({ loss }, k) => loss <= most && smooth[k] <= most).at(-1), measured };
 }
 
-/** The most accurate on val of the points that cost at most `most`: of each picture size, the dearest ones are measured. */
+/**
+ * The most accurate on val of the points that cost at most `most`: of each picture size, the most expensive ones are
+ * measured.
+ */
 export async function mostAccurateUnder(frontier: Candidate[], measurer: Measurer, most: number): Promise<Choice> {
   const measured: Measured[] = [];
   for (const group of bySize(frontier)) {

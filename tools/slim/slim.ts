@@ -72,18 +72,18 @@ export async function slimModel(source: string, options: SlimOptions): Promise<O
   });
 }
 
-/** The same command after the end says what it found; nothing is made again. */
+/** Repeats the result when the same command runs again; nothing is made again. */
 function madeBefore({ out, force }: SlimOptions, folder: string, key: string): Outcome | undefined {
   const file = join(folder, "verdict.json");
   if (force || !existsSync(join(out, "slimvit.json")) || !existsSync(file)) return undefined;
   const outcome: Outcome = JSON.parse(readFileSync(file, "utf8"));
   if (outcome.key !== key || resolve(outcome.out) !== resolve(out)) return undefined;
-  say("slim: is done already");
+  say("slim: this model is done already");
   for (const line of verdictLines(outcome)) say(line);
   return outcome;
 }
 
-/** TensorFlow.js cuts widths and trains; where it would crawl, both are left out. */
+/** Opens TensorFlow.js, which cuts widths and trains. Where it would be very slow, both are left out. */
 async function backendFor(): Promise<Backend | undefined> {
   try {
     const backend = await openBackend();
@@ -91,16 +91,16 @@ async function backendFor(): Promise<Backend | undefined> {
   } catch (error) {
     if (!(error instanceof SlimViTError) || error.code !== "unsupported") throw error;
   }
-  say('slim: widths are not cut, since TensorFlow\'s native library is not there ("npm run setup:tools")');
+  say('slim: widths are not cut, since TensorFlow\'s native library is not installed ("npm run setup:tools")');
   return undefined;
 }
 
-/** @throws SlimViTError where a time to train was given, and there is no training */
+/** @throws SlimViTError where a training time was given and training is not possible */
 function untrainableBy({ train }: SlimOptions, data: SlimData, backend: Backend | undefined): string | undefined {
   if (train === "no") return "--train no was given";
   const why = backend
     ? data.isHeldOut && "the data has no train and val pictures of its own, such as train/CLASS and val/CLASS"
-    : 'TensorFlow\'s native library is not there (run "npm run setup:tools")';
+    : 'TensorFlow\'s native library is not installed (run "npm run setup:tools")';
   if (!why) return undefined;
   if (train !== "auto")
     throw new SlimViTError("bad-option", `slim: --train is not possible: ${why}. Change that, or give --train no.`);
@@ -112,7 +112,7 @@ function untrainableBy({ train }: SlimOptions, data: SlimData, backend: Backend 
 const HELD = 160;
 /** Other train pictures, by which widths are compensated and candidates' heads solved again. */
 const CALIBRATION = 320;
-/** Train pictures, those above among them, by which the heads of points that val sees are solved again. */
+/** Train pictures, including the ones above, by which heads are solved again before a point is measured on val. */
 const SOLVING = 4000;
 
 async function searchAndWrite(run: SlimRun, identity: string, started: number): Promise<Outcome> {
@@ -128,7 +128,7 @@ async function searchAndWrite(run: SlimRun, identity: string, started: number): 
   const pictures = picturesOf(run, dense);
   const lab = await openLab(run, dense, denseKey, pictures);
   const choice = await searchIn(run, lab);
-  if (!choice) throw new Error("The dense model does not keep its own accuracy."); // a target of accuracy is at least 0
+  if (!choice) throw new Error("The dense model does not keep its own accuracy."); // a target is at least 0
   const minutes = ((performance.now() - started) / 60_000).toFixed(1);
   say(`slim: without training: ${lab.measurer.runs} measurements in ${minutes} min`);
   const from = async (model: Model, key: string) => {
@@ -142,7 +142,7 @@ async function searchAndWrite(run: SlimRun, identity: string, started: number): 
   return outcome;
 }
 
-/** What the models that can be made of one model are built and measured with. */
+/** The builder and the measurer of the models that can be made of one model. */
 interface Lab {
   space: Space;
   builder: Builder;
@@ -213,10 +213,10 @@ async function searchIn({ target }: SlimRun, { space, measurer, most }: Lab): Pr
 
 /** Candidates that are looked at before the frontier is known, for the bar. */
 const USUAL_LOOKS = 60;
-/** With a target of accuracy, nothing below this share of the dense model's cost is looked at. */
+/** With a target of accuracy, models below this share of the dense model's cost are not looked at. */
 const LEAST_SHARE = 0.04;
 /** With a target of cost, models down to this share of it are looked at. */
 const BELOW_TARGET = 0.75;
-/** Points whose best class differs on more held-back pictures than this have no use for a target of accuracy. */
+/** Points whose best class differs on a larger share of held-back pictures are not useful for a target of accuracy. */
 const DISAGREEMENT_BASE = 0.05;
 const DISAGREEMENT_FACTOR = 3;

@@ -21,12 +21,12 @@ export type Point = Readonly<Record<Axis, number>>;
 
 export const DENSE: Point = { size: 0, merges: 0, lists: 0, attn: 0, mlp: 0, dtype: 0 };
 
-/** What the steps of each axis are. */
+/** The steps of each axis. */
 export interface Space {
   size: [number, number][];
   /** shares of the MACs that are left by merging, or by merging more where the model merges already */
   merges: number[];
-  /** the same by spread keep-lists */
+  /** the same for spread keep-lists */
   lists: number[];
   /** shares of the head channels that each block keeps */
   attn: number[];
@@ -38,7 +38,9 @@ export interface Space {
 /** A point by its values. */
 export type Setting = { [A in Axis]: Space[A][number] };
 
-/** The smallest pictures, as a share of the dense model's side: below, too few patches are left to tell classes apart. */
+/**
+ * The smallest pictures, as a share of the dense model's side. Smaller ones have too few patches to tell classes apart.
+ */
 const LEAST_SIDE = 0.42;
 /** Two picture sizes differ by this factor at least. */
 const SIDE_STEP = 0.88;
@@ -51,7 +53,7 @@ export function spaceOf(manifest: Manifest, canCut: boolean): Space {
   const hasMerges = blocks.some(({ merge }) => merge > 0);
   const hasLists = blocks.some(({ keepIdx }) => keepIdx.length < blocks[0].keepIdx.length);
   const isWhole = blocks.every(({ headDims }) => headDims.every((width) => width === headDim));
-  // What cuts tensors knows plain MLPs, and heads whose channels stand for themselves.
+  // Cutting supports only plain MLPs and heads whose channels do not depend on one another.
   const units = canCut && isWhole && mlp === "plain" ? WIDTH_SHARES : [1];
   const channels = position === "learned" && !qkNorm ? units : [1];
   return {
@@ -80,14 +82,14 @@ export function settingOf(space: Space, point: Point): Setting {
   return Object.fromEntries(AXES.map((axis) => [axis, space[axis][point[axis]]])) as unknown as Setting;
 }
 
-/** Names a point by its values, so that what was measured of it is found again whatever steps there are. */
+/** Names a point by its values, so that its measurements are found again even if the steps change. */
 export function keyOf({ size, merges, lists, attn, mlp, dtype }: Setting): string {
   return `${size[1]}x${size[0]} merges ${merges} lists ${lists} attn ${attn} mlp ${mlp} ${dtype}`;
 }
 
 /**
- * Every point that is one step smaller. Patches are merged or dropped, not both. The picture size changes first: only from points
- * with nothing else taken away.
+ * Every point that is one step smaller. Patches are merged or dropped, not both. The picture size changes first, only
+ * from points where nothing else is reduced.
  */
 export function neighbours(space: Space, point: Point): Point[] {
   const isWhole = AXES.every((axis) => point[axis] === 0 || axis === "size");
@@ -113,7 +115,9 @@ export function shapeOf<M extends Manifest>(manifest: M, setting: Setting): M | 
   return withTokens(resizedManifest(withWidths(manifest, setting), setting.size), setting);
 }
 
-/** So many channels and units a block; which head they are of costs nothing. */
+/**
+ * A network with these channels and units in each block. Which head the channels belong to does not change the cost.
+ */
 function withWidths<A extends Architecture>(arch: A, { attn, mlp }: Setting): A {
   if (attn === 1 && mlp === 1) return arch;
   const blocks = arch.blocks.map((block) => ({
@@ -124,7 +128,7 @@ function withWidths<A extends Architecture>(arch: A, { attn, mlp }: Setting): A 
   return { ...arch, blocks };
 }
 
-/** The same network with every patch to itself. */
+/** The same network without merges. */
 export function withoutMerges<A extends Architecture>(arch: A): A {
   return withMerges(
     arch,

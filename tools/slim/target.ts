@@ -16,7 +16,7 @@ export interface Targets {
   bytes?: number;
 }
 
-/** `loss`: the smallest model that holds it; else the most accurate model that does. */
+/** For `loss` the smallest model that meets the target is chosen; for the others the most accurate one that does. */
 export type Target = { kind: "loss" | "ms" | "macs" | "bytes"; most: number };
 
 const FLAGS = { loseAtMost: "--lose-at-most", latencyMs: "--latency-ms", macs: "--macs", bytes: "--bytes" };
@@ -48,7 +48,7 @@ export function targetText({ kind, most }: Target, unlabelled: boolean): string 
   return kind === "macs" ? `at most ${percent(most)} of the MACs` : `at most ${(most / 1e6).toFixed(2)} MB`;
 }
 
-/** What `cost` counts under a target, and the axes along which it falls. */
+/** The unit of `cost` under each target, and the axes along which it falls. */
 export const COSTS: Record<Target["kind"], { cost: CostName; axes: readonly Axis[] }> = {
   loss: { cost: "work", axes: AXES },
   ms: { cost: "ms", axes: AXES.filter((axis) => axis !== "dtype") },
@@ -86,7 +86,7 @@ export async function requireReachable(
   );
 }
 
-/** Of the smallest model there is, as far as its patches can be merged. */
+/** The cost of the smallest model, with as few patches as it can have. */
 async function leastCost(kind: "ms" | "macs" | "bytes", space: Space, builder: Builder): Promise<number> {
   const { manifest } = builder.dense;
   const all = [...smallestFirst(space, COSTS[kind].axes)].map((point) => settingOf(space, point));

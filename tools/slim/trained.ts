@@ -21,7 +21,10 @@ import type { Choice, Measured } from "./search.ts";
 import { DENSE, keyOf, type Setting, type Space, settingOf, withoutMerges } from "./space.ts";
 import { settingText } from "./verdict.ts";
 
-/** What a few thousand pictures of a class folder were trained best with; the same for the dense model and the slim ones. */
+/**
+ * The settings that worked best for a few thousand pictures in class folders. The dense model and the slim ones use the
+ * same.
+ */
 const RECIPE = { lr: 1.5e-4, warmup: 0.3, mixup: 0.2, randaugment: 7, erase: 0.1, minScale: 0.4 };
 const MOST_EPOCHS = { finetune: 20, retrain: 80 };
 const LEAST_EPOCHS = 1;
@@ -29,7 +32,7 @@ const LEAST_EPOCHS = 1;
 const FINETUNE_SHARE = 0.3;
 /** Val pictures that accuracy is measured on while training. */
 const VAL_PICTURES = 512;
-/** What a step costs beside its forward and backward pass: decoding, the optimiser, measurements. */
+/** Factor for the time of a step beyond its forward and backward pass: decoding, the optimiser, measurements. */
 const OVERHEAD = 1.25;
 
 /** @returns the folder of the model with a new head; the dense one from then on */
@@ -51,7 +54,7 @@ interface TrainingPlan {
   seconds: number;
 }
 
-/** Decided once: the number of epochs is part of what a checkpoint is for. */
+/** Decided once, because a checkpoint is valid for one number of epochs only. */
 async function planOf(
   { folder, data, backend }: SlimRun,
   name: string,
@@ -90,7 +93,7 @@ export interface Search {
   from(model: Model, key: string): Promise<FoundFrom>;
 }
 
-/** What was found among the models that can be made of a trained one. */
+/** The result of a search over the models that can be made of a trained one. */
 export interface FoundFrom {
   space: Space;
   measurer: PointMeasurer;
@@ -99,16 +102,19 @@ export interface FoundFrom {
   choice: Choice | undefined;
 }
 
-/** A model that was trained and then searched from, and what was taken of it. */
+/** A trained model, and the model that a search from it found. */
 export interface Trained extends FoundFrom {
   choice: Choice;
   /** "of a model trained with 160×160 px, patches merged to 59 % of the MACs" */
   how: string;
 }
 
-/** Without training, that little is left or lost that more training is not worth hours of it. */
+/**
+ * Training is skipped where the search without it leaves at most this share of the MACs or loses at most this many
+ * points.
+ */
 const GOOD_ENOUGH = { macsShare: 0.3, loss: 0.3 };
-/** A training that had less time than this would not learn. */
+/** A shorter training would not learn. */
 const LEAST_SECONDS = 60;
 /** Share of the MACs that is trained for a target of accuracy, or of those that the search without training has left. */
 const TRAINED_SHARE = 0.29;
@@ -134,7 +140,7 @@ export async function trainWherePays(run: SlimRun, search: Search): Promise<Trai
   }
   const trained = clock.left < LEAST_SECONDS ? undefined : await trainAndSearch(run, search, startOf(run, search));
   if (trained && isBetter(target, trained.choice.chosen, untrained.chosen)) return trained;
-  notes.push("training gave nothing better than what was found without");
+  notes.push("training gave no better model than the search without training");
   return undefined;
 }
 
@@ -142,7 +148,7 @@ export async function trainWherePays(run: SlimRun, search: Search): Promise<Trai
 const shareOf = ({ measurer, space, untrained }: Search): number =>
   measurer.macs(settingOf(space, untrained.chosen.point))! / measurer.macs(measurer.reference)!;
 
-/** By accuracy under a target of cost, by cost under one of accuracy. */
+/** Compares by accuracy under a target of cost, and by cost under a target of accuracy. */
 const isBetter = ({ kind }: SlimRun["target"], a: Measured, b: Measured): boolean =>
   kind === "loss" ? a.cost < b.cost : a.loss < b.loss;
 
@@ -194,7 +200,7 @@ async function trainAndSearch(run: SlimRun, search: Search, setting: Setting): P
   const isWorse = after > before;
   run.notes.push(`trained ${result}${isWorse ? "; thrown away, as training made it worse" : ""}`);
   if (isWorse) return undefined;
-  // Where merging so much loses too much, the same weights lose less with fewer merges.
+  // Where this many merges lose too much, the same weights lose less with fewer.
   if (!found.choice && setting.merges < 1)
     found = await search.from({ ...trained, manifest: withoutMerges(trained.manifest) }, `${name} whole`);
   return found.choice && { ...found, choice: found.choice, how: `of a model trained with ${settingText(setting)}` };

@@ -76,7 +76,7 @@ function frontierLines(frontier: Row[]): string[] {
   return ["  the frontier:", ...[head, ...cells].map(line)];
 }
 
-/** What the two models on either side of the one that was taken would give and cost. */
+/** The gains and costs of the two models next to the chosen one. */
 export function tradeLines(frontier: Row[]): string[] {
   const at = frontier.findIndex(({ isTaken }) => isTaken);
   const taken = frontier[at];

@@ -32,7 +32,7 @@ export interface Found {
   started: number;
 }
 
-/** A model that is shown, with what it answered on val. */
+/** A model that is shown, with its answers on val. */
 interface Shown {
   setting: Setting;
   /** its tensors in f32 */
@@ -85,7 +85,7 @@ export async function writeOutcome(run: SlimRun, found: Found): Promise<Outcome>
   return outcome;
 }
 
-/** Of one search none is beaten; of two some are, but not what was taken. */
+/** Drops beaten models. One search has none, but two searches together have some; the chosen model stays. */
 const notBeaten = (rows: Row[]): Row[] =>
   rows.filter(
     (row) =>
@@ -110,7 +110,7 @@ async function shownAt({ builder, measurer }: Found, setting: Setting, isTaken: 
   return { setting, model, answers, what: [settingText(setting), ...(how ? [how] : [])].join(", "), isTaken };
 }
 
-/** What a search found, and the next two on either side. */
+/** The chosen model of a search, and the next two on either side. */
 async function shownFrontier(found: Found, isTaken: boolean, how?: string): Promise<Shown[]> {
   const { chosen, measured } = found.untrained;
   const isBeaten = (one: Measured) => measured.some((other) => other.cost < one.cost && other.loss <= one.loss);
@@ -133,7 +133,7 @@ function rowOf({ setting, model, answers, what, isTaken }: Shown, dense: Shown, 
   };
 }
 
-/** Without labels the right class is the dense model's best one. */
+/** Compares top-1. Without labels the right class is the dense model's best one. */
 export function pairedTop1(slim: Answers, dense: Answers): PairedTop1 {
   const labelled = dense.ranks.length > 0;
   const ranks = (own: Answers) =>
@@ -144,7 +144,7 @@ export function pairedTop1(slim: Answers, dense: Answers): PairedTop1 {
   return { n: dense.best.length, dense: top1, slim: top1 + difference, difference, interval };
 }
 
-/** The test pictures are looked at once, by the model that is taken and the dense one. */
+/** The test pictures are looked at once, by the chosen model and the dense one. */
 async function onTest({ measurer }: Found, pictures: Picture[], taken: Shown, dense: Shown) {
   return {
     slim: await measurer.answersOf(shipped(taken), pictures),
@@ -158,7 +158,7 @@ function accuracyOf({ options }: SlimRun, split: string, dtype: WeightsDtype, { 
   return { data: name, split, top1: within(1), top5: within(5), n: ranks.length, engine: "simd", dtype };
 }
 
-/** Of both dtypes that ship, on val, and on test of the one that was chosen. */
+/** Accuracies on val for both dtypes that ship, and on test for the chosen one. */
 async function accuracies(run: SlimRun, { measurer }: Found, taken: Shown, test?: Answers): Promise<AccuracyRecord[]> {
   const { dtype } = taken.setting;
   const other: WeightsDtype = dtype === "int8" ? "f16" : "int8";
@@ -167,7 +167,7 @@ async function accuracies(run: SlimRun, { measurer }: Found, taken: Shown, test?
     const inOther = shipped({ ...taken, setting: { ...taken.setting, dtype: other } });
     records.push(accuracyOf(run, "val", other, await measurer.answersOf(inOther, run.data.val)));
   } catch (error) {
-    if (!(error instanceof SlimViTError) || error.code !== "bad-model") throw error; // which writing says, too
+    if (!(error instanceof SlimViTError) || error.code !== "bad-model") throw error; // writing reports it, too
   }
   return test ? [...records, accuracyOf(run, "test", dtype, test)] : records;
 }

@@ -79,7 +79,7 @@ async function embed(model: Model, { data, threads }: TeachModelOptions, split: 
   return { taught, seconds: (performance.now() - begun) / 1000 };
 }
 
-/** In the dtypes of the source. */
+/** Writes the model in the dtypes of the source. */
 async function write(
   source: string,
   model: Model,
@@ -121,16 +121,16 @@ function backboneOf({ tensors }: Model): Model["tensors"] {
   return new Map([...tensors].filter(([key]) => !key.startsWith("head")));
 }
 
-/** The new head is in floats, and its inputs need no ranges. */
+/** Drops the ranges of the head, because the new head is in floats. */
 function ofBackbone<R>(ranges: Record<string, R> | undefined): Record<string, R> | undefined {
   return ranges && Object.fromEntries(Object.entries(ranges).filter(([key]) => !key.startsWith("head")));
 }
 
-/** The figures go on record with the model. */
+/** Measures on val and records the figures with the model. */
 async function validate(out: string, data: string[], threads: number): Promise<TeachReport["val"]> {
   const hasVal = await openDataset(data, "val").then(
     ({ pictures }) => pictures.length > 0,
-    () => false, // said below
+    () => false, // reported below
   );
   if (!hasVal) {
     say("teach: the data have no validation pictures; the cross-validated accuracy is the one to go by.");

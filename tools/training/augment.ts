@@ -11,7 +11,10 @@ export interface Rgb {
   height: number;
 }
 
-/** Of the DeiT recipe: two operations a picture, each with a probability of ½, the magnitude (of 10) jittered. */
+/**
+ * RandAugment as in the DeiT recipe: two operations a picture, each with a probability of ½ and a jittered magnitude
+ * (of 10).
+ */
 const OPERATIONS = 2;
 const PROBABILITY = 0.5;
 const JITTER = 0.5;
@@ -36,7 +39,7 @@ export function randAugment(image: Rgb, magnitude: number, rng: Random, fill: nu
 
 const either = (value: number, rng: Random) => (rng() < 0.5 ? -value : value);
 
-/** Their strongest settings are those of the DeiT recipe. */
+/** Operations, whose strongest settings are those of the DeiT recipe. */
 export const AUGMENTATIONS: Record<string, Operation> = {
   autoContrast: (image) => {
     const tables = [0, 1, 2].map((c) => {
@@ -114,7 +117,7 @@ const grey = (data: Uint8Array, k: number) => 0.299 * data[k] + 0.587 * data[k +
 
 const table = (of: (v: number) => number) => Uint8ClampedArray.from({ length: 256 }, (_, v) => of(v));
 
-/** One table for all channels, or one a channel. */
+/** Maps bytes by one table for all channels, or by one for each channel. */
 function mapped(image: Rgb, tables: Uint8ClampedArray | Uint8ClampedArray[]): Rgb {
   const of = Array.isArray(tables) ? tables : [tables, tables, tables];
   return { ...image, data: image.data.map((v, k) => of[k % 3][v]) };
@@ -186,7 +189,7 @@ function warped({ data, width, height }: Rgb, [a, b, c, d, e, f]: number[], fill
 /** Share of the picture that a random rectangle may take, and its ratio of sides. */
 const ERASED = { smallest: 0.02, largest: 1 / 3, ratio: 0.3 };
 
-/** With a probability, fills a rectangle of normalised pixels [3, height, width] with noise; in place. */
+/** With a given probability, fills a rectangle of normalised pixels [3, height, width] with noise, in place. */
 export function eraseRandom(
   pixels: Float32Array,
   height: number,

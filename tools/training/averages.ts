@@ -3,7 +3,7 @@ import type * as tfjs from "@tensorflow/tfjs-core";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import type { Variables } from "../models/variables.ts";
 
-/** A young average follows faster: the decay is capped by (1 + step) / (10 + step). */
+/** Updates the averages. In the first steps they follow faster: the decay is capped by (1 + step) / (10 + step). */
 export function updateAverages(
   tf: TF,
   variables: Variables,

@@ -48,7 +48,10 @@ export async function openBackend(wanted?: BackendName, precision: Precision = "
   );
 }
 
-/** What a run needs to be repeated: "node 20.20.2, tfjs 4.22.0, tfjs-node (TensorFlow 2.18.1), linux-x64, f32" */
+/**
+ * The versions that a repetition of a run needs: "node 20.20.2, tfjs 4.22.0, tfjs-node (TensorFlow 2.18.1), linux-x64,
+ * f32"
+ */
 export function environmentOf({ tf, name, precision }: Backend): string {
   const binding = (tf.backend() as { binding?: { TF_Version?: string } }).binding;
   const backend = binding?.TF_Version ? `${name} (TensorFlow ${binding.TF_Version})` : name;
@@ -98,7 +101,7 @@ export async function provideWebGpu(): Promise<void> {
 }
 
 async function openNative(name: string): Promise<TF> {
-  // Gone in Node 24, still used by tfjs-node 4.22.
+  // Removed in Node 24, but still used by tfjs-node 4.22.
   const legacy = util as unknown as Record<string, unknown>;
   legacy.isNullOrUndefined ??= (v: unknown) => v == null;
   legacy.isArray ??= Array.isArray;
@@ -124,18 +127,18 @@ async function optional(name: string): Promise<any> {
   }
 }
 
-/** A fresh install has the package without its native library; the set-up script brings that. */
+/** Installs the native library, which a fresh install of the package lacks, by the set-up script. */
 function bringUpTfjsNode(): void {
   const require = createRequire(import.meta.url);
   const packageDir = dirname(require.resolve("@tensorflow/tfjs-node/package.json"));
   if (existsSync(join(packageDir, "lib", "napi-v8", "tfjs_binding.node"))) return;
   if (spawnSync(process.execPath, [setupScript()], { stdio: ["ignore", 2, 2] }).status !== 0)
-    throw new Error("its native library cannot be brought up");
+    throw new Error("its native library cannot be installed");
 }
 
 /**
- * Without a driver TensorFlow's GPU build runs on the CPU, and once it is imported tfjs-node cannot be: asked in a process
- * of its own.
+ * Checks for a GPU. Without a driver TensorFlow's GPU build runs on the CPU, and after its import tfjs-node cannot be
+ * imported, so the check runs in a process of its own.
  */
 function requireGpu(): void {
   try {

@@ -77,13 +77,13 @@ function normalise(rgb: Uint8Array, { mean, std }: Preprocess): Float32Array {
   return pixels;
 }
 
-/** What is computed at once: a step's pictures, or a part of them where gradients are accumulated. */
+/** Pictures that are computed at once: those of a step, or a part of them where gradients are accumulated. */
 export interface Batch {
   /** [size, 3, height, width] */
   pixels: Float32Array;
   /** 0 when none of its pictures can be read */
   size: number;
-  /** index into the model's labels; −1 where unlabelled */
+  /** index of each label among the model's; −1 where unlabelled */
   labels: number[];
   names: string[];
   /** the step is complete with this one */
@@ -105,7 +105,10 @@ export interface BatchOptions {
   batch: number;
   /** batches a step; its pictures are those that one batch of `batch` × `accumulate` would have */
   accumulate?: number;
-  /** how often a picture comes in a row, cropped and augmented anew; an epoch sees as many pictures as without */
+  /**
+   * how many times in a row a picture comes, cropped and augmented anew; the number of pictures in an epoch does not
+   * change
+   */
   repeats?: number;
   seed: number;
   /** steps */

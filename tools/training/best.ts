@@ -10,7 +10,10 @@ export class BestWeights {
   bestStep = 0;
   private score = Number.NEGATIVE_INFINITY;
 
-  /** Copies the variables where they are better than all before. Of equals the later ones stay: they have seen more pictures. */
+  /**
+   * Copies the variables if they are better than all before. Among equals the later ones count, because they have seen
+   * more pictures.
+   */
   offer(tf: TF, variables: Map<string, tfjs.Variable>, accuracy: Accuracy, step: number): void {
     const score = scoreOf(accuracy);
     if (score === undefined || !(score >= this.score)) return; // NaN is never the best
@@ -31,7 +34,10 @@ export class BestWeights {
     }
   }
 
-  /** Gives the variables the best weights, and up the copies. @returns their step; undefined where nothing was measured */
+  /**
+   * Puts the best weights into the variables and frees the copies. @returns their step; undefined where nothing was
+   * measured
+   */
   takeOver(variables: Map<string, tfjs.Variable>): number | undefined {
     if (!this.tensors.size) return undefined;
     for (const [name, tensor] of this.tensors) {
@@ -43,7 +49,10 @@ export class BestWeights {
   }
 }
 
-/** The divergence from a teacher says more of a few unlabelled pictures than how often the best classes agree. */
+/**
+ * The score of a measurement. On a few unlabelled pictures the divergence from a teacher says more than the agreement
+ * of best classes.
+ */
 function scoreOf(accuracy: Accuracy): number | undefined {
   const { "val.top1": top1, "val.divergence": divergence } = accuracy;
   if (top1 !== undefined) return top1;

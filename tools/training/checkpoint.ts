@@ -27,11 +27,11 @@ export const checkpointPath = (out: string) =>
 /** Where a checkpoint goes and under which options it may be continued. */
 export interface CheckpointPlan {
   path: string;
-  /** what must be equal for a checkpoint to be continued, by the names that people know */
+  /** values that must be equal for a checkpoint to be continued, by the names of options */
   identity: Record<string, unknown>;
-  /** which may change */
+  /** rates, which may change */
   rates: string;
-  /** `either`: a checkpoint that fits is continued, and one that does not is not overwritten without a word */
+  /** `either`: a checkpoint that fits is continued; one that does not fit is an error and is not overwritten */
   start: "anew" | "resume" | "either";
 }
 
@@ -89,7 +89,7 @@ export function restoreCheckpoint(
     throw new SlimViTError(
       "bad-option",
       `${checkpoint.path}: is the checkpoint of another training (${difference}). ` +
-        "Give what it was made with to go on, or --restart to start from the beginning, which replaces it.",
+        "Give the options that it was made with to go on, or --restart to start from the beginning, which replaces it.",
     );
   }
   if (metadata.rates !== checkpoint.rates)

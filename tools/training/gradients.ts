@@ -6,7 +6,7 @@ import { baseLoss, mixTargets, smoothTargets } from "./losses.ts";
 import type { Recipe } from "./recipe.ts";
 import type { Student, TrainTask } from "./task.ts";
 
-/** Of the mean loss over `size` pictures. */
+/** Gradients of the mean loss over `size` pictures. */
 export interface Gradients {
   size: number;
   byName: Map<string, Tensor>;
@@ -14,7 +14,10 @@ export interface Gradients {
   terms: Record<string, number>;
 }
 
-/** Of the task's network, or of the step's networks, one after the other, so that one's activations are in memory at a time. */
+/**
+ * Gradients of the task's network, or of the step's networks one after the other, so that only one has its activations
+ * in memory.
+ */
 export async function gradientsOf(
   tf: TF,
   task: TrainTask,
@@ -44,7 +47,7 @@ export async function gradientsOf(
 
 type Sum = Omit<Gradients, "size">;
 
-/** Of one network's terms. */
+/** Gradients of one network's terms. */
 async function gradientsOfTerms(tf: TF, task: TrainTask, termsOf: () => Record<string, Tensor>): Promise<Sum> {
   const kept: Record<string, Tensor> = {};
   const { gradients, loss } = tf.tidy(() => {
@@ -92,7 +95,7 @@ async function sumOf(
   return { byName, terms };
 }
 
-/** Of all pictures of both; `a` and `b` are used up. */
+/** Gradients over the pictures of both. `a` and `b` are disposed of. */
 export function addGradients(tf: TF, a: Gradients, b: Gradients): Gradients {
   const size = a.size + b.size;
   const mean = (x: number, y: number) => (x * a.size + y * b.size) / size;

@@ -3,7 +3,10 @@ import type { Architecture } from "../../src/format/model.ts";
 import type { ForwardOutput } from "../../src/tfjs/forward.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 
-/** What of a forward pass is trained: one head, or a distilled network's two; the features of a network without a head. */
+/**
+ * The outputs of a forward pass that are trained: one head, the two of a distilled network, or the features of a
+ * network without a head.
+ */
 export type Heads = Pick<ForwardOutput, "classLogits" | "distLogits"> & Partial<Pick<ForwardOutput, "features">>;
 
 /**
@@ -16,8 +19,8 @@ export const learnsOf = ({ head }: Pick<Architecture, "head">): Learns => head?.
 
 /**
  * The terms of the base loss by name, weighted: cross-entropy to the labels, and distillation where there is a teacher.
- * Of two heads the class head learns the labels and the distillation head the teacher; what there is alone, labels or
- * teacher, both heads learn, as their mean is what classifies.
+ * With two heads, the class head learns the labels and the distillation head the teacher. Where there are only labels
+ * or only a teacher, both heads learn from them, because the mean of the heads classifies.
  *
  * @param targets [batch, classes]; none for unlabelled pictures
  * @param teacher its logits [batch, classes], or its features
@@ -62,7 +65,9 @@ export function labelLoss(tf: TF, logits: Tensor, targets: Tensor, learns: Learn
   return learns === "sigmoid" ? binaryCrossEntropy(tf, logits, targets) : crossEntropy(tf, logits, targets);
 }
 
-/** What a network that scores as `learns` loses to its teacher: logits, or features where it has no head. */
+/**
+ * The loss of a network that scores as `learns` against its teacher: on logits, or on features where it has no head.
+ */
 export function softLoss(tf: TF, student: Tensor, teacher: Tensor, tau: number, learns: Learns): Tensor {
   if (learns === "features") return directionLoss(tf, student, teacher);
   if (learns === "sigmoid") return softBinary(tf, student, teacher, tau);

@@ -68,14 +68,14 @@ function trainingOptions(options: TrainOptions): Record<string, unknown> {
   return Object.fromEntries(Object.entries(options).filter(([key]) => !bystanders.includes(key)));
 }
 
-/** They say how often a run is looked at or saved; what it ends with is the same. */
+/** Options that say how often a run is measured or saved. They do not change its result. */
 export const OBSERVERS = ["checkpointSeconds", "valPictures", "valEvery"];
 
 /** Rates may change at a resume: lowering them is how a run whose loss became NaN is saved. */
 const RATES = ["lr", "lrHead", "lrOwn", "lrMask", "lrMaskPatch"];
 
 /**
- * Where the checkpoint goes, and what must be equal for it to be continued: the model, the data and the teacher by their
+ * Where the checkpoint goes, and the values that must be equal to continue it: the model, the data and the teacher by their
  * content, wherever they lie and however they are spelled, and every option of the recipe but the rates.
  */
 export async function checkpointOf(command: string, model: Manifest, options: TrainOptions): Promise<CheckpointPlan> {
@@ -97,8 +97,8 @@ export async function checkpointOf(command: string, model: Manifest, options: Tr
 }
 
 /**
- * What made a model, for its provenance: the options, data and teacher by name and hash instead of where they lay, and
- * the versions it ran on.
+ * The record of a training for a model's provenance: the options, data and teacher by name and hash instead of their
+ * paths, and the versions it ran on.
  */
 export async function recordedOptions(
   options: TrainOptions,

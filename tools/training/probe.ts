@@ -46,7 +46,7 @@ const BYTES_A_FLOAT = 8.6;
 /** TensorFlow itself, the optimiser, pictures on their way. */
 const BASE_BYTES = 0.9e9;
 
-/** Of a step of so many pictures. */
+/** The memory of a step with this many pictures. */
 export function trainingBytes(model: Model, batch: number): number {
   const { manifest } = model;
   const counts = tokenCounts(manifest);

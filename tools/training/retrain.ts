@@ -41,7 +41,7 @@ export async function retrain(source: string, options: RetrainOptions): Promise<
   return trainWeights("retrain", model, options);
 }
 
-/** A taught model's rule for unknown pictures is measured on features that training changes. */
+/** Removes a taught model's rule for unknown pictures, which was measured on features that training changes. */
 function withoutUnknown(model: Model): Model {
   const { head } = model.manifest;
   if (!head?.unknown) return model;
@@ -64,17 +64,18 @@ function requireNoPlaces({ position }: Architecture, source: string): void {
   );
 }
 
-/** Share of the training after which no ghost is left: the rest trains what ships. */
+/** Share of the training after which no ghost is left. The rest trains the network that ships. */
 const GHOSTS_END = 0.5;
 
-/** What each block's ghost stands for: the tokens that are gone. */
+/** The number of removed tokens that each block's ghost stands for. */
 export function ghostCounts(arch: Architecture): number[] {
   return arch.blocks.map((block) => denseTokens(arch) - block.keepIdx.length);
 }
 
 /**
- * In the search a removed token was a key made of biases; taking all of them out at once is a jump. One ghost a block
- * counts as all of its removed tokens first and as none from half time on: its score falls from log n to −∞.
+ * In the search a removed token still was a key made of biases, so removing all of them at once would be a jump. One
+ * ghost in each block counts as all of the block's removed tokens at first and as none from half time on: its score
+ * falls from log n to −∞.
  */
 export function ghostsAt(arch: Architecture, progress: number): number[] {
   const share = Math.max(0, 1 - progress / GHOSTS_END);

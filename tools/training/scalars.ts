@@ -9,7 +9,9 @@ export const historyFiles = (history: History): Record<string, string | Uint8Arr
   "events.out.tfevents.0.slimvit": tensorBoardEvents(history),
 });
 
-/** A column a scalar, in the order of their first appearance; empty where a step has none. */
+/**
+ * A table with one column for each scalar, in the order of first appearance. A cell is empty where a step has no value.
+ */
 export function scalarsCsv(history: History): string {
   const names = [...new Set(["step", ...history.flatMap((line) => Object.keys(line))])];
   const lines = history.map((line) => names.map((name) => line[name] ?? "").join(","));

@@ -44,6 +44,6 @@ export interface Together {
 export interface Student {
   name: string;
   forward: TrainTask["forward"];
-  /** what its loss counts in a step's sum */
+  /** the weight of its loss in a step's sum */
   weight: number;
 }

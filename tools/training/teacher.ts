@@ -36,7 +36,7 @@ export function openTeacher(tf: TF, folder: string | undefined, student: Manifes
   if (!student.head && featureDim(manifest) !== featureDim(student))
     throw new SlimViTError(
       "bad-option",
-      `${folder}: its embeddings have ${featureDim(manifest)} numbers, the model's ${featureDim(student)}; give a teacher of the same space.`,
+      `${folder}: its embeddings have ${featureDim(manifest)} numbers, the model's ${featureDim(student)}; give a teacher whose embeddings have the same length.`,
     );
   if (student.head && manifest.head && manifest.head.scores !== student.head.scores)
     throw new SlimViTError(

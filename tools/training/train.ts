@@ -220,11 +220,11 @@ async function checkWeights(task: TrainTask, step: number): Promise<void> {
     if (!(await variable.data()).every(Number.isFinite)) throw notFinite(task, NaN, step, undefined, name);
 }
 
-/** What Ctrl-C leaves: nothing lost, and how to go on. */
+/** The error after Ctrl-C, which says how to go on. */
 function interrupted({ name, checkpoint }: TrainTask, step: number, total: number): SlimViTError {
   return new SlimViTError(
     "aborted",
-    `${name}: stopped at step ${step} of ${total}; ${checkpoint.path} has all of it. The same command goes on:\n  ${commandLine()}`,
+    `${name}: stopped at step ${step} of ${total}; ${checkpoint.path} holds its state. The same command goes on:\n  ${commandLine()}`,
   );
 }
 

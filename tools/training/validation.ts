@@ -127,7 +127,7 @@ export function accuracyMeter(
   };
 }
 
-/** Of several networks: the mean of each measure, and each network's own under its name. */
+/** For several networks: the mean of each measure, and each network's own value under its name. */
 export async function meanAccuracy<S extends { name: string }>(
   students: S[],
   accuracyOf: (student: S) => Promise<Accuracy>,

@@ -3,7 +3,7 @@ import type { Variant } from "../../format/model.ts";
 
 /** What is known of a variant's time. */
 export interface Timed {
-  /** Infinity for one that does not run here */
+  /** Infinity for a variant that does not run here */
   ms: number;
   /** why it does not run */
   fault?: string;
@@ -15,10 +15,10 @@ export interface Choice {
   reason: string;
 }
 
-/** A variant is measured unless it is predicted, from two that were, to be over the budget by this factor. */
+/** A variant is not measured if two measured ones predict that it exceeds the budget by this factor. */
 const MARGIN = 1.25;
 
-/** So many are read to be measured, whatever their number. */
+/** At most this many variants are read and measured. */
 const MAX_MEASURED = 5;
 
 interface Accuracy {
@@ -26,7 +26,9 @@ interface Accuracy {
   n?: unknown;
 }
 
-/** Cheapest first, without those that are no more accurate than a cheaper one, where all are measured. */
+/**
+ * Cheapest first. Where all accuracies are measured, a variant that is no more accurate than a cheaper one is left out.
+ */
 export function worthHaving(variants: readonly Variant[]): Variant[] {
   const sorted = [...variants].sort((a, b) => a.macs - b.macs);
   const accuracies = sorted.map(accuracyOf);
@@ -34,7 +36,7 @@ export function worthHaving(variants: readonly Variant[]): Variant[] {
   return sorted.filter((_, i) => accuracies.slice(0, i).every((other) => other! < accuracies[i]!));
 }
 
-/** Of the most pictures. */
+/** The accuracy that was measured on the most pictures. */
 function accuracyOf({ metrics }: Variant): number | undefined {
   const entries = (Array.isArray(metrics.accuracy) ? metrics.accuracy : []) as Accuracy[];
   const [best] = entries
@@ -44,11 +46,12 @@ function accuracyOf({ metrics }: Variant): number | undefined {
 }
 
 /**
- * The cheapest is measured first, as it is there already; then the most accurate one that is predicted to meet the budget,
- * and so on between the best that meets it and the cheapest that does not.
+ * Finds the most accurate variant within a budget. The cheapest is measured first, as it is loaded already; then the
+ * most accurate one that is predicted to meet the budget, and so on between the best that meets it and the cheapest
+ * that does not.
  *
  * @param variants as `worthHaving` has them
- * @param known what is known already, by name; what is measured is added
+ * @param known what is known already, by name; new measurements are added to it
  */
 export async function choose(
   variants: readonly Variant[],
@@ -68,7 +71,7 @@ export async function choose(
 
 type Times = (Timed | undefined)[];
 
-/** @returns undefined when no other can be the answer */
+/** @returns the variant to measure next; undefined when no other can be the answer */
 function nextToMeasure(variants: readonly Variant[], budgetMs: number, known: Times): number | undefined {
   const { meets, over } = around(budgetMs, known);
   if (meets < 0) return known[0] ? undefined : 0;
@@ -79,7 +82,9 @@ function nextToMeasure(variants: readonly Variant[], budgetMs: number, known: Ti
   return isSure && predictMs(variants, known, above) > MARGIN * budgetMs ? undefined : above;
 }
 
-/** The best that meets the budget, -1 where none does, and the cheapest above it that does not. */
+/**
+ * Indices of the best variant that meets the budget (−1 where none does) and of the cheapest above it that does not.
+ */
 function around(budgetMs: number, known: Times): { meets: number; over: number } {
   const meets = known.findLastIndex((one) => one && one.ms <= budgetMs);
   const over = known.findIndex((one, i) => i > meets && one && one.ms > budgetMs);
@@ -87,8 +92,8 @@ function around(budgetMs: number, known: Times): { meets: number; over: number }
 }
 
 /**
- * On the line through the two nearest that were measured; or in proportion to the MACs from the nearest, where there is but
- * one, or where that is less: beyond some size a device may slow down at once.
+ * Predicts on the line through the two nearest measured variants; or in proportion to the MACs of the nearest, where
+ * there is only one, or where that is less: beyond some size a device may slow down at once.
  */
 export function predictMs(variants: readonly Pick<Variant, "macs">[], known: Times, index: number): number {
   const { macs } = variants[index];
@@ -100,7 +105,7 @@ export function predictMs(variants: readonly Pick<Variant, "macs">[], known: Tim
   const below = near.find((one) => one.macs < macs) ?? a;
   const inProportion = (below.ms / below.macs) * macs;
   if (!b) return inProportion;
-  const slope = Math.max(0, (b.ms - a.ms) / (b.macs - a.macs)); // less of what costs more is noise
+  const slope = Math.max(0, (b.ms - a.ms) / (b.macs - a.macs)); // a negative slope is noise
   return Math.min(inProportion, Math.max(0, a.ms + slope * (macs - a.macs)));
 }
 

@@ -2,12 +2,12 @@
 import type { BlockShape, Model, Tensor, Tensors } from "../../format/model.ts";
 import type { SharedFamily } from "../engine.ts";
 
-/** What is packed. */
+/** Linears, whose weights the engine packs. */
 const WEIGHT = /(qkv|proj|fc1|fc2|head|head_dist|projection|attn_pool\.v)\.weight$/;
 
 /**
- * @returns undefined where a variant needs weights of its own: widths that are no multiples of 8, which a panel would have to
- * share; gated MLPs; weights that were trained for it alone
+ * @returns undefined where a variant needs weights of its own: widths that are not multiples of 8, so that a panel
+ * would have to be shared; gated MLPs; weights that were trained for that variant alone
  */
 export function sharedFamily({ family, manifest }: Model): SharedFamily | undefined {
   if (!family || family.names.length < 2 || manifest.mlp === "swiglu") return undefined;
@@ -37,7 +37,10 @@ function isPart(small: BlockShape[], large: BlockShape[]): boolean {
   );
 }
 
-/** A view would hold the whole file. Variants whose tensor is the same view share a copy. */
+/**
+ * Copies a tensor, because a view would keep the whole file in memory. Variants whose tensor is the same view share a
+ * copy.
+ */
 function copied(tensors: Tensors, copies: Map<Tensor["data"], Tensor["data"]>): Tensors {
   return new Map(
     [...tensors].map(([key, tensor]) => {

@@ -7,12 +7,12 @@ import type { UseRequest, VariantChoice } from "../../protocol.ts";
 import type { LastingEngine } from "../engine.ts";
 import { choose, type Timed, worthHaving } from "./choice.ts";
 
-/** Runs before the clock, for caches and compilers; timed runs, and milliseconds after which no other is begun. */
+/** Untimed runs that warm up caches and compilers; timed runs; milliseconds after which no further run is started. */
 const WARM_UP = 1;
 const RUNS = 5;
 const ENOUGH_MS = 300;
 
-/** Without a budget of the caller's: what still feels immediate. */
+/** The budget in ms where the caller gives none: an answer in this time still feels immediate. */
 const DEFAULT_LATENCY_MS = 50;
 
 /** The network that answers. */
@@ -56,7 +56,7 @@ export class Variants<E extends LastingEngine> {
   }
 
   /**
-   * Sees that a variant is there.
+   * Makes sure that a variant's weights are loaded.
    *
    * @returns its name
    * @throws SlimViTError as `loadModel` and `openEngine`; what ran before goes on then
@@ -67,18 +67,23 @@ export class Variants<E extends LastingEngine> {
     return variant;
   }
 
-  /** Makes a variant the one that runs, when no call is being answered. An engine that lacks it is opened again. */
+  /**
+   * Makes a variant the running one, when no call is being answered. An engine that lacks the variant is opened again.
+   */
   async run(name: string): Promise<void> {
     if (this.isInPlace(name)) this.swap(name);
     else await this.fetch(name, (work) => work());
   }
 
-  /** No other variant is to be fetched soon: an engine that has copied the weights is all that holds them. */
+  /**
+   * Frees the downloaded bytes when no other variant will be fetched soon. An engine that has copied the weights then
+   * alone holds them.
+   */
   rest(): void {
     if (this.running.engine.engine.variants) this.opening.loader.release();
   }
 
-  /** @returns the name of the best within a budget, which runs then */
+  /** @returns the name of the best variant within a budget, which runs from then on */
   private choose(latencyMs: number): Promise<string> {
     const { inTurn } = this.opening;
     return this.afterOthers(async () => {
@@ -108,7 +113,7 @@ export class Variants<E extends LastingEngine> {
    * @throws SlimViTError as `loadModel` and `openEngine`; the running one stays then
    */
   private async fetch(name: string, inTurn: InTurn): Promise<void> {
-    const manifest = withVariant(this.running.manifest, name); // `bad-option` for a name that is none
+    const manifest = withVariant(this.running.manifest, name); // `bad-option` for an unknown name
     const { loader, openEngine, signal } = this.opening;
     const engine = await openEngine(await loader.loadVariant(name));
     try {
@@ -139,7 +144,7 @@ export class Variants<E extends LastingEngine> {
     this.running = { manifest: withVariant(manifest, name), engine };
   }
 
-  /** A variant that cannot be had or does not run is passed over, and the choice says why. */
+  /** Measures a variant. One that cannot be loaded or does not run is passed over, and the choice says why. */
   private async measure(name: string): Promise<Timed> {
     const { inTurn, signal } = this.opening;
     try {
@@ -168,7 +173,7 @@ export class Variants<E extends LastingEngine> {
     return times.sort((a, b) => a - b)[times.length >> 1];
   }
 
-  /** Those that are made of no more slabs than `name`. */
+  /** The variants that need no more slabs than `name`. */
   private upTo(name: string): string[] {
     const { variants } = this.running.manifest;
     const slabsOf = (one: string) => variants.find((variant) => variant.name === one)?.slabs ?? 1;

@@ -45,7 +45,10 @@ export function attend(layers: Layers, i: number, stream: Stream, read: number, 
   return { output, keys: k, map: graph.reshape(map, [-1, tokens]) };
 }
 
-/** Even channels and odd ones: what RoPE turns is a pair of neighbours. Scores do not depend on the order of a head's channels. */
+/**
+ * The even channels, then the odd ones, because RoPE turns pairs of neighbours. Scores do not depend on the order of a
+ * head's channels.
+ */
 function halves(inner: number): number[][] {
   return [0, 1].map((odd) => Array.from({ length: inner / 2 }, (_, i) => 2 * i + odd));
 }
@@ -91,7 +94,10 @@ function mixHeads(
   return { mixed: graph.concat(outputs, 1), chances };
 }
 
-/** What is added to the scores of so many heads from one on, each to be broadcast to [batch, heads, read, tokens]. */
+/**
+ * Gives the terms that are added to the scores of `heads` heads from `head` on, each to be broadcast to [batch, heads,
+ * read, tokens].
+ */
 function scoreBias(layers: Layers, i: number, stream: Stream, read: number): (head: number, heads: number) => string[] {
   const { graph, model } = layers;
   const { position, prefixTokens, blocks } = model.manifest;

@@ -14,9 +14,12 @@ export type Half = (values: Float32Array) => Uint16Array;
 type Attributes = Record<string, number | number[]>;
 
 export interface GraphOptions {
-  /** For weights and arithmetic in f16: `encodeFloat16`, which the WASM engine's page need not download. */
+  /**
+   * Present for weights and arithmetic in f16. It brings `encodeFloat16`, which the WASM engine's page need not
+   * download.
+   */
   half?: Half;
-  /** Any number of pictures at once; else one. */
+  /** The graph takes any number of pictures at once; else one. */
   freeBatch?: boolean;
 }
 
@@ -42,7 +45,7 @@ export class Graph {
     return outputs[0];
   }
 
-  /** A node without attributes. */
+  /** Adds a node without attributes. */
   op(name: string, ...inputs: string[]): string {
     return this.node(name, inputs);
   }
@@ -61,7 +64,7 @@ export class Graph {
     return values.length === 1 ? values[0] : this.node("Concat", values, { axis });
   }
 
-  /** What lies at `indices` along an axis. */
+  /** Takes the elements at `indices` along an axis. */
   pick(x: string, indices: number[], axis: number): string {
     const isRun = indices.every((index, k) => index === indices[0] + k);
     if (isRun) return this.slice(x, indices[0], indices[0] + indices.length, axis);
@@ -72,7 +75,7 @@ export class Graph {
     return this.op("Slice", x, this.integers([from]), this.integers([to]), this.integers([axis]));
   }
 
-  /** Parts of so many elements along an axis. */
+  /** Splits an axis into parts of the given lengths. */
   split(x: string, sizes: number[], axis: number): string[] {
     if (sizes.length === 1) return [x];
     const parts = sizes.map(() => this.fresh());
@@ -80,7 +83,7 @@ export class Graph {
     return parts;
   }
 
-  /** `before` and `after` zeros along an axis of `rank`. */
+  /** Pads one of `rank` axes with `before` and `after` zeros. */
   pad(x: string, rank: number, axis: number, [before, after]: [number, number]): string {
     if (before === 0 && after === 0) return x;
     const pads = Array<number>(2 * rank).fill(0);
@@ -94,22 +97,22 @@ export class Graph {
     return this.node(op, [x, this.integers(axes)], { keepdims });
   }
 
-  /** A condition as ones and zeros, in f32. */
+  /** Compares elements; gives ones and zeros in f32. */
   truth(op: "Greater" | "Equal", a: string, b: string): string {
     return this.node("Cast", [this.op(op, a, b)], { to: FLOAT });
   }
 
-  /** In f32, whatever the activations are in. */
+  /** Casts to f32, whatever type the activations have. */
   widen(x: string): string {
     return this.options.half ? this.node("Cast", [x], { to: FLOAT }) : x;
   }
 
-  /** From f32 to what the activations are in. */
+  /** Casts from f32 to the type of the activations. */
   narrow(x: string): string {
     return this.options.half ? this.node("Cast", [x], { to: FLOAT16 }) : x;
   }
 
-  /** In the type of the activations. */
+  /** A constant in the type of the activations. */
   floats(name: string, values: Float32Array, shape: number[]): string {
     const { half } = this.options;
     return half ? this.constant(name, FLOAT16, shape, half(values)) : this.wideFloats(name, values, shape);
@@ -155,7 +158,7 @@ export class Graph {
   /**
    * @param value in the type of the activations
    * @param shape as `input`
-   * @param isWide of a value that is in f32 anyway
+   * @param isWide for a value that is in f32 in any case
    */
   output(name: string, value: string, shape: number[], isWide = false): void {
     if (this.options.half && !isWide) this.node("Cast", [value], { to: FLOAT }, [name]);

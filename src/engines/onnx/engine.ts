@@ -15,7 +15,7 @@ export type Runtime = typeof Ort;
 type Name = "onnx-wasm" | "onnx-webgpu";
 
 export const PACKAGE = "onnxruntime-web";
-/** The build with WebGPU kernels, twice the download. In `engineUrls` it may be named by itself. */
+/** The build with WebGPU kernels, which is twice the download. `engineUrls` may give it an address of its own. */
 export const WEBGPU_BUILD = `${PACKAGE}/webgpu`;
 
 /**
@@ -37,7 +37,7 @@ export const openOnnx: OpenEngine = async (model, options) => {
   return new OnnxEngine("onnx-wasm", runtime, model, session, open, runtime.env.wasm.numThreads ?? 1);
 };
 
-/** Runtimes whose settings are taken: onnxruntime-web hears of none after its first session. */
+/** Runtimes whose settings are fixed: onnxruntime-web ignores all settings after its first session. */
 const started = new WeakSet<Runtime>();
 
 export async function runtimeFrom(name: string, options: EngineOptions): Promise<Runtime> {
@@ -72,7 +72,7 @@ export function setUp(runtime: Runtime, threads = 1, url?: string): void {
   if (url !== undefined) wasm.wasmPaths = new URL("./", new URL(url, globalThis.location?.href)).href;
 }
 
-/** A session on the engine's own device. */
+/** Opens a session on the engine's own device. */
 export type OpenSession = (graph: OnnxOptions) => Promise<Ort.InferenceSession>;
 
 export async function createSession(
@@ -149,7 +149,7 @@ export class OnnxEngine implements Engine {
     if (this.disposed) return;
     this.disposed = true;
     const sessions = [Promise.resolve(this.session), ...(this.explaining ? [this.explaining] : [])];
-    // A failure to release leaves nothing that anybody could do.
+    // Nothing can be done about a session that fails to be released.
     const released = sessions.map((session) => session.then((opened) => opened.release()).catch(() => {}));
     void Promise.all(released).finally(() => this.watch?.close());
   }

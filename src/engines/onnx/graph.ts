@@ -16,10 +16,10 @@ import { keepTokens, startStream } from "./stream.ts";
 export { Layers, type LinearOptions, type Matrix } from "./layers.ts";
 export { QuantisedLayers } from "./quantised.ts";
 
-/** protobuf's own bound, less what the graph itself may need */
+/** protobuf's own limit in bytes, less what the graph itself may need */
 const MAX_WEIGHT_BYTES = 2 ** 31 - 2 ** 24;
 
-/** As transformers and transformers.js call it. */
+/** The input's name in transformers and transformers.js. */
 export const INPUT = "pixel_values";
 
 export interface OnnxOptions extends GraphOptions {
@@ -27,13 +27,13 @@ export interface OnnxOptions extends GraphOptions {
    * Further outputs, by block: `attention.0` [batch, tokens], of blocks with heads, and `target.0` [batch, 1, A], of blocks that merge (`mergeTokens`).
    */
   explain?: boolean;
-  /** Of a network without a head: the features a second time, as `image_embeds`, which transformers.js looks for. */
+  /** A network without a head outputs its features a second time as `image_embeds`, which transformers.js looks for. */
   alsoImageEmbeds?: boolean;
-  /** For each block the pairs that merge, instead of those most alike; of one picture alone. */
+  /** For each block the pairs that must merge, instead of the most similar ones. For graphs of a single picture. */
   forcedPairs?: MergePairs[];
   /** the file's own, by name */
   metadata?: Record<string, string>;
-  /** Linears in another form: quantised ones, and benchmarks' own. */
+  /** A class that writes linears in another form: quantised ones, and those of benchmarks. */
   layers?: new (
     graph: Graph,
     model: Model,
@@ -59,7 +59,7 @@ export function writeOnnx(model: Model, options: OnnxOptions = {}): Uint8Array {
   manifest.blocks.forEach((block, i) => {
     stream = keepTokens(layers, stream, block.keepIdx);
     const { tokens } = stream.x;
-    // What is not read leaves the last block as keys and values, and nothing more.
+    // In the last block, tokens that the pooling does not read serve as keys and values only.
     const read = i === manifest.blocks.length - 1 ? lastRows(manifest) : tokens;
     let x = layers.first(stream.x, read);
     let keys: Matrix[] = [];
@@ -97,7 +97,9 @@ function checkSize({ manifest, tensors }: Model): void {
   );
 }
 
-/** Of the first block: prefix tokens, whose values are constants, and the kept patches with their positions. */
+/**
+ * The tokens of the first block: prefix tokens, whose values are constants, and the kept patches with their positions.
+ */
 function embed(layers: Layers, pixels: string): Matrix {
   const { graph, model } = layers;
   const { embedDim, prefixTokens, blocks, preNorm, normEps } = model.manifest;
@@ -150,7 +152,7 @@ function patchPixels({ graph, model }: Layers, pixels: string): Matrix {
   return { name: graph.reshape(values, [-1, width]), tokens: kept.length, width };
 }
 
-/** Without hidden units, fc2's bias alone. */
+/** The MLP. Without hidden units its output is fc2's bias. */
 function mlp(layers: Layers, i: number, x: Matrix): string {
   const { graph, model } = layers;
   const { blocks, activation, mlp: kind, hiddenNorm, normEps } = model.manifest;

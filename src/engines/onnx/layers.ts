@@ -11,9 +11,9 @@ export interface Matrix {
 }
 
 export interface LinearOptions {
-  /** from and to, of the outputs; all of them unless said */
+  /** first output and end of the outputs; default all of them */
   rows?: [from: number, to: number];
-  /** of those outputs, which come and in what order; counted from `from` */
+  /** which of those outputs are kept and in what order, counted from `from` */
   order?: number[];
   /** the outputs are multiplied by it */
   factor?: number;
@@ -38,7 +38,7 @@ export class Layers {
     return this.graph.floats(key, values, [values.length]);
   }
 
-  /** y = x Wᵀ + b; a linear without a bias among the tensors adds none. */
+  /** y = x Wᵀ + b, without b where the tensors have no bias. */
   linear(x: Matrix, key: string, options: LinearOptions = {}): Matrix {
     const { graph } = this;
     const all = this.values(`${key}.weight`);
@@ -54,7 +54,7 @@ export class Layers {
     return { name: graph.node("Gemm", inputs, { transB: 1 }), tokens: x.tokens, width };
   }
 
-  /** What is added has one element a channel, or is a matrix of the same shape. */
+  /** @param more one element a channel, or a matrix of the same shape */
   add(x: Matrix, more: string): Matrix {
     return { ...x, name: this.graph.op("Add", x.name, more) };
   }
@@ -80,8 +80,8 @@ export class Layers {
   }
 
   /**
-   * @param epsilon of the network's norms unless said
-   * @param denseDim how many channels the statistics are of: those that were cut, so are not in `x`, are zeros
+   * @param epsilon default that of the network's norms
+   * @param denseDim how many channels the statistics count; those that were cut are not in `x` and count as zeros
    */
   norm(x: Matrix, key: string, epsilon = this.model.manifest.layerNormEps, denseDim = x.width): Matrix {
     const { graph } = this;
@@ -162,12 +162,12 @@ export function widthOf(run: number[]): number {
   return run.length * run[0];
 }
 
-/** Of a part of a linear, by which its constants are called. */
+/** The name of a part of a linear, with which its constants' names begin. */
 export function nameOf(key: string, { rows, order, factor }: LinearOptions): string {
   return [key, rows?.[0], order && `from${order[0]}`, factor].filter((part) => part !== undefined).join(".");
 }
 
-/** Rows `from` to `to`, or of those the ones in `order`. */
+/** Rows `from` to `to`, or those in `order` among them. */
 export function takeRows<T extends Float32Array | Int8Array>(
   values: T,
   rowLength: number,

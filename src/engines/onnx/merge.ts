@@ -4,7 +4,7 @@ import { FLOAT, type Graph } from "./builder.ts";
 import type { Layers, Matrix } from "./layers.ts";
 import type { Stream } from "./stream.ts";
 
-/** Rows of a block's patches that are A and those that are B, as src/reference/merge.ts has them. */
+/** The rows of a block's patches that form A and those that form B, as in src/reference/merge.ts. */
 export function halvesOf(tokens: number, prefixTokens: number): [a: number[], b: number[]] {
   const every = (first: number) =>
     Array.from({ length: Math.ceil(Math.max(0, tokens - first) / 2) }, (_, k) => first + 2 * k);
@@ -12,12 +12,13 @@ export function halvesOf(tokens: number, prefixTokens: number): [a: number[], b:
 }
 
 /**
- * As src/reference/merge.ts, without a sort: a pair's rank is the number of pairs that are more alike. All of it is in f32,
- * as a choice turns on the last bits of what is compared.
+ * Merges tokens as src/reference/merge.ts does, but without a sort: a pair's rank is the number of pairs that are more
+ * similar. All is in f32, because the choice depends on the last bits of the similarities.
  *
  * @param keys [tokens, inner] side by side
- * @param forced instead of the pairs that are most alike
- * @returns the stream after the merge; target [batch, 1, A]: for each row of A which of B it goes into, −1 where it stays
+ * @param forced pairs that merge instead of the most similar ones
+ * @returns the stream after the merge; target [batch, 1, A]: for each row of A the row of B that it merges into, −1
+ * where it stays
  */
 export function mergeTokens(
   layers: Layers,
@@ -48,7 +49,7 @@ export function mergeTokens(
   };
 }
 
-/** The pairs most alike: of equals the lower row of B, and the lower row of A. */
+/** The most similar pairs. Among equals the lower row of B and the lower row of A win. */
 function chooseTarget(layers: Layers, keys: Matrix[], inA: number[], inB: number[], count: number): string {
   const { graph } = layers;
   const sideBySide = keys.map((part) => layers.pictures(part));
@@ -79,7 +80,7 @@ interface MergeMatrices {
   going: string;
 }
 
-/** Of ones and zeros. */
+/** Matrices of ones and zeros that move the rows of A. */
 function mergeMatrices(graph: Graph, target: string, a: number, b: number, count: number): MergeMatrices {
   const going = graph.truth("Equal", target, numbers(graph, b, [1, b, 1]));
   if (a === count) return { going };
@@ -120,7 +121,7 @@ function merger(
   };
 }
 
-/** Writes nodes when they are first read: the last merge's sizes may not be. */
+/** Writes the nodes when their value is first read, because the last merge's sizes may never be read. */
 function once(write: () => string): () => string {
   let written: string | undefined;
   return () => {

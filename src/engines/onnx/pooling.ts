@@ -42,7 +42,9 @@ function pool(layers: Layers, { x, sizes }: Stream): Matrix {
   return { name: graph.concat([layers.first(x, 1).name, mean], 1), tokens: 1, width: 2 * width };
 }
 
-/** Attention of a learned query, which is constant and has taken in the key's weights, then an MLP beside it. */
+/**
+ * Attention of a learned query, then a residual MLP. The query is constant and already multiplied by the keys' weights.
+ */
 function attentionPool(layers: Layers, x: Matrix, sizes?: string): Matrix {
   const { graph, model } = layers;
   const { poolHeads, poolActivation, activation, normEps } = model.manifest;

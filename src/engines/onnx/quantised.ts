@@ -42,7 +42,7 @@ export class QuantisedLayers extends Layers {
   }
 
   private write(x: Matrix, key: string, parts: Parts): string {
-    if (key.startsWith("head")) return this.byWeights(x, parts); // of one row: nothing to win
+    if (key.startsWith("head")) return this.byWeights(x, parts); // one row: int8 saves nothing
     const { manifest, dtype } = this.model;
     const range = manifest.weights.find((entry) => entry.dtype === dtype)?.activations?.[`${key}.input`];
     return range ? this.byRange(x, range, parts) : this.asItComes(x, parts);
@@ -97,7 +97,7 @@ export class QuantisedLayers extends Layers {
     return values;
   }
 
-  /** Eight bits between the least and the greatest value of what comes: DynamicQuantizeLinear → MatMulInteger. */
+  /** Activations in eight bits between their least and greatest value: DynamicQuantizeLinear → MatMulInteger. */
   private asItComes(x: Matrix, { name, levels, scales, bias }: Parts): string {
     const { graph } = this;
     const out = scales.length;
@@ -120,7 +120,7 @@ export class QuantisedLayers extends Layers {
   }
 }
 
-/** Of 256 levels, of which one is 0. */
+/** A grid of 256 levels, one of which is 0. */
 function gridOf([low, high]: ActivationRange): { scale: number; zero: number } {
   const [from, to] = [Math.min(low, 0), Math.max(high, 0)];
   const scale = Math.fround(Math.max((to - from) / 255, 1e-12));

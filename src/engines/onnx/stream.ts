@@ -24,7 +24,7 @@ export function keepTokens(layers: Layers, stream: Stream, keepIdx: number[]): S
   return startStream(layers, layers.pick(stream.x, kept), keepIdx);
 }
 
-/** As long as each row is one token. */
+/** The stream before the first block, where each row is one token. */
 export function startStream({ graph, model }: Layers, x: Matrix, alive: number[]): Stream {
   return { x, alive, coordinates: coordinatesOf(graph, model.manifest, alive) };
 }

@@ -15,8 +15,8 @@ import {
 } from "./engine.ts";
 
 /**
- * Computes in f16 where the weights are f16, no tokens merge and the adapter has shader-f16, else in f32. Each engine has a device of its
- * own, whose end frees all that the engine held.
+ * Computes in f16 where the weights are f16, no tokens merge and the adapter has shader-f16, else in f32. Each engine
+ * has its own device, and destroying it frees all that the engine held.
  * @throws SlimViTError as `openOnnx`; `unsupported` without an adapter; `device-lost`
  */
 export const openOnnxWebgpu: OpenEngine = async (model, options) => {
@@ -38,7 +38,7 @@ export const openOnnxWebgpu: OpenEngine = async (model, options) => {
 
 const HALF = "shader-f16";
 
-/** As onnxruntime-web would ask for, made the device itself. */
+/** The features and limits that onnxruntime-web requests when it makes the device itself. */
 const DEVICE: DeviceRequest = {
   features: [HALF, "subgroups"],
   limits: [

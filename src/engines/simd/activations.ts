@@ -20,7 +20,7 @@ export interface Activations {
   ranges: number;
   q: number;
   mixed: number;
-  /** in the place of the mixed values, which come after them */
+  /** at the address of the mixed values, which are written later */
   keyRows: number;
   /** of all heads of a block */
   keysValues: number;
@@ -28,11 +28,11 @@ export interface Activations {
   merging: Merging;
   /** maps of the attention's tasks, where the maps are of all queries */
   partMaps: number;
-  /** room for tensors on their way to panels: the activations', which nobody uses yet */
+  /** memory for tensors on their way to panels. It belongs to the activations, which are not used yet */
   staging: { at: number; bytes: number };
 }
 
-/** Room for choosing what merges. */
+/** Memory for choosing which tokens merge. */
 export interface Merging {
   similarities: number;
   panels: number;
@@ -40,7 +40,7 @@ export interface Merging {
   next: number;
 }
 
-/** A block as its activations are sized. */
+/** The sizes of a block that its activations depend on. */
 interface SizedBlock extends BlockShape, TokenCount {
   /** tokens with a query, and with an MLP */
   queries: number;
@@ -52,7 +52,7 @@ export function queryRows(manifest: Manifest, block: number): number {
   return block === manifest.blocks.length - 1 ? lastRows(manifest) : tokenCounts(manifest)[block].entering;
 }
 
-/** Whether keys are normed, turned or compared before they are used, so come in rows first. */
+/** Whether keys are first written as rows, because they are normed, turned or compared before they are used. */
 export function hasKeyRows({ qkNorm, position }: Manifest, { headDims, merge }: BlockShape): boolean {
   return headDims.length > 0 && (qkNorm || position === "rope" || merge > 0);
 }
@@ -85,7 +85,7 @@ export function planActivations(manifest: Manifest, memory: MemoryLayout, linear
     ? 0
     : memory.take(most(({ queries, entering }) => Math.ceil(queries / (L.ATTENTION_ROWS / 2)) * entering * 4));
 
-  // The hidden units come when attention is over.
+  // The hidden units may overwrite attention's memory.
   const hiddenEnd = q + most(({ mlpHidden, mlpRows }) => mlpRows * pad8(mlpHidden) * 4);
   memory.end = toLines(Math.max(memory.end, hiddenEnd, imageEnd, start + 8 * linears.longestRow));
   const staging = { at: start, bytes: memory.end - start };
@@ -116,7 +116,7 @@ function sizedBlocks(manifest: Manifest): SizedBlock[] {
   });
 }
 
-/** Activations as an int8 linear reads them: of a block's four, or of the head. */
+/** Quantised activations that an int8 linear reads: one of a block's four, or the head. */
 function quantisedBytes(manifest: Manifest, blocks: SizedBlock[], linears: LinearPlanner): number {
   const bytes = blocks.map(({ headDims, mlpHidden, entering, queries, mlpRows }) =>
     Math.max(
@@ -149,7 +149,7 @@ export interface Scratch {
   panel: number;
 }
 
-/** What each thread has to itself: its two calls, a few rows of scores or a strip of outputs, one widened panel. */
+/** Plans each thread's private memory: its two calls, a few rows of scores or a strip of outputs, one widened panel. */
 export function planScratch(
   manifest: Manifest,
   memory: MemoryLayout,
@@ -158,7 +158,7 @@ export function planScratch(
 ): Scratch {
   const tokens = tokenCounts(manifest)[0].entering;
   const widestHead = Math.max(0, ...manifest.blocks.map(({ headDims }) => Math.max(0, ...headDims)));
-  const queryBytes = L.ATTENTION_ROWS * (8 + linears.quantisedBytes(widestHead)); // int8: of one head, and their ranges
+  const queryBytes = L.ATTENTION_ROWS * (8 + linears.quantisedBytes(widestHead)); // int8: queries and their ranges
   const scoreBytes = (L.ATTENTION_ROWS * (pad8(tokens) + 1) + 16) * 4 + queryBytes;
   const stripBytes = Math.max(scoreBytes, pad8(manifest.embedDim) * 4);
   const panel = toLines(2 * L.CALL_BYTES + stripBytes);

@@ -6,7 +6,10 @@ export interface Place {
   at: number;
   /** from one panel to the next */
   panelBytes: number;
-  /** Of proj: room for the panels of a variant with fewer channels, whose columns are gathered out of those at `at`. */
+  /**
+   * For proj: memory for the panels of a variant with fewer channels, whose columns are gathered from the panels at
+   * `at`.
+   */
   gathered: number;
 }
 

@@ -30,8 +30,8 @@ export function chooseFlavour(): Flavour {
 }
 
 /**
- * Also computes one: the baseline compiler of V8 11.3 (Node 20 with its experimental flag) takes the instruction and gives
- * wrong sums.
+ * Also computes a dot product, because the baseline compiler of V8 11.3 (Node 20 with its experimental flag) accepts
+ * the instruction and gives wrong sums.
  */
 export function hasRelaxedDot(): boolean {
   const bytes = new Uint8Array(RELAXED);

@@ -83,7 +83,9 @@ function gatherTable(before: number[], keepIdx: number[]): Int32Array | undefine
   return Int32Array.from(keepIdx, (token) => row.get(token)!);
 }
 
-/** Each head's queries are side by side in rows; its keys and its values have a place of their own. */
+/**
+ * Plans the heads. Queries of all heads lie side by side in rows; each head's keys and values have memory of their own.
+ */
 function planHeads({ model: { manifest, tensors }, memory, activations, table, block, area }: BlockRequest): void {
   const { headDims } = manifest.blocks[block];
   const tokens = tokenCounts(manifest)[block].entering;
@@ -157,7 +159,7 @@ function scaledTables(tables: Float32Array, headDim: number): Float32Array {
   return tables.map((v) => v * Math.sqrt(headDim));
 }
 
-/** What a block of a plain DeiT does not have. */
+/** Plans what a block has beyond a plain DeiT's. */
 function planFamily({ model, memory, table, block }: BlockRequest): void {
   const { manifest, tensors } = model;
   const { headDim, normEps, qkNorm, position, hiddenNorm, prefixTokens } = manifest;

@@ -21,7 +21,7 @@ interface Kernels extends Packer {
 /** Loads that a thread makes before it sleeps, some tens of microseconds: a phase is hardly ever longer. */
 const SPINS = 40_000;
 
-/** With a signal, the event loop gets a turn this often, or the abort's message would not be seen. */
+/** Milliseconds. With a signal, the event loop gets a turn this often, so that the message of an abort arrives. */
 const TURN_MS = 8;
 
 const PAGE_BYTES = 65_536;
@@ -42,7 +42,7 @@ export async function prepare({ threads }: EngineOptions): Promise<void> {
   await compileKernels(chooseFlavour(), possible(threads) > 1);
 }
 
-/** With a chosen binary, for tests. */
+/** Opens the engine with a chosen binary, for tests. */
 export async function openFlavour(model: Model, options: EngineOptions, flavour: Flavour): Promise<Engine> {
   const wanted = possible(options.threads);
   const family = options.sharedFamily?.(model);
@@ -74,7 +74,7 @@ async function openWith(
   loadConstants(cargo, memory);
   const epoch = plan.sync + SYNC_EPOCH * 4;
   const starting = shared ? startHelpers(threads - 1, { module, memory, plan: plan.at, epoch }) : undefined;
-  packWeights(cargo, memory, kernels); // meanwhile
+  packWeights(cargo, memory, kernels); // while the threads start
   kernels.start(plan.at, 0);
   const helpers = await starting;
   if (shared && !helpers) return undefined;
@@ -226,7 +226,7 @@ class SimdEngine implements Engine {
     this.kernels.run(from, to);
   }
 
-  /** Of a block that merges. */
+  /** The partners that a block's merge chose. */
   private partners(block: number): Int32Array {
     const { entering } = tokenCounts(this.manifest)[block];
     return this.words(this.plan.merges[block].partners, (entering - this.manifest.prefixTokens) >> 1);
@@ -242,7 +242,7 @@ class SimdEngine implements Engine {
     return new Float32Array(this.memory.buffer, at, length);
   }
 
-  /** In a buffer of its own, which is not shared: that could not be posted to a page. */
+  /** Copies into a buffer that is not shared, because a shared one could not be posted to a page. */
   private copy(at: number, length: number): Float32Array {
     return new Float32Array(this.view(at, length));
   }
@@ -266,7 +266,7 @@ function takeMemory(bytes: number, shared: boolean): WebAssembly.Memory {
   }
 }
 
-/** A page's own thread may not wait. */
+/** Whether this thread may wait; a page's own thread may not. */
 function maySleep(): boolean {
   return typeof document === "undefined";
 }

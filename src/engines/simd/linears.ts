@@ -33,7 +33,7 @@ export interface LinearRequest {
   outs: number[];
   /** the same of its inputs; a single part is padded at its end alone */
   ins: number[];
-  /** For each panel which one it is of those in the outputs' order, where they lie in another. */
+  /** Where panels lie in another order than the outputs: for each panel, its number in the outputs' order. */
   order?: number[];
 }
 
@@ -126,7 +126,10 @@ export class LinearPlanner {
     this.linears.push({ key, at, kind, weight, hasScale, rows, columns: runs(ins), panels, to, panelBytes });
   }
 
-  /** Only `proj` of a variant with fewer channels: they lie apart in the largest one's panels. */
+  /**
+   * Gathers columns. Only `proj` of a variant with fewer channels needs it, because they lie apart in the largest
+   * variant's panels.
+   */
   private gather(place: Place, key: string, own: Gathered): boolean {
     const [, block] = key.match(/^blocks\.(\d+)\.attn\.proj$/) ?? [];
     const heads = this.area!.wholeHeads[Number(block)];
@@ -165,7 +168,7 @@ function inOrder(values: Float32Array, order: number[]): Float32Array {
   return out;
 }
 
-/** Where the rows of a tensor go when its panels lie in another order. */
+/** The places of a tensor's rows when its panels lie in another order. */
 function rowsInOrder(outs: number[], order: number[]): Run[] {
   const placeOf = new Map(order.map((panel, k) => [panel, k]));
   const found: Run[] = [];

@@ -1,6 +1,6 @@
 /** Lays out the engine's memory: pieces are allocated one after the other, and constants are copied in at the end. */
 
-/** Below are the kernels' own constants; address 0 means "none". */
+/** The first free address. Below it are the kernels' own constants; address 0 means "none". */
 const FIRST = 1024;
 
 /** Bytes of a cache line, at which every piece begins. */
@@ -57,7 +57,7 @@ export class WordTable {
     for (const [word, value] of words) this.data[record * this.words + word] = value;
   }
 
-  /** The same of words that are f32. */
+  /** Sets words that are f32. */
   setFloats(words: Word[], record = 0): void {
     for (const [word, value] of words) this.floats[record * this.words + word] = value;
   }

@@ -12,12 +12,12 @@ import { pad8 } from "./padding.ts";
 import { ACTIVATIONS, planPoolLinears, setPooling } from "./poolPlan.ts";
 import { planStream, type Stream } from "./stream.ts";
 
-/** Where the engine finds things once the model is in. */
+/** Addresses that the engine uses once the model is in memory. */
 export interface Plan {
   /** of the PLAN_ words */
   at: number;
   bytes: number;
-  /** Behind the weights of a family: from here on all is this variant's own. */
+  /** The first address behind the weights of a family. From here on, memory belongs to this variant. */
   own: number;
   pixels: number;
   stream: Stream;
@@ -26,7 +26,10 @@ export interface Plan {
   sync: number;
 }
 
-/** What has to be copied in. It holds the model's tensors, so it is let go afterwards: weights are in memory once. */
+/**
+ * What has to be copied into memory. It holds the model's tensors and is dropped afterwards, so that weights are in
+ * memory once.
+ */
 export interface Cargo {
   constants: Constant[];
   linears: PackedLinear[];
@@ -86,7 +89,7 @@ export function planMemory(model: Model, options: PlanOptions): { plan: Plan; ca
   };
 }
 
-/** What keeps its place whichever variant runs: the plan's words, and where threads meet. */
+/** Plans what has the same address for every variant: the plan's words and the threads' synchronisation. */
 export function planFirst({ blocks }: Manifest, memory: MemoryLayout): { words: WordTable; sync: number } {
   const words = memory.table(L.PLAN_WORDS);
   const sync = memory.take((L.SYNC_PHASES + (blocks.length + 2) * L.PHASES_A_STAGE * L.PHASE_WORDS) * 4);
@@ -146,7 +149,10 @@ function setArchitecture(model: Model, memory: MemoryLayout, words: WordTable): 
   words.setFloats([[L.PLAN_SCORE_SCALE, 1 / Math.sqrt(headDim)]]);
 }
 
-/** Of each size a row can have. Scores are scaled after a logarithm is added. */
+/**
+ * Logarithms of each size that a row can have, divided by the scores' scale, because scores are scaled after the
+ * addition.
+ */
 function scaledLogs(most: number, headDim: number): Float32Array {
   return Float32Array.from({ length: most + 1 }, (_, size) => Math.log(Math.max(size, 1)) * Math.sqrt(headDim));
 }

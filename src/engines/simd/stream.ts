@@ -4,7 +4,7 @@ import { ropeCoordinates } from "../../reference/positions.ts";
 import type { MemoryLayout } from "./memoryLayout.ts";
 import { pad8 } from "./padding.ts";
 
-/** What the rows of the residual stream stand for; an address is 0 where there is nothing to say. */
+/** What the rows of the residual stream stand for. An address is 0 where a table is not needed. */
 export interface Rows {
   /** f32: patches that each row stands for; without it each is one */
   sizes: number;

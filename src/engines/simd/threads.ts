@@ -16,7 +16,7 @@ interface Seed {
 
 const START_MS = 5000;
 
-/** What the kernels import. */
+/** The imports of the kernels. */
 export function importsOf(memory: WebAssembly.Memory): WebAssembly.Imports {
   const words = new Int32Array(memory.buffer);
   return { env: { memory, wait: (at: number, seen: number) => void Atomics.wait(words, at >>> 2, seen) } };
@@ -44,7 +44,7 @@ const NODE_SOURCE = `(async ({ parentPort, workerData: { module, memory, plan, e
 
 type NodeThreads = typeof import("node:worker_threads");
 
-/** Without isolation a page cannot hand a shared memory to a worker. */
+/** Whether memory can be shared with workers. A page that is not isolated cannot do so. */
 export function canShareMemory(): boolean {
   return typeof SharedArrayBuffer === "function" && globalThis.crossOriginIsolated !== false;
 }
@@ -86,7 +86,7 @@ function startWorker(seed: Seed, created: (worker: Helpers) => void): Promise<vo
       if (node) {
         const worker = new node.Worker(NODE_SOURCE, { eval: true, workerData: seed });
         created(worker);
-        worker.unref(); // an engine that nobody disposed of does not keep the process alive
+        worker.unref(); // an engine that was not disposed of does not keep the process alive
         worker.once("message", ready);
         worker.once("error", failed);
         return;
@@ -107,8 +107,9 @@ function startWorker(seed: Seed, created: (worker: Helpers) => void): Promise<vo
 }
 
 /**
- * Also where there is a global `Worker`: in Node it is some package's, and Bun and Deno have both. Asked of the process, not
- * imported: bundlers for browsers need not know the name. Node 20.16 and later have it.
+ * Node's worker_threads, also where there is a global `Worker`: in Node it belongs to some package, and Bun and Deno
+ * have both. The module comes from the process and is not imported, so that bundlers for browsers never see its name.
+ * Node 20.16 and later support that.
  */
 function nodeThreads(): NodeThreads | undefined {
   const isBrowser = typeof WorkerGlobalScope !== "undefined" || typeof document !== "undefined"; // Electron's pages are

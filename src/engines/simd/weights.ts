@@ -17,7 +17,7 @@ export interface Packer {
   sumWeights(linear: number): void;
 }
 
-/** What a thread reads when it starts, among others. */
+/** Copies constants into memory, among them those that a thread reads when it starts. */
 export function loadConstants({ constants }: Cargo, memory: WebAssembly.Memory): void {
   const bytes = new Uint8Array(memory.buffer);
   for (const { at, data } of constants) bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), at);
@@ -28,7 +28,7 @@ export function packWeights({ linears, staging }: Cargo, memory: WebAssembly.Mem
   for (const linear of linears) packLinear(linear, staging, bytes, packer);
 }
 
-/** Of weights that are packed already: what differs from variant to variant. */
+/** Rearranges packed weights where they differ from variant to variant. */
 export function arrange({ linears, gatherings }: Cargo, memory: WebAssembly.Memory, packer: Packer): void {
   const bytes = new Uint8Array(memory.buffer);
   for (const { from, fromBytes, to, panelBytes, panels, runs } of gatherings)

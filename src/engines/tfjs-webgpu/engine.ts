@@ -78,7 +78,7 @@ async function start(...from: Parameters<typeof loadTf>): Promise<Gpu> {
   return { tf, backend, watch: new DeviceWatch(NAME, device), users: 0, closed: false };
 }
 
-/** As TensorFlow.js would ask for, made the device itself. */
+/** The features and limits that TensorFlow.js requests when it makes the device itself. */
 const DEVICE: DeviceRequest = {
   features: ["timestamp-query"],
   limits: [
@@ -237,7 +237,10 @@ class TfjsEngine implements Engine {
   }
 }
 
-/** Of each block, with `explain`: attention over its tokens, the mean over heads, and the row that each of its rows became. */
+/**
+ * With `explain`, for each block: the mean attention of its heads over its tokens, and the row that each of its rows
+ * became.
+ */
 interface Seen {
   maps: (Tensor | undefined)[];
   rows: (Tensor | undefined)[];
@@ -253,10 +256,10 @@ async function explanation(manifest: Manifest, { maps, rows }: Seen): Promise<Pa
   };
 }
 
-/** What tidy and dispose look through. */
+/** A container that TensorFlow.js's tidy and dispose search for tensors. */
 type TensorMap = Record<string, Tensor>;
 
-/** With a signal, the event loop gets a turn this often, or the abort's message would not be seen. */
+/** Milliseconds. With a signal, the event loop gets a turn this often, so that the message of an abort arrives. */
 const TURN_MS = 8;
 
 async function take(tensor: Tensor): Promise<Float32Array> {

@@ -3,7 +3,7 @@ import type { Activation } from "../../format/model.ts";
 
 const gate = (inner: string) => `fn activate(x: f32) -> f32 { return ${inner}; }`;
 
-/** Each is a function `activate`. */
+/** Each text defines a function `activate`. */
 export const activations: Record<Activation, string> = {
   // x Φ(x). Φ(x) = ½ + x P(x²) / Q(x²) on ±5.4, within 4e-8: the fit of src/engines/simd/assembly/math.ts.
   gelu: `fn activate(x: f32) -> f32 {

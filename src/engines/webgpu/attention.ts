@@ -3,7 +3,7 @@ import { qkvLayout } from "./product.ts";
 import { SHAPE } from "./rows.ts";
 import { align4, repeat, type Shader, shader } from "./shader.ts";
 
-/** What is part of the shader's text. */
+/** The options that change the shader's text. */
 export interface AttentionKind {
   /** of the output, a multiple of 8: the widest head has room */
   width: number;

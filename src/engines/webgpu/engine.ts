@@ -210,7 +210,10 @@ export class WebgpuEngine implements Engine {
     return outputs;
   }
 
-  /** Room for at least so many pictures, in powers of two, so that it seldom grows; for fewer where they do not fit. */
+  /**
+   * A workspace for at least that many pictures, rounded up to a power of two so that it seldom grows; for fewer where
+   * they do not fit.
+   */
   private async batchWorkspace(pictures: number): Promise<Workspace> {
     for (;;) {
       const capacity = Math.min(2 ** Math.ceil(Math.log2(pictures)), this.room);
@@ -239,7 +242,7 @@ export class WebgpuEngine implements Engine {
     return explain ? { ...output, ...readExplanation(data, single, model.manifest) } : output;
   }
 
-  /** A copy of what the GPU has written. */
+  /** Copies the results that the GPU has written. */
   private async read(results: GPUBuffer): Promise<Float32Array> {
     const mapped = results.mapAsync(GPUMapMode.READ);
     await this.wake(mapped);

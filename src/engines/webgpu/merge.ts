@@ -2,7 +2,7 @@
 import { SHAPE } from "./rows.ts";
 import { align4, repeat, type Shader, shader } from "./shader.ts";
 
-/** Of a workgroup of `alikeShader`: 16 × 4 invocations, each with 4 patches of A, and 4 of B a round. */
+/** The workgroup of `alikeShader`: 16 × 4 invocations, each with 4 patches of A, and with 4 of B a round. */
 const LANES_X = 16;
 const LANES_Y = 4;
 const OWN = 4;
@@ -15,8 +15,8 @@ export const ALIKE_TILE = LANES_Y * OWN;
 export const oddPatches = (tokens: number, prefixTokens: number): number => Math.floor((tokens - prefixTokens) / 2);
 
 /**
- * For each patch of A the patch of B whose key is most alike, by the cosine of all heads side by side. Of equals the lower
- * comes first.
+ * Finds for each patch of A the patch of B with the most similar key, by the cosine of all heads side by side. Among
+ * equals the lower one wins.
  *
  * y: [pictures × patches of A]: the cosine, and the row of the patch of B
  */
@@ -38,7 +38,7 @@ fn main(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocation_id) lane: 
   let keys = tile.z * shape.pictureSize + shape.inner * shape.tokenStride;
   let own = tile.x * ${ALIKE_TILE}u + lane.y * ${OWN}u;
 ${repeat(OWN, (i) => `  let a${i} = ${prefixTokens + 1}u + 2u * min(own + ${i}u, odd - 1u);`)}
-  var best = vec4f(-2f); // below every cosine, and what a key that is not a number has
+  var best = vec4f(-2f); // below every cosine; the result for a key that is NaN
   var partner = vec4u();
   for (var first = lane.x; first < even + lane.x; first += ${ROUND}u) {
 ${repeat(OWN, (j) => `    let b${j} = ${prefixTokens}u + 2u * min(first + ${j * LANES_X}u, even - 1u);`)}
@@ -97,8 +97,8 @@ export const mergeUniform = (entering: number, merge: number, perPicture: boolea
   Uint32Array.from([entering, merge, perPicture ? entering : 0, 0]);
 
 /**
- * The pairs most alike become one token: the mean, weighted by how many patches each stands for. A workgroup first ranks all
- * pairs and lists the row that each patch of A goes to, then makes its rows.
+ * The most similar pairs become one token each: the mean, weighted by how many patches each stands for. A workgroup
+ * first ranks all pairs and lists the row that each patch of A goes to, then makes its rows.
  *
  * shape: x: tokens, y: pairs, z: rows of `rowsBefore` a picture, 0 where all pictures share them.
  * x: [pictures × tokens, dim]; y: [pictures × (tokens − pairs), dim]; rows: size, its logarithm, and RoPE's coordinates;
@@ -196,6 +196,6 @@ ${channels((c) => `    ${within(c, stride, `y[at + ${64 * c}u] = sum${c};`)}`)}
   );
 }
 
-/** Only in invocations whose channel `lane + 64 c` is one of so many. */
+/** Restricts a line to invocations whose channel `lane + 64 c` is below `count`. */
 const within = (c: number, count: number, line: string): string =>
   64 * (c + 1) <= count ? line : `if (lane + ${64 * c}u < ${count}u) { ${line} }`;

@@ -242,7 +242,7 @@ class Planner extends HeadPlan {
     });
   }
 
-  /** From `odd` to `merged`, where the block merges tokens. @returns the stream that its MLP reads */
+  /** Merges tokens from stream `odd` into `merged`, where the block does so. @returns the stream that its MLP reads */
   private merge(i: number, tokens: number): StreamName {
     const { manifest } = this;
     const { embedDim: dim, prefixTokens, blocks } = manifest;

@@ -35,7 +35,7 @@ const sumUp = (name: string) => `  scratch[lane] = vec2f(${name}, 0f);
 
 const every = (count: number, line: string) => `  for (var d = lane; d < ${count}u; d += 64u) { ${line} }`;
 
-/** What pooling reads: tokens, what their norm needs, and the patches that each stands for. */
+/** The inputs of pooling: tokens, the inputs of their norm, and the number of patches that each stands for. */
 function inputs({ tokenNorm, sizes }: PoolKind): Parameters<typeof shader>[0] {
   return {
     x: ["read", "array<f32>"], // [pictures × tokens, dim]
@@ -51,7 +51,7 @@ function centreOf({ dim, tokenNorm }: PoolKind): string {
 fn centreOf(token: u32) -> vec2f { return statisticsOf(token); }`;
 }
 
-/** A workgroup a picture, each invocation with every 64th channel. y: [pictures × rows, width] */
+/** One workgroup a picture; each invocation computes every 64th channel. y: [pictures × rows, width] */
 export function poolShader(kind: TokenPoolKind): Shader {
   const { dim, tokens, pooling, tokenNorm, pooledEps } = kind;
   const [rows, width, stride] = [pooledRows(kind), pooledWidth(kind), align4(pooledWidth(kind))];
@@ -122,11 +122,11 @@ ${every(width, `y[out + d] = (y[out + d] - mean) * inverse * vectors[${at}u + d]
 }
 
 /**
- * What each head of attention pooling takes of the patches: the mean of their normed vectors, weighted by the softmax of the
- * head's learned query on them. The values' weights come after it, as they are linear. A workgroup a head and picture, which
- * has 64 patches at a time (online softmax, as in attention.ts).
+ * What each head of attention pooling reads from the patches: the mean of their normed vectors, weighted by the softmax
+ * of the head's learned query on them. The values' weights come after it, as they are linear. A workgroup a head and
+ * picture, which has 64 patches at a time (online softmax, as in attention.ts).
  *
- * queries: [heads, dim], times the norm's weight; its bias adds the same to all scores, so it falls out.
+ * queries: [heads, dim], times the norm's weight; its bias adds the same to all scores, so it cancels.
  * y: [pictures × heads, dim]
  */
 export function attentionPoolShader(kind: PoolKind): Shader {

@@ -8,8 +8,8 @@ import { align4, repeat, type Shader, shader } from "./shader.ts";
 import { statisticsOf } from "./statistics.ts";
 
 /**
- * How a product is shared out: a workgroup of `lanesX` × `lanesY` invocations, each with sums for `rows` rows by `columns`
- * columns. Neighbours in x take neighbouring columns, so their loads of weights are one.
+ * How a product is divided: a workgroup of `lanesX` × `lanesY` invocations, each with sums for `rows` rows by `columns`
+ * columns. Neighbours in x compute neighbouring columns, so the GPU joins their loads of weights.
  */
 export interface Tile {
   rows: number;
@@ -33,7 +33,7 @@ export interface ProductKind {
   tile: Tile;
   /** `unpack4xI8` is there */
   packed: boolean;
-  /** x are pixels, and `offsets` tells where the inputs of a patch lie from its corner on */
+  /** x are pixels, and `offsets` has the offsets of a patch's inputs from its first pixel */
   pixels?: boolean;
   /** a row's place among a picture's source rows is listed in `kept`; else rows are consecutive */
   gathers?: boolean;
@@ -55,7 +55,7 @@ export interface ProductKind {
   diagonal?: boolean;
 }
 
-/** Its sizes, in the order of `Shape` in the shader. */
+/** The sizes of a product, in the order of `Shape` in the shader. */
 export interface ProductShape {
   inDim: number;
   outDim: number;
@@ -246,7 +246,7 @@ function writeQkv(): string {
           else { y[picture + shape.valueStart + token * ((shape.inner + 3u) / 4u * 4u) + channel] = value; }`;
 }
 
-/** In the last block only the queries of the tokens that are read are needed. */
+/** Skips queries: in the last block only those of the tokens that the pooling reads are needed. */
 function skipQueries(tile: Tile): string {
   const [rows, columns] = [tileRows(tile), tileColumns(tile)];
   return `  let firstToken = tileRow % shape.rows;
@@ -254,7 +254,7 @@ function skipQueries(tile: Tile): string {
   if (areUnread && (tile.x + 1u) * ${columns}u <= shape.inner) { return; }`;
 }
 
-/** Adds up what the invocations in z have summed, in the first of them. */
+/** The first invocation in z adds up the sums of all of them. */
 function joinSplits({ rows: tm, columns, lanesX, lanesY, splits }: Tile): string {
   const lanes = lanesX * lanesY;
   const slot = (z: string) => `scratch[((${z}) * ${tm * columns}u + i) * ${lanes}u + lane.y * ${lanesX}u + lane.x]`;

@@ -17,7 +17,7 @@ export interface RowsKind {
 }
 
 /**
- * A workgroup a row.
+ * Works on whole rows, one workgroup a row.
  *
  * shape: x: rows of a picture, y: width of the result. x: [rows, width, or 2 × width with a gate]; y: [rows, width]
  */
@@ -157,7 +157,7 @@ const TURN_BY = `fn turnBy(angle: f32) -> vec2f {
   }
 }`;
 
-/** As in attention.ts, whose uniform both kernels have. */
+/** The same struct as in attention.ts: both kernels read one uniform. */
 export const SHAPE = `struct Shape {
   tokens: u32, queries: u32, heads: u32, inner: u32, stride: u32, tokenStride: u32, valueStart: u32, pictureSize: u32,
   mapRows: u32, scale: f32,

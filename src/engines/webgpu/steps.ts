@@ -96,7 +96,7 @@ export const of = (activation: ActivationName, offset?: number): Binding => ({ a
 
 const isStream = (name: ActivationName): name is StreamName => name === "even" || name === "odd" || name === "merged";
 
-/** What the parts of a network add their dispatches to. */
+/** The list to which the parts of a network add their dispatches. */
 export class StepList {
   protected readonly manifest: Manifest;
   protected readonly steps: Step[] = [];
@@ -212,7 +212,7 @@ export class StepList {
     return float32(this.model.tensors, key);
   }
 
-  /** A region of so many floats, a picture's or the first one's: a binding begins at a multiple of 256 bytes. */
+  /** Reserves a region of `floats` floats. A binding begins at a multiple of 256 bytes. */
   protected region(name: "maps" | "pairs" | "alike", floats: number): number {
     const start = this.ends[name];
     this.ends[name] += Math.ceil(floats / 64) * 64;

@@ -4,7 +4,7 @@ import { float32 } from "../../format/read.ts";
 import { ropeCoordinates } from "../../reference/positions.ts";
 import { align4 } from "./shader.ts";
 
-/** Where each input of a patch lies from the patch's corner on, four by four. */
+/** Offsets of a patch's inputs from the patch's first pixel, four by four. */
 export function patchOffsets({ patchSize: p, imageSize: [height, width] }: Manifest): Uint32Array {
   const offsets = new Uint32Array(align4(3 * p * p));
   for (let k = 0; k < 3 * p * p; k++) {
@@ -24,7 +24,9 @@ export function patchCorners(manifest: Manifest, keepIdx: number[]): Uint32Array
   });
 }
 
-/** What is added to each embedded token: its position and the embedding's bias, or the whole of a prefix token. */
+/**
+ * The vector that is added to each embedded token: its position and the embedding's bias, or the whole prefix token.
+ */
 export function positionRows({ manifest, tensors }: Model, keepIdx: number[]): Float32Array {
   const { embedDim, prefixTokens } = manifest;
   const stride = align4(embedDim);

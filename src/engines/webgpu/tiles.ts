@@ -5,7 +5,7 @@ import type { Tile } from "./product.ts";
 export interface Target {
   /** WGSL has `unpack4xI8` and `dot4I8Packed` */
   packed: boolean;
-  /** A CPU computes: it has no use for thousands of invocations, and loads cost it most. */
+  /** A CPU emulates the GPU. It has no use for thousands of invocations, and loads are its largest cost. */
   isSoftware: boolean;
 }
 

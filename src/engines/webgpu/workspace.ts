@@ -1,7 +1,7 @@
 /** The buffers, pipelines and bind groups of one plan, made once and used by every call. */
 import type { ActivationName, Binding, Constant, Plan, Step } from "./steps.ts";
 
-/** What engines' plans share on a device: the weights, and each pipeline once however many layers run it. */
+/** What the plans of engines share on a device: the weights, and one pipeline for all layers that run it. */
 export class DeviceCache {
   private readonly constants = new Map<string, GPUBuffer>();
   private readonly pipelines = new Map<string, Promise<GPUComputePipeline>>();
@@ -123,7 +123,7 @@ export class Workspace {
     pass.dispatchWorkgroups(...workgroups(this.pictures));
   }
 
-  /** Encodes the copy of the results into a buffer that the CPU can read, and tells which. */
+  /** Encodes the copy of the results into a buffer that the CPU can read. @returns that buffer */
   encodeResults(encoder: GPUCommandEncoder, withMaps: boolean): GPUBuffer {
     const target = this.results[this.turn++ % this.results.length];
     let at = 0;
@@ -135,14 +135,14 @@ export class Workspace {
     return target;
   }
 
-  /** Where one of them begins there, in floats. */
+  /** Where a result begins in the results' buffer, in floats. */
   resultAt(name: (typeof RESULTS)[number]): number {
     const before = RESULTS.slice(0, RESULTS.indexOf(name));
     return before.reduce((sum, other) => sum + this.buffer(other).size / 4, 0);
   }
 
   /**
-   * Writes what `alikeShader` would find if these pairs were alike and no others.
+   * Writes the result that `alikeShader` would have if only these pairs were similar.
    *
    * @param partners for each patch of A the row that it merges into, or −1
    */
@@ -193,6 +193,6 @@ export class Workspace {
   }
 }
 
-/** What a call reads, in the order in which it lies in the results. */
+/** The buffers that a call reads back, in their order in the results' buffer. */
 const RESULTS = ["logits", "features", "maps", "pairs"] as const;
 const OF_ONE_PICTURE: readonly ActivationName[] = ["maps", "pairs"];

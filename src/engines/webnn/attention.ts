@@ -97,7 +97,9 @@ function mixHeads(
   return { mixed: graph.concat(outputs, 1), chances };
 }
 
-/** What is added to the scores of so many heads from one on: [heads or 1, read or 1, tokens] each. */
+/**
+ * Gives the terms that are added to the scores of `heads` heads from `head` on: [heads or 1, read or 1, tokens] each.
+ */
 function scoreBias(
   layers: Layers,
   i: number,

@@ -3,7 +3,7 @@ import { messageOf, SlimViTError } from "../../errors.ts";
 
 export type FloatType = "float32" | "float16";
 
-/** ES2025's, which is older in browsers than WebNN. Without it no graph is made in float16. */
+/** ES2025's Float16Array, which browsers have had for longer than WebNN. Without it no graph is made in float16. */
 export const { Float16Array } = globalThis as { Float16Array?: new (values: Float32Array) => ArrayBufferView };
 
 /** An operator of MLGraphBuilder, whichever it is. */
@@ -22,7 +22,9 @@ export class GraphBuilder {
     this.builder = new MLGraphBuilder(context);
   }
 
-  /** Whether the context takes this operator with these types: every operand it lists must know one of them. */
+  /**
+   * Whether the context supports this operator with these types: each operand that it lists must support one of them.
+   */
   has(name: string, types: MLOperandDataType[] = [this.type]): boolean {
     const operands = this.limits[name];
     if (typeof operands !== "object" || typeof this.method(name) !== "function") return false;
@@ -32,12 +34,12 @@ export class GraphBuilder {
     );
   }
 
-  /** @throws SlimViTError `unsupported` for an operator that the context lacks or does not take so */
+  /** @throws SlimViTError `unsupported` for an operator that the context lacks, or lacks for these types */
   op(name: string, ...args: unknown[]): MLOperand {
     return this.call(name, args) as MLOperand;
   }
 
-  /** Parts of so many elements along an axis. */
+  /** Splits an axis into parts of the given lengths. */
   split(x: MLOperand, sizes: number[], axis: number): MLOperand[] {
     return sizes.length === 1 ? [x] : (this.call("split", [x, sizes, { axis }]) as MLOperand[]);
   }

@@ -6,7 +6,7 @@ import { INPUT, keptPatches, writeNetwork } from "./network.ts";
 export type { FloatType };
 
 export interface Program {
-  /** One run at a time. Inputs that the graph does not have are left out. */
+  /** Runs the graph, one run at a time. Inputs that the graph does not have are ignored. */
   run(inputs: Record<string, Float32Array<ArrayBuffer>>): Promise<Record<string, Float32Array>>;
   destroy(): void;
 }

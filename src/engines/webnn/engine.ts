@@ -11,8 +11,8 @@ import { INPUT, keptPatches } from "./network.ts";
 const NAME = "webnn";
 
 /**
- * @param options.webnn which device; the browser's choice where it is not said
- * @throws SlimViTError `unsupported` where there is no WebNN, no context or not every operator; `device-lost`
+ * @param options.webnn which device; default is the browser's choice
+ * @throws SlimViTError `unsupported` without WebNN, a context or one of the operators; `device-lost`
  */
 export async function openWebnn(model: Model, { webnn = {} }: EngineOptions): Promise<Engine> {
   const context = await requestContext(webnn);
@@ -39,7 +39,9 @@ async function requestContext(options: MLContextOptions): Promise<MLContext> {
   }
 }
 
-/** Of the arithmetic, best first: f16 where the weights are, which not every context takes. */
+/**
+ * Types of the arithmetic, best first. f16 comes first where the weights are f16, but not every context supports it.
+ */
 function typesOf(context: MLContext, { dtype, manifest }: Model): FloatType[] {
   // Which tokens merge depends on the last bits of their keys, and rows beyond 2048 have no number in f16.
   const merges = manifest.blocks.some(({ merge }) => merge > 0);
@@ -48,7 +50,7 @@ function typesOf(context: MLContext, { dtype, manifest }: Model): FloatType[] {
   return isHalf ? ["float16", "float32"] : ["float32"];
 }
 
-/** In the first type in which every operator is to be had. */
+/** Compiles in the first type for which the context has every operator. */
 async function compileIn(
   [type, ...others]: FloatType[],
   context: MLContext,

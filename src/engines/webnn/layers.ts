@@ -5,7 +5,7 @@ import type { GraphBuilder } from "./builder.ts";
 import { quantisedLinear } from "./quantised.ts";
 
 export interface LinearOptions {
-  /** from and to, of the outputs; all of them unless said */
+  /** first output and end of the outputs; default all of them */
   rows?: [number, number];
   /** instead of the model's; null for none */
   bias?: Float32Array | null;
@@ -13,7 +13,10 @@ export interface LinearOptions {
   factor?: number;
 }
 
-/** What only the class and distillation tokens pass, in the last block and after it, costs next to nothing in f32. */
+/**
+ * Linears with fewer rows stay in f32. In the last block and after it only the class and distillation tokens pass, at
+ * almost no cost.
+ */
 const FEW_ROWS = 3;
 
 /**
@@ -68,7 +71,7 @@ export class Layers {
     return y;
   }
 
-  /** Where the weights are int8 and calibration has seen this linear. */
+  /** The linear in int8, where the weights are int8 and calibration has seen it. */
   private quantised(x: MLOperand, key: string, from: number, to: number, bias: LinearOptions["bias"], factor: number) {
     if (x.shape[0] < FEW_ROWS || FRAGILE.test(key)) return undefined;
     const weight = this.model.tensors.get(`${key}.weight`)!;
@@ -93,8 +96,8 @@ export class Layers {
   /**
    * Over the last axis.
    *
-   * @param epsilon of the network's norms unless said
-   * @param denseDim how many channels the statistics are of: those that were cut, so are not in `x`, are zeros
+   * @param epsilon default that of the network's norms
+   * @param denseDim how many channels the statistics count; those that were cut are not in `x` and count as zeros
    */
   norm(x: MLOperand, key: string, epsilon = this.model.manifest.layerNormEps, denseDim?: number): MLOperand {
     const axes = [x.shape.length - 1];
@@ -156,7 +159,7 @@ export class Layers {
   }
 }
 
-/** Of a part of a linear. */
+/** The name of a part of a linear. */
 function nameOf(key: string, from: number, to: number): string {
   return key.endsWith("attn.qkv") ? key.replace("qkv", "qkv"[Math.round(from / (to - from))]) : key;
 }

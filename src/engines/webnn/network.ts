@@ -46,7 +46,7 @@ export function writeNetwork(graph: GraphBuilder, model: Model, explain = false)
       added = attended.output;
       maps[i] = attended.map;
     } else added = layers.vector(`blocks.${i}.attn.proj.bias`);
-    // What is not read leaves the last block as keys and values, and nothing more.
+    // In the last block, tokens that the pooling does not read serve as keys and values only.
     const x = graph.slice(stream.x, [0, 0], [read, manifest.embedDim]);
     stream.x = graph.op("add", x, added);
     if (block.merge) {
@@ -94,7 +94,7 @@ function prefixOf(layers: Layers, position: Float32Array): Float32Array {
   return out;
 }
 
-/** Without hidden units, fc2's bias alone. */
+/** The MLP. Without hidden units its output is fc2's bias. */
 function mlp(layers: Layers, i: number, x: MLOperand): MLOperand {
   const { graph, model } = layers;
   const { blocks, activation, mlp: kind, hiddenNorm, normEps } = model.manifest;

@@ -39,7 +39,9 @@ function pool(layers: Layers, x: MLOperand, sizes: MLOperand | undefined): MLOpe
   return graph.concat(parts, 1);
 }
 
-/** Attention of a learned query, which is constant and has taken in the key's weights, then an MLP beside it. */
+/**
+ * Attention of a learned query, then a residual MLP. The query is constant and already multiplied by the keys' weights.
+ */
 function attentionPool(layers: Layers, x: MLOperand, sizes?: MLOperand): MLOperand {
   const { graph, model } = layers;
   const { poolHeads, poolActivation, activation, normEps } = model.manifest;

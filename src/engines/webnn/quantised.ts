@@ -13,7 +13,7 @@ export interface QuantisedLinear {
   scales: Float32Array;
   /** [out] */
   bias: Float32Array;
-  /** what of its inputs and outputs calibration saw */
+  /** ranges of its inputs and outputs from calibration */
   input: ActivationRange;
   output: ActivationRange;
 }
@@ -52,7 +52,7 @@ export function quantisedLinear(graph: GraphBuilder, x: MLOperand, linear: Quant
   );
 }
 
-/** How large each output is beside others: the length of its row. Outputs share one grid after they are divided by it. */
+/** The relative size of each output: the length of its row. Outputs are divided by it and then share one grid. */
 export function outputSizes(levels: Int8Array, scales: Float32Array): Float32Array {
   const columns = levels.length / scales.length;
   return scales.map((scale, o) => {

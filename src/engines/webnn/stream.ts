@@ -31,8 +31,8 @@ export function coordinatesOf(graph: GraphBuilder, arch: Architecture, keepIdx: 
 }
 
 /**
- * As src/reference/merge.ts, without a sort: a pair's rank is the number of pairs that are more alike. What merges with what
- * is a matrix, [rows after, rows before].
+ * Merges tokens as src/reference/merge.ts does, but without a sort: a pair's rank is the number of pairs that are more
+ * similar. A matrix, [rows after, rows before], says which rows merge.
  *
  * @param keys [tokens, inner], as they enter the scores
  * @returns the stream after the merge, and for each row before it, its row after: [1, rows before]
@@ -57,7 +57,7 @@ export function mergeTokens(
   const other = graph.transpose(best, [1, 0]);
   const number = (truth: MLOperand) => graph.op("cast", truth, graph.type);
   const sum = (x: MLOperand) => graph.sum(x, 1);
-  // [i, j] of `before` is 1 where j < i: of pairs that are equally alike, the lower comes first.
+  // [i, j] of `before` is 1 where j < i: of equally similar pairs the lower comes first.
   const before = graph.floats(`before ${a}`, [a, a], () =>
     Float32Array.from({ length: a * a }, (_, k) => Number(k % a < Math.floor(k / a))),
   );

@@ -34,7 +34,7 @@ interface MLTensorLimits {
   rankRange?: { min: number; max: number };
 }
 
-/** By operator, and in it by operand. */
+/** Limits by operator, then by operand. */
 type MLOpSupportLimits = Record<string, Record<string, MLTensorLimits> | number | string | MLTensorLimits>;
 
 interface MLContext {

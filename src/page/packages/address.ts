@@ -2,12 +2,12 @@
 import { SlimViTError } from "../../errors.ts";
 import { isAddress } from "../scripts.ts";
 
-/** How long the script may take to load. */
+/** Milliseconds that the script may take to load. */
 const LOAD_MS = 30_000;
 
 /**
- * @param chunk imports the script, which exports its own address. webpack and its kind put a source file's there, since
- *   their chunks can be loaded by nobody else.
+ * @param chunk imports the script, which exports its own address. webpack and similar bundlers give a source file's
+ *   address there, since only they can load their chunks.
  * @param start starts the script as a worker, for those. It answers with its address and is ended.
  */
 export async function addressOf(

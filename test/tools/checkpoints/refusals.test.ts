@@ -51,27 +51,23 @@ describe("timm's config:", () => {
       { architecture: "resnet50" },
       /resnet50 is no vision transformer|resnet50 .*no vision transformer/,
     ],
-    [
-      "pooling by the maximum",
-      args({ global_pool: "max" }),
-      /global_pool is "max"; known are "token", "avg" and "map"/,
-    ],
-    ["an activation that it does not know", args({ act_layer: "mish" }), /act_layer is "mish"; known are gelu/],
+    ["pooling by the maximum", args({ global_pool: "max" }), /global_pool is "max"; expected "token", "avg" or "map"/],
+    ["an activation that it does not know", args({ act_layer: "mish" }), /act_layer is "mish"; expected one of gelu/],
     ["a norm layer that it does not know", args({ norm_layer: "rmsnorm" }), /model_args\.norm_layer is "rmsnorm"/],
     [
       "an argument that it does not follow",
       args({ block_fn: null }),
-      /model_args has block_fn null, which import does not follow/,
+      /model_args has block_fn null, which import does not support/,
     ],
     [
       "a crop mode that it does not know",
       { pretrained_cfg: { crop_mode: "corner" } },
-      /crop_mode is "corner"; known are "center"/,
+      /crop_mode is "corner"; expected "center"/,
     ],
     [
       "an interpolation that it does not know",
       { pretrained_cfg: { interpolation: "random" } },
-      /interpolation is "random"; known are nearest/,
+      /interpolation is "random"; expected one of nearest/,
     ],
   ])("%s", (_, config, message) => {
     expect(() => convert(TIMM, config)).toThrow(message);
@@ -82,7 +78,7 @@ describe("transformers' config:", () => {
   test.each<[string, object, RegExp]>([
     ["a type with windows", { model_type: "swin" }, /Swin has windows/],
     ["a detector", { model_type: "yolos" }, /An object detector has boxes/],
-    ["a type that nobody knows", { model_type: "vit_next" }, /model_type is "vit_next"; known are vit, deit/],
+    ["a type that nobody knows", { model_type: "vit_next" }, /model_type is "vit_next"; expected one of vit, deit/],
     ["a regression", { problem_type: "regression" }, /problem_type is "regression"; SlimViT's heads are classifiers/],
     ["an activation that it does not know", { hidden_act: "mish" }, /hidden_act is "mish"/],
   ])("%s", (_, config, message) => {
@@ -96,7 +92,7 @@ describe("transformers' config:", () => {
       /do_flip_channel_order true, which swaps red and blue/,
     ],
     ["an offset", { rescale_offset: true }, /rescale_offset true, which shifts pixels/],
-    ["a filter that Pillow has not", { resample: 9 }, /resample is 9; known are Pillow's 0 to 5/],
+    ["a filter that Pillow has not", { resample: 9 }, /resample is 9; expected Pillow's 0 to 5/],
     ["two means", { image_mean: [0.5, 0.5] }, /image_mean is \[0\.5,0\.5\]; expected three numbers/],
   ])("a preprocessor with %s", (_, preprocessor, message) => {
     const dir = writeFamilyCheckpoint(at(`source-${folders++}`), HF);
@@ -130,7 +126,7 @@ describe("tensors:", () => {
     [
       "positions for no such grid",
       (t) => t.set("pos_embed", tensor(1, 24, 16)),
-      /patches make no square\. Give --image-size/,
+      /patches do not form a square\. Give --image-size/,
     ],
   ])("%s", (_, edit, message) => {
     expect(() => convert(TIMM, {}, edit)).toThrow(message);

@@ -23,7 +23,7 @@ describe("folders", () => {
     const [clean, littered] = [folderOf(files), folderOf([...files, ...litter])];
     for (const split of ["train", "val", "test", "all"] as Split[])
       expect(await opened(littered, split)).toEqual(await opened(clean, split));
-    expect(said()).toContain(`${littered}: left out: 10 hidden or of the system's own`);
+    expect(said()).toContain(`${littered}: left out: 10 hidden or system files`);
   });
 
   test("what lies below a class folder is of that class, and is said()", async () => {
@@ -68,7 +68,7 @@ describe("folders", () => {
   test("kinds that are not read are counted by extension, and a class of nothing else is refused", async () => {
     const root = folderOf(["a/1.jfif", "a/2.bmp", "a/3.heic", "a/4.HEIC", "a/notes.txt", "b/1.png"]);
     expect(await opened(root)).toEqual({ a: ["a/1.jfif", "a/2.bmp"], b: ["b/1.png"] });
-    expect(said()).toContain("files of kinds that are not read: 2 .heic, 1 .txt");
+    expect(said()).toContain("files of unsupported kinds: 2 .heic, 1 .txt");
     await expect(opened(folderOf(["a/1.png", "b/1.heic"]))).rejects.toThrow(
       /class folder "b" holds no picture that can be read \(it holds 1 \.heic\)/,
     );

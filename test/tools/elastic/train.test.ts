@@ -207,6 +207,6 @@ test("unlabelled pictures teach all variants by the model as it was, and need no
 test("a single network without budgets is refused", async () => {
   await expect(train("dense", "nothing")).rejects.toMatchObject({
     code: "bad-option",
-    message: /dense: is one network. Give --budgets/,
+    message: /dense: is a single network. Give --budgets/,
   });
 });

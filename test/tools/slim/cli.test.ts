@@ -48,7 +48,12 @@ describe("slimvit slim MODEL", () => {
     const page = readFileSync(at("mine", "report.html"), "utf8");
     const body = page.slice(page.indexOf("<h1>"));
     expect(body).toMatch(/<h1>mine<\/h1>\s*<p><strong>mine: [\d.]+ % of the MACs/);
-    for (const heading of ["The frontier", "Class by class", "What is taken for what", "Pictures it gets wrong"])
+    for (const heading of [
+      "The frontier",
+      "Class by class",
+      "Classes that are mistaken for each other",
+      "Pictures that the model gets wrong",
+    ])
       expect(body).toContain(`<h2>${heading}`);
     expect(body).toContain("data:image/jpeg;base64,");
     expect(JSON.stringify(manifest)).not.toContain(at()); // no path of this machine
@@ -65,7 +70,7 @@ describe("slimvit slim MODEL", () => {
     const before = statSync(at("mine", "slimvit.json")).mtimeMs;
     const { status, stderr } = slimvit(...search("mine", "--lose-at-most", "6"));
     expect(status).toBe(0);
-    expect(stderr).toMatch(/slim: is done already/);
+    expect(stderr).toMatch(/slim: this model is done already/);
     expect(stderr).toMatch(/mine: [\d.]+ % of the MACs/);
     expect(statSync(at("mine", "slimvit.json")).mtimeMs).toBe(before);
   });

@@ -35,8 +35,9 @@ import { quantisedKeys, quantisedStride, quantiseRow } from "./norm";
 import { address, float, word } from "./words";
 
 /**
- * In this thread's scratch: scores [rows, tokens padded to 8], 1 / their totals; for int8 the queries of one head and their
- * ranges. What is added to scores is added before they are scaled, so it lies there divided by the scale.
+ * Attention of some query rows. This thread's scratch holds scores [rows, tokens padded to 8] and 1 / their totals; for
+ * int8 also the queries of one head and their ranges. Biases are added before the scores are scaled, so they are stored
+ * divided by the scale.
  *
  * @param first of the query rows
  * @param task which of the attention's tasks this is
@@ -62,7 +63,7 @@ export function attendRows(block: usize, first: i32, rows: i32, task: i32, int8:
     scoreHead(block, head, address(plan, PLAN_Q) + at, first, rows, int8);
     for (let r = 0; r < rows; r++) {
       const row = strips + r * scoreBytes;
-      // Sums of the tile's padding: keys of no token. As scores they weigh 2^-126.
+      // The tile's padding has sums of keys without a token. As scores they weigh 2^-126.
       for (let t = tokens; t < tokenPanels * 8; t++) store<f32>(row + t * 4, -1e30);
       const total = softmaxRow(row, scoreBytes, scale);
       store<f32>(strips + rows * scoreBytes + r * 4, 1 / total);
@@ -81,7 +82,7 @@ export function attendRows(block: usize, first: i32, rows: i32, task: i32, int8:
       floatRows(tile, rows);
       values += tokens * 32;
     }
-    // Divided by the totals here, where there are fewer numbers than scores.
+    // The division by the totals comes here, because the outputs are fewer than the scores.
     for (let r = 0; r < rows; r++) {
       const inverse = v128.load32_splat(strips + rows * scoreBytes + r * 4);
       const row = mixed + r * rowBytes;
@@ -133,7 +134,10 @@ function scoreHead(block: usize, head: usize, q: usize, first: i32, rows: i32, i
   }
 }
 
-/** What a query's place and each key's add to their score: a table by the difference of places, then three for prefix tokens. */
+/**
+ * The biases of one query on each key. The table is indexed by the difference of places; three entries for prefix
+ * tokens follow.
+ */
 function relativeRow(block: usize, table: usize, query: i32, to: usize): void {
   const tokens = word(block, BLOCK_TOKENS);
   const prefix = word(plan, PLAN_PREFIX);
@@ -175,7 +179,7 @@ function addMap(map: usize, row: usize, tokens: i32, factor: f32): void {
   }
 }
 
-/** The mean over all queries, from the parts that the attention's tasks have summed. */
+/** The mean attention over all queries, from the sums of the attention's tasks. */
 export function sumMaps(block: usize, tasks: i32): void {
   const tokens = word(block, BLOCK_TOKENS);
   const map = address(block, BLOCK_MAP);

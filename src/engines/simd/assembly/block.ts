@@ -122,7 +122,7 @@ function normPhase(from: usize, gather: usize, x: usize, rows: i32, norm: usize,
   closePhase(items);
 }
 
-/** Sets what a linear that follows a norm reads: the normed rows, or the same quantised. */
+/** Sets the input of a linear that follows a norm: the normed rows, quantised for an int8 linear. */
 function takeNormed(linear: usize): void {
   const int8 = isInt8(linear);
   call.linear = linear;
@@ -131,7 +131,7 @@ function takeNormed(linear: usize): void {
   call.ranges = ranges;
 }
 
-/** Each panel of q, k and v goes where attention wants it: q in rows, k transposed, v in panels. */
+/** Writes each panel of q, k and v in the layout that attention reads: q in rows, k transposed, v in panels. */
 function qkvPhase(block: usize, qkv: usize): void {
   const panels = word(qkv, LINEAR_PANELS);
   const each = share(panels, 1);
@@ -159,7 +159,7 @@ function qkvPhase(block: usize, qkv: usize): void {
   closePhase(items);
 }
 
-/** Where q, k and v come out of an int8 linear, the scores are an int8 product as well. */
+/** Prepares the keys. Where q, k and v come from an int8 linear, the scores are an int8 product as well. */
 function keysPhase(block: usize): void {
   const heads = word(block, BLOCK_HEADS);
   const table = address(block, BLOCK_HEAD_TABLE);

@@ -40,7 +40,7 @@ export let call: LinearCall = changetype<LinearCall>(0);
 export let strips: usize = 0; // attention's scores, or rows of one panel's outputs on their way elsewhere
 export let widened: usize = 0; // one panel of narrow weights as they are multiplied
 
-/** Each thread has CALL_BYTES twice and its scratch behind them. */
+/** Sets this thread's addresses. Each thread has CALL_BYTES twice, then its scratch. */
 export function takeScratch(plan: usize, thread: i32): void {
   const at = load<i32>(plan, PLAN_SCRATCH * 4) + thread * load<i32>(plan, PLAN_SCRATCH_BYTES * 4);
   tile = changetype<TileCall>(at);

@@ -73,7 +73,7 @@ export function classify(last: usize): void {
   if (distilled) headPhase(plan + PLAN_HEAD2 * 4, features + dimBytes, distilled);
 }
 
-/** The first tokens as they go into the pooling, normed where the network norms tokens. */
+/** The first tokens as inputs of the pooling, normed where the network norms tokens. */
 function tokensPhase(last: usize, rows: i32, to: usize): void {
   const x = address(last, BLOCK_MLP_X);
   const norm = address(plan, PLAN_TOKEN_NORM);
@@ -91,7 +91,7 @@ function tokensPhase(last: usize, rows: i32, to: usize): void {
   closePhase(items);
 }
 
-/** The mean of the patches, each as often as its size says; beside the class token where that is asked for. */
+/** The mean of the patches, weighted by their sizes; beside the class token where the network pools both. */
 function meanPhase(last: usize, pooled: usize, besideClass: bool): void {
   const prefix = word(plan, PLAN_PREFIX);
   const rows = word(last, BLOCK_MLP_ROWS) - prefix;
@@ -117,8 +117,9 @@ function meanPhase(last: usize, pooled: usize, besideClass: bool): void {
 }
 
 /**
- * Each head of a constant query attends over the patches. Values are linear, so the mean over tokens comes first, and the
- * linear of one row a head after it: D² products in the place of one a token. Then y + fc2(act(fc1(norm(y)))).
+ * Each head of a constant query attends over the patches. Values are linear in the tokens, so the mean over tokens
+ * comes first and the values' linear runs on one row a head: D² products in all, instead of D² for each token. Then y +
+ * fc2(act(fc1(norm(y)))).
  */
 function attentionPool(last: usize, pooled: usize): void {
   const heads = word(plan, PLAN_POOL_HEADS);
@@ -159,7 +160,7 @@ function poolHead(last: usize, head: i32, to: usize): void {
   scale(to, 1 / total);
 }
 
-/** Each panel of values is of the mean that its head has made. */
+/** Computes each panel of values from its head's mean of tokens. */
 function poolValuesPhase(mixed: usize, values: usize): void {
   const linear = plan + PLAN_POOL_V * 4;
   const panels = word(linear, LINEAR_PANELS);

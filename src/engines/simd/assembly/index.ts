@@ -31,7 +31,7 @@ export function run(from: i32, to: i32): void {
 
 /**
  * A worker's part: helps with runs as long as one soon follows another.
- * @returns SYNC_EPOCH as this worker saw it last, which the host waits to change; −1 to quit
+ * @returns the last SYNC_EPOCH that this worker saw; the host waits until it changes. −1 to quit
  */
 export function help(): i32 {
   while (awaitRun()) {

@@ -103,8 +103,8 @@ function turnPairs(at: usize, cosines: v128, signed: v128): void {
 let cosine: v128 = f32x4.splat(0);
 
 /**
- * Of an angle in whole turns. Half of what is left of it beyond whole turns is v in ±π/2, where short series do:
- * sin 2v = 2 sin v cos v, cos 2v = 1 − 2 sin² v.
+ * Sine and cosine of an angle given in turns. Half of its remainder beyond whole turns is v in ±π/2, where short series
+ * suffice: sin 2v = 2 sin v cos v, cos 2v = 1 − 2 sin² v.
  */
 function sineAndCosine(turns: v128): v128 {
   const left = f32x4.sub(turns, f32x4.nearest(turns));

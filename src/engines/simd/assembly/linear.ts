@@ -28,7 +28,7 @@ import { address, word } from "./words";
 /** Whether `addPairs` is the faster product here. */
 export let saturates: bool = false;
 
-/** Asks what this machine's dot product is made of. */
+/** Finds out how this machine computes the dot product. */
 export function chooseProduct(): void {
   saturates = dotSaturates();
 }
@@ -115,7 +115,7 @@ export function gatedPhase(call: LinearCall): void {
   closePhase(items);
 }
 
-/** Of a strip of 8 channels that has just been written, so is still in the first cache. */
+/** Applies the activation to a strip of 8 channels that was just written and is still in the first-level cache. */
 export function activateStrip(activation: i32, p: usize, stride: usize, rows: i32): void {
   if (activation == ACTIVATION_NONE) return;
   if (activation == ACTIVATION_GELU) {

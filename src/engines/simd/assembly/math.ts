@@ -31,8 +31,8 @@ export function addPairs(w0: v128, a0: v128, w1: v128, a1: v128, ones: v128, c: 
 }
 
 /**
- * Whether `dot` is put together from 16-bit sums here, as on x86 without VNNI: V8 then takes five instructions, so
- * `addPairs` is faster. An operand beyond 7 bits tells: those sums saturate, a dot product of one instruction's do not.
+ * Whether `dot` consists of 16-bit sums here, as on x86 without VNNI. V8 then needs five instructions, so
+ * `addPairs` is faster. An operand beyond 7 bits shows it: 16-bit sums saturate, a dot product in one instruction does not.
  */
 export function dotSaturates(): bool {
   if (!ASC_FEATURE_RELAXED_SIMD) return false;

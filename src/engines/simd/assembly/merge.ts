@@ -57,7 +57,7 @@ function readBlock(block: usize): void {
   firstA = firstB + keyBytes;
 }
 
-/** Which tokens merge, by the keys of this block. The keys of B lose their length in it. */
+/** Chooses which tokens merge by the keys of this block. The keys of B are divided by their length in place. */
 export function pairPhases(block: usize): void {
   readBlock(block);
   if (word(block, BLOCK_FORCED) == 0) {
@@ -89,7 +89,10 @@ function packPhase(): void {
   closePhase(items);
 }
 
-/** Divided, not multiplied by 1 / length: keys that are multiples of each other are then as alike as can be. Zeros stay zeros. */
+/**
+ * Divided, not multiplied by 1 / length: keys that are multiples of each other then have a similarity of exactly 1.
+ * Zeros stay zeros.
+ */
 function makeUnit(row: usize): void {
   const length = lengthOf(row);
   if (length == 0) return;
@@ -109,7 +112,7 @@ function lengthOf(row: usize): f32 {
   return sqrt<f32>(lanesSum(f32x4.add(sums0, sums1)));
 }
 
-/** For each of A its best partner in B, and how alike they are. */
+/** Finds for each row of A its best partner in B and their similarity. */
 function comparePhase(block: usize): void {
   const panels = address(plan, PLAN_MERGE_PANELS);
   const similarities = address(plan, PLAN_SIMILARITIES);
@@ -144,7 +147,7 @@ function comparePhase(block: usize): void {
   closePhase(items);
 }
 
-/** Index of the greatest, of equals the first. */
+/** Index of the greatest number; the first one among equals. */
 function bestOf(row: usize, bytes: usize): i32 {
   let most = f32x4.splat(NEVER);
   for (let i: usize = 0; i < bytes; i += 32) {
@@ -155,10 +158,10 @@ function bestOf(row: usize, bytes: usize): i32 {
   let i: usize = 0;
   while (i < bytes && !v128.any_true(f32x4.eq(v128.load(row + i), all))) i += 16;
   for (; i < bytes; i += 4) if (load<f32>(row + i) == greatest) return <i32>(i >> 2);
-  return 0; // nothing equals it where scores are no numbers
+  return 0; // no element equals the greatest where scores are NaN
 }
 
-/** Leaves a partner to the pairs that are most alike; of equals the first. */
+/** Keeps the partner of the most similar pairs only; the first ones among equals. */
 function choosePairs(block: usize): void {
   const similarities = address(plan, PLAN_SIMILARITIES);
   const partners = address(block, BLOCK_PARTNERS);
@@ -225,7 +228,7 @@ export function mergePhase(block: usize): void {
   closePhase(items);
 }
 
-/** A mean of what merges into the row, each as often as its size says. */
+/** The mean of the rows that merge into a row, weighted by their sizes. */
 function mergeRow(block: usize, row: i32): void {
   const source = load<i32>(address(plan, PLAN_MERGE_ROWS) + row * 4);
   const next = address(plan, PLAN_MERGE_NEXT);

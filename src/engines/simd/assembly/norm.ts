@@ -94,8 +94,9 @@ export function quantisedStride(inputs: i32): usize {
 const KEY_LEVELS: f32 = 64;
 
 /**
- * A panel of keys, [wide][8 tokens] of f32, becomes in its place what an int8 linear's panel is: [wide / 4][8][4] of i8
- * (relaxed) or [wide / 2][8][2] of i16 (plain), then each token's scale, then scale × the sum of its numbers.
+ * Quantises a panel of keys, [wide][8 tokens] of f32, in place to the layout of an int8 linear's panel: [wide /
+ * 4][8][4] of i8 (relaxed) or [wide / 2][8][2] of i16 (plain), then each token's scale, then scale × the sum of its
+ * numbers.
  *
  * @param wide channels of the head, padded to 8 with zeros
  */

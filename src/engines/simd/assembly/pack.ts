@@ -139,7 +139,10 @@ export function sumWeights(linear: usize): void {
   }
 }
 
-/** Of the weights that `addPairs` brings together, at `at` and one step before: the positive ones' sum or the others', the greater. */
+/**
+ * `addPairs` adds the weights at `at` and one step before. Gives the sum of the positive ones or of the negative ones,
+ * whichever is greater.
+ */
 // @ts-ignore: decorator
 @inline
 function mostPairs(at: usize): v128 {

@@ -30,7 +30,9 @@ let cursor: i32 = 0; // stands in for it when there is one thread
 let mine: i32 = 0; // items claimed in this phase
 export let epoch: i32 = 0; // of the last run that this worker saw
 
-/** The host's Atomics.wait: code from V8 11.3's baseline compiler (Node 20) waits at a wrong address, where nobody wakes it. */
+/**
+ * The host's Atomics.wait: code from V8 11.3's baseline compiler (Node 20) waits at a wrong address and is never woken.
+ */
 // @ts-ignore: decorator
 @external("env", "wait")
 declare function wait(at: usize, seen: i32): void;
@@ -61,7 +63,7 @@ export function claim(): i32 {
   return atomic.add<i32>(phase, 1);
 }
 
-/** Returns when all items of the phase are done, by whomever. */
+/** Returns when all items of the phase are done, by this thread or others. */
 export function closePhase(items: i32): void {
   if (threads == 1) return;
   mine--; // the claim that came back empty
