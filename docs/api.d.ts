@@ -118,10 +118,13 @@ type FrameSource<T> = Instance<"HTMLVideoElement"> | Instance<"ReadableStream"> 
 
 /** What passes between page and worker for `teach`. Part of protocol.ts, which exports it. */
 
-/** By the name of a class, its pictures. */
+/** The pictures of each class, by the class's name. */
 type TeachPictures = Readonly<Record<string, Iterable<ImageInput>>>;
 interface TeachOptions {
-    /** The share of pictures of its own classes that the model may call unknown; default 0.05, or what it was. */
+    /**
+     * The share of pictures of its own classes that the model may call unknown; default 0.05, or the model's present
+     * share.
+     */
     falseRejection?: number;
     onProgress?: (progress: TeachProgress) => void;
     signal?: Instance<"AbortSignal">;
@@ -129,17 +132,17 @@ interface TeachOptions {
 interface TeachProgress {
     /** First all pictures are embedded, then the classes are fitted. */
     step: "embed" | "fit";
-    /** pictures; of a fit, its share from 0 to 1 */
+    /** pictures when embedding; the fraction from 0 to 1 when fitting */
     done: number;
     total: number;
 }
 interface SaveOptions {
-    /** What the saved model is called; default the loaded model's name with "-taught". */
+    /** The saved model's name; default the loaded model's name with "-taught". */
     name?: string;
     /** Saves the pictures' embeddings, so that the model can be taught more when it is loaded again; default true. */
     embeddings?: boolean;
 }
-/** What a model was taught with, and how well that went. */
+/** What a model was taught with, and its measured accuracy. */
 interface TaughtInfo {
     /** pictures of each class, in the order of `labels` */
     pictures: number[];
@@ -147,7 +150,7 @@ interface TaughtInfo {
     accuracy: number;
     /** … and how many pictures that is of. */
     n: number;
-    /** Parts that the pictures were split into, each judged by a fit on the others. */
+    /** The number of parts that the pictures were split into; each part is judged by a fit on the others. */
     folds: number;
     /** The inverse strength of the penalty that did best, for embeddings at a mean square of 1. */
     c: number;
@@ -183,17 +186,17 @@ interface LoadOptions {
      * best in the folder. `info.dtypeReason` names the reason.
      */
     dtype?: WeightsDtype | "auto";
-    /** One of `info.variants`, and no other; default by `latencyMs`. */
+    /** The name of one of `info.variants`, which is the only one used; default is a choice by `latencyMs`. */
     variant?: string;
     /** Default "auto". More than one needs a cross-origin isolated page. */
     threads?: number | "auto";
-    /** Keeps weights between visits, keyed by their sha256; default true. Or a store of the app's own. */
+    /** Whether weights are kept between visits, keyed by their sha256; default true. Or a store of the app. */
     cache?: boolean | WeightsStore;
     onProgress?: (progress: Progress) => void;
     signal?: Instance<"AbortSignal">;
     /** Where "npm:name@version" is served; default "https://cdn.jsdelivr.net/npm/". */
     npmUrl?: string;
-    /** Where worker.js is served, when the bundler does not find it; or a TrustedScriptURL of it. */
+    /** The address of worker.js, when the bundler does not find it; may be a TrustedScriptURL. */
     workerUrl?: string | object;
     /** Packages of optional engines, which the app has installed: the exports of slimvit/engines/onnx and its neighbours. */
     engines?: readonly EnginePackage[];
@@ -206,8 +209,8 @@ interface LoadOptions {
     host?: () => ModelHost;
     webnn?: WebnnOptions;
     /**
-     * Of a folder with several variants: the most accurate that takes at most this many milliseconds of inference here, measured;
-     * default 50. The smallest one answers until that is there. `variant` wins.
+     * For a folder with several variants: use the most accurate one whose inference, measured here, takes at most this
+     * many milliseconds; default 50. The smallest one answers until that one is loaded. `variant` takes precedence.
      */
     latencyMs?: number;
     /** Called when another variant becomes the one that answers. */
@@ -215,7 +218,7 @@ interface LoadOptions {
 }
 /** An optional engine's packages, as the app's bundler serves them: what slimvit/engines/* exports. */
 interface EnginePackage {
-    /** By package, what gives the address of a script that brings it. */
+    /** For each package, a function that gives the address of a script with that package. */
     readonly packages: Readonly<Record<string, () => Promise<string>>>;
 }
 /** A model in the thread that made it. Only `load` knows what to do with it. */
@@ -278,7 +281,7 @@ interface ModelInfo {
     variants: VariantInfo[];
     /** name of the one that answers */
     variant: string;
-    /** Where it was chosen by a budget: how. Absent until then. */
+    /** How the variant was chosen by a budget. Absent until it is chosen. */
     choice?: VariantChoice;
     /** why this engine */
     engineReason: string;
@@ -286,16 +289,16 @@ interface ModelInfo {
     tried: TriedEngine[];
     /** what could not be done here, for people */
     notes: string[];
-    /** Of a taught model. */
+    /** Present for a taught model. */
     taught?: TaughtInfo;
 }
 
 /** An engine that `auto` tried and did not take. */
 interface TriedEngine {
     engine: EngineName;
-    /** of `webnn`: the device that it asked for */
+    /** for `webnn`: the device that it asked for */
     deviceType?: WebnnOptions["deviceType"];
-    /** why not */
+    /** why it was not taken */
     reason: string;
     /** Median milliseconds of a few runs, if it was measured. */
     ms?: number;
@@ -309,7 +312,7 @@ interface ClassifyOptions {
     allow?: readonly string[];
     /** none of these labels or ids */
     deny?: readonly string[];
-    /** Part of the picture, in its pixels as it is shown; the rest counts as if it were not there. */
+    /** The part of the picture to look at, in pixels of the picture as it is shown. The rest is ignored. */
     region?: Region;
     /**
      * Zero-shot: classes of the caller's own by name, each a vector in the space of `embed`, such as CLIP's embedding of a
@@ -317,7 +320,8 @@ interface ClassifyOptions {
      */
     classes?: Readonly<Record<string, Float32Array | readonly number[]>>;
     /**
-     * With `classes`: cosines are divided by it. Default is what the model was trained with, where its checkpoint says it, else
+     * With `classes`: cosines are divided by this temperature. Default is the one the model was trained with, where its
+     * checkpoint states it, else
      * 0.01, CLIP's. A model of SigLIP's kind then adds its bias and gives each class a probability of its own.
      */
     temperature?: number;
@@ -330,7 +334,7 @@ interface ClassifyOptions {
 type EmbedOptions = Pick<ClassifyOptions, "signal" | "region">;
 interface StreamOptions extends ClassifyOptions {
     /**
-     * Of a folder with several variants: milliseconds that a frame may take, from its call to its answer. A smaller variant
+     * For a folder with several variants: milliseconds that a frame may take, from its call to its answer. A smaller variant
      * answers while this device is too slow for the present one, and the larger ones when there is time for them again.
      */
     latencyMs?: number;
@@ -338,7 +342,7 @@ interface StreamOptions extends ClassifyOptions {
     onVariant?: (info: ModelInfo) => void;
 }
 interface ClassifyAllOptions extends ClassifyOptions {
-    /** Pictures on their way at once; default what the engine takes at once, at least 2. */
+    /** Pictures in flight at once; default is the number that the engine takes at once, at least 2. */
     concurrency?: number;
     onProgress?: (progress: BatchProgress) => void;
 }
@@ -368,14 +372,14 @@ interface ScoredClass extends Label {
     /** Softmax over all classes; of a multi-label model, each class's own probability. */
     score: number;
 }
-/** With `profile` and `explain`. */
+/** The answers to `profile` and `explain`. */
 interface Insight {
     /** milliseconds of each block */
     blockMs?: number[];
     /** For each block, the class token's attention over its `keepIdx`. Merged patches share their row's attention equally. */
     attention?: Float32Array[];
     /**
-     * Of a model that merges tokens, for each block and patch of the grid: the token after the block that stands for the
+     * For a model that merges tokens, for each block and patch of the grid: the token after the block that stands for the
      * patch, −1 where it was dropped.
      */
     groups?: Int32Array[];
@@ -392,7 +396,7 @@ interface Classification extends Insight {
     engine: EngineName;
     /** name of the variant that answered */
     variant: string;
-    /** Of a taught model: whether the picture shows none of its classes, as far as the features tell. */
+    /** For a taught model: whether the picture shows none of its classes, judged by the features. */
     unknown?: boolean;
 }
 
@@ -400,7 +404,9 @@ interface Classification extends Insight {
 declare class SlimViT {
     private readonly client;
     private constructor();
-    /** What was loaded and how it runs. Another object when that changes, as after a lost GPU or with another variant. */
+    /**
+     * What was loaded and how it runs. A new object whenever that changes, as after a lost GPU or with another variant.
+     */
     get info(): ModelInfo;
     /**
      * Loads of one folder with the same options share a worker; it ends with the last `dispose()`.
@@ -411,11 +417,11 @@ declare class SlimViT {
      */
     static load(source: ModelSource, options?: LoadOptions): Promise<SlimViT>;
     /**
-     * @param image any size; the original is left alone. Of an array, several are on their way at once.
+     * @param image any size; the original is left alone. Of an array, several are in flight at once.
      * @returns the `topK` best classes, best first; scores over all classes sum to 1, but for multi-label models
-     * @throws SlimViTError `bad-input` for what is no picture, `network` for one that cannot be fetched, `bad-option`,
-     * `unsupported` for `profile` and `explain` on the onnx engines and for an embedding model without `classes`, `aborted`,
-     * `worker-lost`, `device-lost`, `out-of-memory`, `disposed` after `dispose()`
+     * @throws SlimViTError `bad-input` for a value that is not a picture, `network` for one that cannot be fetched,
+     * `bad-option`, `unsupported` for `profile` and `explain` on the onnx engines and for an embedding model without
+     * `classes`, `aborted`, `worker-lost`, `device-lost`, `out-of-memory`, `disposed` after `dispose()`
      */
     classify(image: ImageInput, options?: ClassifyOptions): Promise<Classification>;
     classify(images: readonly ImageInput[], options?: ClassifyOptions): Promise<Classification[]>;
@@ -436,16 +442,17 @@ declare class SlimViT {
      * Teaches classes of the caller's own: the pictures are embedded, and a head is fitted to their embeddings in the worker.
      *
      * @param pictures by the name of a class, at least two of each; classes and pictures are added to what a taught model knows
-     * @returns another model, which shares this one's worker and weights; of a taught model, the same one with more knowledge
+     * @returns another model, which shares this one's worker and weights; for a taught model, the same model with more
+     * classes and pictures
      * @throws SlimViTError `bad-input` naming the class and the picture, or for fewer than two classes; `bad-option`;
-     * `unsupported` for a model that was saved without its embeddings; as `embed`. What was known before stays.
+     * `unsupported` for a model that was saved without its embeddings; as `embed`. A failure leaves the model as it was.
      */
     teach(pictures: TeachPictures, options?: TeachOptions): Promise<SlimViT>;
     /**
-     * Takes classes of a taught model away, with their pictures.
+     * Removes classes of a taught model, with their pictures.
      *
-     * @throws SlimViTError `bad-option` for a class that is not there, `bad-input` where fewer than two would be left,
-     * `unsupported` for a model that was not taught, or was saved without its embeddings
+     * @throws SlimViTError `bad-option` for a class that the model does not have, `bad-input` where fewer than two would
+     * be left, `unsupported` for a model that was not taught, or was saved without its embeddings
      */
     forget(classes: string | readonly string[], options?: TeachOptions): Promise<SlimViT>;
     /**
@@ -458,14 +465,15 @@ declare class SlimViT {
      * Answers with another of the folder's variants from the next call on. Those that `info.variants` calls ready need no
      * download. Others that loaded the same model are not changed.
      *
-     * @param variant its name, or the budget for which the best is found
+     * @param variant its name, or a budget for which the best variant is found
      * @returns its `info`
-     * @throws SlimViTError `bad-option` for a name that is none, and as `load`; the present variant goes on then
+     * @throws SlimViTError `bad-option` for an unknown name, and as `load`; the present variant then goes on
      */
     use(variant: VariantRequest): Promise<ModelInfo>;
     /**
-     * Classifies pictures as they come. Of a video it is always the newest frame, so that answers never lag behind; frames
-     * that cannot be read yet are skipped. Of any other source every picture is classified. Leave the loop to stop.
+     * Classifies pictures as they come. From a video it always takes the newest frame, so that answers never lag behind;
+     * frames that cannot be read yet are skipped. From any other source every picture is classified. Leave the loop to
+     * stop.
      *
      * @param source a video element, a stream of VideoFrames (closed here), or any async iterable of pictures. A camera whose
      *   track is stopped does not end: abort then.
