@@ -9,6 +9,7 @@ import type { TF } from "../../src/tfjs/ops.ts";
 import { allocate } from "../../tools/masks/allocate.ts";
 import { type BlockMask, cutTensors, hardenMasks, slimArchitecture, threshold } from "../../tools/masks/masks.ts";
 import { openBackend } from "../../tools/training/backend.ts";
+import { expectClose } from "../helpers.ts";
 import { randomTensors, tinyArchitecture } from "./fixtures.ts";
 
 const CLASSES = 5;
@@ -40,14 +41,6 @@ const anyMasks = fc
       return { attn, mlp, tokens: alive };
     });
   });
-
-function expectClose(actual: ArrayLike<number>, expected: ArrayLike<number>, tolerance: number): void {
-  expect(actual.length).toBe(expected.length);
-  for (let k = 0; k < actual.length; k++) {
-    if (!(Math.abs(actual[k] - expected[k]) <= tolerance))
-      throw new Error(`element ${k} is ${actual[k]}, expected ${expected[k]} within ${tolerance}`);
-  }
-}
 
 /** The same tensors with the masked channels and units multiplied by zero, nothing removed. */
 function zeroed(arch: Architecture, tensors: Tensors, masks: BlockMask[]): Tensors {

@@ -18,7 +18,13 @@ describe("weights on the grid", () => {
     const { tf } = await openBackend("tfjs-node");
     const written = encodeTensors(randomTensors(arch, CLASSES.length, 1), "int8", STEP);
     const variables = tinyVariables(tf);
-    for (const [key, value] of onGrid(tf, variables, STEP)) {
+    const grid = onGrid(tf, variables, STEP);
+    expect([...grid.keys()].sort()).toEqual([...variables.keys()].sort());
+    const linears = [0, 1, 2].flatMap((i) =>
+      ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"].map((part) => `blocks.${i}.${part}.weight`),
+    );
+    expect([...grid.keys()].filter(isQuantised).sort()).toEqual([...linears, "head.weight"].sort());
+    for (const [key, value] of grid) {
       if (isQuantised(key)) expectClose(value.dataSync() as Float32Array, float32(written, key), 1e-6, key);
       else expect(value).toBe(variables.get(key));
     }
@@ -53,6 +59,7 @@ describe("--weight-step", () => {
     expect(manifest.provenance).toMatchObject({ steps: [{}, { command: "retrain", weightStep: STEP }] });
     slimvitJson("export", at("trained"), "-o", at("shipped"), "--dtype", "f16,int8");
     const trained = linears("trained");
+    expect(trained.length).toBeGreaterThanOrEqual(3 * 4); // four linears a block
     expect(trained.flatMap(([, { data }]) => [...data]).every((level) => Math.abs(level) < 127 * STEP)).toBe(true);
     expect(linears("shipped")).toEqual(trained);
   });

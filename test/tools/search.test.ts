@@ -49,8 +49,11 @@ async function slim(name: string, out: string, ...args: string[]) {
 const FAMILIES = ["attn.zeta", "mlp.zeta", "patch_zeta"] as const;
 const INIT = { "attn.zeta": 1, "mlp.zeta": 1, patch_zeta: 3 };
 const familyOf = (name: string) => FAMILIES.find((family) => name.endsWith(family))!;
-const zetasOf = (all: Map<string, Float32Array>, family: string) =>
-  [...all].filter(([name]) => name.endsWith(family)).flatMap(([, values]) => [...values]);
+function zetasOf(all: Map<string, Float32Array>, family: string): number[] {
+  const zetas = [...all].filter(([name]) => name.endsWith(family)).flatMap(([, values]) => [...values]);
+  expect(zetas).not.toEqual([]);
+  return zetas;
+}
 const largest = (values: number[]) => Math.max(...values.map(Math.abs));
 
 describe("uniform masks", () => {

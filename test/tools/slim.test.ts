@@ -83,7 +83,7 @@ describe("slimvit slim RECIPE", () => {
   test("skips what is done: all of it, or all before the changed option", () => {
     const before = statSync(at("slim", "slimvit.json")).mtimeMs;
     const again = slimvitJson<RecipeReport>("slim", at("recipe.yaml"));
-    expect(again.stages.every(({ skipped }) => skipped)).toBe(true);
+    expect(again.stages.map(({ skipped }) => skipped)).toEqual(Array(6).fill(true));
     expect(statSync(at("slim", "slimvit.json")).mtimeMs).toBe(before);
 
     const other = slimvitJson<RecipeReport>(
@@ -129,7 +129,7 @@ describe("slimvit slim RECIPE", () => {
     const recipe = parse(readFileSync(at("slim.stages", "slim.yaml"), "utf8"));
     expect(recipe.search).toMatchObject({ lrMask: 0.01, wAttn: 0.01, masks: "channel", epochs: 2 });
     const again = slimvitJson<RecipeReport>("slim", at("slim.stages", "slim.yaml"), "--stages", at("slim.stages"));
-    expect(again.stages.every(({ skipped }) => skipped)).toBe(true);
+    expect(again.stages.map(({ skipped }) => skipped)).toEqual(Array(6).fill(true));
   });
 
   test("finetunes first where the data's classes are not the model's", async () => {

@@ -31,8 +31,13 @@ const stored = (name: string, file: string) =>
 const FAMILIES = { attn: "attn.zeta", mlp: "mlp.zeta", patch: "patch_zeta" };
 const START = { attn: 1, mlp: 1, patch: 3 };
 type Family = keyof typeof FAMILIES;
-const of = (masks: Map<string, Float32Array>, family: Family) =>
-  [...masks].filter(([name]) => name.endsWith(FAMILIES[family])).flatMap(([, values]) => [...values]);
+/** Of three blocks: 16 channels, 24 units and 17 tokens. */
+const COUNTS = { attn: 3 * 16, mlp: 3 * 24, patch: 3 * 17 };
+function of(masks: Map<string, Float32Array>, family: Family): number[] {
+  const values = [...masks].filter(([name]) => name.endsWith(FAMILIES[family])).flatMap(([, values]) => [...values]);
+  expect(values).toHaveLength(COUNTS[family]);
+  return values;
+}
 
 describe.each(["attn", "mlp", "patch"] as const)("the penalty on %s masks", (family) => {
   test("lowers every one of them, and leaves the others to the loss", async () => {

@@ -153,7 +153,8 @@ describe("the guided search", () => {
   });
 
   test("patches merge or are dropped, not both", () => {
-    expect(neighbours(SPACE, { ...DENSE, merges: 1 }).every(({ lists }) => lists === 0)).toBe(true);
+    const merging = neighbours(SPACE, { ...DENSE, merges: 1 });
+    expect(new Set(merging.map(({ lists }) => lists))).toEqual(new Set([0]));
     expect(neighbours(SPACE, DENSE)).toHaveLength(AXES.length);
   });
 });
