@@ -31,7 +31,7 @@ export interface Network {
 const KNOWN = new RegExp(
   "^(?:(?:cls|dist|reg)_token|pos_embed(?:\\.[xy])?|rel_table|logit_scale|logit_bias|rope\\.freqs|projection\\.(?:weight|transposed)|" +
     "patch_embed\\.linear\\.weight|attn_pool\\.latent|rel_mlp\\.fc[12]\\.(?:weight|bias)|" +
-    "(?:patch_embed\\.proj|norm_pre|norm|fc_norm|head|head_dist|attn_pool\\.(?:q|k|v|kv|in_proj|proj|norm|mlp\\.fc[12]))\\.(?:weight|bias)|" +
+    "(?:patch_embed\\.proj|norm_pre|norm|fc_norm|pooler|head|head_dist|attn_pool\\.(?:q|k|v|kv|in_proj|proj|norm|mlp\\.fc[12]))\\.(?:weight|bias)|" +
     "blocks\\.\\d+\\.(?:norm[12]|attn\\.(?:qkv|[qkv]|proj|q_norm|k_norm)|mlp\\.(?:fc1|fc2|gate|up|norm))\\.(?:weight|bias)|" +
     "blocks\\.\\d+\\.(?:ls[12]\\.gamma|attn\\.rel_table|attn\\.rel_mlp\\.fc[12]\\.(?:weight|bias))|" +
     "blocks\\.\\d+\\.(?:attns|ffns)\\.\\d+\\.(?:norm|attn\\.qkv|attn\\.proj|mlp\\.fc[12])\\.(?:weight|bias)|" +

@@ -102,7 +102,10 @@ const ARCHITECTURES: [RegExp, Said][] = [
   [/_pe_\w+_gigantic/, { rope: { ...PE_ROPE, offset: 0, reference: [32, 32] } }],
   [/giant_patch16_radio/, { headDim: 64 }],
   [/^naflexvit_\w+_siglip/, { resampling: { filter: "bilinear", antialias: true, alignCorners: false } }],
-  [/^naflexvit_\w+_par_/, { resampling: { filter: "bicubic", antialias: true, alignCorners: false, fromSquare: true } }],
+  [
+    /^naflexvit_\w+_par_/,
+    { resampling: { filter: "bicubic", antialias: true, alignCorners: false, fromSquare: true } },
+  ],
   [/^naflexvit_\w+_(parfac|radio)_/, { resampling: CUT_FROM_SQUARE }],
   [/^naflexvit_(base|huge)\w+_radio_v3/, { resampling: { ...CUT_FROM_SQUARE, alignCorners: true } }],
   [/_pe_(lang|spatial)_gigantic/, { pooling: "mean" }],
