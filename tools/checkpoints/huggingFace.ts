@@ -52,7 +52,7 @@ const RULES: Rule[] = [
   [/^head\.layernorm\./, "attn_pool.norm."],
   [/^head\.mlp\./, "attn_pool.mlp."],
   [/^(?:text_model|text_projection|decoder)\..*/, ""],
-  [/^(?:pooler|fc_norm_unused)\.dense\..*/, ""],
+  [/^pooler\.dense\./, "pooler."],
 ];
 
 const TOWERS =
@@ -145,6 +145,8 @@ export function describeHuggingFace(config: Json, weights: Weights, source: stri
   const activation: Activation = readActivation(act, "hidden_act", source);
   const heads = tower.num_attention_heads ?? (named ? (defaults.heads ?? 12) : undefined);
   const { pooling, skipsFinalNorm } = poolingOf(type, config, weights);
+  dropPooler(weights, assumed);
+  refuseOneOutput(config, weights, source);
   return {
     family: defaults.family,
     layerNormEps: readNumber(eps, "layer_norm_eps", source),
@@ -160,6 +162,23 @@ export function describeHuggingFace(config: Json, weights: Weights, source: stri
     zeroShot: zeroShotOf(type, weights),
     assumed,
   };
+}
+
+/** Leaves out ViTModel's pooler, which no classifier of transformers reads. People take its output or the normed class token as the embedding. */
+function dropPooler(weights: Weights, assumed: string[]): void {
+  if (!weights.has("pooler.weight")) return;
+  for (const part of ["weight", "bias"]) weights.drop(`pooler.${part}`);
+  if (!weights.has("head.weight"))
+    assumed.push("the class token after the final norm as the embedding; the pooler (tanh of a linear) is left out");
+}
+
+/** transformers takes a single output for a regression where its problem_type is not given. Softmax over it is always 1. */
+function refuseOneOutput(config: Json, weights: Weights, source: string): void {
+  if (!weights.has("head.weight") || weights.shape("head.weight")[0] !== 1 || config.problem_type) return;
+  throw new SlimViTError(
+    "unsupported",
+    `${source}: has one output, which transformers takes for a regression; if it is trained by sigmoid, set problem_type "multi_label_classification" in config.json.`,
+  );
 }
 
 /** Pooling as in the class of each type in transformers' modeling_*.py. */

@@ -16,7 +16,7 @@ import { concat, foldProbe, project, transpose } from "./fold.ts";
 import { checkSize, storedGrid } from "./grid.ts";
 import { hasFusedGate } from "./names.ts";
 import { joinBranches } from "./parallel.ts";
-import { relativeTable, relativeTableOfMlp, ropeGrid } from "./positions.ts";
+import { joinAxes, relativeTable, relativeTableOfMlp, ropeGrid } from "./positions.ts";
 import { resamplePositions } from "./resize.ts";
 import type { Weights } from "./weights.ts";
 
@@ -29,9 +29,9 @@ export interface Network {
 
 /** Every name that import supports. Other tensors are refused before any shape is read. */
 const KNOWN = new RegExp(
-  "^(?:(?:cls|dist|reg)_token|pos_embed|rel_table|logit_scale|logit_bias|rope\\.freqs|projection\\.(?:weight|transposed)|" +
+  "^(?:(?:cls|dist|reg)_token|pos_embed(?:\\.[xy])?|rel_table|logit_scale|logit_bias|rope\\.freqs|projection\\.(?:weight|transposed)|" +
     "patch_embed\\.linear\\.weight|attn_pool\\.latent|rel_mlp\\.fc[12]\\.(?:weight|bias)|" +
-    "(?:patch_embed\\.proj|norm_pre|norm|fc_norm|head|head_dist|attn_pool\\.(?:q|k|v|kv|in_proj|proj|norm|mlp\\.fc[12]))\\.(?:weight|bias)|" +
+    "(?:patch_embed\\.proj|norm_pre|norm|fc_norm|pooler|head|head_dist|attn_pool\\.(?:q|k|v|kv|in_proj|proj|norm|mlp\\.fc[12]))\\.(?:weight|bias)|" +
     "blocks\\.\\d+\\.(?:norm[12]|attn\\.(?:qkv|[qkv]|proj|q_norm|k_norm)|mlp\\.(?:fc1|fc2|gate|up|norm))\\.(?:weight|bias)|" +
     "blocks\\.\\d+\\.(?:ls[12]\\.gamma|attn\\.rel_table|attn\\.rel_mlp\\.fc[12]\\.(?:weight|bias))|" +
     "blocks\\.\\d+\\.(?:attns|ffns)\\.\\d+\\.(?:norm|attn\\.qkv|attn\\.proj|mlp\\.fc[12])\\.(?:weight|bias)|" +
@@ -55,6 +55,7 @@ function refuseLeft({ source }: Weights, names: string[]): void {
 export function buildNetwork(weights: Weights, described: Description, given?: [number, number]): Network {
   const depth = countBlocks(weights);
   const { embedDim, patchSize } = patchEmbedding(weights);
+  joinAxes(weights);
   const branches = joinBranches(weights, embedDim, depth);
   const arch: Architecture = {
     ...baseArchitecture(weights, described, embedDim, patchSize),

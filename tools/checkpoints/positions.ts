@@ -6,6 +6,19 @@ import type { Weights } from "./weights.ts";
 
 type Grid = [rows: number, columns: number];
 
+/** NaFlexViT's learned positions of rows and of columns, [1, rows, dim] and [1, columns, dim]: a patch has the sum of its two. */
+export function joinAxes(weights: Weights): void {
+  if (!weights.has("pos_embed.x") || !weights.has("pos_embed.y")) return;
+  const [x, y] = [weights.take("pos_embed.x"), weights.take("pos_embed.y")];
+  const [, columns, dim] = x.shape;
+  const rows = y.shape[1];
+  const sums = Float32Array.from({ length: rows * columns * dim }, (_, k) => {
+    const row = Math.floor(k / (columns * dim));
+    return y.data[row * dim + (k % dim)] + x.data[k % (columns * dim)];
+  });
+  weights.put("pos_embed", [1, rows, columns, dim], sums);
+}
+
 /** Where the rows and columns of a grid lie. */
 export function ropeGrid(rule: RopeRule, grid: Grid): RopeGrid {
   const axis = (patches: number, reference: number | undefined): [number, number] => {

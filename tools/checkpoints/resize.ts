@@ -103,6 +103,8 @@ export interface Resampling {
   antialias: boolean;
   /** The outermost values stay where they are. */
   alignCorners: boolean;
+  /** An oblong grid is the top left of a square one, so that a patch's step is the same along both axes. */
+  fromSquare?: boolean;
 }
 
 const USUAL: Resampling = { filter: "bicubic", antialias: true, alignCorners: false };
@@ -114,11 +116,13 @@ export function resamplePositions(
   to: Grid,
   prefixTokens: number,
   dim: number,
-  how = USUAL,
+  how: Resampling = USUAL,
 ): Float32Array {
   const out = new Float32Array((prefixTokens + to[0] * to[1]) * dim);
   out.set(position.subarray(0, prefixTokens * dim));
-  const [down, across] = [taps(from[0], to[0], how), taps(from[1], to[1], how)];
+  const [down, across] = [0, 1].map((axis) =>
+    taps(from[axis], how.fromSquare ? Math.max(...to) : to[axis], how).slice(0, to[axis]),
+  );
   down.forEach((rows, r) => {
     across.forEach((columns, c) => {
       const at = (prefixTokens + r * to[1] + c) * dim;

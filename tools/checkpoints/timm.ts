@@ -33,6 +33,7 @@ const RULES: Rule[] = [
   [/^(blocks\.\d+)\.mlp\.ffn_ln\./, "$1.mlp.norm."],
   [/^rope\.(?:bands|t_x|t_y|periods|pos_embed_cached)$/, ""],
   [/^embeds\.(cls_token|reg_token|pos_embed)$/, "$1"],
+  [/^embeds\.pos_embed_([xy])$/, "pos_embed.$1"],
   [/^embeds\.proj\.weight$/, "patch_embed.linear.weight"],
   [/^embeds\.proj\.bias$/, "patch_embed.proj.bias"],
   [/^head\.(?:fc|proj|1)\.(weight|bias)$/, "head.$1"],
@@ -71,6 +72,8 @@ const EVA_ROPE: RopeRule = {
 const PE_ROPE: RopeRule = { ...EVA_ROPE, offset: 1, columnsFirst: true };
 const DINOV3_ROPE: RopeRule = { grid: "centred", temperature: 100, offset: 0, columnsFirst: false, half: true };
 
+const CUT_FROM_SQUARE: Resampling = { filter: "bilinear", antialias: false, alignCorners: false, fromSquare: true };
+
 /** All entries that fit apply; later ones win. */
 const ARCHITECTURES: [RegExp, Said][] = [
   [/_huge_patch1[46]|huge_patch16_radio|deit3_huge/, { headDim: 80 }],
@@ -104,8 +107,12 @@ const ARCHITECTURES: [RegExp, Said][] = [
   [/_pe_\w+_gigantic/, { rope: { ...PE_ROPE, offset: 0, reference: [32, 32] } }],
   [/giant_patch16_radio/, { headDim: 64 }],
   [/^naflexvit_\w+_siglip/, { resampling: { filter: "bilinear", antialias: true, alignCorners: false } }],
-  [/^naflexvit_\w+_radio/, { resampling: { filter: "bilinear", antialias: false, alignCorners: false } }],
-  [/^naflexvit_(base|huge)\w+_radio_v3/, { resampling: { filter: "bilinear", antialias: false, alignCorners: true } }],
+  [
+    /^naflexvit_\w+_par_/,
+    { resampling: { filter: "bicubic", antialias: true, alignCorners: false, fromSquare: true } },
+  ],
+  [/^naflexvit_\w+_(parfac|radio)_/, { resampling: CUT_FROM_SQUARE }],
+  [/^naflexvit_(base|huge)\w+_radio_v3/, { resampling: { ...CUT_FROM_SQUARE, alignCorners: true } }],
   [/_pe_(lang|spatial)_gigantic/, { pooling: "mean" }],
 ];
 

@@ -104,6 +104,19 @@ describe("architecture", () => {
     expect(assumed.join("\n")).toMatch(/an embedding model, as there is no classifier; "slimvit classes"/);
   });
 
+  test("a pooler that the embedding does not go through is said", () => {
+    const floats = (...shape: number[]) => ({
+      dtype: "F32" as const,
+      shape,
+      data: new Float32Array(shape[0] * (shape[1] ?? 1)),
+    });
+    const pooled = (t: Tensors) =>
+      new Map([...t].filter(([name]) => !name.startsWith("classifier.")))
+        .set("pooler.dense.weight", floats(16, 16))
+        .set("pooler.dense.bias", floats(16));
+    expect(convert(HF, { tensors: pooled }).assumed.join("\n")).toMatch(/the pooler \(tanh of a linear\) is left out/);
+  });
+
   test("a classifier without biases has zeros", () => {
     const { network } = convert(TIMM, { tensors: (t) => new Map([...t].filter(([name]) => name !== "head.bias")) });
     expect(network.tensors.get("head.bias")!.data.every((v) => v === 0)).toBe(true);

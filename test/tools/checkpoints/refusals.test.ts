@@ -85,6 +85,13 @@ describe("transformers' config:", () => {
     expect(() => convert(HF, config)).toThrow(message);
   });
 
+  test("one output, which is a regression where nothing says otherwise", () => {
+    const one = (t: Tensors) => t.set("classifier.weight", tensor(1, 16)).set("classifier.bias", tensor(1));
+    expect(() => convert(HF, {}, one)).toThrow(/has one output, which transformers takes for a regression/);
+    const { network } = convert(HF, { problem_type: "multi_label_classification" }, one);
+    expect(network).toMatchObject({ classes: 1, arch: { head: { scores: "sigmoid" } } });
+  });
+
   test.each<[string, object, RegExp]>([
     [
       "channels in another order",
