@@ -7,7 +7,7 @@ import { type ElasticReport, elastic } from "../../tools/elastic/elastic.ts";
 import { keptUnits, ordered, statisticsOfWeights } from "../../tools/elastic/units.ts";
 import { evaluate } from "../../tools/evaluation/evaluate.ts";
 import { readManifestFile, readModelFolder } from "../../tools/models/folders.ts";
-import { inspect } from "../../tools/models/inspect.ts";
+import { inspect, inspectTable } from "../../tools/models/inspect.ts";
 import { expectClose, randomPixels } from "../helpers.ts";
 import { makeDense, workplace } from "./fixtures.ts";
 
@@ -52,6 +52,20 @@ describe("slimvit elastic", () => {
     }
     expect(() => readManifestFile(`${at("made")}#huge`)).toThrow(/no variant "huge"; expected one of/);
     expect(() => readManifestFile(`${at("nowhere")}#huge`)).toThrow(/nowhere: no such folder/);
+  });
+
+  test("inspect lists the variants with the bytes that each takes, and a line for each among several models", () => {
+    const { text } = inspect(at("made"));
+    const { weights } = readManifestFile(at("made"));
+    const smallest = weights.find(({ dtype }) => dtype === "int8")!;
+    expect(text).toContain(` ${(smallest.bytes / 1e6).toFixed(2)} MB`);
+    expect(made.variants.length).toBeGreaterThan(1);
+    for (const { name, macsShare } of made.variants) {
+      expect(text).toMatch(new RegExp(`^${name} .* [\\d.]+ MB `, "m"));
+      expect(inspectTable([at("made"), at("dense")])).toContain(`${at("made")}#${name} `);
+      expect(inspect(`${at("made")}#${name}`).text).not.toMatch(/^variant /m);
+      expect(macsShare).toBeGreaterThan(0);
+    }
   });
 
   test("with pictures each variant's accuracy is in its own metrics", async () => {

@@ -2,7 +2,7 @@
 import { countMacs, countParams, innerDim, type Manifest, patchGrid, tokenCounts } from "../../src/format/model.ts";
 import { withVariant } from "../../src/format/variants.ts";
 import { percent, si } from "../shared/terminal.ts";
-import { readManifestFile } from "./folders.ts";
+import { readManifestFile, splitSource, variantSources } from "./folders.ts";
 import { distinctKeepLists } from "./keepLists.ts";
 import type { Metrics } from "./metrics.ts";
 
@@ -33,10 +33,11 @@ export function inspect(source: string): { inspection: Inspection; text: string 
       params: countParams(withVariant(manifest, name), labels.length),
     })),
   };
-  return { inspection, text: describe(manifest, inspection) };
+  const variants = splitSource(source).variant === undefined ? variantsTable(source, manifest) : [];
+  return { inspection, text: describe(manifest, inspection, variants) };
 }
 
-function describe(manifest: Manifest, { params, macs }: Inspection): string {
+function describe(manifest: Manifest, { params, macs }: Inspection, variants: string[]): string {
   const { name, embedDim, labels, blocks, weights } = manifest;
   const counts = tokenCounts(manifest);
   const merges = blocks.some(({ merge }) => merge > 0);
@@ -52,6 +53,7 @@ function describe(manifest: Manifest, { params, macs }: Inspection): string {
   return [
     `${name}: ${si(params)} parameters, ${si(macs)} MACs, width ${embedDim}, ${labels.length} classes`,
     ...weights.map((file) => `${file.dtype}: ${(file.bytes / 1e6).toFixed(2)} MB`),
+    ...variants,
     "",
     table,
     "",
@@ -59,13 +61,40 @@ function describe(manifest: Manifest, { params, macs }: Inspection): string {
   ].join("\n");
 }
 
-/** Several models, a line each. */
+/** @returns nothing for a folder of one variant */
+function variantsTable(source: string, { variants, variant, weights }: Manifest): string[] {
+  if (variants.length < 2) return [];
+  const [smallest] = [...weights].sort((a, b) => a.bytes - b.bytes);
+  const rows = variants.map(({ name, imageSize, macs, slabs, metrics }) => {
+    const prefix = (smallest.slabs ?? [smallest]).slice(0, slabs ?? 1);
+    const bytes = prefix.reduce((sum, slab) => sum + slab.bytes, 0);
+    return [
+      name,
+      `${imageSize[1]}×${imageSize[0]}`,
+      si(macs),
+      percent(macs / variants[0].macs),
+      `${(bytes / 1e6).toFixed(2)} MB`,
+      top1Of(metrics),
+    ];
+  });
+  return [
+    "",
+    aligned([["variant", "pixels", "MACs", "of the first", smallest.dtype, "top-1"], ...rows]),
+    "",
+    `The blocks are those of "${variant}". \`slimvit inspect ${source}#NAME\` shows another variant's.`,
+  ];
+}
+
+function top1Of(metrics: Metrics): string {
+  const measured = metrics.accuracy?.at(-1);
+  return measured ? `${percent(measured.top1)} (${measured.data}, ${measured.split})` : "not measured";
+}
+
+/** Several models, a line for each, and for each variant. */
 export function inspectTable(sources: string[]): string {
-  const rows = sources.map((source) => {
+  const rows = sources.flatMap(variantSources).map((source) => {
     const manifest = readManifestFile(source);
     const { inspection } = inspect(source);
-    const { accuracy = [] } = manifest.metrics as Metrics;
-    const measured = accuracy.at(-1);
     return [
       source,
       manifest.name,
@@ -73,7 +102,7 @@ export function inspectTable(sources: string[]): string {
       si(inspection.params),
       si(inspection.macs),
       manifest.weights.map((file) => `${file.dtype} ${(file.bytes / 1e6).toFixed(2)} MB`).join(", "),
-      measured ? `${percent(measured.top1)} (${measured.data}, ${measured.split})` : "not measured",
+      top1Of(manifest.metrics),
     ];
   });
   return aligned([["folder", "name", "pixels", "parameters", "MACs", "weights", "top-1"], ...rows]);
