@@ -81,7 +81,8 @@ function frontierPart({ frontier, dense, unlabelled }: Outcome): string {
   });
   const option = {
     legend: { data: ["measured", "taken"] },
-    xAxis: { type: "value", name: "% of the MACs", scale: true },
+    grid: { left: 56, right: 24, top: 40, bottom: 48 },
+    xAxis: { type: "value", name: "% of the MACs", scale: true, nameLocation: "middle", nameGap: 28 },
     yAxis: { type: "value", name: "points to dense", scale: true },
     series: [
       ...bars.slice(1),
@@ -105,7 +106,7 @@ function frontierPart({ frontier, dense, unlabelled }: Outcome): string {
     milliseconds(row.ms),
     (row.bytes / 1e6).toFixed(2),
     percent(row.top1),
-    `${signed(row.difference)} (${row.interval.map(signed).join(" to ")})`,
+    `${signed(row.difference)} (${row.interval.map(signed).join(" to ")})`.replaceAll("-", "−"),
   ]);
   const head = ["model", "MACs", "ms", "MB", unlabelled ? "agreement" : "top-1", "points to dense, 95 % interval"];
   const trades = tradeLines(frontier).map((line) => `<li>${escaped(line.trim())}</li>`);
@@ -148,7 +149,13 @@ function classesPart(judged: Judged[]): string {
     const points = 100 * (share("slimRight") - share("denseRight"));
     return {
       points,
-      cells: [name, String(own.length), percent(share("denseRight")), percent(share("slimRight")), points.toFixed(1)],
+      cells: [
+        name,
+        String(own.length),
+        percent(share("denseRight")),
+        percent(share("slimRight")),
+        points.toFixed(1).replace("-", "−"),
+      ],
     };
   });
   rows.sort((a, b) => a.points - b.points);
