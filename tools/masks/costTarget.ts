@@ -35,7 +35,7 @@ export function targetOf({
   budgets,
 }: TargetOptions): { cost: TargetCost; share: number | true } | undefined {
   if ((latencyMs === undefined) !== (profile === undefined))
-    throw new SlimViTError("bad-option", "compress: --latency-ms and --profile need each other.");
+    throw new SlimViTError("bad-option", "compress: --latency-ms and --profile must be given together.");
   if (latencyMs !== undefined) {
     if (macs !== undefined || params !== undefined || budgets)
       throw new SlimViTError("bad-option", "compress: --latency-ms is a target of its own; give no other.");
