@@ -22,6 +22,8 @@ type Chosen = Plant & { group: string };
 
 function main(args: string[]): void {
   const words = args.filter((arg) => !arg.startsWith("--"));
+  const unknown = args.find((arg) => arg.startsWith("--") && arg !== "--list");
+  if (unknown) throw new Error(`plant: has no option ${unknown}; --list lists the plants, words choose some of them.`);
   const all = Object.entries(GROUPS).flatMap(([group, plants]) => plants.map((plant) => ({ ...plant, group })));
   const chosen = all.filter(
     ({ group, file, name }) => !words.length || words.some((word) => `${group} ${file} ${name}`.includes(word)),

@@ -86,8 +86,8 @@ export const OFFLINE: Plant[] = [
   {
     name: "position embeddings are resampled with rows and columns swapped",
     file: "tools/checkpoints/resize.ts",
-    find: "const [down, across] = [taps(from[0], to[0], how), taps(from[1], to[1], how)];",
-    plant: "const [across, down] = [taps(from[0], to[0], how), taps(from[1], to[1], how)];",
+    find: "const [down, across] = [0, 1].map((axis) =>",
+    plant: "const [down, across] = [1, 0].map((axis) =>",
     tests: [RESAMPLE],
   },
   {
