@@ -33,7 +33,7 @@ export class Search {
       const [file] = taken("search-by");
       if (file) this.#find(async ({ vit }) => vit.embed(file), file.name);
     });
-    $("search-samples").addEventListener("click", () => this.#learn(samples()));
+    $("search-samples").addEventListener("click", () => this.#learn(samples(), SAMPLES.length));
     $("search-stop").addEventListener("click", () => this.#running.abort());
     $("search-clear").addEventListener("click", () => this.#clear());
   }
@@ -55,12 +55,18 @@ export class Search {
     });
   }
 
-  /** @param {Iterable<File> | AsyncIterable<File>} files known files are skipped */
-  async #learn(files) {
+  /**
+   * @param {Iterable<File> | AsyncIterable<File>} files known files are skipped
+   * @param {number} [expected] how many there are
+   */
+  async #learn(files, expected = files.length ?? 0) {
     this.#running.abort();
     this.#running = new AbortController();
     const { signal } = this.#running;
-    $("search-progress").hidden = $("search-stop").hidden = false;
+    showRunning(true);
+    // Empty places for what will be shown, so that nothing moves when it comes.
+    const places = Math.min(SHOWN, expected - $("found").children.length);
+    for (let place = 0; place < places; place++) $("found").append(element("li", { className: "place" }));
     $("search-error").textContent = "";
     this.#page.pause();
     const start = performance.now();
@@ -88,7 +94,8 @@ export class Search {
       say("Stopped.");
       if (!signal.aborted && !isOurDoing(error)) $("search-error").textContent = advice(error);
     } finally {
-      if (this.#running.signal === signal) $("search-progress").hidden = $("search-stop").hidden = true;
+      if (this.#running.signal === signal) showRunning(false);
+      for (const place of $("found").querySelectorAll(".place")) if (!this.#open?.index) place.remove();
       this.#page.resume();
     }
     if (this.#open?.index) this.#show([...this.#open.shown.keys()].slice(-SHOWN).map((key) => ({ key })));
@@ -173,6 +180,11 @@ async function* samples() {
       throw new Error("The sample pictures could not be fetched. Check the connection, then try again.");
     yield new File([await response.blob()], address.match(/(\w+)\.jpg$/)[1], { type: "image/jpeg", lastModified: 0 });
   }
+}
+
+/** The progress bar and its button keep their places while they are not seen. */
+function showRunning(isRunning) {
+  for (const id of ["search-progress", "search-stop"]) $(id).classList.toggle("coming", !isRunning);
 }
 
 function say(text) {

@@ -70,7 +70,9 @@ export class Teach {
     this.#turn.abort();
     this.#page.pause();
     $("teach").textContent = "Stop";
+    this.#makeRoom();
     await this.#attempt(() => this.#learn(this.#teaching.signal));
+    this.#endRoom();
     if (this.#teaching.signal.aborted) say("Stopped.");
     else if ($("teach-error").textContent) say("");
     this.#teaching = undefined;
@@ -116,6 +118,24 @@ export class Teach {
     $("taught").hidden = $("teach-again").hidden = false;
     $("saved").replaceChildren();
     this.#showFrame();
+    this.#offerUnseen();
+  }
+
+  /** Takes the place of the result at the click, so that nothing moves when the result comes. */
+  #makeRoom() {
+    if (this.#mine) return;
+    $("taught").hidden = $("teach-again").hidden = $("teach-frame").hidden = false;
+    for (const part of [$("taught"), $("teach-again")]) part.classList.add("coming");
+    this.#offerUnseen();
+  }
+
+  #endRoom() {
+    for (const part of [$("taught"), $("teach-again")]) part.classList.remove("coming");
+    $("taught").hidden = $("teach-again").hidden = !this.#mine;
+    this.#showFrame();
+  }
+
+  #offerUnseen() {
     if (!$("unseen").children.length)
       $("unseen").append(...UNSEEN.map((name) => element("li", {}, this.#sampleButton(name))));
   }
@@ -205,6 +225,7 @@ export class Teach {
 
   async #takeSamples() {
     this.#startOver();
+    this.#makeRoom();
     await this.#attempt(async () => {
       for (const [i, [name, samples]] of Object.entries(CLASSES).entries()) {
         this.#kinds[i].name = name;
@@ -213,6 +234,7 @@ export class Teach {
       await this.#teach();
       if (this.#mine) await this.#classify(await fetchSample(UNSEEN[0]));
     });
+    this.#endRoom();
   }
 
   #forget() {
