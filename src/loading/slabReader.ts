@@ -113,7 +113,7 @@ export class SlabReader implements VariantLoader {
   }
 
   /**
-   * @returns undefined where only whole files are served. A disk counts as such, because reading a file whole is faster
+   * @returns undefined where only whole files are served, and for a folder on a disk, where reading a file whole is faster
    * than opening it twice
    */
   private async readRange(from: number, options: ReadOptions): Promise<Uint8Array | undefined> {

@@ -55,7 +55,7 @@ export function tables(shape: DenseShape, grid: Grid, [points, full, few, ...las
   return { ...profile, headMs };
 }
 
-/** The cost of a head as such: all heads together with the channels of one, compared with that one head. */
+/** The extra cost of one more head for the same channels: a block with all heads of one head's channels, against that one head. */
 function oneHeadMs({ heads, headDim }: DenseShape, channels: number[], allMs: number[], oneMs: number): number {
   if (heads === 1 || channels.length < 3) return 0; // or not distinguishable from the width
   const [, low, high] = channels;
