@@ -3,8 +3,8 @@ import { SlimViTError } from "../errors.ts";
 import type { Preprocess } from "../format/model.ts";
 import { download } from "../loading/download.ts";
 import type { RawImage, Region, TransferredImage } from "../protocol.ts";
-import { checkSize, imageSize, isHeic, isSvg, MAX_FILE_BYTES } from "./imageSize.ts";
-import { hideWebpOrientation, type Orientation, storedRegion, swapsSides, turnUpright } from "./orientation.ts";
+import { checkSize, imageSize, isExtendedWebp, isHeic, isSvg, MAX_FILE_BYTES } from "./imageSize.ts";
+import type { Turn } from "./orientation.ts";
 import { cutOut } from "./preprocess.ts";
 
 /** Shorter side in pixels above which the browser draws the picture down first. It halves the time of a 12-megapixel photo. */
@@ -30,12 +30,10 @@ export async function readImage(
 ): Promise<{ image: RawImage; region?: Region }> {
   if (transferred.kind === "pixels") return { image: transferred.image, region };
   const isBitmap = transferred.kind === "bitmap";
-  const { bitmap, orientation } = isBitmap
-    ? { bitmap: transferred.bitmap, orientation: 1 as const }
-    : await decode(transferred, signal);
+  const { bitmap, turn }: Decoded = isBitmap ? transferred : await decode(transferred, signal);
   try {
-    const pixels = await readPixels(bitmap, storedPart(bitmap, region, orientation), preprocess);
-    return { image: turnUpright(pixels, orientation) };
+    const pixels = await readPixels(bitmap, storedPart(bitmap, region, turn), preprocess);
+    return { image: turn ? turn.upright(pixels) : pixels };
   } finally {
     bitmap.close();
   }
@@ -43,8 +41,8 @@ export async function readImage(
 
 interface Decoded {
   bitmap: ImageBitmap;
-  /** how the bitmap still has to be turned */
-  orientation: Orientation;
+  /** where the bitmap still has to be turned */
+  turn?: Turn;
 }
 
 type File = Extract<TransferredImage, { kind: "url" | "blob" }>;
@@ -59,13 +57,13 @@ async function decode(picture: File, signal?: AbortSignal): Promise<Decoded> {
   }
   const { file, blob } = await readFile(picture, name, signal);
   checkKind(name, file);
-  const upright = hideWebpOrientation(file);
+  const turn = isExtendedWebp(file) ? (await import("./orientation.ts")).readTurn(file) : undefined;
   try {
     // A JPEG has no alpha; asked not to multiply by it, Chromium converts all the same, for a fifth of the decoding time.
     const premultiplyAlpha = file[0] === 0xff ? "default" : "none";
-    const shown = upright.file === file ? blob : new Blob([upright.file], { type: blob.type });
+    const shown = turn ? new Blob([turn.file], { type: blob.type }) : blob;
     const bitmap = await createImageBitmap(shown, { imageOrientation: "from-image", premultiplyAlpha });
-    return { bitmap, orientation: upright.orientation };
+    return { bitmap, turn };
   } catch (error) {
     const fault = isHeic(file)
       ? "is HEIC, which this browser cannot read (Safari can). Convert it to JPEG first."
@@ -103,10 +101,11 @@ function checkKind(name: string, file: Uint8Array): void {
 }
 
 /** @throws SlimViTError `bad-option` for a region outside of the picture as it is shown */
-function storedPart(bitmap: ImageBitmap, region: Region | undefined, orientation: Orientation): Region {
+function storedPart(bitmap: ImageBitmap, region: Region | undefined, turn?: Turn): Region {
   checkSize("The image", bitmap.width, bitmap.height); // of whatever form
-  const [width, height] = swapsSides(orientation) ? [bitmap.height, bitmap.width] : [bitmap.width, bitmap.height];
-  return storedRegion(cutOut({ width, height }, region), orientation, width, height);
+  const [width, height] = turn?.swapsSides ? [bitmap.height, bitmap.width] : [bitmap.width, bitmap.height];
+  const part = cutOut({ width, height }, region);
+  return turn ? turn.storedRegion(part, width, height) : part;
 }
 
 /** Node has neither function; Deno has a canvas without a context. */

@@ -34,6 +34,11 @@ export function imageSize(file: Uint8Array): [number, number] | undefined {
   }
 }
 
+/** A WebP that can have metadata, which Chunk "VP8X" begins. */
+export function isExtendedWebp(file: Uint8Array): boolean {
+  return new TextDecoder("latin1").decode(file.subarray(8, 16)) === "WEBPVP8X";
+}
+
 function sizeOf(view: DataView): [number, number] | undefined {
   const first = view.getUint32(0);
   if (first === 0x89504e47) return [view.getUint32(16), view.getUint32(20)]; // IHDR comes first

@@ -1,6 +1,7 @@
 /**
  * EXIF orientation of WebP files. Browsers turn JPEGs by themselves, but treat WebP differently. So the orientation is
- * read here, hidden from the browser, and the pixels are turned by our code.
+ * read here, hidden from the browser, and the pixels are turned by our code. The worker reads this code when a WebP may
+ * have metadata.
  * @see https://developers.google.com/speed/webp/docs/riff_container, and EXIF 2.32, tag 0x0112
  */
 import type { RawImage, Region } from "../protocol.ts";
@@ -12,6 +13,31 @@ const [RIFF, WEBP, VP8X, EXIF] = [0x52494646, 0x57454250, 0x56503858, 0x45584946
 const EXIF_FLAG = 0x08; // of the VP8X chunk
 const EXIF_HEADER = 0x45786966; // "Exif", which some writers put before the TIFF header
 const ORIENTATION_TAG = 0x0112;
+
+/** How the pixels that a browser reads from a file become the picture that is shown. */
+export interface Turn {
+  /** a copy of the file that every browser reads as it is stored */
+  file: Uint8Array<ArrayBuffer>;
+  /** whether the picture's width is the height of what is stored */
+  swapsSides: boolean;
+  /** the part of the stored picture that shows as `region` of the upright one, `width` × `height` */
+  storedRegion(region: Region, width: number, height: number): Region;
+  /** stored pixels → upright ones */
+  upright(stored: RawImage): RawImage;
+}
+
+/** @returns undefined for a picture that is stored upright */
+export function readTurn(file: Uint8Array<ArrayBuffer>): Turn | undefined {
+  const hidden = hideWebpOrientation(file);
+  const { orientation } = hidden;
+  if (orientation === 1) return undefined;
+  return {
+    file: hidden.file,
+    swapsSides: swapsSides(orientation),
+    storedRegion: (region, width, height) => storedRegion(region, orientation, width, height),
+    upright: (stored) => turnUpright(stored, orientation),
+  };
+}
 
 /**
  * @param file whole
@@ -63,7 +89,7 @@ function withoutExif(file: Uint8Array, at: number): Uint8Array<ArrayBuffer> {
   return copy;
 }
 
-export function swapsSides(orientation: Orientation): boolean {
+function swapsSides(orientation: Orientation): boolean {
   return orientation >= 5;
 }
 

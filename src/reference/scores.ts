@@ -14,6 +14,9 @@ export function sigmoid(logits: ArrayLike<number>): Float64Array {
   return Float64Array.from(logits, (v) => 1 / (1 + Math.exp(-v)));
 }
 
+/** By the name that slimvit.json gives. */
+export const SCORE = { softmax, sigmoid };
+
 /**
  * @param means [classes, features.length]
  * @returns the greatest cosine between the features and one of the means, −1 to 1

@@ -313,7 +313,7 @@ export class Session {
     const { preprocess, name } = this.manifest;
     const pick =
       request.want === "classes"
-        ? classPicker(this.manifest, request, this.rule)
+        ? await classPicker(this.manifest, request, this.rule)
         : ({ features }: RunOutput) => {
             checkFinite(features, name);
             return { classes: [] };

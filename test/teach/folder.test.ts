@@ -68,8 +68,8 @@ describe.each([
     expectClose(after.features, before.features, 0);
     expectClose(after.logits, headLogits(head, before.features), 1e-5);
     const rule = { means: head.means, unknown: head.unknown };
-    const ofFolder = classPicker(read, {}, rule)(after);
-    const inPage = classPicker(source.manifest, { head })(before);
+    const ofFolder = (await classPicker(read, {}, rule))(after);
+    const inPage = (await classPicker(source.manifest, { head }))(before);
     expect(ofFolder.unknown).toBe(inPage.unknown);
     expect(ofFolder.classes.map(({ label }) => label)).toEqual(inPage.classes.map(({ label }) => label));
     expectClose(saved.tensors.get(MEANS)!.data as Float32Array, head.means, 0);
@@ -82,17 +82,17 @@ test("the means for the rule count as none of the network's parameters", () => {
   expect(countParams({ ...manifest, head: { scores: "softmax", unknown } }, 5)).toBe(countParams(manifest, 5));
 });
 
-test("a head says that a picture is unknown exactly below its threshold", () => {
+test("a head says that a picture is unknown exactly below its threshold", async () => {
   const means = Float32Array.from([1, 0, 0, 1]);
   const rule = (threshold: number) => ({ means, unknown: { threshold, falseRejection: 0, n: 4 } });
   const head = { labels: ["a", "b"].map((id) => ({ id, label: id })), weight: means, bias: new Float32Array(2) };
   const output = { logits: new Float32Array(5), features: Float32Array.from([3, 4]) }; // cosines 0.6 and 0.8
-  const unknownAt = (threshold: number) =>
-    classPicker(plain.manifest, { head: { ...head, ...rule(threshold) } })(output).unknown;
-  expect([unknownAt(0.79), unknownAt(0.81)]).toEqual([false, true]);
-  const withClasses = classPicker(plain.manifest, { head: { ...head, ...rule(0.81) }, classes: { x: [1, 0] } })(output);
-  expect(withClasses).not.toHaveProperty("unknown"); // the caller's own classes have no such rule
-  expect(classPicker(plain.manifest, {})(output)).not.toHaveProperty("unknown");
+  const picked = async (options: Parameters<typeof classPicker>[1]) =>
+    (await classPicker(plain.manifest, options))(output);
+  const unknownAt = async (threshold: number) => (await picked({ head: { ...head, ...rule(threshold) } })).unknown;
+  expect([await unknownAt(0.79), await unknownAt(0.81)]).toEqual([false, true]);
+  expect(await picked({ head: { ...head, ...rule(0.81) }, classes: { x: [1, 0] } })).not.toHaveProperty("unknown"); // the caller's own classes have no such rule
+  expect(await picked({})).not.toHaveProperty("unknown");
 });
 
 test.each([[{ threshold: "0.5" }], [{ falseRejection: 0.1, n: 3 }], ["0.5"]])(

@@ -1,7 +1,7 @@
 /** Outputs → scored classes. */
 import { describe, expect, test } from "vitest";
 import type { Manifest } from "../../src/format/model.ts";
-import { classPicker as pickerOf } from "../../src/worker/classes.ts";
+import { classPicker, type Output } from "../../src/worker/classes.ts";
 import { manifestOf } from "../helpers.ts";
 
 const block = { headDims: [4], mlpHidden: 8, keepIdx: [0, 1, 2, 3, 4] };
@@ -12,29 +12,20 @@ const output = (logits: number[], features = [3, 4, 0, 0]) => ({
   logits: Float32Array.from(logits),
   features: Float32Array.from(features),
 });
-const classPicker = (...given: Parameters<typeof pickerOf>) => {
-  const pick = pickerOf(...given);
-  return (of: Parameters<typeof pick>[0]) => pick(of).classes;
-};
-const failure = (work: () => unknown) => {
-  try {
-    work();
-  } catch (error) {
-    return error;
-  }
-};
+const picked = async (of: Output, ...given: Parameters<typeof classPicker>) =>
+  (await classPicker(...given))(of).classes;
 
-test("softmax scores sum to 1; a multi-label model's are each class's own probability", () => {
+test("softmax scores sum to 1; a multi-label model's are each class's own probability", async () => {
   const logits = [0, Math.log(3), -1000];
-  const softmax = classPicker(manifest, {})(output(logits));
+  const softmax = await picked(output(logits), manifest, {});
   expect(softmax.map(({ index }) => index)).toEqual([1, 0, 2]);
   expect(softmax.map(({ score }) => score)).toEqual([expect.closeTo(0.75), expect.closeTo(0.25), 0]);
-  const sigmoid = classPicker({ ...manifest, head: { scores: "sigmoid" } }, {})(output(logits));
+  const sigmoid = await picked(output(logits), { ...manifest, head: { scores: "sigmoid" } }, {});
   expect(sigmoid.map(({ score }) => score)).toEqual([expect.closeTo(0.75), expect.closeTo(0.5), 0]);
 });
 
-test.each([Number.NaN, Number.POSITIVE_INFINITY])("a logit of %s is an error that says what to try", (bad) => {
-  expect(failure(() => classPicker(manifest, {})(output([1, bad, 2])))).toMatchObject({
+test.each([Number.NaN, Number.POSITIVE_INFINITY])("a logit of %s is an error that says what to try", async (bad) => {
+  await expect(picked(output([1, bad, 2]), manifest, {})).rejects.toMatchObject({
     code: "unsupported",
     message: expect.stringMatching(new RegExp(`computed ${bad} .*output 1 of 3.*another dtype`)),
   });
@@ -43,8 +34,8 @@ test.each([Number.NaN, Number.POSITIVE_INFINITY])("a logit of %s is an error tha
 describe("zero-shot classes", () => {
   const classes = { along: [30, 40, 0, 0], across: new Float32Array([-4, 3, 0, 0]), against: [-3, -4, 0, 0] };
 
-  test("are scored by the cosine, whatever a vector's length, over the temperature", () => {
-    const found = classPicker(embedding, { classes, temperature: 0.5 })(output([]));
+  test("are scored by the cosine, whatever a vector's length, over the temperature", async () => {
+    const found = await picked(output([]), embedding, { classes, temperature: 0.5 });
     const [along, across, against] = [Math.exp(2), 1, Math.exp(-2)];
     const total = along + across + against;
     expect(found).toEqual([
@@ -54,21 +45,21 @@ describe("zero-shot classes", () => {
     ]);
   });
 
-  test("have CLIP's temperature by default, and take the place of the labels of a model that has some", () => {
+  test("have CLIP's temperature by default, and take the place of the labels of a model that has some", async () => {
     const near = { one: [3, 4, 0, 0], other: [3, 4, 0.5, 0] }; // cosines 1 and 0.995
-    const [one, other] = classPicker(manifest, { classes: near })(output([1, 2, 3]));
+    const [one, other] = await picked(output([1, 2, 3]), manifest, { classes: near });
     expect(one.score / other.score).toBeCloseTo(Math.exp(100 * (1 - 5 / Math.sqrt(25.25))), 4);
-    const allowed = classPicker(manifest, { classes: near, allow: ["other"] })(output([1, 2, 3]));
+    const allowed = await picked(output([1, 2, 3]), manifest, { classes: near, allow: ["other"] });
     expect(allowed.map(({ label }) => label)).toEqual(["other"]);
   });
 
-  test("are scored as the model was trained to, where it says so; a temperature takes the place of its scale", () => {
+  test("are scored as the model was trained to, where it says so; a temperature takes the place of its scale", async () => {
     const manifest = { ...embedding, provenance: { zeroShot: { scores: "sigmoid", scale: 4, bias: -1 } as const } };
-    const scores = (options: object) =>
-      classPicker(manifest, { classes, ...options })(output([])).map(({ score }) => score);
+    const scores = async (options: object) =>
+      (await picked(output([]), manifest, { classes, ...options })).map(({ score }) => score);
     const sigmoid = (v: number) => expect.closeTo(1 / (1 + Math.exp(-v)), 12);
-    expect(scores({})).toEqual([sigmoid(3), sigmoid(-1), sigmoid(-5)]);
-    expect(scores({ temperature: 0.5 })).toEqual([sigmoid(1), sigmoid(-1), sigmoid(-3)]);
+    expect(await scores({})).toEqual([sigmoid(3), sigmoid(-1), sigmoid(-5)]);
+    expect(await scores({ temperature: 0.5 })).toEqual([sigmoid(1), sigmoid(-1), sigmoid(-3)]);
   });
 
   test.each<[string, object, RegExp]>([
@@ -81,16 +72,16 @@ describe("zero-shot classes", () => {
       { classes: { a: [1, 0, 0, 0] }, temperature: 0 },
       /temperature is 0; expected a number above/,
     ],
-  ])("%s is a bad option", (_, options, message) => {
-    expect(failure(() => classPicker(embedding, options)(output([])))).toMatchObject({
+  ])("%s is a bad option", async (_, options, message) => {
+    await expect(picked(output([]), embedding, options)).rejects.toMatchObject({
       code: "bad-option",
       message: expect.stringMatching(message),
     });
   });
 });
 
-test("an embedding model says what to call instead", () => {
-  expect(failure(() => classPicker(embedding, {}))).toMatchObject({
+test("an embedding model says what to call instead", async () => {
+  await expect(classPicker(embedding, {})).rejects.toMatchObject({
     code: "unsupported",
     message: expect.stringMatching(/embedding model .*classes: \{ name: vector \}.*embed\(\)/),
   });

@@ -9,7 +9,7 @@ import type { Engine, EngineName } from "../../src/engines/engine.ts";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { Model, WeightsDtype } from "../../src/format/model.ts";
 import { preprocess } from "../../src/image/resample.ts";
-import { sigmoid, softmax } from "../../src/reference/scores.ts";
+import { SCORE } from "../../src/reference/scores.ts";
 import { isLitter, isPicture } from "../data/entries.ts";
 import { decode } from "../data/pixels.ts";
 import { listTree } from "../data/tree.ts";
@@ -81,7 +81,7 @@ async function classify(engine: Engine, { manifest }: Model, file: string, topK:
   const middle = performance.now();
   const { logits, features } = await engine.run(pixels);
   const end = performance.now();
-  const scores = head?.scores === "sigmoid" ? sigmoid(logits) : softmax(logits);
+  const scores = SCORE[head?.scores ?? "softmax"](logits);
   const best = [...scores.keys()].sort((a, b) => scores[b] - scores[a]).slice(0, topK);
   return {
     file,

@@ -10,7 +10,7 @@ import { messageOf, SlimViTError } from "../../src/errors.ts";
 import { type Head, type Label, type Model, patchGrid } from "../../src/format/model.ts";
 import { preprocess } from "../../src/image/resample.ts";
 import { attentionOverPatches } from "../../src/reference/insight.ts";
-import { sigmoid, softmax } from "../../src/reference/scores.ts";
+import { SCORE } from "../../src/reference/scores.ts";
 import { decode } from "../data/data.ts";
 import { readModelFolder } from "../models/folders.ts";
 import { percent } from "../shared/terminal.ts";
@@ -53,10 +53,8 @@ export async function lookAt(models: Model[], files: string[]): Promise<Looked[]
 
 function bestOf(logits: Float32Array, labels: Label[], scores: Head["scores"]): Looked["best"] {
   const best = logits.reduce((top, v, i) => (v > logits[top] ? i : top), 0);
-  return { label: labels[best].label, score: SCORES[scores](logits)[best] };
+  return { label: labels[best].label, score: SCORE[scores](logits)[best] };
 }
-
-const SCORES = { softmax, sigmoid };
 
 function readPicture(file: string): Buffer {
   try {

@@ -49,7 +49,7 @@ describe.each([
     expect(report).toMatchObject({ classes: 3, scores });
     const model = readModelFolder(at(`out-${id}`));
     expect(model.manifest.head).toEqual({ scores, cosine: true });
-    const { classes: picked } = classPicker(model.manifest, { topK: 3 })(forward(model, familyPixels(of)));
+    const { classes: picked } = (await classPicker(model.manifest, { topK: 3 }))(forward(model, familyPixels(of)));
     const byName = Object.fromEntries(picked.map(({ label, score }) => [label, score]));
     expectClose(
       Float32Array.from(NAMES, (label) => byName[label]),
@@ -58,10 +58,10 @@ describe.each([
     );
   });
 
-  test("gives them at run time too, from the vectors alone", () => {
+  test("gives them at run time too, from the vectors alone", async () => {
     const model = readModelFolder(at(`model-${id}`));
     const classes = Object.fromEntries(NAMES.map((label, k) => [label, vectors[k]]));
-    const { classes: picked } = classPicker(model.manifest, { classes })(forward(model, familyPixels(of)));
+    const { classes: picked } = (await classPicker(model.manifest, { classes }))(forward(model, familyPixels(of)));
     const byName = Object.fromEntries(picked.map(({ label, score }) => [label, score]));
     expectClose(
       Float32Array.from(NAMES, (label) => byName[label]),
