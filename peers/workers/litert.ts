@@ -14,7 +14,9 @@ servePeer({
       },
     });
     await loadLiteRt(`${base}litert/`, { threads: threads > 1, jspi: accelerator === "webnn" });
-    compiled = await loadAndCompile(base + model, { accelerator, cpuOptions: { numThreads: threads } });
+    // On a GPU it computes in f16 by default.
+    const gpuOptions = { precision: "fp32" as const };
+    compiled = await loadAndCompile(base + model, { accelerator, cpuOptions: { numThreads: threads }, gpuOptions });
   },
   async run(pixels) {
     const side = Math.sqrt(pixels.length / 3);

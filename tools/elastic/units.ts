@@ -42,7 +42,7 @@ export async function statisticsOfPictures(
   const progress = startProgress("units", arch.blocks.length);
   const found: UnitStatistics[] = [];
   for (const [i, { mlpHidden }] of arch.blocks.entries()) {
-    const moments = await momentsOf(tf, arch, tensors, i, streams, "mlp.fc2");
+    const { "mlp.fc2": moments } = await momentsOf(tf, arch, tensors, i, streams, { "mlp.fc2": undefined });
     const importance = new Float64Array(mlpHidden);
     const mean = new Float64Array(mlpHidden);
     if (moments) {

@@ -31,53 +31,57 @@ const PREFIX_WEIGHT = 20;
 export type MergeRows = Tensor[];
 
 /**
- * Sums over the inputs of a linear of block `i` and the outputs that it should give.
+ * Sums over the inputs of linears of block `i` and the outputs that they should give.
  *
- * @param wanted the linear's outputs that are wanted, batch by batch
+ * @param wanted a linear's outputs that are wanted, batch by batch, or undefined where its own outputs are
  * @param merges of the block, to be followed
- * @returns undefined where the block has no such linear, or an empty one
+ * @returns nothing for a linear that the block does not have, or that is empty
  */
-export async function momentsOf(
+export async function momentsOf<Name extends BlockLinear>(
   tf: TF,
   arch: Architecture,
   tensors: Tensors,
   i: number,
   streams: Stream[],
-  linear: BlockLinear,
-  { wanted, merges }: { wanted?: Tensor[]; merges?: MergeRows } = {},
-): Promise<Moments | undefined> {
-  const sums: (Tensor | undefined)[] = [undefined, undefined];
+  wanted: Record<Name, Tensor[] | undefined>,
+  merges?: MergeRows,
+): Promise<Partial<Record<Name, Moments>>> {
+  const sums = new Map<string, Tensor>();
   const variables = variablesOf(tf, tensors, `blocks.${i}.`);
-  const add = (k: number, product: Tensor) => {
-    const before = sums[k];
-    sums[k] = tf.keep(before ? tf.add(before, product) : product);
+  const add = (key: string, product: Tensor) => {
+    const before = sums.get(key);
+    sums.set(key, tf.keep(before ? tf.add(before, product) : product));
     before?.dispose();
   };
   streams.forEach((stream, batch) => {
     tf.tidy(() => {
-      const onInput = (input: Tensor, name: BlockLinear) => {
-        if (name !== linear) return;
+      const onInput = (input: Tensor, linear: BlockLinear) => {
+        if (!(linear in wanted)) return;
         const rowWeights = prefixWeights(tf, arch, stream.x.shape[0]!, input.shape[0]!);
         const rows = tf.mul(tf.concat([input, tf.ones([input.shape[0], 1])], 1), rowWeights) as tfjs.Tensor2D;
-        add(0, tf.matMul(rows, rows, true));
-        if (!wanted) return;
-        const outputs = tf.mul(tf.reshape(wanted[batch], [input.shape[0], -1]), rowWeights) as tfjs.Tensor2D;
-        add(1, tf.matMul(rows, outputs, true));
+        add(linear, tf.matMul(rows, rows, true));
+        const outputs = wanted[linear as Name]?.[batch];
+        if (!outputs) return;
+        const targets = tf.mul(tf.reshape(outputs, [input.shape[0], -1]), rowWeights) as tfjs.Tensor2D;
+        add(`targets of ${linear}`, tf.matMul(rows, targets, true));
       };
       const options: ForwardOptions = { onInput, mergeRows: rowsOfBlock(i, merges?.[batch]) };
       runBlock(tf, arch, i, blockWeights(tf, arch, i, variables, options), stream, options);
     });
   });
   tf.dispose([...variables.values()]);
-  const [inputs, targets] = sums;
-  if (!inputs) return undefined;
-  const moments = {
-    inputs: await inputs.data(),
-    ...(targets && { targets: await targets.data() }),
-    size: inputs.shape[0] - 1,
-  };
-  tf.dispose([inputs, targets].filter((sum) => sum !== undefined));
-  return moments;
+  const found: Partial<Record<Name, Moments>> = {};
+  for (const name of Object.keys(wanted) as Name[]) {
+    const [inputs, targets] = [sums.get(name), sums.get(`targets of ${name}`)];
+    if (!inputs) continue;
+    found[name] = {
+      inputs: await inputs.data(),
+      ...(targets && { targets: await targets.data() }),
+      size: inputs.shape[0] - 1,
+    };
+  }
+  tf.dispose([...sums.values()]);
+  return found;
 }
 
 /** Roots of the rows' weights, [rows, 1]: the prefix tokens' count `PREFIX_WEIGHT` times where the head reads them alone. */
@@ -114,6 +118,32 @@ export function advance(
 
 const rowsOfBlock = (i: number, rows: Tensor | undefined): ForwardOptions["mergeRows"] =>
   rows && [...Array<undefined>(i), rows];
+
+/** The network with block `i` lacking some of its parts: a branch that adds nothing, no merge. */
+export function without(
+  arch: Architecture,
+  i: number,
+  tensors: Tensors,
+  parts: { attn?: boolean; mlp?: boolean; merge?: boolean },
+): [Architecture, Tensors] {
+  const { embedDim } = arch;
+  const changed = {
+    ...arch.blocks[i],
+    ...(parts.attn && { headDims: [] }),
+    ...(parts.mlp && { mlpHidden: 0 }),
+    ...(parts.merge && { merge: 0 }),
+  };
+  const out = new Map(tensors);
+  const putZeros = (name: string, shape: number[]) => {
+    const data = new Float32Array(shape.reduce((a, b) => a * b, 1));
+    out.set(`blocks.${i}.${name}`, { dtype: "F32", shape, data });
+  };
+  for (const last of [...(parts.attn ? ["attn.proj"] : []), ...(parts.mlp ? ["mlp.fc2"] : [])]) {
+    putZeros(`${last}.weight`, [embedDim, 0]);
+    putZeros(`${last}.bias`, [embedDim]);
+  }
+  return [{ ...arch, blocks: arch.blocks.map((block, k) => (k === i ? changed : block)) }, out];
+}
 
 export function disposeStreams(tf: TF, streams: Stream[]): void {
   tf.dispose(streams as never[]);

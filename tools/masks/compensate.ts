@@ -17,11 +17,11 @@ import { cholesky, solveFactored } from "../../src/reference/cholesky.ts";
 import { type Stream, tidyStream } from "../../src/tfjs/forward.ts";
 import type { TF } from "../../src/tfjs/ops.ts";
 import { type Picture, spread } from "../data/data.ts";
-import { architectureOf } from "../models/folders.ts";
 import { startProgress } from "../shared/progress.ts";
-import { advance, difference, disposeStreams, embedPictures, type MergeRows, momentsOf } from "./calibration.ts";
+import { advance, difference, disposeStreams, momentsOf, without } from "./calibration.ts";
 import { type BlockMask, channelStep, cutTensors, slimArchitecture } from "./masks.ts";
 import { addRidge, chooseKept, type Moments, solveForKept, statisticsOf } from "./ridge.ts";
+import { WholeStreams } from "./wholeStreams.ts";
 
 /** In the last block only the class token is read. This number gives it more rows than DeiT-Ti has inner channels. */
 export const CALIBRATION_PICTURES = 384;
@@ -44,69 +44,73 @@ export interface Compensated {
  */
 export async function compensate(
   tf: TF,
-  { manifest, tensors: folded }: Pick<Model, "manifest" | "tensors">,
+  model: Pick<Model, "manifest" | "tensors">,
   cut: BlockMask[] | KeptShares,
   pictures: Picture[],
 ): Promise<Compensated> {
-  const arch = architectureOf(manifest);
-  const run: Compensation = { tf, arch, folded, masks: Array.isArray(cut) ? [...cut] : wholeMasks(arch) };
+  const whole = await WholeStreams.open(tf, model, spread(pictures, CALIBRATION_PICTURES));
+  return compensateFor(whole, cut).finally(() => whole.dispose());
+}
+
+/** @param whole the uncut model on the calibration pictures, which several cuts of it can share */
+export async function compensateFor(whole: WholeStreams, cut: BlockMask[] | KeptShares): Promise<Compensated> {
+  const { tf, arch, tensors: folded } = whole;
+  const run: Compensation = { whole, masks: Array.isArray(cut) ? [...cut] : wholeMasks(arch) };
   const shares = Array.isArray(cut) ? undefined : cut;
   const tensors: Tensors = new Map(folded);
-  const dense = await embedPictures(tf, arch, folded, spread(pictures, CALIBRATION_PICTURES), manifest.preprocess);
-  let streams = { dense, slim: dense.map(({ x }) => tidyStream(tf, () => ({ x: tf.clone(x) }))) };
+  let streams = whole.embedded.map(({ x }) => tidyStream(tf, () => ({ x: tf.clone(x) })));
   const progress = startProgress("compensation", arch.blocks.length);
   for (let i = 0; i < arch.blocks.length; i++) {
     streams = await compensateBlock(run, i, tensors, streams, shares);
     progress.update(i + 1, "");
   }
   progress.stop();
-  disposeStreams(tf, [...streams.dense, ...streams.slim]);
+  disposeStreams(tf, streams);
   return { masks: run.masks, tensors };
 }
 
 interface Compensation {
-  tf: TF;
-  arch: Architecture;
-  folded: Tensors;
+  whole: WholeStreams;
   masks: BlockMask[];
 }
 
-/** The residual stream of each batch of pictures, in the whole model and in the slim one. */
-interface Streams {
-  dense: Stream[];
-  slim: Stream[];
-}
-
-/** Replaces a block's tensors by the slim ones. @returns the streams after it; those before are disposed of */
+/**
+ * Replaces a block's tensors by the slim ones.
+ *
+ * @param slim the residual stream of each batch in the slim model
+ * @returns the streams after the block; those before are disposed of
+ */
 async function compensateBlock(
   run: Compensation,
   i: number,
   tensors: Tensors,
-  { dense, slim }: Streams,
+  slim: Stream[],
   shares?: KeptShares,
-): Promise<Streams> {
-  const { tf, arch, folded, masks } = run;
+): Promise<Stream[]> {
+  const { whole, masks } = run;
+  const { tf, arch, tensors: folded } = whole;
   const at = `blocks.${i}`;
+  const { withAttention, after, merges } = whole.block(i);
   // proj is solved for the attention's output in the whole model plus all that was lost before.
-  const withAttention = advance(tf, ...without(arch, i, folded, { mlp: true, merge: true }), i, dense);
   const entering = advance(tf, ...without(arch, i, folded, { attn: true, mlp: true, merge: true }), i, slim);
   const wantedOfProj = difference(tf, withAttention, entering);
-  const proj = await momentsOf(tf, arch, folded, i, slim, "attn.proj", { wanted: wantedOfProj });
-  disposeStreams(tf, [...withAttention, ...entering]);
+  const attention = without(arch, i, folded, { mlp: true, merge: true });
+  const { "attn.proj": proj, "attn.qkv": qkv } = await momentsOf(tf, ...attention, i, slim, {
+    "attn.proj": wantedOfProj,
+    "attn.qkv": undefined,
+  });
+  disposeStreams(tf, entering);
   tf.dispose(wantedOfProj);
-  const qkv = await momentsOf(tf, arch, folded, i, slim, "attn.qkv");
-  if (shares && proj) masks[i].attn = chooseChannels(run, i, proj, qkv!, shares.attn);
+  if (shares && proj) masks[i].attn = chooseChannels(whole, i, proj, qkv!, shares.attn);
   cutBlock(run, i, tensors);
   if (qkv) foldLostKeys(run, i, tensors, qkv);
   solveLinear(tensors, folded, `${at}.attn.proj`, masks[i].attn, proj);
 
   // The MLP is solved with the heads as cut now and all units. The same tokens merge as in the whole model.
-  const merges: MergeRows = [];
   const [halfArch, half] = withWholeMlp(run, i, tensors);
-  const denseAfter = advance(tf, arch, folded, i, dense, merges);
   const slimAttention = advance(tf, ...without(halfArch, i, half, { mlp: true }), i, slim, merges);
-  const wanted = difference(tf, denseAfter, slimAttention);
-  const fc2 = await momentsOf(tf, halfArch, half, i, slim, "mlp.fc2", { wanted, merges });
+  const wanted = difference(tf, after, slimAttention);
+  const { "mlp.fc2": fc2 } = await momentsOf(tf, halfArch, half, i, slim, { "mlp.fc2": wanted }, merges);
   if (shares && fc2) {
     const weight = float32(folded, `${at}.mlp.fc2.weight`);
     masks[i].mlp = chooseKept(weight, fc2, Math.round(shares.mlp * fc2.size));
@@ -117,18 +121,19 @@ async function compensateBlock(
   const slimArch = slimArchitecture(arch, masks);
   if (arch.hiddenNorm && masks[i].mlp.includes(false)) {
     // The inner norm changes the kept units when others are gone.
-    const left = await momentsOf(tf, slimArch, tensors, i, slim, "mlp.fc2", { wanted, merges });
+    const { "mlp.fc2": left } = await momentsOf(tf, slimArch, tensors, i, slim, { "mlp.fc2": wanted }, merges);
     const all = masks[i].mlp.filter(Boolean);
     if (left) solveFor(tensors, tensors, `${at}.mlp.fc2`, indices(all), left);
   } else solveLinear(tensors, folded, `${at}.mlp.fc2`, masks[i].mlp, fc2);
   const slimAfter = advance(tf, slimArch, tensors, i, slim, merges);
-  disposeStreams(tf, [...slimAttention, ...dense, ...slim]);
-  tf.dispose([...wanted, ...merges]);
-  return { dense: denseAfter, slim: slimAfter };
+  disposeStreams(tf, [...slimAttention, ...slim]);
+  tf.dispose(wanted);
+  whole.release(i);
+  return slimAfter;
 }
 
 /** Puts the block's cut, unsolved tensors in. */
-function cutBlock({ arch, folded, masks }: Compensation, i: number, tensors: Tensors): void {
+function cutBlock({ whole: { arch, tensors: folded }, masks }: Compensation, i: number, tensors: Tensors): void {
   const others = wholeMasks(arch).map((mask, k) => (k === i ? masks[i] : mask));
   for (const [key, tensor] of cutTensors(arch, folded, others)) {
     if (key.startsWith(`blocks.${i}.`)) tensors.set(key, tensor);
@@ -151,7 +156,11 @@ export function wholeMasks(arch: Architecture): BlockMask[] {
 
 const MLP_PARTS = ["fc1.weight", "fc1.bias", "norm.weight", "norm.bias", "fc2.weight", "fc2.bias"];
 
-function withWholeMlp({ arch, folded, masks }: Compensation, i: number, tensors: Tensors): [Architecture, Tensors] {
+function withWholeMlp(
+  { whole: { arch, tensors: folded }, masks }: Compensation,
+  i: number,
+  tensors: Tensors,
+): [Architecture, Tensors] {
   const { headDims } = slimArchitecture(arch, masks).blocks[i];
   const blocks = arch.blocks.map((block, k) => (k === i ? { ...block, headDims } : block));
   const out = new Map(tensors);
@@ -160,32 +169,6 @@ function withWholeMlp({ arch, folded, masks }: Compensation, i: number, tensors:
     if (whole) out.set(`blocks.${i}.mlp.${part}`, whole);
   }
   return [{ ...arch, blocks }, out];
-}
-
-/** The network with block `i` lacking some of its parts: a branch that adds nothing, no merge. */
-function without(
-  arch: Architecture,
-  i: number,
-  tensors: Tensors,
-  parts: { attn?: boolean; mlp?: boolean; merge?: boolean },
-): [Architecture, Tensors] {
-  const { embedDim } = arch;
-  const changed = {
-    ...arch.blocks[i],
-    ...(parts.attn && { headDims: [] }),
-    ...(parts.mlp && { mlpHidden: 0 }),
-    ...(parts.merge && { merge: 0 }),
-  };
-  const out = new Map(tensors);
-  const putZeros = (name: string, shape: number[]) => {
-    const data = new Float32Array(shape.reduce((a, b) => a * b, 1));
-    out.set(`blocks.${i}.${name}`, { dtype: "F32", shape, data });
-  };
-  for (const last of [...(parts.attn ? ["attn.proj"] : []), ...(parts.mlp ? ["mlp.fc2"] : [])]) {
-    putZeros(`${last}.weight`, [embedDim, 0]);
-    putZeros(`${last}.bias`, [embedDim]);
-  }
-  return [{ ...arch, blocks: arch.blocks.map((block, k) => (k === i ? changed : block)) }, out];
 }
 
 const indices = (mask: boolean[]): number[] => mask.flatMap((kept, i) => (kept ? [i] : []));
@@ -211,7 +194,7 @@ function solveFor(tensors: Tensors, from: Tensors, name: string, keep: number[],
 
 /** Chooses channels by proj's loss without a channel and by its part in the variance of the head's scores. */
 function chooseChannels(
-  { arch, folded }: Compensation,
+  { arch, tensors: folded }: WholeStreams,
   i: number,
   proj: Moments,
   qkv: Moments,
@@ -241,7 +224,12 @@ function chooseChannels(
  * q·k over the lost channels R is predicted from the kept ones S of the same head: k_R − mean ≈ B (k_S − mean), so that
  * q_S + Bᵀ q_R takes q_S's place. q_R is linear in what enters, so its rows are added to those of q_S.
  */
-function foldLostKeys({ arch, folded, masks }: Compensation, i: number, tensors: Tensors, moments: Moments): void {
+function foldLostKeys(
+  { whole: { arch, tensors: folded }, masks }: Compensation,
+  i: number,
+  tensors: Tensors,
+  moments: Moments,
+): void {
   const { embedDim, headDim, blocks, position, qkNorm } = arch;
   if (position === "rope" || qkNorm) return; // rotations and norms stand between the linear and the scores
   const inner = innerDim(blocks[i]);

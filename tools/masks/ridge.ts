@@ -80,14 +80,11 @@ export function chooseKept(
   const { covariance } = statisticsOf(moments);
   addRidge(covariance, size, size);
   const inverse = inverseOf(covariance, size);
-  const outDim = weight.length / size;
   const weights = Float64Array.from(weight);
   const kept: boolean[] = Array(size).fill(true);
-  const lossOf = (input: number) => {
-    let squares = 0;
-    for (let o = 0; o < outDim; o++) squares += weights[o * size + input] ** 2;
-    return squares / inverse[input * size + input];
-  };
+  const squares = new Float64Array(size); // Σ over the outputs of each input's weights
+  for (let i = 0; i < weights.length; i++) squares[i % size] += weights[i] ** 2;
+  const lossOf = (input: number) => squares[input] / inverse[input * size + input];
   let whole = 0;
   for (let input = 0; input < size; input++) whole += lossOf(input);
   for (let left = size; left - together >= keepCount; left -= together) {
@@ -101,20 +98,32 @@ export function chooseKept(
     }
     for (let input = best; input < best + together; input++) {
       kept[input] = false;
-      eliminate(weights, inverse, size, input);
+      eliminate(weights, inverse, squares, input);
     }
   }
   return kept;
 }
 
-/** Takes one input out of the weights and of the inverse covariance, as if the others had been solved without it. */
-function eliminate(weights: Float64Array, inverse: Float64Array, size: number, input: number): void {
-  const row = inverse.slice(input * size, (input + 1) * size);
+/**
+ * Takes one input out of the weights and of the inverse covariance, as if the others had been solved without it.
+ *
+ * @param inverse symmetric; its upper triangle counts
+ * @param squares of the weights, summed anew
+ */
+function eliminate(weights: Float64Array, inverse: Float64Array, squares: Float64Array, input: number): void {
+  const size = squares.length;
+  const row = squares.map((_, j) => inverse[j < input ? j * size + input : input * size + j]);
   const pivot = row[input];
-  for (const matrix of [weights, inverse]) {
-    for (let first = 0; first < matrix.length; first += size) {
-      const factor = matrix[first + input] / pivot;
-      if (factor !== 0) for (let j = 0; j < size; j++) matrix[first + j] -= factor * row[j];
+  for (let i = 0; i < size; i++) {
+    const factor = row[i] / pivot;
+    if (factor !== 0) for (let j = i; j < size; j++) inverse[i * size + j] -= factor * row[j];
+  }
+  squares.fill(0);
+  for (let first = 0; first < weights.length; first += size) {
+    const factor = weights[first + input] / pivot;
+    for (let j = 0; j < size; j++) {
+      weights[first + j] -= factor * row[j];
+      squares[j] += weights[first + j] ** 2;
     }
   }
 }
@@ -140,15 +149,31 @@ export function addRidge(matrix: Float64Array, size: number, count: number): num
   return lambda;
 }
 
+/** A⁻¹ = L⁻ᵀ L⁻¹ of a symmetric, positive definite matrix; in the upper triangle alone. */
 function inverseOf(matrix: Float64Array, size: number): Float64Array {
-  const factor = cholesky(matrix, size);
+  const lower = invertLower(cholesky(matrix, size), size);
   const inverse = new Float64Array(size * size);
-  const column = new Float64Array(size);
-  for (let j = 0; j < size; j++) {
-    column.fill(0);
-    column[j] = 1;
-    solveFactored(factor, column);
-    inverse.set(column, j * size); // symmetric
+  for (let k = 0; k < size; k++) {
+    for (let i = 0; i <= k; i++) {
+      const factor = lower[k * size + i];
+      for (let j = i; j <= k; j++) inverse[i * size + j] += factor * lower[k * size + j];
+    }
+  }
+  return inverse;
+}
+
+/** L⁻¹ of a lower triangular matrix, row by row. */
+function invertLower(lower: Float64Array, size: number): Float64Array {
+  const inverse = new Float64Array(size * size);
+  for (let i = 0; i < size; i++) {
+    const row = inverse.subarray(i * size, (i + 1) * size);
+    for (let k = 0; k < i; k++) {
+      const factor = lower[i * size + k];
+      for (let j = 0; j <= k; j++) row[j] -= factor * inverse[k * size + j];
+    }
+    const pivot = lower[i * size + i];
+    for (let j = 0; j < i; j++) row[j] /= pivot;
+    row[i] = 1 / pivot;
   }
   return inverse;
 }

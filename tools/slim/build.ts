@@ -18,8 +18,9 @@ import { encodeTensors } from "../../src/format/write.ts";
 import type { TF } from "../../src/tfjs/ops.ts";
 import { resizeModel } from "../checkpoints/resize.ts";
 import { type Picture, spread } from "../data/data.ts";
-import { compensate } from "../masks/compensate.ts";
+import { compensateFor } from "../masks/compensate.ts";
 import { cutTensors, slimArchitecture } from "../masks/masks.ts";
+import { WholeStreams } from "../masks/wholeStreams.ts";
 import { writeFileAtomic } from "../models/folders.ts";
 import { safetensorsMetadata } from "../models/metadata.ts";
 import { type Answer, canRefit, refitHead } from "./refit.ts";
@@ -34,6 +35,7 @@ export type HeadPictures = "some" | "all";
 /** Makes the models of one dense model. What took a calibration is kept in `folder`. */
 export class Builder {
   private readonly cuts = new Map<string, Model>();
+  private whole: Promise<WholeStreams> | undefined;
 
   /**
    * @param dense its tensors in f32
@@ -141,15 +143,21 @@ export class Builder {
       return { manifest: { ...manifest, blocks }, dtype: "f32", tensors: readSafetensors(bytes, path) as Tensors };
     }
     if (!this.tf) throw new Error("Widths are cut with TensorFlow.js alone.");
-    // At a smaller size than the dense model's: most models of the search see such pictures, and it takes half of the time.
-    const seen = resizeModel(this.dense, this.calibrationSize);
-    const { masks, tensors } = await compensate(this.tf, seen, shares, spread(this.calibration, CALIBRATION_PICTURES));
-    const slim = slimArchitecture(seen.manifest, masks);
+    const whole = await this.wholeStreams(this.tf);
+    const { masks, tensors } = await compensateFor(whole, shares);
+    const slim = slimArchitecture(whole.arch, masks);
     const blocks = slim.blocks.map(({ headDims, mlpHidden }, i) => ({ ...manifest.blocks[i], headDims, mlpHidden }));
     for (const [name, tensor] of this.dense.tensors) if (isOfSize(name)) tensors.set(name, tensor);
     mkdirSync(this.folder, { recursive: true });
     writeFileAtomic(path, writeSafetensors(tensors, { blocks: JSON.stringify(blocks) }));
     return { manifest: { ...manifest, blocks }, dtype: "f32", tensors };
+  }
+
+  /** At a smaller size than the dense model's: most models of the search see such pictures, and it takes half of the time. */
+  private wholeStreams(tf: TF): Promise<WholeStreams> {
+    const seen = resizeModel(this.dense, this.calibrationSize);
+    this.whole ??= WholeStreams.open(tf, seen, spread(this.calibration, CALIBRATION_PICTURES), true);
+    return this.whole;
   }
 }
 
