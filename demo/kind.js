@@ -65,7 +65,9 @@ export class Kind {
       const button = element("button", { type: "button", ariaLabel: `Remove ${file.name}` }, shown);
       const item = element("li", {}, button);
       button.addEventListener("click", () => this.#remove(file, item));
-      this.#slots.shots.prepend(item);
+      const { shots } = this.#slots;
+      shots.append(item);
+      shots.scrollTop = shots.scrollHeight; // the newest is seen
     }
   }
 

@@ -272,6 +272,7 @@ function refresh() {
   const top = (slim.answer ?? dense.answer)?.classes[0];
   $("results").classList.toggle("empty", !top);
   $("sure").textContent = top ? percent(top.score) : "\u00a0"; // its line keeps its height
+  $("sure").classList.toggle("coming", !top);
   $("ms").textContent = slim.runs.length ? `${milliseconds(slim.median)} ms` : "–";
   if (top) $("verdict").textContent = spoken(top.label);
   else if (slim.vit && !pictures.still && !pictures.live) $("verdict").textContent = "Choose a picture";

@@ -194,14 +194,14 @@ function heldBack({ train }: SlimData) {
   };
 }
 
-async function searchIn({ target }: SlimRun, { space, measurer, most }: Lab): Promise<Choice | undefined> {
+async function searchIn({ target }: SlimRun, { space, builder, measurer, most }: Lab): Promise<Choice | undefined> {
   const { axes } = COSTS[target.kind];
   const dense = (await measurer.cost(DENSE))!;
   const isLoss = target.kind === "loss";
   const limits = isLoss
     ? { leastCost: LEAST_SHARE * dense, mostDisagreement: DISAGREEMENT_BASE + (DISAGREEMENT_FACTOR * most) / 100, axes }
     : { leastCost: BELOW_TARGET * most, reach: most, mostDisagreement: 1, axes };
-  return measurer.interruptibly(async () => {
+  const search = measurer.interruptibly(async () => {
     const progress = startProgress("slim: candidates", USUAL_LOOKS);
     const frontier = await exploreFrontier(space, measurer, limits, (looked, found) =>
       progress.update(Math.min(looked, USUAL_LOOKS - 1), `${found.length} on the frontier`),
@@ -209,6 +209,7 @@ async function searchIn({ target }: SlimRun, { space, measurer, most }: Lab): Pr
     progress.stop();
     return isLoss ? cheapestWithin(frontier, measurer, most) : mostAccurateUnder(frontier, measurer, most);
   });
+  return search.finally(() => builder.free());
 }
 
 /** Candidates that are looked at before the frontier is known, for the bar. */
