@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import type { Page } from "playwright-core";
 import { expect, test } from "vitest";
+import type { PeersFile } from "../../peers/report.ts";
 import { findWebnnChromium, WEBNN_FLAGS } from "../../scripts/setup-webnn.mjs";
 import { listen } from "../servers.ts";
 import { type Demo, type DemoOptions, expectAnswer, openDemo } from "./demo.ts";
@@ -173,3 +174,18 @@ test("a comparison can be stopped", () =>
     await expect.poll(() => page.textContent("#peer-status"), { timeout: 60_000 }).toBe("Stopped.");
     expect(await page.textContent("#peer-error")).toBe("");
   }));
+
+test("the first screen's figures of transformers.js are those of docs/peers.json", () => {
+  const { rows } = JSON.parse(readFileSync(new URL("../../docs/peers.json", import.meta.url), "utf8")) as PeersFile;
+  const rowOf = (name: string, network: string, dtype: string) =>
+    rows.find((row) => row.name === name && row.network === network && row.dtype === dtype && row.threads === 1)!;
+  const theirs = rowOf("transformers.js", "dense", "f32");
+  const ours = rowOf("SlimViT simd", "slim", "int8");
+  const [, usual] = readFileSync(new URL("../../demo/index.html", import.meta.url), "utf8").match(
+    /id="usual">(.*)<\/p>/,
+  )!;
+  expect([...usual.matchAll(/<strong>(.*?)<\/strong>/g)].map(([, figure]) => figure)).toEqual([
+    `${(theirs.msMedian! / ours.msMedian!).toFixed(1)} ×`,
+    `${Math.round(theirs.bytes! / 1e6)} MB`,
+  ]);
+});
