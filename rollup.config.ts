@@ -88,7 +88,7 @@ const BESIDE: Record<string, string> = {
 const configs: RollupOptions[] = [
   {
     input: "src/worker/worker.ts",
-    output: { file: "dist/worker.js", format: "es", inlineDynamicImports: true, sourcemap: true },
+    output: { file: "dist/worker.js", format: "es", inlineDynamicImports: true, freeze: false, sourcemap: true },
     external: OPTIONAL,
     plugins: [withoutChunks(), ...workerPlugins, oneFunction()],
   },
@@ -224,12 +224,13 @@ function ownAddress(name: string): Plugin {
  */
 function oneFunction(): Plugin {
   const before = "function slimvitWorker() {";
+  // The condition is spelled as the minifier spells it inside, so that gzip stores it once.
   const after = `}
 let host;
 export const createHost = () => (host ??= slimvitWorker()).createHost();
 export const url = import.meta.url;
 export const source = () => \`(\${slimvitWorker})();\`;
-if (typeof WorkerGlobalScope !== "undefined" && globalThis instanceof WorkerGlobalScope && self.name === "slimvit") slimvitWorker();
+"undefined"!=typeof WorkerGlobalScope&&globalThis instanceof WorkerGlobalScope&&"slimvit"===self.name&&slimvitWorker();
 `;
   return {
     name: "one-function",

@@ -29,11 +29,10 @@ export async function readImage(
   signal?: AbortSignal,
 ): Promise<{ image: RawImage; region?: Region }> {
   if (transferred.kind === "pixels") return { image: transferred.image, region };
-  const isBitmap = transferred.kind === "bitmap";
-  const { bitmap, turn }: Decoded = isBitmap ? transferred : await decode(transferred, signal);
+  const { bitmap, turn }: Decoded = transferred.kind === "bitmap" ? transferred : await decode(transferred, signal);
   try {
     const pixels = await readPixels(bitmap, storedPart(bitmap, region, turn), preprocess);
-    return { image: turn ? turn.upright(pixels) : pixels };
+    return { image: turn?.upright(pixels) ?? pixels };
   } finally {
     bitmap.close();
   }
@@ -105,7 +104,7 @@ function storedPart(bitmap: ImageBitmap, region: Region | undefined, turn?: Turn
   checkSize("The image", bitmap.width, bitmap.height); // of whatever form
   const [width, height] = turn?.swapsSides ? [bitmap.height, bitmap.width] : [bitmap.width, bitmap.height];
   const part = cutOut({ width, height }, region);
-  return turn ? turn.storedRegion(part, width, height) : part;
+  return turn?.storedRegion(part, width, height) ?? part;
 }
 
 /** Node has neither function; Deno has a canvas without a context. */

@@ -34,10 +34,13 @@ export function imageSize(file: Uint8Array): [number, number] | undefined {
   }
 }
 
-/** A WebP that can have metadata, which Chunk "VP8X" begins. */
+/** A WebP that can have metadata, which a chunk VP8X begins. */
 export function isExtendedWebp(file: Uint8Array): boolean {
-  return new TextDecoder("latin1").decode(file.subarray(8, 16)) === "WEBPVP8X";
+  return letters(file, 8, 16) === "WEBPVP8X";
 }
+
+const letters = (file: Uint8Array, from: number, to: number) =>
+  new TextDecoder("latin1").decode(file.subarray(from, to));
 
 function sizeOf(view: DataView): [number, number] | undefined {
   const first = view.getUint32(0);
@@ -55,7 +58,7 @@ const HEIC_BRANDS = ["heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "ms
 
 /** Photos of phones, which only Safari reads. AVIF has the same container and other brands. */
 export function isHeic(file: Uint8Array): boolean {
-  const text = new TextDecoder("latin1").decode(file.subarray(4, 12));
+  const text = letters(file, 4, 12);
   return text.startsWith("ftyp") && HEIC_BRANDS.includes(text.slice(4));
 }
 

@@ -6,10 +6,10 @@
  */
 import type { RawImage, Region } from "../protocol.ts";
 
-/** 1 is upright. 2, 4, 5 and 7 are mirrored; 5 to 8 swap width and height. */
-export type Orientation = 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8;
+/** 2, 4, 5 and 7 are mirrored; 5 to 8 swap width and height. 1, upright, is left out. */
+type Orientation = 2 | 3 | 4 | 5 | 6 | 7 | 8;
 
-const [RIFF, WEBP, VP8X, EXIF] = [0x52494646, 0x57454250, 0x56503858, 0x45584946];
+const EXIF = 0x45584946; // name of its chunk
 const EXIF_FLAG = 0x08; // of the VP8X chunk
 const EXIF_HEADER = 0x45786966; // "Exif", which some writers put before the TIFF header
 const ORIENTATION_TAG = 0x0112;
@@ -26,42 +26,53 @@ export interface Turn {
   upright(stored: RawImage): RawImage;
 }
 
-/** @returns undefined for a picture that is stored upright */
-export function readTurn(file: Uint8Array<ArrayBuffer>): Turn | undefined {
-  const hidden = hideWebpOrientation(file);
-  const { orientation } = hidden;
-  if (orientation === 1) return undefined;
+/**
+ * @param file a whole WebP whose first chunk is VP8X
+ * @returns undefined for a picture that is stored upright
+ */
+export function readTurn(file: Uint8Array): Turn | undefined {
+  let found: Exif | undefined;
+  try {
+    found = findExif(file);
+  } catch {} // Metadata that ends too early counts as none.
+  if (!found?.orientation) return undefined;
+  const { orientation } = found;
+  const swapsSides = orientation >= 5;
   return {
-    file: hidden.file,
-    swapsSides: swapsSides(orientation),
-    storedRegion: (region, width, height) => storedRegion(region, orientation, width, height),
-    upright: (stored) => turnUpright(stored, orientation),
+    file: withoutExif(file, found.at),
+    swapsSides,
+    storedRegion({ x, y, width: wide, height: high }, width, height) {
+      const [x1, y1] = storedPlace(orientation, x, y, width, height);
+      const [x2, y2] = storedPlace(orientation, x + wide - 1, y + high - 1, width, height);
+      return { x: Math.min(x1, x2), y: Math.min(y1, y2), width: Math.abs(x1 - x2) + 1, height: Math.abs(y1 - y2) + 1 };
+    },
+    upright(stored) {
+      const [width, height] = swapsSides ? [stored.height, stored.width] : [stored.width, stored.height];
+      const from = new Uint32Array(stored.data.slice().buffer);
+      const to = new Uint32Array(width * height);
+      for (let y = 0, i = 0; y < height; y++) {
+        for (let x = 0; x < width; x++, i++) {
+          const [column, row] = storedPlace(orientation, x, y, width, height);
+          to[i] = from[row * stored.width + column];
+        }
+      }
+      return { data: new Uint8ClampedArray(to.buffer), width, height };
+    },
   };
 }
 
-/**
- * @param file whole
- * @returns the file's orientation, and where a file is turned a copy without its EXIF chunk
- */
-export function hideWebpOrientation(file: Uint8Array<ArrayBuffer>): {
-  orientation: Orientation;
-  file: Uint8Array<ArrayBuffer>;
-} {
-  try {
-    const found = findExif(file);
-    if (found && found.orientation !== 1) return { orientation: found.orientation, file: withoutExif(file, found.at) };
-  } catch {} // Metadata that ends too early counts as none.
-  return { orientation: 1, file };
+interface Exif {
+  /** where its chunk begins */
+  at: number;
+  orientation?: Orientation;
 }
 
-function findExif(file: Uint8Array): { at: number; orientation: Orientation } | undefined {
+function findExif(file: Uint8Array): Exif | undefined {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
-  if (view.getUint32(0) !== RIFF || view.getUint32(8) !== WEBP || view.getUint32(12) !== VP8X) return undefined;
   for (let at = 12; at + 8 <= file.length; ) {
     const size = view.getUint32(at + 4, true);
     if (view.getUint32(at) === EXIF) {
-      const orientation = orientationIn(new DataView(file.buffer, file.byteOffset + at + 8, size));
-      return orientation && { at, orientation };
+      return { at, orientation: orientationIn(new DataView(file.buffer, file.byteOffset + at + 8, size)) };
     }
     at += 8 + size + (size % 2); // chunks are padded to an even size
   }
@@ -76,7 +87,7 @@ function orientationIn(exif: DataView): Orientation | undefined {
     const entry = directory + 2 + 12 * i;
     if (exif.getUint16(entry, isLittle) !== ORIENTATION_TAG) continue;
     const value = exif.getUint16(entry + 8, isLittle);
-    return value >= 1 && value <= 8 ? (value as Orientation) : undefined;
+    return value >= 2 && value <= 8 ? (value as Orientation) : undefined;
   }
   return undefined;
 }
@@ -89,15 +100,10 @@ function withoutExif(file: Uint8Array, at: number): Uint8Array<ArrayBuffer> {
   return copy;
 }
 
-function swapsSides(orientation: Orientation): boolean {
-  return orientation >= 5;
-}
-
 /** The stored place of a pixel of the upright picture, which is `width` × `height`. */
 function storedPlace(orientation: Orientation, x: number, y: number, width: number, height: number): [number, number] {
   const [right, bottom] = [width - 1 - x, height - 1 - y];
   const places: Record<Orientation, [number, number]> = {
-    1: [x, y],
     2: [right, y],
     3: [right, bottom],
     4: [x, bottom],
@@ -107,28 +113,4 @@ function storedPlace(orientation: Orientation, x: number, y: number, width: numb
     8: [bottom, x],
   };
   return places[orientation];
-}
-
-/** The part of the stored picture that shows as `region` of the upright one, `width` × `height`. */
-export function storedRegion(region: Region, orientation: Orientation, width: number, height: number): Region {
-  const [x1, y1] = storedPlace(orientation, region.x, region.y, width, height);
-  const [x2, y2] = storedPlace(orientation, region.x + region.width - 1, region.y + region.height - 1, width, height);
-  const [x, y] = [Math.min(x1, x2), Math.min(y1, y2)];
-  return { x, y, width: Math.abs(x1 - x2) + 1, height: Math.abs(y1 - y2) + 1 };
-}
-
-/** Stored pixels → upright ones. */
-export function turnUpright(stored: RawImage, orientation: Orientation): RawImage {
-  if (orientation === 1) return stored;
-  const swaps = swapsSides(orientation);
-  const [width, height] = swaps ? [stored.height, stored.width] : [stored.width, stored.height];
-  const from = new Uint32Array(stored.data.slice().buffer);
-  const to = new Uint32Array(width * height);
-  for (let y = 0, i = 0; y < height; y++) {
-    for (let x = 0; x < width; x++, i++) {
-      const [column, row] = storedPlace(orientation, x, y, width, height);
-      to[i] = from[row * stored.width + column];
-    }
-  }
-  return { data: new Uint8ClampedArray(to.buffer), width, height };
 }
