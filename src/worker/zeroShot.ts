@@ -2,8 +2,8 @@
 import { SlimViTError } from "../errors.ts";
 import type { ZeroShot } from "../format/model.ts";
 import type { ClassifyOptions } from "../protocol.ts";
+import type { RunOutput } from "../reference/forward.ts";
 import { dot, SCORE } from "../reference/scores.ts";
-import type { Output } from "./classes.ts";
 
 /** For models that do not state how they were trained. CLIP's temperature is 0.01. */
 const CLIP: ZeroShot = { scores: "softmax", scale: 100, bias: 0 };
@@ -18,7 +18,7 @@ export function zeroShot(
   classes: NonNullable<ClassifyOptions["classes"]>,
   temperature: number | undefined,
   { scores, scale, bias } = CLIP,
-): (output: Output) => Float64Array {
+): (output: Pick<RunOutput, "features">) => Float64Array {
   const factor = temperature === undefined ? scale : 1 / temperature;
   if (!(factor > 0 && Number.isFinite(factor))) {
     throw new SlimViTError("bad-option", `temperature is ${temperature}; expected a number above 0.`);

@@ -57,12 +57,15 @@ const OTHER_FAMILIES: Family[] = [
     tensors: /word_embeddings|lm_head|embed_tokens/,
     has: "A language model takes text",
   },
-  { config: /sapiens2|^test_vit4$|_xp_/i, has: "This ViT has RMSNorm, which keeps the mean that LayerNorm takes away" },
+  {
+    config: /sapiens2|^test_vit4$|_xp_/i,
+    has: "A ViT with RMSNorm, such as Sapiens 2, keeps the mean that LayerNorm takes away",
+  },
   { config: /_rpn_|_rpn$/i, has: "A ViT with norms after its branches (res-post-norm) has no norm before them" },
   {
     config: /beit3|eva02_\w+_clip/i,
     tensors: /attn\.(inner_attn_ln|norm)\.weight$/,
-    has: "This ViT has a norm between the heads and their projection",
+    has: "BEiT-3, EVA-02 CLIP and their kin have a norm between the heads and their projection",
   },
   {
     config: /_d(wee|little)_/i,
