@@ -1,13 +1,16 @@
 /** Compensation in closed form: what can be made up for is made up for, and a cut model comes closer to the whole one. */
 import { beforeAll, describe, expect, test } from "vitest";
 import { encodeTensors } from "../../../src/format/write.ts";
+import { cholesky, solveFactored } from "../../../src/reference/cholesky.ts";
 import { forward } from "../../../src/reference/forward.ts";
 import { evalPixels, openDataset } from "../../../tools/data/data.ts";
-import { compensate } from "../../../tools/masks/compensate.ts";
+import { compensate, compensateFor } from "../../../tools/masks/compensate.ts";
 import { type CompressReport, compress } from "../../../tools/masks/compress.ts";
 import { type BlockMask, cutTensors, slimArchitecture } from "../../../tools/masks/masks.ts";
-import { chooseKept, type Moments, solveForKept } from "../../../tools/masks/ridge.ts";
+import { addRidge, chooseKept, type Moments, solveForKept, statisticsOf } from "../../../tools/masks/ridge.ts";
+import { WholeStreams } from "../../../tools/masks/wholeStreams.ts";
 import { readModelFolder } from "../../../tools/models/folders.ts";
+import { random } from "../../../tools/shared/random.ts";
 import { openBackend } from "../../../tools/training/backend.ts";
 import { makeDense, workplace } from "../fixtures.ts";
 
@@ -67,6 +70,50 @@ describe("a linear solved again", () => {
   });
 });
 
+test("inputs leave in the order in which a solution for all that is left loses least, each set solved on its own", () => {
+  const [size, outDim] = [9, 4];
+  const next = random(7);
+  const mixed = Array.from({ length: size }, () => Array.from({ length: size }, () => next() - 0.5));
+  const rows = Array.from({ length: 60 }, () => {
+    const causes = Array.from({ length: size }, () => next() - 0.5);
+    return mixed.map((shares) => shares.reduce((sum, share, k) => sum + share * causes[k], 0));
+  });
+  const weight = Float32Array.from({ length: outDim * size }, () => next() - 0.5);
+  const moments = momentsOf(rows);
+  const { covariance } = statisticsOf(moments);
+  addRidge(covariance, size, size);
+  /** What the whole linear's outputs vary by, less what the best linear of these inputs explains. */
+  const lossOf = (inputs: number[]) => {
+    const n = inputs.length;
+    const among = Float64Array.from(
+      { length: n * n },
+      (_, k) => covariance[inputs[Math.floor(k / n)] * size + inputs[k % n]],
+    );
+    const factor = cholesky(among, n);
+    let loss = 0;
+    for (let o = 0; o < outDim; o++) {
+      const w = weight.subarray(o * size, (o + 1) * size);
+      const withOutput = Float64Array.from({ length: size }, (_, i) =>
+        w.reduce((sum, v, j) => sum + v * covariance[i * size + j], 0),
+      );
+      const shared = Float64Array.from(inputs, (i) => withOutput[i]);
+      const solved = Float64Array.from(shared);
+      solveFactored(factor, solved);
+      loss +=
+        w.reduce((sum, v, j) => sum + v * withOutput[j], 0) - solved.reduce((sum, v, k) => sum + v * shared[k], 0);
+    }
+    return loss;
+  };
+  let left = Array.from({ length: size }, (_, i) => i);
+  while (left.length > 2) {
+    const without = left.map((input) => left.filter((other) => other !== input));
+    const losses = without.map(lossOf);
+    left = without[losses.indexOf(Math.min(...losses))];
+    const kept = chooseKept(weight, moments, left.length);
+    expect(kept.flatMap((stays, i) => (stays ? [i] : []))).toEqual(left);
+  }
+});
+
 describe("a cut model", () => {
   const at = workplace("compensate");
   beforeAll(() => makeDense(at, 5));
@@ -100,6 +147,27 @@ describe("a cut model", () => {
         }),
       );
     expect(off(compensated.tensors)).toBeLessThan(0.6 * off(plain));
+  });
+
+  test("is the same when several cuts share the whole model's streams, which are freed at last", async () => {
+    const { tf } = await openBackend();
+    const { manifest, tensors: stored } = readModelFolder(at("dense"));
+    const model = { manifest, tensors: encodeTensors(stored, "f32") };
+    const { pictures } = await openDataset([at("pictures")], "train");
+    const cuts = [
+      { attn: 0.75, mlp: 0.5 },
+      { attn: 0.5, mlp: 0.75 },
+    ];
+    const before = tf.memory().numTensors;
+    const whole = await WholeStreams.open(tf, model, pictures, true);
+    for (const cut of cuts) {
+      const shared = await compensateFor(whole, cut);
+      const alone = await compensate(tf, model, cut, pictures);
+      expect(shared.masks).toEqual(alone.masks);
+      expect([...shared.tensors]).toEqual([...alone.tensors]);
+    }
+    whole.dispose();
+    expect(tf.memory().numTensors).toBe(before);
   });
 
   test("compress --compensate cuts a model that was not searched, by shares, and needs pictures", async () => {
