@@ -4,7 +4,7 @@
  * do not tell comes from the configs, else from the flags, else from timm's defaults, and is printed.
  */
 import { basename } from "node:path";
-import { SlimViTError } from "../../src/errors.ts";
+import { messageOf, SlimViTError } from "../../src/errors.ts";
 import { countMacs, countParams, type Label, type Preprocess, type ZeroShot } from "../../src/format/model.ts";
 import { claimOutput, withStep, writeModel } from "../models/folders.ts";
 import { say, si } from "../shared/terminal.ts";
@@ -71,16 +71,38 @@ export interface Converted {
 /** Does all of an import except writing the folder. */
 export function convertCheckpoint(source: string, options: Omit<ImportOptions, "out">): Converted {
   const { tensors: stored, configs, hashes, license } = readCheckpoint(source);
-  const assumed: string[] = [];
-  const { weights, described } = describe(stored, configs.config, source, assumed);
-  applyFlags(described, options, source);
-  const network = buildNetwork(weights, described, options.imageSize);
-  const { arch, classes } = network;
-  const labels = classes ? readLabels(options.labels, configs.config, classes, assumed) : [];
-  const preprocess = preprocessing(arch, configs, options, source, assumed);
-  if (!classes)
-    assumed.push('an embedding model, as there is no classifier; "slimvit classes" or "slimvit finetune" gives it one');
-  return { network, labels, preprocess, hashes, license, zeroShot: described.zeroShot, assumed };
+  return withKinds(kindsIn(configs.config), (kinds) => {
+    const assumed: string[] = [];
+    const { weights, described } = describe(stored, configs.config, kinds, source, assumed);
+    applyFlags(described, options, source);
+    const network = buildNetwork(weights, described, options.imageSize);
+    const { arch, classes } = network;
+    const labels = classes ? readLabels(options.labels, configs.config, classes, assumed) : [];
+    const preprocess = preprocessing(arch, configs, options, source, assumed);
+    if (!classes)
+      assumed.push(
+        'an embedding model, as there is no classifier; "slimvit classes" or "slimvit finetune" gives it one',
+      );
+    return { network, labels, preprocess, hashes, license, zeroShot: described.zeroShot, assumed };
+  });
+}
+
+/** @returns what the config calls the network: model type, architecture */
+function kindsIn({ model_type, architecture, architectures }: Json): string[] {
+  const all = [model_type, architecture, ...(Array.isArray(architectures) ? architectures : [])];
+  return all.filter((kind): kind is string => typeof kind === "string");
+}
+
+/** A refusal names the network as its config does. */
+function withKinds<T>(kinds: string[], work: (kinds: string[]) => T): T {
+  try {
+    return work(kinds);
+  } catch (error) {
+    const isNamed = kinds.some((kind) => messageOf(error).includes(kind));
+    if (!(error instanceof SlimViTError) || error.code !== "unsupported" || !kinds.length || isNamed) throw error;
+    const called = `The config calls this network ${kinds.join(", ")}.`;
+    throw new SlimViTError("unsupported", `${error.message} ${called}`, { cause: error });
+  }
 }
 
 interface Source {
@@ -99,16 +121,11 @@ const SOURCES: Record<Naming, Source> = {
 function describe(
   stored: Stored,
   config: Json,
+  kinds: string[],
   source: string,
   assumed: string[],
 ): { weights: Weights; described: Description } {
-  const names = [...stored.keys()];
-  const kinds = [config.model_type, config.architecture, ...((config.architectures as unknown[]) ?? [])];
-  refuseOtherFamilies(
-    kinds.filter((kind): kind is string => typeof kind === "string"),
-    names,
-    source,
-  );
+  refuseOtherFamilies(kinds, [...stored.keys()], source);
   const bare = unwrap(stored, assumed);
   const naming = namingOf(bare);
   const { names: renamed, describe: describeSource } = SOURCES[naming];

@@ -45,7 +45,7 @@ describe("timm's config:", () => {
       { architecture: "beit3_base_patch16_224" },
       /norm between the heads and their projection/,
     ],
-    ["one with RMSNorm", { architecture: "vit_base_patch16_xp_224" }, /has RMSNorm/],
+    ["one with RMSNorm", { architecture: "vit_base_patch16_xp_224" }, /with RMSNorm/],
     [
       "one of another kind",
       { architecture: "resnet50" },
@@ -106,6 +106,24 @@ describe("transformers' config:", () => {
     writeFileSync(`${dir}/preprocessor_config.json`, JSON.stringify(preprocessor));
     expect(() => convertCheckpoint(dir, {})).toThrow(message);
   });
+});
+
+test("a refusal names the network as its config does, once", () => {
+  const gate = (t: Tensors) => t.set("blocks.0.attn.gate.weight", tensor(16, 16));
+  const architecture = "vit_gated_patch8_32";
+  expect(() => convert(TIMM, { architecture }, gate)).toThrow(
+    /belongs to no plain ViT or DeiT\. The config calls this network vit_gated_patch8_32\.$/,
+  );
+  const messageFor = (config: object) => {
+    try {
+      convert(HF, config);
+    } catch (error) {
+      return (error as Error).message;
+    }
+  };
+  expect(messageFor({ model_type: "vit_next", architectures: ["ViTNext"] })).toMatch(
+    /^[^.]*"vit_next"; expected[^.]*\.$/,
+  );
 });
 
 describe("tensors:", () => {
