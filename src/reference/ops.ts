@@ -16,10 +16,21 @@ export function linear(x: Float32Array, weight: Float32Array, bias: Float32Array
   const inDim = outDim ? weight.length / outDim : 0;
   const y = new Float32Array(rows * outDim);
   for (let r = 0; r < rows; r++) {
-    for (let o = 0; o < outDim; o++) {
-      let sum = bias[o];
-      for (let i = 0; i < inDim; i++) sum += x[r * inDim + i] * weight[o * inDim + i];
+    // Four outputs at a time, so that no addition waits for the one before it; at the end some are computed twice.
+    for (let o = 0; o < outDim; o += 4) {
+      const [o1, o2, o3] = [1, 2, 3].map((k) => Math.min(o + k, outDim - 1));
+      let [sum, sum1, sum2, sum3] = [bias[o], bias[o1], bias[o2], bias[o3]];
+      for (let i = 0; i < inDim; i++) {
+        const value = x[r * inDim + i];
+        sum += value * weight[o * inDim + i];
+        sum1 += value * weight[o1 * inDim + i];
+        sum2 += value * weight[o2 * inDim + i];
+        sum3 += value * weight[o3 * inDim + i];
+      }
       y[r * outDim + o] = sum;
+      y[r * outDim + o1] = sum1;
+      y[r * outDim + o2] = sum2;
+      y[r * outDim + o3] = sum3;
     }
   }
   return y;
