@@ -98,7 +98,7 @@ function withKinds<T>(kinds: string[], work: (kinds: string[]) => T): T {
   try {
     return work(kinds);
   } catch (error) {
-    const isNamed = kinds.some((kind) => messageOf(error).includes(kind));
+    const isNamed = messageOf(error).includes(kinds.join(", "));
     if (!(error instanceof SlimViTError) || error.code !== "unsupported" || !kinds.length || isNamed) throw error;
     const called = `The config calls this network ${kinds.join(", ")}.`;
     throw new SlimViTError("unsupported", `${error.message} ${called}`, { cause: error });
