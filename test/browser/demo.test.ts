@@ -30,6 +30,7 @@ describe("the demo on a phone of 360 px", () => {
       "#verdict",
       "#megabytes",
       "#ms",
+      "#usual",
       "#camera",
       ".button.primary",
       ".sources .fine",
