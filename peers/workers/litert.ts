@@ -14,7 +14,7 @@ servePeer({
       },
     });
     await loadLiteRt(`${base}litert/`, { threads: threads > 1, jspi: accelerator === "webnn" });
-    // On a GPU it computes in f16 by default.
+    // Without this it may compute in f16 on a GPU.
     const gpuOptions = { precision: "fp32" as const };
     compiled = await loadAndCompile(base + model, { accelerator, cpuOptions: { numThreads: threads }, gpuOptions });
   },

@@ -162,8 +162,12 @@ export class Builder {
 
   /** At a smaller size than the dense model's: most models of the search see such pictures, and it takes half of the time. */
   private wholeStreams(tf: TF): Promise<WholeStreams> {
-    const seen = resizeModel(this.dense, this.calibrationSize);
-    this.whole ??= WholeStreams.open(tf, seen, spread(this.calibration, CALIBRATION_PICTURES), true);
+    this.whole ??= WholeStreams.open(
+      tf,
+      resizeModel(this.dense, this.calibrationSize),
+      spread(this.calibration, CALIBRATION_PICTURES),
+      true,
+    );
     return this.whole;
   }
 }
