@@ -35,13 +35,21 @@ const workerPlugins = [
   ...plugins.slice(2),
 ];
 
-/** Shaders are text, of which no minifier takes indentation and comments. Their files have no other text with either. */
+/** Shaders are text, of which no minifier takes comments and spaces. Their files have no other text with these. */
 function terseShaders(): Plugin {
+  const shaders = /\/engines\/webgpu\/(activation|attention|dots|merge|pool|product|rows|statistics)\.ts$/;
   return {
     name: "terse-shaders",
     transform: (code, id) =>
-      /\/engines\/webgpu\/\w+\.ts$/.test(id)
-        ? { code: code.replace(/^[ \t]+/gm, "").replace(/ *\/\/ [^`\n]*$/gm, ""), map: null }
+      shaders.test(id)
+        ? {
+            code: code
+              .replace(/(^|`)[ \t]+/gm, "$1")
+              .replace(/ *\/\/ [^`\n]*$/gm, "")
+              .replace(/ ([*+/<>=&|?-]+|[{};]) /g, "$1")
+              .replace(/([,;:]) (?!")/g, "$1"),
+            map: null,
+          }
         : null,
   };
 }

@@ -31,12 +31,15 @@ async function start(): Promise<void> {
   process.on("message", (job: Job) => void answer(job));
 }
 
+/** The name decides on tiles and on how int8 is multiplied. */
+let sharedName = "SwiftShader";
+
 /** Engines that are opened meanwhile get the shared device. */
 async function onSharedDevice<T>(work: () => Promise<T>): Promise<T> {
   const { requestDevice } = GPUAdapter.prototype;
   GPUAdapter.prototype.requestDevice = async function (...args) {
     shared ??= compileOnce(await requestDevice.apply(this, args));
-    return shared;
+    return Object.defineProperty(shared, "adapterInfo", { value: { description: sharedName }, configurable: true });
   };
   try {
     return await work();
@@ -73,8 +76,9 @@ const jobs: { [K in keyof Jobs]: (job: Jobs[K]["job"]) => Promise<Jobs[K]["answe
       return runKernel(await adapter!.requestDevice(), job);
     }),
 
-  run: ({ model, calls, withoutTimestamps }) =>
+  run: ({ model, calls, withoutTimestamps, asGpu }) =>
     onSharedDevice(async () => {
+      sharedName = asGpu ? "a GPU" : "SwiftShader";
       const engine = await openWebgpu(model);
       const { features } = shared!;
       const setFeatures = (value: unknown) =>

@@ -6,6 +6,7 @@ import { forward } from "../../src/reference/forward.ts";
 import { cut, expectClose, randomModel, randomPixels, readGolden, slimArchitecture } from "../helpers.ts";
 import { GpuProcess } from "./gpuProcess.ts";
 import { KEEP_SOME, slimCases } from "./networks.ts";
+import { quantisedForward } from "./simulation.ts";
 import { architecture, drawnSeed, encode, expectReference, expectSame, range } from "./webgpuNetworks.ts";
 
 let gpu: GpuProcess;
@@ -15,6 +16,8 @@ beforeAll(async () => {
 afterAll(() => gpu?.end());
 
 const golden = readGolden();
+
+const distance = (a: Float32Array, b: Float32Array) => Math.hypot(...a.map((v, i) => v - b[i]));
 
 describe("whole networks", () => {
   const some = golden.cases.filter(({ name }) => /^(channel b[14]|head b6|uniform b3) intersect$/.test(name));
@@ -31,6 +34,23 @@ describe("whole networks", () => {
       if (!/ragged|nothing but|distilled/.test(name)) continue;
       await expectReference(gpu, encode(randomModel(arch, 7, 13), dtype), 1);
     }
+  });
+
+  test("on what says that it is a GPU, int8 inputs are nearer to the reference than the simd engine's", async () => {
+    const off = { webgpu: 0, simd: 0 };
+    const arch = architecture({ headDims: [8, 5] }, { keepIdx: KEEP_SOME });
+    const model = encode(randomModel({ ...arch, embedDim: 40 }, 7, 13), "int8");
+    const pictures = range(8).map((seed) => randomPixels(model.manifest, seed));
+    const calls = pictures.map((picture) => ({ pixels: [picture] }));
+    const { outputs } = await gpu.ask("run", { model, calls, asGpu: true });
+    pictures.forEach((picture, i) => {
+      const expected = forward(model, picture).logits;
+      off.webgpu += distance(outputs[i][0].logits, expected);
+      off.simd += distance(quantisedForward(model, picture).logits, expected);
+    });
+    expect(off.webgpu, "inputs are rounded").toBeGreaterThan(1e-3);
+    expect(off.webgpu).toBeLessThan(off.simd);
+    console.log(`off by ${off.webgpu.toFixed(3)}, the simd engine's simulation by ${off.simd.toFixed(3)}`);
   });
 
   test("random slim networks", async () => {

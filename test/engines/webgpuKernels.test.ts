@@ -2,6 +2,7 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { attentionShader, attentionUniform, explainShader, headTable } from "../../src/engines/webgpu/attention.ts";
+import { hasDots } from "../../src/engines/webgpu/dots.ts";
 import {
   type ProductKind,
   productShader,
@@ -72,6 +73,34 @@ const tileArbitrary: fc.Arbitrary<Tile> = fc.oneof(
   }),
 );
 
+/** As `dot4I8Packed` takes it: 32 inputs of a row, from 0 on, are multiples of a 127th of the greatest of them. */
+function rounded(x: Float32Array, rows: number): Float32Array {
+  const dim = x.length / rows;
+  const out = new Float32Array(x.length);
+  for (let r = 0; r < rows; r++) {
+    for (let from = r * dim; from < (r + 1) * dim; from += 32) {
+      const group = x.subarray(from, Math.min(from + 32, (r + 1) * dim));
+      const scale = Math.max(...group.map(Math.abs)) / 127;
+      out.set(
+        group.map((v) => Math.round(v / scale) * scale),
+        from,
+      );
+    }
+  }
+  return out;
+}
+
+/** A value halfway between two steps may be rounded to either: two rows may be so much off, and none of the others. */
+function expectRows(actual: Float32Array, expected: Float32Array, rows: number): void {
+  const dim = actual.length / rows;
+  const off = range(rows).filter((r) => {
+    const ofRow = (values: Float32Array) => values.subarray(r * dim, (r + 1) * dim);
+    expectClose(ofRow(actual), ofRow(expected), 0.1, `row ${r}`);
+    return ofRow(actual).some((v, i) => Math.abs(v - ofRow(expected)[i]) > 1e-4 * Math.max(1, Math.abs(v)));
+  });
+  expect(off.length, `rows off: ${off}`).toBeLessThanOrEqual(2);
+}
+
 /** A product on the GPU and what the reference makes of the same data. */
 async function checkProduct(
   kind: Pick<ProductKind, "form" | "tile" | "packed" | "activation" | "normEps"> & {
@@ -109,8 +138,13 @@ async function checkProduct(
     );
   const t = (key: string) => float32(tensors, key);
   let input: Float32Array = rowsOf(x, inDim);
-  if (normEps !== undefined) input = layerNorm(input, t("norm.weight"), t("norm.bias"), normEps);
-  let expected: Float32Array = linear(input, t(`${name}.weight`), t(`${name}.bias`), pictures * rows);
+  let bias = t(`${name}.bias`);
+  if (normEps !== undefined) {
+    input = layerNorm(input, t("norm.weight"), new Float32Array(inDim), normEps);
+    bias = linear(t("norm.bias"), t(`${name}.weight`), bias, 1);
+  }
+  if (hasDots(kind)) input = rounded(input, pictures * rows);
+  let expected: Float32Array = linear(input, t(`${name}.weight`), bias, pictures * rows);
   if (kind.activation) expected = gelu(expected);
   if (residual) expected = expected.map((v, i) => v + rowsOf(added, outDim)[i]);
 
@@ -134,9 +168,10 @@ async function checkProduct(
     workgroups: [groups, Math.ceil((pictures * rows) / (kind.tile.rows * kind.tile.lanesY)), 1],
   });
   const total = pictures * rows;
-  expectClose(compact(y, total, outDim), expected, 1e-4, "y");
-  expect(y.subarray(0, total * align4(outDim)).some(Number.isNaN), "the ends of rows are zeros").toBe(false);
   const actual = compact(y, total, outDim);
+  if (hasDots(kind)) expectRows(actual, expected, total);
+  else expectClose(actual, expected, 1e-4, "y");
+  expect(y.subarray(0, total * align4(outDim)).some(Number.isNaN), "the ends of rows are zeros").toBe(false);
   expectClose(after.subarray(0, total * groups * 2), statistics(actual, total, width), 1e-3, "statistics");
 }
 
@@ -164,6 +199,18 @@ describe("kernels, over random shapes", () => {
       ),
       { numRuns: 6, seed: drawnSeed("products") },
     );
+  });
+
+  test("int8 is multiplied by int8 where WGSL can, with a norm before it and without", async () => {
+    const tile = chooseTile(500, 64, 64, { packed: true, isSoftware: false });
+    for (const normEps of [undefined, 1e-6]) {
+      const kind = { form: "int8" as const, tile, packed: true, activation: undefined, normEps };
+      expect(productShader(kind).code).toContain("dot4I8Packed");
+      for (const inDim of [3, 32, 74]) {
+        const sizes = { pictures: 2, rows: 40, inDim, outDim: 70 };
+        await checkProduct({ ...kind, residual: false, gathers: inDim === 74 }, sizes, inDim);
+      }
+    }
   });
 
   test("the layer norm of rows far from zero loses nothing", async () => {

@@ -62,10 +62,9 @@ export class WebgpuEngine implements Engine {
 
   /** `openWebgpu` closes the device where this fails. */
   static async open(device: GPUDevice, watch: DeviceWatch, model: Model): Promise<WebgpuEngine> {
-    const target: Target = {
-      packed: navigator.gpu.wgslLanguageFeatures?.has("packed_4x8_integer_dot_product") ?? false,
-      isSoftware: isSoftwareAdapter(adapterName(device.adapterInfo ?? {})),
-    };
+    const isSoftware = isSoftwareAdapter(adapterName(device.adapterInfo ?? {}));
+    const packed = !isSoftware && !!navigator.gpu.wgslLanguageFeatures?.has("packed_4x8_integer_dot_product");
+    const target: Target = { packed, isSoftware };
     const cache = new DeviceCache(device);
     try {
       return new WebgpuEngine(cache, watch, model, target, await openWorkspace(cache, model, 1, target));

@@ -4,6 +4,7 @@
  */
 import type { Activation } from "../../format/model.ts";
 import { activations } from "./activation.ts";
+import { dotLoop, dotMemory, hasDots } from "./dots.ts";
 import { align4, repeat, type Shader, shader } from "./shader.ts";
 import { statisticsOf } from "./statistics.ts";
 
@@ -31,7 +32,7 @@ export type WeightForm = "f32" | "f16" | "int8";
 export interface ProductKind {
   form: WeightForm;
   tile: Tile;
-  /** `unpack4xI8` is there */
+  /** int8 is multiplied by `dot4I8Packed`, where the inputs are no pixels and the sum is not shared out */
   packed: boolean;
   /** x are pixels, and `offsets` has the offsets of a patch's inputs from its first pixel */
   pixels?: boolean;
@@ -125,7 +126,7 @@ export function productShader(kind: ProductKind): Shader {
     },
     `${SHAPE}
 ${activation ? activations[activation] : ""}
-${form === "int8" ? unpackQuad(kind.packed) : ""}
+${hasDots(kind) ? dotMemory(kind) : form === "int8" ? UNPACK_QUAD : ""}
 ${normEps !== undefined ? statisticsOf(normEps, "shape.inDim", "shape.groupSize") : ""}
 ${scratch ? `var<workgroup> scratch: array<f32, ${scratch}>;` : ""}
 fn sourceOf(row: u32) -> u32 {
@@ -139,13 +140,13 @@ fn main(@builtin(workgroup_id) tile: vec3u, @builtin(local_invocation_id) lane: 
 ${qkv ? skipQueries(tile) : ""}
   // Rows past the last are computed as the last and not written.
   var sources: array<u32, ${tm}>;
-${normEps !== undefined ? `  var norms: array<vec2f, ${tm}>; // mean and 1/σ` : ""}
+  ${normEps !== undefined ? `var norms: array<vec2f, ${tm}>;` : ""} // mean and 1/σ
   for (var i = 0u; i < ${tm}u; i++) {
     sources[i] = sourceOf(min(tileRow + lane.y * ${tm}u + i, lastRow));
 ${normEps !== undefined ? "    norms[i] = statisticsOf(sources[i]);" : ""}
   }
 ${rowsAndColumns((i, j) => `  var sum${i}_${j} = vec4f();`)}
-${loop(kind)}
+${hasDots(kind) ? dotLoop(kind) : loop(kind)}
   var sums = array<f32, ${tm * columns}>(
 ${rowsAndColumns((i, j) => `    ${repeat(4, (c) => `sum${i}_${j}.${XYZW[c]}`, ", ")},`)}
   );
@@ -201,10 +202,9 @@ function loadWeights(form: WeightForm, lanesX: number, j: number): string {
 ${repeat(4, (q) => `    let w${j}_${q} = vec4f(${repeat(4, (c) => `quad${j}_${c}.${XYZW[q]}`, ", ")});`)}`;
 }
 
-function unpackQuad(packed: boolean): string {
-  const quad = packed ? "unpack4xI8(word)" : "bitcast<vec4i>(vec4u(word) << vec4u(24u, 16u, 8u, 0u)) >> vec4u(24u)";
-  return `fn unpackQuad(word: u32) -> vec4f { return vec4f(${quad}); }`;
-}
+const UNPACK_QUAD = `fn unpackQuad(word: u32) -> vec4f {
+  return vec4f(bitcast<vec4i>(vec4u(word) << vec4u(24u, 16u, 8u, 0u)) >> vec4u(24u));
+}`;
 
 /** After the sum: the norm's 1/σ, int8's scale, bias, activation, what is added; then the result is written. */
 function finish({ form, tile, normEps, add, activation, qkv, diagonal }: ProductKind): string {

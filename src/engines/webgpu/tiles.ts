@@ -3,7 +3,7 @@ import type { Tile } from "./product.ts";
 
 /** What the shaders are made for. */
 export interface Target {
-  /** WGSL has `unpack4xI8` and `dot4I8Packed` */
+  /** WGSL has `dot4I8Packed`, and no CPU emulates it: that takes twice as long as f32 */
   packed: boolean;
   /** A CPU emulates the GPU. It has no use for thousands of invocations, and loads are its largest cost. */
   isSoftware: boolean;
