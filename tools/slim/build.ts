@@ -27,10 +27,10 @@ import { type Answer, canRefit, refitHead } from "./refit.ts";
 import { keyOf, type Setting, withTokens } from "./space.ts";
 
 /**
- * The pictures by which a head is solved again: some train pictures to rank candidates, all of them before a
+ * The pictures by which a head is solved again: few train pictures to rank candidates, many before a
  * measurement on val.
  */
-export type HeadPictures = "some" | "all";
+export type HeadPictures = "few" | "many";
 
 /** Makes the models of one dense model. What took a calibration is kept in `folder`. */
 export class Builder {
@@ -65,7 +65,7 @@ export class Builder {
 
   /** Builds a model with a head solved by some pictures, to rank candidates. */
   async buildCandidate(setting: Setting): Promise<Model> {
-    return encoded(await this.withHead(setting, "some"), setting);
+    return encoded(await this.withHead(setting, "few"), setting);
   }
 
   /** Builds a model with the dense model's head. */
@@ -75,7 +75,7 @@ export class Builder {
 
   /** Builds a model in f32, from which each dtype is made. */
   async exact(setting: Setting): Promise<Model> {
-    return this.withHead(setting, "all");
+    return this.withHead(setting, "many");
   }
 
   private async withHead(setting: Setting, pictures: HeadPictures): Promise<Model> {

@@ -87,7 +87,7 @@ export class PointMeasurer implements Measurer {
     },
   ) {
     this.pixels = settings.against?.pixels ?? new PixelCache();
-    const picturesOf = { some: pictures.calibration, all: pictures.solving };
+    const picturesOf = { few: pictures.calibration, many: pictures.solving };
     builder.answers ??= async (model, by) => {
       const wanted = await this.dense.ownLogits(picturesOf[by]); // first, to find unreadable pictures
       return { slim: await this.run(model, picturesOf[by]), wanted };

@@ -146,6 +146,8 @@ function withCandidate(frontier: Candidate[], one: Candidate): Candidate[] {
  * missing the target.
  */
 const BESIDE = 2;
+/** Share of the pictures with another best class that are lost: some were wrong before, and others become right. */
+const LOST_OF_CHANGED = 0.4;
 
 export interface Choice {
   chosen: Measured;
@@ -167,7 +169,7 @@ export async function cheapestWithin(
 ): Promise<Choice | undefined> {
   const all: Measured[] = [];
   let cheapest: Measured | undefined;
-  for (const group of bySize(frontier)) {
+  for (const group of likeliestFirst(bySize(frontier), most)) {
     const { chosen, measured } = await cheapestOfSize(group, measurer, most, cheapest?.cost);
     all.push(...measured);
     if (chosen && chosen.cost < (cheapest?.cost ?? Infinity)) cheapest = chosen;
@@ -180,6 +182,16 @@ function bySize(frontier: Candidate[]): Candidate[][] {
   const sizes = [...new Set(frontier.map(({ point }) => point.size))].sort((a, b) => a - b);
   return sizes.map((size) => frontier.filter(({ point }) => point.size === size));
 }
+
+/** The sooner the cheapest point is found, the fewer of the other sizes are measured. */
+function likeliestFirst(groups: Candidate[][], most: number): Candidate[][] {
+  const expectedCost = (group: Candidate[]) => group[expectedBorder(group, most)]?.cost ?? Infinity;
+  return groups.toSorted((a, b) => expectedCost(a) - expectedCost(b));
+}
+
+/** The last point that should meet the target, by its closeness; −1 where none should. */
+const expectedBorder = (group: Candidate[], most: number): number =>
+  group.findLastIndex(({ disagreement }) => 100 * LOST_OF_CHANGED * disagreement <= most);
 
 /**
  * @param frontier of one picture size, the most expensive first
@@ -199,17 +211,21 @@ async function cheapestOfSize(
     if (!losses.has(k)) losses.set(k, await measurer.loss(frontier[k].point));
     return losses.get(k)!;
   };
-  const first = Math.max(0, useful - BESIDE);
-  let low = first; // meets the target, if any point does
-  if ((await lossAt(first)) <= most) {
-    let high = frontier.length;
+  const meets = async (k: number) => (await lossAt(k)) <= most;
+  // Cheaper points lose more, so where the first useful one misses, the others are left out.
+  if (await meets(useful)) {
+    let [low, high] = [useful, frontier.length];
+    let probe = expectedBorder(frontier, most);
     while (high - low > 1) {
-      const middle = (low + high) >> 1;
-      if ((await lossAt(middle)) <= most) low = middle;
-      else high = middle;
+      const next = Math.min(high - 1, Math.max(low + 1, probe));
+      if (await meets(next)) low = next;
+      else high = next;
+      if (high === frontier.length) probe = low + BESIDE;
+      else probe = low === useful ? high - BESIDE : (low + high) >> 1;
     }
+    const last = Math.min(frontier.length - 1, low + BESIDE);
+    for (let k = Math.max(0, low - BESIDE); k <= last; k++) await lossAt(k);
   }
-  for (let k = Math.max(first, low - BESIDE); k <= Math.min(frontier.length - 1, low + BESIDE); k++) await lossAt(k);
   const known = [...losses.keys()].sort((a, b) => a - b);
   const measured = known.map((k): Measured => ({ ...frontier[k], loss: losses.get(k)! }));
   const smooth = nonDecreasing(measured.map(({ loss }) => loss));
@@ -218,14 +234,18 @@ async function cheapestOfSize(
 
 /**
  * The most accurate on val of the points that cost at most `most`: of each picture size, the most expensive ones are
- * measured.
+ * measured, where they do not change the best class of far more pictures than those of another size.
  */
 export async function mostAccurateUnder(frontier: Candidate[], measurer: Measurer, most: number): Promise<Choice> {
+  const groups = bySize(frontier)
+    .map((group) => ({ group, first: group.findIndex(({ cost }) => cost <= most) }))
+    .filter(({ first }) => first >= 0);
+  const changed = ({ group, first }: (typeof groups)[number]) => group[first].disagreement;
+  const least = Math.min(...groups.map(changed));
   const measured: Measured[] = [];
-  for (const group of bySize(frontier)) {
-    const first = group.findIndex(({ cost }) => cost <= most);
-    if (first < 0) continue;
-    for (const one of group.slice(Math.max(0, first - 1), first + BESIDE))
+  for (const size of groups) {
+    if (changed(size) > FAR_MORE * least + DRAWN) continue;
+    for (const one of size.group.slice(Math.max(0, size.first - 1), size.first + BESIDE))
       measured.push({ ...one, loss: await measurer.loss(one.point) });
   }
   measured.sort((a, b) => b.cost - a.cost);
@@ -234,6 +254,11 @@ export async function mostAccurateUnder(frontier: Candidate[], measurer: Measure
   const isBetter = (a: Measured, b: Measured) => a.loss < b.loss || (a.loss === b.loss && a.divergence < b.divergence);
   return { chosen: under.reduce((best, one) => (isBetter(one, best) ? one : best)), measured };
 }
+
+/** A size is left out where the share of changed pictures is so many times as large as at the best size, … */
+const FAR_MORE = 1.5;
+/** … and by so much larger: 160 pictures do not tell less apart. */
+const DRAWN = 0.03;
 
 /** The closest non-decreasing values by least squares: neighbours that fall are averaged (pool adjacent violators). */
 export function nonDecreasing(values: number[]): number[] {
