@@ -1,14 +1,14 @@
-/** The loop of int8 products by `dot4I8Packed`: the inputs are rounded to int8 too, in groups with a scale of their own. */
+/** The loop of int8 products by `dot4I8Packed`: the inputs are rounded to int8 too, in groups that have a scale each. */
 import type { ProductKind } from "./product.ts";
 import { repeat } from "./shader.ts";
 
-/** Words of four inputs in a group: finer than a scale a row, as a great input costs the precision of its group alone. */
+/** Words of four inputs that share a scale. A large input costs the precision of these alone, not of its whole row. */
 const GROUP = 8;
 
 export const hasDots = ({ form, packed, pixels, tile }: ProductKind): boolean =>
   packed && form === "int8" && !pixels && tile.splits === 1;
 
-/** What the invocations share: a group of each of their rows. */
+/** What the invocations of a workgroup share: one group of each of their rows. */
 export function dotMemory({ tile }: ProductKind): string {
   const rows = tile.rows * tile.lanesY;
   return `var<workgroup> words: array<array<u32, ${rows}>, ${GROUP}>;

@@ -146,6 +146,55 @@ describe("the guided search", () => {
     expect(measured.map(({ loss }) => loss)).toEqual(losses);
   });
 
+  /** Two picture sizes of four points each, and losses by their costs. */
+  const twoSizes = (lossAt: (cost: number) => number, disagreementAt: (cost: number) => number) => {
+    const asked: number[] = [];
+    const costs = [1000, 800, 500, 300, 700, 450, 250, 200];
+    const frontier = costs
+      .map((cost, k) => ({
+        ...{ point: { ...DENSE, size: k >> 2, mlp: k & 3 }, cost },
+        ...{ divergence: k & 3, disagreement: disagreementAt(cost) },
+      }))
+      .sort((a, b) => b.cost - a.cost);
+    const { measurer } = measurerOf({ shares: [], harms: [], noise: 0, seed: 0 });
+    const loss = async ({ size, mlp }: Point) => {
+      const cost = costs[4 * size + mlp];
+      asked.push(cost);
+      return lossAt(cost);
+    };
+    return { frontier, measurer: { ...measurer, loss }, asked };
+  };
+
+  test("a picture size that cannot win is measured once", async () => {
+    // The smaller pictures are expected to go down to 200; of the larger ones nothing is cheaper than 250 that loses less.
+    const { frontier, measurer, asked } = twoSizes(
+      (cost) => (cost === 200 || cost === 300 ? 3 : 0.5),
+      (cost) => (cost < 260 ? 0.02 : 0.05),
+    );
+    const { chosen } = (await cheapestWithin(frontier, measurer, 1))!;
+    expect(chosen.cost).toBe(250);
+    expect(asked.filter((cost) => [1000, 800, 500, 300].includes(cost))).toEqual([]);
+    const larger = twoSizes(
+      (cost) => ([700, 450, 250, 200].includes(cost) ? 3 : 0.5),
+      (cost) => (cost === 300 ? 0.01 : 0.05),
+    );
+    expect((await cheapestWithin(larger.frontier, larger.measurer, 1))!.chosen.cost).toBe(300);
+    expect(larger.asked.filter((cost) => cost < 300)).toEqual([250]);
+  });
+
+  test("under a target of cost a picture size with far more changed pictures is not measured", async () => {
+    const isLarger = (cost: number) => [1000, 800, 500, 300].includes(cost);
+    for (const far of [0.04, 0.3]) {
+      const { frontier, measurer, asked } = twoSizes(
+        () => 1,
+        (cost) => (isLarger(cost) ? far : 0.02),
+      );
+      await mostAccurateUnder(frontier, measurer, 600);
+      expect(asked.some(isLarger)).toBe(far < 0.06);
+      expect(asked).toContain(450);
+    }
+  });
+
   test("nothing is taken where what all is made of does not keep the target", async () => {
     const { measurer } = measurerOf({ shares: AXES.map(() => 0.8), harms: AXES.map(() => 0.01), noise: 0, seed: 1 });
     const bad = { ...measurer, loss: async () => 2 };
