@@ -5,6 +5,7 @@
 import { statSync } from "node:fs";
 import { SlimViTError } from "../../src/errors.ts";
 import { sayOnce } from "../shared/terminal.ts";
+import { comparable } from "./classes.ts";
 import type { Listing } from "./entries.ts";
 import { listFolder } from "./folder.ts";
 import { type Layout, layOut } from "./layout.ts";
@@ -14,7 +15,7 @@ import { isTable, listTable, readMetadata } from "./table.ts";
 import { listTar } from "./tar.ts";
 import { listZip } from "./zip.ts";
 
-export { classOrder, labelIndices, unknownClass } from "./classes.ts";
+export { classOrder, comparable, labelIndices, unknownClass } from "./classes.ts";
 export { decode, evalPixels, type Picture } from "./pixels.ts";
 export { SPLITS, type Split, spread } from "./splits.ts";
 
@@ -35,15 +36,39 @@ export async function openDataset(
   { unlabelled = false }: { unlabelled?: boolean } = {},
 ): Promise<Dataset> {
   const pictures: Picture[] = [];
+  const names = new Set<string>();
   for (const source of sources) {
     const layout = layOut(source, await list(source), unlabelled);
     tell(source, layout);
     const chosen = inSplit(layout.files, split);
     if (chosen.length === 0) throw new SlimViTError("bad-input", `${source}: ${faultOf(layout, split)}`);
+    for (const { className } of layout.files) names.add(className);
     for (const { path, className, read } of chosen) pictures.push({ name: `${source}:${path}`, className, read });
   }
+  const spelling = oneSpelling([...names].sort());
+  for (const picture of pictures) picture.className = spelling.get(picture.className)!;
   const classNames = [...new Set(pictures.map((p) => p.className))].filter((name) => name !== "").sort();
   return { pictures, classNames };
+}
+
+/**
+ * One spelling for names that the matching of classes does not tell apart, such as "New York" and "New_York". Names that
+ * differ in case stay two classes, because they may be two, but hardly ever are.
+ */
+function oneSpelling(names: string[]): Map<string, string> {
+  const first = new Map<string, string>();
+  const cased = new Map<string, string>();
+  for (const name of names) {
+    const key = comparable(name);
+    const known = first.get(key);
+    if (known !== undefined) sayOnce(`the classes "${known}" and "${name}" are taken as one, "${known}"`);
+    else first.set(key, name);
+    const other = cased.get(key.toLowerCase());
+    if (other !== undefined && comparable(other) !== key)
+      sayOnce(`the classes "${other}" and "${name}" differ in capital letters alone, and are taken as two`);
+    cased.set(key.toLowerCase(), name);
+  }
+  return new Map(names.map((name) => [name, first.get(comparable(name))!]));
 }
 
 function faultOf({ files, leftOut }: Layout, split: Split): string {

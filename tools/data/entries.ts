@@ -46,6 +46,14 @@ export const isLitter = (path: string): boolean =>
 /** No picture file is larger; one that is, or an archive's entry that claims to be, is refused unread. */
 export const MAX_PICTURE_BYTES = 256 * 2 ** 20;
 
+/** An archive's name of a file as a path: composed letters, without "./". */
+export const cleanPath = (name: string): string =>
+  name
+    .normalize("NFC")
+    .split("/")
+    .filter((part) => part !== "" && part !== ".")
+    .join("/");
+
 export const nameOf = (path: string): string => path.slice(path.lastIndexOf("/") + 1);
 
 export const folderOf = (path: string): string => path.slice(0, Math.max(0, path.lastIndexOf("/")));

@@ -38,15 +38,23 @@ interface Folder {
  * @throws SlimViTError `bad-input` naming a class folder that has no picture
  */
 export function layOut(source: string, { entries, annotations, annotatedBy }: Listing, unlabelled: boolean): Layout {
-  const leftOut = leftOutOf(entries, annotations !== undefined);
+  const leftOut = leftOutOf(entries, annotations);
   const data = entries.filter(({ path, fault }) => fault === undefined && !isLitter(path));
   if (annotations) {
-    const isAnnotated = ({ path, read }: Entry) => read !== undefined && annotations.has(path);
-    const files = data.filter(isAnnotated).map(({ path, read }): SourceFile => {
-      const { className = "", split } = annotations.get(path)!;
+    // A picture that the annotations name belongs to the data, whatever the folders that it lies in are called.
+    const files = entries.filter(({ path, read }) => read !== undefined && annotations.has(path));
+    const unnamed = data.filter(({ path, read }) => read !== undefined && isPicture(path) && !annotations.has(path));
+    const paths = new Set(files.map(({ path }) => path));
+    const absent = [...annotations.keys()].filter((path) => !paths.has(path));
+    if (absent.length) leftOut.push(`${absent.length} that ${annotatedBy} names and that are not there (${absent[0]})`);
+    if (unnamed.length && !unlabelled)
+      leftOut.push(`${unnamed.length} that ${annotatedBy} does not name (${unnamed[0].path})`);
+    const annotated = [...files, ...(unlabelled ? unnamed : [])].map(({ path, read }): SourceFile => {
+      const { className = "", split } = annotations.get(path) ?? {};
       return { path, className, read: read!, ...(split && { split }) };
     });
-    return withClasses(files, leftOut, [`the classes come from ${annotatedBy}`], unlabelled);
+    const notes = [`the classes come from ${annotatedBy}`];
+    return withClasses(splitByFolders(annotated, notes), leftOut, notes, unlabelled);
   }
   const top = passWrappers(treeOf(data));
   const splits = splitFolders(top);
@@ -55,15 +63,31 @@ export function layOut(source: string, { entries, annotations, annotatedBy }: Li
   if (splits.size) {
     for (const [name, folder] of top.folders) {
       const split = splits.get(name);
-      if (split) files.push(...filesBelow(source, folder, notes, split));
+      if (split) files.push(...filesBelow(source, folder, notes, unlabelled, split));
       else if (allIn(folder).length)
         leftOut.push(`${allIn(folder).length} in ${folder.path}/, beside the split folders`);
     }
   } else {
-    files.push(...filesBelow(source, top, notes));
+    files.push(...filesBelow(source, top, notes, unlabelled));
   }
   for (const { path, read } of splits.size ? top.pictures : []) files.push({ path, className: "", read: read! });
   return withClasses(files, leftOut, notes, unlabelled);
+}
+
+/**
+ * Annotated pictures in folders of several splits and no others belong to these, as in Hugging Face's imagefolder with
+ * its metadata in train/ and test/.
+ */
+function splitByFolders(files: SourceFile[], notes: string[]): SourceFile[] {
+  if (files.some(({ split }) => split)) return files;
+  const folders = files.map(({ path }) => path.split("/").slice(0, -1));
+  let depth = 0;
+  while (folders.length > 0 && folders.every((parts) => depth < parts.length && parts[depth] === folders[0][depth]))
+    depth++;
+  const names = new Set(folders.map((parts) => parts[depth]).filter((name) => name !== undefined));
+  if (new Set([...names].map(splitNamed)).size < 2 || ![...names].every(splitNamed)) return files;
+  notes.push(`the splits are its folders ${[...names].sort().join(", ")}`);
+  return files.map((file, k) => ({ ...file, split: splitNamed(folders[k][depth] ?? "") }));
 }
 
 function withClasses(files: SourceFile[], leftOut: string[], notes: string[], unlabelled: boolean): Layout {
@@ -124,14 +148,20 @@ function splitFolders({ folders }: Folder): Map<string, SplitPart> {
 }
 
 /** The pictures of the class folders in `top`, and those without one. */
-function filesBelow(source: string, top: Folder, notes: string[], split?: SplitPart): SourceFile[] {
+function filesBelow(
+  source: string,
+  top: Folder,
+  notes: string[],
+  unlabelled: boolean,
+  split?: SplitPart,
+): SourceFile[] {
   const files: SourceFile[] = top.pictures.map(({ path, read }) => ({
     ...{ path, className: "", read: read! },
     ...(split && { split }),
   }));
   for (const [className, folder] of top.folders) {
     const pictures = allIn(folder);
-    if (!pictures.length) refuseEmpty(source, folder, top);
+    if (!pictures.length && !unlabelled) refuseEmpty(source, folder, top);
     const below = holding(folder).map(({ path }) => nameOf(path));
     const own = split ? [] : below.filter((name) => splitNamed(name));
     const areSplits = own.length > 0 && own.length === below.length && !folder.pictures.length;
@@ -158,13 +188,14 @@ function refuseEmpty(source: string, folder: Folder, top: Folder): void {
 
 const shortList = (names: string[]) => (names.length > 3 ? `${names.slice(0, 3).join(", ")}, …` : names.join(", "));
 
-function leftOutOf(entries: Entry[], annotated: boolean): string[] {
+function leftOutOf(entries: Entry[], annotations: Listing["annotations"]): string[] {
   const leftOut: string[] = [];
   const files = entries.filter(({ read }) => read);
-  const litter = files.filter(({ path }) => isLitter(path) && (isPicture(path) || isOtherPicture(path)));
+  const isData = (path: string) => !isLitter(path) || annotations?.has(path);
+  const litter = files.filter(({ path }) => !isData(path) && (isPicture(path) || isOtherPicture(path)));
   const others = files.filter(({ path }) => !isLitter(path) && !isPicture(path) && !isMetadata(path));
   // Beside a sample's picture lie its label and captions; only pictures of other kinds are worth a word.
-  const unread = annotated ? others.filter(({ path }) => isOtherPicture(path)) : others;
+  const unread = annotations ? others.filter(({ path }) => isOtherPicture(path)) : others;
   if (litter.length) leftOut.push(`${litter.length} hidden or system files (${nameOf(litter[0].path)})`);
   if (unread.length) leftOut.push(`files of unsupported kinds: ${countKinds(unread)}`);
   const closed = entries.filter(({ fault }) => fault !== undefined);

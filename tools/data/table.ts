@@ -3,9 +3,10 @@
  * metadata.jsonl beside the pictures).
  */
 import { readFileSync, statSync } from "node:fs";
-import { dirname, isAbsolute, resolve } from "node:path";
+import { dirname, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
-import { type Annotation, type Entry, folderOf, type Listing, MAX_PICTURE_BYTES, nameOf } from "./entries.ts";
+import { cellsOf, readText } from "./csv.ts";
+import { type Annotation, type Entry, folderOf, isLitter, type Listing, MAX_PICTURE_BYTES, nameOf } from "./entries.ts";
 import { splitNamed } from "./splits.ts";
 
 const PATH_COLUMNS = ["path", "file_name", "filename", "file", "filepath", "file_path", "image", "image_path", "img"];
@@ -21,23 +22,31 @@ interface Row extends Annotation {
 
 /** @throws SlimViTError `bad-input` naming the line and the fault */
 export function listTable(file: string): Listing {
-  const rows = rowsOf(readFileSync(file, "utf8"), file);
+  const rows = rowsOf(readText(readFileSync(file), file), file);
   const entries: Entry[] = [];
   const annotations = new Map<string, Annotation>();
+  const places = new Set<string>();
   rows.forEach(({ path, className, split }, k) => {
-    const onDisk = isAbsolute(path) ? path : resolve(dirname(file), path);
+    const onDisk = placeOf(file, path);
     if (!statSync(onDisk, { throwIfNoEntry: false }))
       throw new SlimViTError(
         "bad-input",
         `${file}: row ${k + 1} names "${path}", and there is no such file. Paths start from the table's own folder.`,
       );
     const name = path.normalize("NFC");
-    if (annotations.has(name)) throw new SlimViTError("bad-input", `${file}: names "${path}" twice.`);
+    if (places.has(onDisk)) throw new SlimViTError("bad-input", `${file}: names "${path}" twice.`);
+    places.add(onDisk);
     annotations.set(name, { className, split });
     entries.push({ path: name, read: async () => readPicture(onDisk) });
   });
   return { entries, annotations, annotatedBy: nameOf(file) };
 }
+
+/** The pictures that a table names: their paths as it has them, and where they are. */
+export const tablePictures = (file: string): { path: string; onDisk: string }[] =>
+  rowsOf(readText(readFileSync(file), file), file).map(({ path }) => ({ path, onDisk: placeOf(file, path) }));
+
+const placeOf = (file: string, path: string) => resolve(dirname(file), path);
 
 function readPicture(path: string): Buffer {
   const stats = statSync(path);
@@ -50,39 +59,49 @@ function readPicture(path: string): Buffer {
 export async function readMetadata(source: string, entries: Entry[]): Promise<Map<string, Annotation> | undefined> {
   const annotations = new Map<string, Annotation>();
   for (const { path, read } of entries) {
-    if (!read || !isMetadata(path)) continue;
-    const text = (await read()).toString("utf8");
-    const rows = /\.jsonl$/i.test(path) ? jsonRows(text, `${source}:${path}`) : metadataRows(text, `${source}:${path}`);
+    if (!read || !isMetadata(path) || isLitter(path)) continue;
+    const name = `${source}:${path}`;
+    const text = readText(await read(), name);
+    const rows = /\.jsonl$/i.test(path) ? jsonRows(text, name) : metadataRows(text, name);
     const folder = folderOf(path);
-    for (const { path: name, ...annotation } of rows ?? [])
-      annotations.set((folder ? `${folder}/${name}` : name).normalize("NFC"), annotation);
+    for (const { path: picture, ...annotation } of rows ?? []) {
+      const from = (folder ? `${folder}/${picture}` : picture).normalize("NFC");
+      const known = annotations.get(from);
+      if (known && known.className !== annotation.className)
+        throw new SlimViTError(
+          "bad-input",
+          `${name}: gives "${picture}" two classes, "${known.className}" and "${annotation.className}".`,
+        );
+      annotations.set(from, annotation);
+    }
   }
   return annotations.size ? annotations : undefined;
 }
 
 /** The rows of a metadata table; undefined without a class column, because captions and boxes belong to other tasks. */
 function metadataRows(text: string, name: string): Row[] | undefined {
-  const [header] = cellsOf(text.replace(/^\ufeff/, "").split(/\r?\n/, 1)[0], ",");
-  return header && columnOf(header, CLASS_COLUMNS) >= 0 ? rowsOf(text, name) : undefined;
+  const [header = []] = cellsOf(text.split("\n", 1)[0], separatorOf(text)).rows;
+  return columnOf(header, CLASS_COLUMNS) >= 0 ? rowsOf(text, name) : undefined;
 }
 
 function jsonRows(text: string, name: string): Row[] | undefined {
   const rows: Row[] = [];
-  for (const [k, line] of text
-    .replace(/^\ufeff/, "")
-    .split(/\r?\n/)
-    .entries()) {
+  for (const [k, line] of text.split("\n").entries()) {
     if (!line.trim()) continue;
-    let record: Record<string, unknown>;
+    const wrong = (why: string) => new SlimViTError("bad-input", `${name}: line ${k + 1} ${why}.`);
+    let record: Record<string, unknown> | null;
     try {
       record = JSON.parse(line);
     } catch {
-      throw new SlimViTError("bad-input", `${name}: line ${k + 1} is not JSON.`);
+      throw wrong("is not JSON");
     }
-    const label = CLASS_COLUMNS.map((key) => record[key]).find((value) => ["string", "number"].includes(typeof value));
-    if (typeof record.file_name !== "string")
-      throw new SlimViTError("bad-input", `${name}: line ${k + 1} has no "file_name".`);
-    if (label !== undefined) rows.push(rowOf(record.file_name, String(label)));
+    if (typeof record?.file_name !== "string") throw wrong('has no "file_name"');
+    const { file_name: path } = record;
+    const cellOf = (keys: string[]) =>
+      keys.map((key) => record[key]).find((value) => ["string", "number"].includes(typeof value));
+    const [label, split] = [cellOf(CLASS_COLUMNS), String(cellOf(SPLIT_COLUMNS) ?? "")];
+    if (split && !splitNamed(split)) throw wrong(`has the split "${split}"; expected train, val or test`);
+    if (label !== undefined) rows.push(rowOf(path, String(label), split));
   }
   return rows.length ? rows : undefined;
 }
@@ -90,12 +109,18 @@ function jsonRows(text: string, name: string): Row[] | undefined {
 const columnOf = (header: string[], names: string[]) =>
   header.findIndex((cell) => names.includes(cell.trim().toLowerCase()));
 
+function separatorOf(text: string): string {
+  const [first] = text.split("\n", 1);
+  return ["\t", ";", ","].find((candidate) => first.includes(candidate)) ?? ",";
+}
+
 /** Reads rows with or without a header. Without one, the first column is the path and the second the label. */
 function rowsOf(text: string, name: string): Row[] {
-  const plain = text.replace(/^\ufeff/, "");
-  const [first] = plain.split(/\r?\n/, 1);
-  const separator = ["\t", ";", ","].find((candidate) => first.includes(candidate)) ?? ",";
-  const table = cellsOf(plain, separator).filter((cells) => cells.some((cell) => cell.trim() !== ""));
+  const separator = separatorOf(text);
+  const { rows, openQuote } = cellsOf(text, separator);
+  if (openQuote !== undefined)
+    throw new SlimViTError("bad-input", `${name}: line ${openQuote} opens a quote (") that never closes.`);
+  const table = rows.filter((cells) => cells.some((cell) => cell.trim() !== ""));
   const header = table[0] ?? [];
   const hasHeader = columnOf(header, PATH_COLUMNS) >= 0 && columnOf(header, CLASS_COLUMNS) >= 0;
   const [pathColumn, classColumn] = hasHeader
@@ -105,49 +130,24 @@ function rowsOf(text: string, name: string): Row[] {
   const body = hasHeader ? table.slice(1) : table;
   if (!body.length)
     throw new SlimViTError("bad-input", `${name}: has no rows; expected lines of path${separator}label.`);
+  const width = hasHeader ? header.length : Math.min(...body.map(widthOf));
   return body.map((cells, k) => {
+    const wrong = (why: string) => new SlimViTError("bad-input", `${name}: row ${k + 1} ${why}.`);
     const [path, label, split] = [pathColumn, classColumn, splitColumn].map((column) => cells[column]?.trim() ?? "");
     if (!path || cells.length <= classColumn)
-      throw new SlimViTError(
-        "bad-input",
-        `${name}: row ${k + 1} is "${cells.join(separator)}"; expected path${separator}label.`,
-      );
-    if (split && !splitNamed(split))
-      throw new SlimViTError(
-        "bad-input",
-        `${name}: row ${k + 1} has the split "${split}"; expected train, val or test.`,
-      );
+      throw wrong(`is "${cells.join(separator)}"; expected path${separator}label`);
+    if (widthOf(cells) > width)
+      throw wrong(`has ${widthOf(cells)} cells, not ${width}; put a cell that holds "${separator}" in quotes`);
+    if (split && !splitNamed(split)) throw wrong(`has the split "${split}"; expected train, val or test`);
     return rowOf(path, label, split);
   });
 }
+
+/** Cells up to the last that is not empty, because spreadsheets end rows with empty ones; 2 at least. */
+const widthOf = (cells: string[]) => Math.max(2, cells.findLastIndex((cell) => cell.trim() !== "") + 1);
 
 const rowOf = (path: string, label: string, split = ""): Row => ({
   path: path.replaceAll("\\", "/").replace(/^\.\//, ""),
   className: label.trim().normalize("NFC") || undefined,
   ...(split && { split: splitNamed(split) }),
 });
-
-/** Quoted cells may hold separators, line ends and doubled quotes (RFC 4180). */
-function cellsOf(text: string, separator: string): string[][] {
-  const rows: string[][] = [[]];
-  let cell = "";
-  let quoted = false;
-  for (let at = 0; at < text.length; at++) {
-    const char = text[at];
-    if (quoted) {
-      if (char !== '"') cell += char;
-      else if (text[at + 1] === '"') cell += text[++at];
-      else quoted = false;
-    } else if (char === '"' && cell === "") quoted = true;
-    else if (char === separator) {
-      rows.at(-1)!.push(cell);
-      cell = "";
-    } else if (char === "\n") {
-      rows.at(-1)!.push(cell.replace(/\r$/, ""));
-      rows.push([]);
-      cell = "";
-    } else cell += char;
-  }
-  rows.at(-1)!.push(cell);
-  return rows;
-}

@@ -3,8 +3,19 @@
  * "003.cls" or the `label` of "003.json" is the class of the picture "003.jpg".
  */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { posix } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
-import { type Annotation, type Entry, extensionOf, isPicture, type Listing, MAX_PICTURE_BYTES } from "./entries.ts";
+import {
+  type Annotation,
+  cleanPath,
+  type Entry,
+  extensionOf,
+  isLitter,
+  isPicture,
+  type Listing,
+  MAX_PICTURE_BYTES,
+} from "./entries.ts";
+import { readMetadata } from "./table.ts";
 
 const BLOCK = 512;
 /** The largest size of a long name or of pax records. */
@@ -15,14 +26,17 @@ const MAX_LABEL_BYTES = 2 ** 20;
 /** @throws SlimViTError `bad-input` for a file that is no tar, or one that is cut off */
 export async function listTar(file: string): Promise<Listing> {
   const entries = readHeaders(file);
-  const annotations = await sampleLabels(file, entries);
-  return annotations.size ? { entries, annotations, annotatedBy: ".cls or .json files" } : { entries };
+  const labels = await sampleLabels(file, entries);
+  if (labels.size) return { entries, annotations: labels, annotatedBy: ".cls or .json files" };
+  const annotations = await readMetadata(file, entries);
+  return annotations ? { entries, annotations, annotatedBy: "its metadata file" } : { entries };
 }
 
 function readHeaders(file: string): Entry[] {
   const descriptor = openSync(file, "r");
   const broken = (why: string) => new SlimViTError("bad-input", `${file}: is a broken tar (${why}).`);
-  const entries: Entry[] = [];
+  // By path: of a file that was added to the tar again, the last one counts, as when it is unpacked.
+  const entries = new Map<string, Entry>();
   try {
     const { size: fileSize } = fstatSync(descriptor);
     const bytes = (at: number, length: number) => {
@@ -32,6 +46,7 @@ function readHeaders(file: string): Entry[] {
       return buffer;
     };
     let longName: string | undefined;
+    let longLink: string | undefined;
     for (let at = 0; at + BLOCK <= fileSize; ) {
       const header = bytes(at, BLOCK);
       if (header.every((byte) => byte === 0)) break;
@@ -42,36 +57,42 @@ function readHeaders(file: string): Entry[] {
       if (start + size > fileSize) throw broken("it is cut off");
       at = start + Math.ceil(size / BLOCK) * BLOCK;
       const kind = String.fromCharCode(header[156]);
-      if (kind === "L" || kind === "x") {
+      if (kind === "L" || kind === "K" || kind === "x") {
         if (size > MAX_NAME_BYTES) throw broken(`a name of ${size} bytes`);
         const text = bytes(start, size);
-        longName = (kind === "L" ? textOf(text) : paxPath(text)) ?? longName;
+        longName = (kind === "L" ? textOf(text) : kind === "x" ? paxValue(text, "path") : undefined) ?? longName;
+        longLink = (kind === "K" ? textOf(text) : kind === "x" ? paxValue(text, "linkpath") : undefined) ?? longLink;
         continue;
       }
       const path = cleanPath(longName ?? plainName(header));
-      longName = undefined;
+      const link = longLink ?? textOf(header.subarray(157, 257));
+      longName = longLink = undefined;
       if (path === "" || path.split("/").includes("..")) continue;
-      if (kind === "5") entries.push({ path });
+      if (kind === "5") entries.set(path, { path });
       else if (kind === "0" || kind === "\0" || kind === "7")
-        entries.push({ path, read: async () => readPart(file, start, size) });
+        entries.set(path, { path, read: async () => readPart(file, start, size) });
+      else if (kind === "1" || kind === "2") {
+        // A hard link names its file from the tar's root, a symbolic one from its own folder.
+        const target = cleanPath(posix.normalize(kind === "1" ? link : `${posix.dirname(path)}/${link}`));
+        entries.set(path, { path, read: () => readLinked(entries, target) });
+      }
     }
   } finally {
     closeSync(descriptor);
   }
-  return entries;
+  return [...entries.values()];
+}
+
+async function readLinked(entries: Map<string, Entry>, target: string): Promise<Buffer> {
+  const read = entries.get(target)?.read;
+  if (!read) throw new Error(`it is a link to ${target}, which is not in the tar`);
+  return read();
 }
 
 const textOf = (bytes: Uint8Array): string => {
   const end = bytes.indexOf(0);
   return Buffer.from(end < 0 ? bytes : bytes.subarray(0, end)).toString("utf8");
 };
-
-const cleanPath = (name: string) =>
-  name
-    .normalize("NFC")
-    .split("/")
-    .filter((part) => part !== "" && part !== ".")
-    .join("/");
 
 /** ustar's name with its prefix. */
 function plainName(header: Buffer): string {
@@ -82,12 +103,12 @@ function plainName(header: Buffer): string {
 }
 
 /** A record is "LENGTH key=value\n", where LENGTH counts the whole record. */
-function paxPath(records: Buffer): string | undefined {
+function paxValue(records: Buffer, wanted: string): string | undefined {
   for (let at = 0; at < records.length; ) {
     const length = Number.parseInt(records.toString("latin1", at, at + 10), 10);
     if (!(length > 0)) return undefined;
     const [, key, value] = records.toString("utf8", at, at + length).match(/^\d+ ([^=]+)=(.*)\n$/s) ?? [];
-    if (key === "path") return value;
+    if (key === wanted) return value;
     at += length;
   }
   return undefined;
@@ -121,27 +142,37 @@ function readPart(file: string, start: number, size: number): Buffer {
 const sampleOf = (path: string) => path.match(/^((?:.*\/)?[^/.]+)/)?.[1] ?? path;
 
 async function sampleLabels(file: string, entries: Entry[]): Promise<Map<string, Annotation>> {
-  const classes = new Map<string, string>();
+  // A sample's .cls comes before its .json, which often holds the same class in another form.
+  const classes: Record<string, Map<string, string>> = { ".cls": new Map(), ".json": new Map() };
   for (const { path, read } of entries) {
     const extension = extensionOf(path);
-    if (!read || (extension !== ".cls" && extension !== ".json")) continue;
+    if (!read || !classes[extension] || isLitter(path)) continue;
     const bytes = await read();
     if (bytes.length > MAX_LABEL_BYTES) continue;
     const text = bytes.toString("utf8").trim();
-    const name = extension === ".cls" ? text : labelIn(text, `${file}:${path}`);
-    if (name) classes.set(sampleOf(path), name.normalize("NFC"));
+    const name = (extension === ".cls" ? text : labelIn(text, `${file}:${path}`))?.normalize("NFC");
+    if (!name) continue;
+    const sample = sampleOf(path);
+    const known = classes[extension].get(sample) ?? name;
+    if (known !== name)
+      throw new SlimViTError(
+        "bad-input",
+        `${file}: the sample "${sample}" has two classes, "${known}" and "${name}". A sample's name ends at the first dot.`,
+      );
+    classes[extension].set(sample, name);
   }
+  const classOf = (sample: string) => classes[".cls"].get(sample) ?? classes[".json"].get(sample);
   const annotations = new Map<string, Annotation>();
-  if (classes.size)
+  if (classes[".cls"].size || classes[".json"].size)
     for (const { path } of entries)
-      if (isPicture(path)) annotations.set(path, { className: classes.get(sampleOf(path)) });
+      if (isPicture(path) && !isLitter(path)) annotations.set(path, { className: classOf(sampleOf(path)) });
   return annotations;
 }
 
 function labelIn(text: string, name: string): string | undefined {
   try {
-    const found = JSON.parse(text) as Record<string, unknown>;
-    const label = found.label ?? found.class ?? found.cls;
+    const found = JSON.parse(text) as Record<string, unknown> | null;
+    const label = found?.label ?? found?.class ?? found?.cls;
     return typeof label === "string" || typeof label === "number" ? String(label) : undefined;
   } catch {
     throw new SlimViTError("bad-input", `${name}: is not JSON; expected an object with the picture's "label".`);

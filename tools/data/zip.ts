@@ -1,7 +1,7 @@
 /** The files of a zip, read one by one. */
 import yauzl from "yauzl";
 import { SlimViTError } from "../../src/errors.ts";
-import { type Entry, MAX_PICTURE_BYTES } from "./entries.ts";
+import { cleanPath, type Entry, MAX_PICTURE_BYTES } from "./entries.ts";
 
 /** Pictures are compressed already: a large entry that inflates by more is a bomb, and a batch holds many at once. */
 const MAX_INFLATION = 100;
@@ -13,29 +13,43 @@ export async function listZip(file: string): Promise<Entry[]> {
   const zip = await new Promise<yauzl.ZipFile>((resolve, reject) => {
     yauzl.open(file, { lazyEntries: true, autoClose: false, decodeStrings: false }, (error, zip) => {
       if (error)
-        reject(new SlimViTError("bad-input", `${file}: is neither a folder nor a readable zip (${error.message}).`));
+        reject(
+          new SlimViTError(
+            "bad-input",
+            `${file}: is neither a folder, a .tar, a .csv nor a .tsv, and no readable zip (${error.message}).`,
+          ),
+        );
       else resolve(zip);
     });
   });
   const broken = (why: string) => new SlimViTError("bad-input", `${file}: is a broken zip (${why}).`);
-  const entries: Entry[] = [];
+  const entries = new Map<string, Entry>(); // of an entry that was added again, the last one counts
   await new Promise<void>((resolve, reject) => {
     zip.on("entry", (entry: yauzl.Entry) => {
       const name = entryName(entry).replaceAll("\\", "/").normalize("NFC");
       const fault = yauzl.validateFileName(name);
       if (fault !== null) return reject(broken(fault));
-      if (name.endsWith("/")) entries.push({ path: name.slice(0, -1) });
-      else entries.push({ path: name, read: () => readEntry(zip, entry) });
+      if (entry.generalPurposeBitFlag & ENCRYPTED)
+        return reject(
+          new SlimViTError(
+            "bad-input",
+            `${file}: is encrypted (${name}). Unpack it with its password, and give the folder.`,
+          ),
+        );
+      const path = cleanPath(name);
+      if (name.endsWith("/")) entries.set(path, { path });
+      else entries.set(path, { path, read: () => readEntry(zip, entry) });
       zip.readEntry();
     });
     zip.on("end", resolve);
     zip.on("error", (error: Error) => reject(broken(error.message)));
     zip.readEntry();
   });
-  return entries;
+  return [...entries.values()];
 }
 
-/** Bit of the general-purpose flags: the name is UTF-8. */
+/** Bits of the general-purpose flags: the content is encrypted, the name is UTF-8. */
+const ENCRYPTED = 1;
 const UTF8 = 0x800;
 /** Info-ZIP's extra field with the name in UTF-8. */
 const UNICODE_PATH = 0x7075;

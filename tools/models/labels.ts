@@ -2,6 +2,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { SlimViTError } from "../../src/errors.ts";
 import type { Label } from "../../src/format/model.ts";
+import { readText } from "../data/csv.ts";
 
 /**
  * Reads a file with one line a class: id TAB name, or the name alone.
@@ -10,8 +11,9 @@ import type { Label } from "../../src/format/model.ts";
  */
 export function readLabelsFile(file: string, classes: number): Label[] {
   if (!existsSync(file)) throw new SlimViTError("bad-input", `${file}: no such file.`);
-  const text = readFileSync(file, "utf8").replace(/^\ufeff/, "");
-  const lines = text.split(/\r?\n/).filter((line) => line.trim() !== "");
+  const lines = readText(readFileSync(file), file)
+    .split("\n")
+    .filter((line) => line.trim() !== "");
   if (lines.length !== classes)
     throw new SlimViTError("bad-input", `${file}: has ${lines.length} lines; the model has ${classes} classes.`);
   const cells = lines.map((line) => line.split("\t").map(clean));

@@ -7,7 +7,7 @@ import { messageOf, SlimViTError } from "../../src/errors.ts";
 import type { Preprocess } from "../../src/format/model.ts";
 import { softmax } from "../../src/reference/scores.ts";
 import type { Tensor, TF } from "../../src/tfjs/ops.ts";
-import { evalPixels, openDataset, type Picture, type Split, spread } from "../data/data.ts";
+import { comparable, evalPixels, openDataset, type Picture, type Split, spread } from "../data/data.ts";
 import type { Accuracy } from "../models/history.ts";
 import { klDivergence } from "../shared/divergence.ts";
 import { bestClass } from "../shared/ranks.ts";
@@ -42,9 +42,21 @@ export async function openValidation(
       if (!(error instanceof SlimViTError)) throw error; // no val pictures in this one
     }
   }
-  const known = found.filter(({ className }) => !indices || indices.has(className));
+  const known = indices ? ofClasses(found, [...indices.keys()]) : found;
   if (!known.length) return none("the data has no val pictures");
   return { pictures: spread(known, valPictures), ...(indices && { indices }), preprocess, ...(embeds && { embeds }) };
+}
+
+/** The pictures of the classes that are trained, under the names that these have there. */
+function ofClasses(pictures: Picture[], trained: string[]): Picture[] {
+  const names = new Map(trained.map((name) => [comparable(name), name]));
+  const isKnown = ({ className }: Picture) => names.has(comparable(className));
+  const others = new Set(pictures.filter((picture) => !isKnown(picture)).map(({ className }) => className));
+  if (others.size)
+    say(`accuracy over the steps leaves out val pictures of classes without train pictures: ${[...others].join(", ")}`);
+  return pictures
+    .filter(isKnown)
+    .map((picture) => ({ ...picture, className: names.get(comparable(picture.className))! }));
 }
 
 /**

@@ -1,22 +1,24 @@
 /** What a class is in a zip and in a tar. */
-import { writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { linkSync, symlinkSync, writeFileSync } from "node:fs";
 import { crc32 } from "node:zlib";
 import { describe, expect, test } from "vitest";
 import { openDataset } from "../../../tools/data/data.ts";
-import { at, opened, said } from "./sources.ts";
+import { at, folderOf, opened, said } from "./sources.ts";
 
 /** A zip of stored entries. @param names as bytes, each with its flag of UTF-8 */
 function zipOf(file: string, names: [Buffer, number][], zip64 = false, unicodePath?: string): string {
   const [locals, centrals]: [Buffer[], Buffer[]] = [[], []];
   let offset = 0;
   for (const [name, flags] of names) {
-    const content = Buffer.from(`picture ${locals.length}`);
+    // Encrypted entries begin with 12 bytes more.
+    const content = Buffer.concat([Buffer.from(`picture ${locals.length}`), Buffer.alloc(flags & 1 ? 12 : 0)]);
     const fields = Buffer.alloc(26);
     fields.writeUInt16LE(20, 0);
     fields.writeUInt16LE(flags, 2);
     fields.writeUInt32LE(crc32(content), 10);
     fields.writeUInt32LE(zip64 ? 0xffffffff : content.length, 14);
-    fields.writeUInt32LE(zip64 ? 0xffffffff : content.length, 18);
+    fields.writeUInt32LE(zip64 ? 0xffffffff : content.length - (flags & 1 ? 12 : 0), 18);
     fields.writeUInt16LE(name.length, 22);
     const extra = Buffer.alloc(zip64 ? 28 : 0);
     if (zip64) {
@@ -118,6 +120,22 @@ describe("zips", () => {
   });
 });
 
+test("a zip's paths may begin with a dot, and the last of two entries of a name counts", async () => {
+  const names = ["./a/1.png", "b/1.png", "a/1.png"];
+  const file = zipOf(
+    "dots.zip",
+    names.map((name) => [Buffer.from(name), 0]),
+  );
+  const { pictures } = await openDataset([file], "all");
+  expect(pictures.map(({ className }) => className)).toEqual(["a", "b"]);
+  expect((await pictures[0].read()).toString()).toBe("picture 2");
+});
+
+test("an encrypted zip is refused at once", async () => {
+  const file = zipOf("secret.zip", [[Buffer.from("a/1.png"), 1]]);
+  await expect(openDataset([file], "all")).rejects.toThrow(/secret\.zip: is encrypted \(a\/1\.png\)/);
+});
+
 /** A tar of these files; long names go into pax records or GNU's entries. */
 function tarOf(file: string, files: Record<string, string>, longNames: "pax" | "gnu" = "pax"): string {
   const block = (name: string, kind: string, content: Buffer) => {
@@ -168,6 +186,43 @@ describe("tars", () => {
     };
     expect(await opened(tarOf("shard.tar", shard))).toEqual({ "7": ["0002.seg.png"], crane: ["0001.jpg"] });
     expect(said()).toContain("1 without a class");
+  });
+
+  test("what macOS leaves in a shard is no sample, and a .cls comes before a .json", async () => {
+    const files = { "._1.json": "\0\x05", "._1.jpg": "", "1.cls": "crane", "1.jpg": "a", "1.json": '{"label":3}' };
+    expect(await opened(tarOf("mac.tar", files))).toEqual({ crane: ["1.jpg"] });
+  });
+
+  test("a sample of two classes is refused, because its names differ after the first dot", async () => {
+    const file = tarOf("dots.tar", { "a.v1.jpg": "", "a.v1.cls": "x", "a.v2.jpg": "", "a.v2.cls": "y" });
+    await expect(openDataset([file], "all")).rejects.toThrow(/the sample "a" has two classes, "x" and "y"/);
+  });
+
+  test("samples in split folders belong to these splits", async () => {
+    const files = { "train/1.jpg": "", "train/1.cls": "a", "test/2.jpg": "", "test/2.cls": "b" };
+    expect(await opened(tarOf("split.tar", files), "test")).toEqual({ b: ["test/2.jpg"] });
+  });
+
+  test("imagefolder metadata gives the classes", async () => {
+    const file = tarOf("metadata.tar", { "1.jpg": "", "metadata.csv": "file_name,label\n1.jpg,a\n" });
+    expect(await opened(file)).toEqual({ a: ["1.jpg"] });
+  });
+
+  test("links are the pictures that they lead to, and a file that was added again is the last", async () => {
+    const folder = folderOf({ "a/1.png": "old", "b/2.png": "two" });
+    const tar = (...args: string[]) => execFileSync("tar", args, { cwd: folder });
+    linkSync(`${folder}/a/1.png`, `${folder}/a/9.png`);
+    symlinkSync("../b/2.png", `${folder}/b/7.png`);
+    symlinkSync("gone.png", `${folder}/b/8.png`);
+    tar("-cf", "x.tar", "a/1.png", "a/9.png", "b");
+    writeFileSync(`${folder}/b/2.png`, "new");
+    tar("-rf", "x.tar", "b/2.png");
+    const { pictures } = await openDataset([`${folder}/x.tar`], "all");
+    const contents = pictures.map((picture) => picture.read().then(String, ({ message }) => message));
+    expect(await Promise.all(contents)).toEqual([
+      ...["old", "old", "new", "new"],
+      "it is a link to b/gone.png, which is not in the tar",
+    ]);
   });
 
   test("one that is cut off, no tar, or compressed is one sentence", async () => {

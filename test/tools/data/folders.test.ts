@@ -112,6 +112,22 @@ describe("folders", () => {
   });
 });
 
+test("names that the matching of classes does not tell apart are one class, and capital letters are said()", async () => {
+  const root = folderOf(["New_York/1.png", "New York/2.png", "Paris/3.png", "paris/4.png"]);
+  expect(await opened(root)).toEqual({
+    "New York": ["New York/2.png", "New_York/1.png"],
+    Paris: ["Paris/3.png"],
+    paris: ["paris/4.png"],
+  });
+  expect(said()).toContain('the classes "New York" and "New_York" are taken as one, "New York"');
+  expect(said()).toContain('the classes "Paris" and "paris" differ in capital letters alone');
+});
+
+test("an empty subfolder of unlabelled data is no fault", async () => {
+  const root = folderOf(["0.png", "more/1.png", "empty/.keep"]);
+  expect(await opened(root, "all", { unlabelled: true })).toEqual({ "": ["0.png"], more: ["more/1.png"] });
+});
+
 describe("tables", () => {
   const pictures = ["img/1.png", "img/2.png", "img/3.png"];
   test.each([
