@@ -52,6 +52,16 @@ describe("--force", () => {
       () => claimOutput(at("mixed"), true),
       /holds notes\.txt, which SlimViT did not write/,
     ],
+    [
+      "a folder of what people keep beside models, without a model",
+      () => claimOutput(at("readme"), true),
+      /holds README\.md, which SlimViT did not write/,
+    ],
+    [
+      "the folder that the command runs in",
+      () => claimOutput(".", true),
+      /^\.: holds the folder that this command runs in/,
+    ],
     ["a folder whose name is empty", () => claimOutput("", true), /-o is empty/],
     ["a folder in a file", () => claimOutput(at("labels.tsv", "model")), /cannot be written .*labels\.tsv is a file/],
   ])("does not replace %s", (_, claim, message) => {
@@ -61,6 +71,8 @@ describe("--force", () => {
         writeModelFolder(at(name), draftOf(at("dense")), readModelFolder(at("dense")).tensors, ["f32"]);
       writeFileSync(at("around", "slimvit.json"), readFileSync(at("dense", "slimvit.json")));
       writeFileSync(at("mixed", "notes.txt"), "mine");
+      mkdirSync(at("readme"));
+      writeFileSync(at("readme", "README.md"), "mine");
       mkdirSync(at("checkpoint"));
       writeFileSync(at("checkpoint", "config.json"), "{}");
     }
@@ -88,6 +100,22 @@ describe("--force", () => {
     expect(() => writeFolder(at("later"), { "slimvit.json": "{}" }, true)).toThrow(/holds thesis\.doc/);
     expect(readFileSync(at("later", "thesis.doc"), "utf8")).toBe("mine");
     expect(readdirSync(at()).filter((name) => name.startsWith(".later"))).toEqual([]);
+  });
+
+  test("nothing is written into the data, where it would be taken for a class", () => {
+    for (const out of [
+      at("pictures", "mine"),
+      at("pictures", "deep", "mine"),
+      at("pictures", "..", "pictures", "mine"),
+    ])
+      expect(() => claimOutput(out, false, [at("dense")], [at("pictures")])).toThrow(/mine: lies in the data, /);
+    expect(() => claimOutput(at("pictures-mine"), false, [at("dense")], [at("pictures")])).not.toThrow();
+    const args = ["teach", at("dense"), "--data", at("pictures"), "-o", at("pictures", "mine")];
+    expectFailure(args, 2, /mine: lies in the data/);
+  });
+
+  test("a ~ that the shell has left is refused", () => {
+    expectFailure(["thin", at("dense"), "--out=~/mine"], 2, /'~\/mine' is invalid.*the home folder written out/);
   });
 
   test("an empty -o is refused", () => {

@@ -60,7 +60,7 @@ export interface ElasticReport {
 
 export async function elastic(source: string, options: ElasticOptions): Promise<ElasticReport> {
   const { out, data, force, training } = options;
-  claimOutput(out, force, [source, ...(data ?? []), ...(training?.teacher ? [training.teacher] : [])]);
+  claimOutput(out, force, [source, training?.teacher], data);
   const read = readModelFolder(source);
   const { family: _, ...model } = { ...read, tensors: encodeTensors(read.tensors, "f32"), dtype: "f32" as const };
   const untrained = options.budgets

@@ -126,7 +126,7 @@ async function compressOne(
   options: CompressOptions,
   target: Target | undefined,
 ): Promise<CompressReport> {
-  claimOutput(options.out, options.force, [source, options.weights, options.profile, ...(options.data ?? [])]);
+  claimOutput(options.out, options.force, [source, options.weights, options.profile], options.data);
   const searched = readModelFolder(source);
   const cut = options.compensate
     ? await cutAndCompensate(source, searched, options, target)

@@ -54,7 +54,7 @@ export interface SearchOptions extends TrainOptions {
 }
 
 export async function search(source: string, options: SearchOptions): Promise<TrainReport> {
-  claimOutput(options.out, options.force, [source, options.teacher, ...options.data]);
+  claimOutput(options.out, options.force, [source, options.teacher], options.data);
   const model = readModelFolder(source);
   const arch = architectureOf(model.manifest);
   requireDense(model, source, options);

@@ -18,37 +18,46 @@ import { messageOf, SlimViTError } from "../../src/errors.ts";
 /** Contents by name. */
 export type Files = Record<string, string | Uint8Array>;
 
-/**
- * Files that SlimViT's commands write into a folder, and files that people keep beside a model: its recipe, its
- * licence, a README.
- */
+/** Files that SlimViT's commands write into a folder. */
 const OWN_FILES = [
   /^(slimvit|search)\.json$/,
   /^model\.(f32|f16|int8)\.safetensors(\.zz)?$/,
   /^model(_quantized)?\.onnx$/,
   /^(zetas|importance|taught)\.safetensors$/,
-  /^(card\.md|report\.html|history\.json|scalars\.csv|recipe\.ya?ml)$/,
+  /^(card\.md|report\.html|history\.json|scalars\.csv)$/,
   /^events\.out\.tfevents\./,
-  /^(LICENSE|NOTICE|README)(\.\w+)*$/,
   /^\.DS_Store$/,
 ];
+
+/** Files that people keep beside a model. In a folder without a model they are not SlimViT's to replace. */
+const BESIDE_MODEL = [/^recipe\.ya?ml$/, /^(LICENSE|NOTICE|README)(\.\w+)*$/];
 
 /**
  * Asks whether a command may write there, before its work begins.
  *
  * @param force a folder that SlimViT wrote may be replaced
  * @param inputs what the command reads: never replaced, nor a folder that holds one of them
+ * @param data the inputs that are pictures: never written into, as the output would be taken for a class
  * @throws SlimViTError `bad-option` for a name that cannot be written, or not without losing something
  */
-export function claimOutput(out: string, force = false, inputs: (string | undefined)[] = []): void {
+export function claimOutput(
+  out: string,
+  force = false,
+  inputs: (string | undefined)[] = [],
+  data: string[] = [],
+): void {
   if (out.trim() === "") throw new SlimViTError("bad-option", "-o is empty; give the name of the output folder.");
+  for (const source of data) requireOutsideData(out, source);
   if (!existsSync(out)) {
     requireWritable(out);
     return;
   }
   if (!force)
     throw new SlimViTError("bad-option", `${out}: exists already. Choose another -o, or give --force to replace it.`);
-  for (const input of inputs) if (input !== undefined) requireOutside(input, out);
+  for (const input of [...inputs, ...data]) if (input !== undefined) requireOutside(input, out);
+  const [folder, here] = [realpathSync(out), realpathSync(".")];
+  if (here === folder || liesIn(here, folder))
+    throw new SlimViTError("bad-option", `${out}: holds the folder that this command runs in. Choose another -o.`);
   requireOwn(out);
   requireWritable(out);
 }
@@ -57,9 +66,28 @@ export function claimOutput(out: string, force = false, inputs: (string | undefi
 function requireOutside(input: string, out: string): void {
   if (!existsSync(input)) return; // reading it reports the error
   const [inside, folder] = [realpathSync(input), realpathSync(out)];
-  if (inside !== folder && !inside.startsWith(folder.endsWith(sep) ? folder : folder + sep)) return;
+  if (inside !== folder && !liesIn(inside, folder)) return;
   const which = inside === folder ? "is the input itself" : `holds the input ${input}`;
   throw new SlimViTError("bad-option", `${out}: ${which}, so --force does not replace it. Choose another -o.`);
+}
+
+/** @throws SlimViTError `bad-option` for an output in a folder of data, of which it would become a part */
+function requireOutsideData(out: string, source: string): void {
+  if (!existsSync(source)) return; // reading it reports the error
+  const parent = nearestFolder(out);
+  const [inside, folder] = [realpathSync(parent), realpathSync(source)];
+  if (inside !== folder && !liesIn(inside, folder)) return;
+  if (resolve(out) === parent && inside === folder) return; // it is the data, which --force does not replace
+  throw new SlimViTError("bad-option", `${out}: lies in the data, ${source}. Choose an -o outside of it.`);
+}
+
+const liesIn = (path: string, folder: string) => path.startsWith(folder.endsWith(sep) ? folder : folder + sep);
+
+/** The path itself where it exists, else the nearest folder around it that does. */
+function nearestFolder(path: string): string {
+  let folder = resolve(path);
+  while (!existsSync(folder)) folder = dirname(folder);
+  return folder;
 }
 
 /** @throws SlimViTError `bad-option` for a folder with anything that SlimViT did not write */
@@ -89,14 +117,14 @@ function strangerIn(folder: string): string | undefined {
 /** Configurations are an export's only beside its ONNX file: elsewhere they may be a checkpoint's. */
 function isOwn(folder: string, name: string): boolean {
   if (/^(preprocessor_)?config\.json$/.test(name)) return isModel(folder) && existsSync(join(folder, "model.onnx"));
+  if (BESIDE_MODEL.some((own) => own.test(name))) return isModel(folder);
   return OWN_FILES.some((own) => own.test(name));
 }
 
 const isModel = (folder: string) => existsSync(join(folder, "slimvit.json"));
 
 function requireWritable(out: string): void {
-  let parent = dirname(resolve(out));
-  while (!existsSync(parent)) parent = dirname(parent);
+  const parent = nearestFolder(dirname(resolve(out)));
   try {
     if (!statSync(parent).isDirectory()) throw new Error(`${parent} is a file`);
     accessSync(parent, constants.W_OK);

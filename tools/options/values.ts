@@ -10,8 +10,14 @@ export function text(value: unknown): string {
   return fail("text");
 }
 
-/** A path. An empty output path would mean the folder that the command runs in. */
-export const path = (value: unknown): string => text(value) || fail("a path, but it is empty");
+/**
+ * A path. An empty output path would mean the folder that the command runs in. Shells expand "~" at the start of a word
+ * alone, neither in --out=~/model nor in a recipe, where it would name a new folder "~".
+ */
+export function path(value: unknown): string {
+  const read = text(value) || fail("a path, but it is empty");
+  return /^~(\/|$)/.test(read) ? fail("a path with the home folder written out instead of ~") : read;
+}
 
 /** Every time that the option is given adds to the list. */
 export const paths = (value: unknown, before: string[] = []): string[] => [...before, ...[value].flat().map(path)];

@@ -44,7 +44,7 @@ export async function exportModel(
       `export: writes only ${variants[0]} of ${variants.length} variants. ` +
         '"slimvit elastic FOLDER --dtype LIST -o OUT" writes all of them in other dtypes.',
     );
-  claimOutput(options.out, options.force, [source, ...(options.data ?? [])]);
+  claimOutput(options.out, options.force, [source], options.data);
   const rounded = weightStep ? await round(model, weightStep, options) : undefined;
   const { format: _, weights: __, ...draft } = model.manifest;
   const name = options.name ?? basename(resolve(options.out));

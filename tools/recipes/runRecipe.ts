@@ -67,7 +67,7 @@ export async function runRecipe(recipe: RecipeFile): Promise<RecipeReport> {
     await runStages(new Run(recipe, folder, true), recipe, out);
   } else {
     const { model, teacher, data } = recipe;
-    claimOutput(out, recipe.force, [model, teacher === "none" ? undefined : teacher, ...data, folder]);
+    claimOutput(out, recipe.force, [model, teacher === "none" ? undefined : teacher, folder], data);
   }
   const run = new Run(recipe, folder);
   const { dense, searched, retrained } = await runStages(run, recipe, out);

@@ -47,7 +47,7 @@ export interface TeachReport {
 /** @param source a model folder of any kind, embedding models included */
 export async function teachModel(source: string, options: TeachModelOptions): Promise<TeachReport> {
   const { data, split = "train", out, force, threads } = options;
-  claimOutput(out, force, [source, ...data]);
+  claimOutput(out, force, [source], data);
   const model = readModelFolder(source);
   const dim = featureDim(model.manifest);
   const { taught, seconds } = await embed(model, options, split);

@@ -17,7 +17,7 @@ export interface FinetuneOptions extends RetrainOptions {
 }
 
 export async function finetune(source: string, options: FinetuneOptions): Promise<TrainReport> {
-  claimOutput(options.out, options.force, [source, options.teacher, ...options.data]);
+  claimOutput(options.out, options.force, [source, options.teacher], options.data);
   const model = readModelFolder(source);
   const { classNames } = await openDataset(options.data, options.split);
   requireClasses(classNames);

@@ -35,7 +35,7 @@ export interface RetrainOptions extends TrainOptions {
 }
 
 export async function retrain(source: string, options: RetrainOptions): Promise<TrainReport> {
-  claimOutput(options.out, options.force, [source, options.teacher, ...options.data]);
+  claimOutput(options.out, options.force, [source, options.teacher], options.data);
   const model = withoutUnknown(readModelFolder(source));
   if (options.ghost) requireNoPlaces(model.manifest, source);
   return trainWeights("retrain", model, options);
