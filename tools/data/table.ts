@@ -6,7 +6,8 @@ import { readFileSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 import { cellsOf, readText } from "./csv.ts";
-import { type Annotation, type Entry, folderOf, isLitter, type Listing, MAX_PICTURE_BYTES, nameOf } from "./entries.ts";
+import { type Annotation, type Entry, folderOf, isLitter, type Listing, nameOf } from "./entries.ts";
+import { readPicture } from "./folder.ts";
 import { splitNamed } from "./splits.ts";
 
 const PATH_COLUMNS = ["path", "file_name", "filename", "file", "filepath", "file_path", "image", "image_path", "img"];
@@ -47,13 +48,6 @@ export const tablePictures = (file: string): { path: string; onDisk: string }[] 
   rowsOf(readText(readFileSync(file), file), file).map(({ path }) => ({ path, onDisk: placeOf(file, path) }));
 
 const placeOf = (file: string, path: string) => resolve(dirname(file), path);
-
-function readPicture(path: string): Buffer {
-  const stats = statSync(path);
-  if (!stats.isFile()) throw new Error("it is not a file");
-  if (stats.size > MAX_PICTURE_BYTES) throw new Error(`it has ${stats.size} bytes`);
-  return readFileSync(path);
-}
 
 /** Metadata files with a class column, by the pictures that they name; nothing where there are none. */
 export async function readMetadata(source: string, entries: Entry[]): Promise<Map<string, Annotation> | undefined> {

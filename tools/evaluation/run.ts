@@ -2,7 +2,7 @@
  * slimvit run MODEL IMAGE...: classifies files, and the pictures in folders, one by one. A bad file is reported and
  * skipped.
  */
-import { readFileSync, statSync } from "node:fs";
+import { statSync } from "node:fs";
 import { join } from "node:path";
 import { openEngine } from "../../src/engines/auto.ts";
 import type { Engine, EngineName } from "../../src/engines/engine.ts";
@@ -11,6 +11,7 @@ import type { Model, WeightsDtype } from "../../src/format/model.ts";
 import { preprocess } from "../../src/image/resample.ts";
 import { SCORE } from "../../src/reference/scores.ts";
 import { isLitter, isPicture } from "../data/entries.ts";
+import { readPicture } from "../data/folder.ts";
 import { decode } from "../data/pixels.ts";
 import { listTree } from "../data/tree.ts";
 import { readModelFolder } from "../models/folders.ts";
@@ -94,7 +95,7 @@ async function classify(engine: Engine, { manifest }: Model, file: string, topK:
 
 function readImageFile(file: string): Buffer {
   try {
-    return readFileSync(file);
+    return readPicture(file);
   } catch (error) {
     throw new SlimViTError("bad-input", `${file}: cannot be read (${messageOf(error)}).`);
   }

@@ -1,5 +1,5 @@
 /** A model's labels, from a file or from a checkpoint's config. */
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { SlimViTError } from "../../src/errors.ts";
 import type { Label } from "../../src/format/model.ts";
 import { readText } from "../data/csv.ts";
@@ -10,13 +10,15 @@ import { readText } from "../data/csv.ts";
  * @throws SlimViTError `bad-input` for another number of lines than of classes, or an id that comes twice
  */
 export function readLabelsFile(file: string, classes: number): Label[] {
-  if (!existsSync(file)) throw new SlimViTError("bad-input", `${file}: no such file.`);
+  if (!statSync(file, { throwIfNoEntry: false })?.isFile())
+    throw new SlimViTError("bad-input", `${file}: no such file.`);
   const lines = readText(readFileSync(file), file)
     .split("\n")
     .filter((line) => line.trim() !== "");
   if (lines.length !== classes)
     throw new SlimViTError("bad-input", `${file}: has ${lines.length} lines; the model has ${classes} classes.`);
   const cells = lines.map((line) => line.split("\t").map(clean));
+  if (cells.every((row) => row.length === 1)) return labelsOf(lines);
   const ids = cells.filter((row) => row.length > 1).map(([id]) => id);
   const twice = ids.find((id, k) => ids.indexOf(id) !== k);
   if (twice !== undefined)

@@ -1,6 +1,8 @@
 /** What a class is: folders and tables as people have them. */
+import { execFileSync } from "node:child_process";
 import { describe, expect, test } from "vitest";
 import { openDataset, type Split } from "../../../tools/data/data.ts";
+import { readPicture } from "../../../tools/data/folder.ts";
 import { layOut } from "../../../tools/data/layout.ts";
 import { listTree } from "../../../tools/data/tree.ts";
 import { folderOf, numbered, opened, said } from "./sources.ts";
@@ -121,6 +123,12 @@ test("names that the matching of classes does not tell apart are one class, and 
   });
   expect(said()).toContain('the classes "New York" and "New_York" are taken as one, "New York"');
   expect(said()).toContain('the classes "Paris" and "paris" differ in capital letters alone');
+});
+
+test("a pipe is no picture, and is not waited for", () => {
+  const root = folderOf(["a/1.png"]);
+  execFileSync("mkfifo", [`${root}/pipe.png`]);
+  expect(() => readPicture(`${root}/pipe.png`)).toThrow("it is not a file");
 });
 
 test("an empty subfolder of unlabelled data is no fault", async () => {

@@ -1,6 +1,11 @@
 /** Class folders → a model's labels. */
+import { writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { classOrder, labelIndices } from "../../../tools/data/classes.ts";
+import { readLabelsFile } from "../../../tools/models/labels.ts";
+import { workplace } from "../fixtures.ts";
+
+const at = workplace("labels");
 
 describe("classes and labels", () => {
   const labels = (...names: string[]) => names.map((label, k) => ({ id: String(k), label }));
@@ -52,4 +57,17 @@ describe("classes and labels", () => {
       /has 3 classes, and 2 are needed/,
     );
   });
+});
+
+test("a file of names alone gives classes of the same name an id each; a folder is no such file", () => {
+  const file = at("names.txt");
+  writeFileSync(file, "crane\r\ntit\r\ncrane\r\n");
+  expect(readLabelsFile(file, 3)).toEqual([
+    { id: "crane #0", label: "crane" },
+    { id: "tit", label: "tit" },
+    { id: "crane #2", label: "crane" },
+  ]);
+  expect(() => readLabelsFile(at("."), 3)).toThrow(/no such file/);
+  writeFileSync(file, Buffer.from("caf\xe9\n", "latin1"));
+  expect(() => readLabelsFile(file, 1)).toThrow(/names\.txt: is not in UTF-8/);
 });
