@@ -2,16 +2,15 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { attentionShader, attentionUniform, explainShader, headTable } from "../../src/engines/webgpu/attention.ts";
-import { hasDots } from "../../src/engines/webgpu/dots.ts";
 import {
+  hasDots,
   type ProductKind,
   productShader,
   productUniform,
   qkvLayout,
-  type Tile,
 } from "../../src/engines/webgpu/product.ts";
 import { align4 } from "../../src/engines/webgpu/shader.ts";
-import { chooseTile } from "../../src/engines/webgpu/tiles.ts";
+import { chooseTile, type Tile } from "../../src/engines/webgpu/tiles.ts";
 import { packLinear } from "../../src/engines/webgpu/weights.ts";
 import type { Tensors, WeightsDtype } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";

@@ -37,6 +37,7 @@ function readHeaders(file: string): Entry[] {
   const broken = (why: string) => new SlimViTError("bad-input", `${file}: is a broken tar (${why}).`);
   // By path: of a file that was added to the tar again, the last one counts, as when it is unpacked.
   const entries = new Map<string, Entry>();
+  const links = new Map<string, string>();
   try {
     const { size: fileSize } = fstatSync(descriptor);
     const bytes = (at: number, length: number) => {
@@ -68,13 +69,15 @@ function readHeaders(file: string): Entry[] {
       const link = longLink ?? textOf(header.subarray(157, 257));
       longName = longLink = undefined;
       if (path === "" || path.split("/").includes("..")) continue;
+      links.delete(path);
       if (kind === "5") entries.set(path, { path });
       else if (kind === "0" || kind === "\0" || kind === "7")
         entries.set(path, { path, read: async () => readPart(file, start, size) });
       else if (kind === "1" || kind === "2") {
         // A hard link names its file from the tar's root, a symbolic one from its own folder.
         const target = cleanPath(posix.normalize(kind === "1" ? link : `${posix.dirname(path)}/${link}`));
-        entries.set(path, { path, read: () => readLinked(entries, target) });
+        entries.set(path, { path, read: () => readLinked(entries, links, path) });
+        links.set(path, target);
       }
     }
   } finally {
@@ -83,9 +86,17 @@ function readHeaders(file: string): Entry[] {
   return [...entries.values()];
 }
 
-async function readLinked(entries: Map<string, Entry>, target: string): Promise<Buffer> {
-  const read = entries.get(target)?.read;
-  if (!read) throw new Error(`it is a link to ${target}, which is not in the tar`);
+/** @param links the target of each link, by its path */
+async function readLinked(entries: Map<string, Entry>, links: Map<string, string>, path: string): Promise<Buffer> {
+  const seen = new Set<string>();
+  let at = path;
+  for (let target = links.get(at); target !== undefined; target = links.get(at)) {
+    if (seen.has(target)) throw new Error("it is a link in a circle");
+    seen.add(target);
+    at = target;
+  }
+  const read = entries.get(at)?.read;
+  if (!read) throw new Error(`it is a link to ${at}, which is not in the tar`);
   return read();
 }
 

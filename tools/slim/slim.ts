@@ -55,7 +55,7 @@ export async function slimModel(source: string, options: SlimOptions): Promise<O
   const key = keyOf(trainingKey, target, options.elastic ?? false);
   const before = madeBefore(options, folder, key);
   if (before) return before;
-  claimOutput(options.out, options.force, [source, ...options.data, folder]);
+  claimOutput(options.out, options.force, [source, folder], options.data);
   const wait = () => say("slim: another run works in the same folder of stages; waiting for it");
   return withLock(join(folder, ".slim.lock"), wait, async () => {
     const started = performance.now();

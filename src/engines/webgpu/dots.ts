@@ -1,16 +1,13 @@
 /** The loop of int8 products by `dot4I8Packed`: the inputs are rounded to int8 too, in groups that have a scale each. */
-import type { ProductKind } from "./product.ts";
 import { repeat } from "./shader.ts";
+import { type Tile, tileRows } from "./tiles.ts";
 
 /** Words of four inputs that share a scale. A large input costs the precision of these alone, not of its whole row. */
 const GROUP = 8;
 
-export const hasDots = ({ form, packed, pixels, tile }: ProductKind): boolean =>
-  packed && form === "int8" && !pixels && tile.splits === 1;
-
 /** What the invocations of a workgroup share: one group of each of their rows. */
-export function dotMemory({ tile }: ProductKind): string {
-  const rows = tile.rows * tile.lanesY;
+export function dotMemory(tile: Tile): string {
+  const rows = tileRows(tile);
   return `var<workgroup> words: array<array<u32, ${rows}>, ${GROUP}>;
 var<workgroup> scales: array<f32, ${rows}>;
 var<workgroup> means: array<f32, ${rows}>;`;
@@ -19,12 +16,14 @@ var<workgroup> means: array<f32, ${rows}>;`;
 /**
  * Σ over groups of scale × Σ round(x / scale) w, where scale is max |x| / 127 of the group.
  *
+ * @param hasNorm `norms` has the mean of each row, and `vectors` the weight of the layer norm
+ * @param isDense as in `ProductKind`
+ *
  * The invocations of a workgroup round the rows of its tile once, each other rows, and then all read them.
  */
-export function dotLoop({ tile, normEps, isDense }: ProductKind): string {
+export function dotLoop(tile: Tile, hasNorm: boolean, isDense = false): string {
   const { rows: tm, columns, lanesX, lanesY } = tile;
-  const [rows, lanes, tn] = [tm * lanesY, lanesX * lanesY, columns / 4];
-  const hasNorm = normEps !== undefined;
+  const [rows, lanes, tn] = [tileRows(tile), lanesX * lanesY, columns / 4];
   const gain = `vec4f(${repeat(4, (c) => `vectors[gainAt + 4u * q + ${c}u]`, ", ")})`;
   const sums = (line: (i: number, j: number) => string) => repeat(tm, (i) => repeat(tn, (j) => line(i, j)));
   return `  let quads = (shape.inDim + 3u) / 4u;

@@ -4,26 +4,10 @@
  */
 import type { Activation } from "../../format/model.ts";
 import { activations } from "./activation.ts";
-import { dotLoop, dotMemory, hasDots } from "./dots.ts";
+import { dotLoop, dotMemory } from "./dots.ts";
 import { align4, repeat, type Shader, shader } from "./shader.ts";
 import { statisticsOf } from "./statistics.ts";
-
-/**
- * How a product is divided: a workgroup of `lanesX` × `lanesY` invocations, each with sums for `rows` rows by `columns`
- * columns. Neighbours in x compute neighbouring columns, so the GPU joins their loads of weights.
- */
-export interface Tile {
-  rows: number;
-  /** a multiple of 4 */
-  columns: number;
-  lanesX: number;
-  lanesY: number;
-  /** invocations in z, each with its share of the sum: for products of few rows, which would leave a GPU idle */
-  splits: number;
-}
-
-export const tileRows = (tile: Tile): number => tile.rows * tile.lanesY;
-export const tileColumns = (tile: Tile): number => tile.columns * tile.lanesX;
+import { type Tile, tileColumns, tileRows } from "./tiles.ts";
 
 /** How a matrix is stored; a u32 holds 1, 2 or 4 consecutive inputs of one output. */
 export type WeightForm = "f32" | "f16" | "int8";
@@ -55,6 +39,9 @@ export interface ProductKind {
   /** a picture's rows become one: the first gives its first `inner` channels, the second the next, and so on */
   diagonal?: boolean;
 }
+
+export const hasDots = ({ form, packed, pixels, tile }: ProductKind): boolean =>
+  packed && form === "int8" && !pixels && tile.splits === 1;
 
 /** The sizes of a product, in the order of `Shape` in the shader. */
 export interface ProductShape {
@@ -126,7 +113,7 @@ export function productShader(kind: ProductKind): Shader {
     },
     `${SHAPE}
 ${activation ? activations[activation] : ""}
-${hasDots(kind) ? dotMemory(kind) : form === "int8" ? UNPACK_QUAD : ""}
+${hasDots(kind) ? dotMemory(tile) : form === "int8" ? UNPACK_QUAD : ""}
 ${normEps !== undefined ? statisticsOf(normEps, "shape.inDim", "shape.groupSize") : ""}
 ${scratch ? `var<workgroup> scratch: array<f32, ${scratch}>;` : ""}
 fn sourceOf(row: u32) -> u32 {
@@ -146,7 +133,7 @@ ${qkv ? skipQueries(tile) : ""}
 ${normEps !== undefined ? "    norms[i] = statisticsOf(sources[i]);" : ""}
   }
 ${rowsAndColumns((i, j) => `  var sum${i}_${j} = vec4f();`)}
-${hasDots(kind) ? dotLoop(kind) : loop(kind)}
+${hasDots(kind) ? dotLoop(tile, normEps !== undefined, kind.isDense) : loop(kind)}
   var sums = array<f32, ${tm * columns}>(
 ${rowsAndColumns((i, j) => `    ${repeat(4, (c) => `sum${i}_${j}.${XYZW[c]}`, ", ")},`)}
   );

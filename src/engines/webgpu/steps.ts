@@ -1,18 +1,11 @@
 /** The dispatches of a plan while it is built: their bindings and their numbers of workgroups. */
 import type { Manifest, Model } from "../../format/model.ts";
 import { float32 } from "../../format/read.ts";
-import {
-  type ProductKind,
-  type ProductShape,
-  productShader,
-  productUniform,
-  tileColumns,
-  tileRows,
-} from "./product.ts";
+import { type ProductKind, type ProductShape, productShader, productUniform } from "./product.ts";
 import { type RowsKind, rowsShader, rowsUniform } from "./rows.ts";
 import { align4, type Shader } from "./shader.ts";
 import { lazily } from "./tables.ts";
-import { chooseTile, type Target } from "./tiles.ts";
+import { chooseTile, type Target, tileColumns, tileRows } from "./tiles.ts";
 import { joined, type PackedLinear, packLinear } from "./weights.ts";
 
 const ACTIVATIONS = [

@@ -1,5 +1,21 @@
 /** How products are split into tiles, by their size and by the kind of adapter. */
-import type { Tile } from "./product.ts";
+
+/**
+ * How a product is divided: a workgroup of `lanesX` × `lanesY` invocations, each with sums for `rows` rows by `columns`
+ * columns. Neighbours in x compute neighbouring columns, so the GPU joins their loads of weights.
+ */
+export interface Tile {
+  rows: number;
+  /** a multiple of 4 */
+  columns: number;
+  lanesX: number;
+  lanesY: number;
+  /** invocations in z, each with its share of the sum: for products of few rows, which would leave a GPU idle */
+  splits: number;
+}
+
+export const tileRows = (tile: Tile): number => tile.rows * tile.lanesY;
+export const tileColumns = (tile: Tile): number => tile.columns * tile.lanesX;
 
 /** What the shaders are made for. */
 export interface Target {
