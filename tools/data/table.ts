@@ -6,7 +6,7 @@ import { readFileSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 import { cellsOf, readText } from "./csv.ts";
-import { type Annotation, type Entry, folderOf, isLitter, type Listing, nameOf } from "./entries.ts";
+import { type Annotation, type Entry, folderOf, isLitter, isPicture, type Listing, nameOf } from "./entries.ts";
 import { readPicture } from "./folder.ts";
 import { splitNamed } from "./splits.ts";
 
@@ -74,7 +74,7 @@ export async function readMetadata(source: string, entries: Entry[]): Promise<Ma
 
 /** The rows of a metadata table; undefined without a class column, because captions and boxes belong to other tasks. */
 function metadataRows(text: string, name: string): Row[] | undefined {
-  const [header = []] = cellsOf(text.split("\n", 1)[0], separatorOf(text)).rows;
+  const [header = []] = cellsOf(text.replace(SEPARATOR_LINE, "").split("\n", 1)[0], separatorOf(text)).rows;
   return columnOf(header, CLASS_COLUMNS) >= 0 ? rowsOf(text, name) : undefined;
 }
 
@@ -103,7 +103,12 @@ function jsonRows(text: string, name: string): Row[] | undefined {
 const columnOf = (header: string[], names: string[]) =>
   header.findIndex((cell) => names.includes(cell.trim().toLowerCase()));
 
+/** Excel may name the separator in a first line of its own. */
+const SEPARATOR_LINE = /^"?sep=(.)"?\n/i;
+
 function separatorOf(text: string): string {
+  const named = text.match(SEPARATOR_LINE);
+  if (named) return named[1];
   const [first] = text.split("\n", 1);
   return ["\t", ";", ","].find((candidate) => first.includes(candidate)) ?? ",";
 }
@@ -111,7 +116,7 @@ function separatorOf(text: string): string {
 /** Reads rows with or without a header. Without one, the first column is the path and the second the label. */
 function rowsOf(text: string, name: string): Row[] {
   const separator = separatorOf(text);
-  const { rows, openQuote } = cellsOf(text, separator);
+  const { rows, openQuote } = cellsOf(text.replace(SEPARATOR_LINE, "\n"), separator);
   if (openQuote !== undefined)
     throw new SlimViTError("bad-input", `${name}: line ${openQuote} opens a quote (") that never closes.`);
   const table = rows.filter((cells) => cells.some((cell) => cell.trim() !== ""));
@@ -124,6 +129,11 @@ function rowsOf(text: string, name: string): Row[] {
   const body = hasHeader ? table.slice(1) : table;
   if (!body.length)
     throw new SlimViTError("bad-input", `${name}: has no rows; expected lines of path${separator}label.`);
+  if (!hasHeader && body.length > 1 && !isPicture(body[0][0]) && isPicture(body[1][0]))
+    throw new SlimViTError(
+      "bad-input",
+      `${name}: its columns are called "${body[0].join('", "')}". Call that of the pictures "path" and that of the classes "label".`,
+    );
   const width = hasHeader ? header.length : Math.min(...body.map(widthOf));
   return body.map((cells, k) => {
     const wrong = (why: string) => new SlimViTError("bad-input", `${name}: row ${k + 1} ${why}.`);

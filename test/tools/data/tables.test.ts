@@ -13,6 +13,7 @@ describe("the text of a table", () => {
     ["line ends of old Macs", Buffer.from(rows.replaceAll("\n", "\r"))],
     ["UTF-16 of Excel", Buffer.from(`\ufeff${rows}`, "utf16le")],
     ["a space before a quote", Buffer.from(rows)],
+    ["a separator that a first line names", Buffer.from("sep=;\npath;label\na/1.png;café\nb/2.png;b, c\n")],
   ])("with %s is read", async (_, bytes) => {
     const root = folderOf(PICTURES);
     writeFileSync(`${root}/list.csv`, bytes);
@@ -28,6 +29,7 @@ describe("the text of a table", () => {
     ],
     ["a comma that is not quoted", "path,label\na/1.png,a, x\n", /row 1 has 3 cells, not 2; put a cell that holds ","/],
     ["the same without a header", "a/1.png,a, x\nb/2.png,b\n", /row 1 has 3 cells, not 2/],
+    ["columns of other names", "id,breed\na/1.png,a\n", /its columns are called "id", "breed"\. Call that of the pict/],
     ["one picture under two names", "a/1.png,a\na/../a/1.png,b\n", /names "a\/\.\.\/a\/1\.png" twice/],
   ])("with %s is refused", async (_, text, message) => {
     const root = folderOf(PICTURES);
