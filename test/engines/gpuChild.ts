@@ -1,5 +1,6 @@
 /** What gpuProcess.ts starts: WebGPU on SwiftShader in a process of its own, which does what its messages ask. */
-import { openWebgpu } from "../../src/engines/webgpu/engine.ts";
+import { openWebgpu, type WebgpuEngine } from "../../src/engines/webgpu/engine.ts";
+import type { Model } from "../../src/format/model.ts";
 import { provideWebGpu } from "../../tools/training/backend.ts";
 import type { Answer, Job, Jobs } from "./gpuProcess.ts";
 
@@ -48,6 +49,13 @@ async function onSharedDevice<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
+/** dist/engine-webgpu.js, whose shaders the build has made terse. */
+async function openBuilt(model: Model): Promise<WebgpuEngine> {
+  const file = new URL("../../dist/engine-webgpu.js", import.meta.url).href;
+  const { engines } = (await import(file)) as { engines: { webgpu: typeof openWebgpu } };
+  return engines.webgpu(model);
+}
+
 /** SwiftShader compiles a shader for about as long as it runs a small network, so each is compiled once. */
 function compileOnce(device: GPUDevice): GPUDevice {
   const modules = new Map<string, GPUShaderModule>();
@@ -76,10 +84,10 @@ const jobs: { [K in keyof Jobs]: (job: Jobs[K]["job"]) => Promise<Jobs[K]["answe
       return runKernel(await adapter!.requestDevice(), job);
     }),
 
-  run: ({ model, calls, withoutTimestamps, asGpu }) =>
+  run: ({ model, calls, withoutTimestamps, asGpu, built }) =>
     onSharedDevice(async () => {
       sharedName = asGpu ? "a GPU" : "SwiftShader";
-      const engine = await openWebgpu(model);
+      const engine = built ? await openBuilt(model) : await openWebgpu(model);
       const { features } = shared!;
       const setFeatures = (value: unknown) =>
         Object.defineProperty(shared, "features", { value, configurable: true, writable: true });

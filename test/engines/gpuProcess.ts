@@ -17,13 +17,17 @@ export interface Jobs {
   };
   /** Of the processor, that the process has taken. */
   seconds: { job: Record<string, never>; answer: number };
-  /** A network opened once; each call has a list of pictures. The device can be made one that has no clock, or named a GPU. */
+  /**
+   * A network opened once, by the sources or by the built file; each call has a list of pictures. The device can be made
+   * one that has no clock, or named a GPU.
+   */
   run: {
     job: {
       model: Model;
       calls: { pixels: Float32Array[]; options?: RunOptions }[];
       withoutTimestamps?: boolean;
       asGpu?: boolean;
+      built?: boolean;
     };
     answer: {
       outputs: RunOutput[][];

@@ -42,7 +42,7 @@ describe("whole networks", () => {
     const model = encode(randomModel({ ...arch, embedDim: 40 }, 7, 13), "int8");
     const pictures = range(8).map((seed) => randomPixels(model.manifest, seed));
     const calls = pictures.map((picture) => ({ pixels: [picture] }));
-    const { outputs } = await gpu.ask("run", { model, calls, asGpu: true });
+    const { outputs } = await gpu.ask("run", { model, calls, asGpu: true, built: true });
     pictures.forEach((picture, i) => {
       const expected = forward(model, picture).logits;
       off.webgpu += distance(outputs[i][0].logits, expected);
