@@ -287,7 +287,7 @@ describe("bad input is one clear sentence", () => {
       "data that is neither folder nor zip",
       () => [...retrain(), "--data", at("tiny.safetensors")],
       1,
-      /tiny\.safetensors: is neither a folder nor a readable zip/,
+      /tiny\.safetensors: is neither a folder, .* and no readable zip/,
     ],
     ["no labels and no teacher", () => [...retrain(), "--unlabelled"], 2, /--unlabelled data needs a --teacher/],
   ])("%s", (_, args, status, message) => {
