@@ -99,8 +99,9 @@ test("in a worker: the smallest answers, the best comes by ranges, use() needs n
   console.log(`use(): median ${out.times[20].toFixed(1)} ms, at most ${out.times[39].toFixed(1)} ms`);
 });
 
-test("under a CPU four times as slow a stream keeps its budget after two seconds, and returns afterwards", async () => {
-  const out = await stage.page.evaluate(async () => {
+/** A stream before, under and after a CPU that is four times as slow. */
+const streamThrottled = () =>
+  stage.page.evaluate(async () => {
     // The page's own thread is the one that DevTools throttle.
     const vit = await load({ engine: "simd", host: createHost, latencyMs: 1e6 }, "/models/elastic/");
     while (!vit.info.choice) await new Promise((resolve) => setTimeout(resolve, 20));
@@ -129,7 +130,8 @@ test("under a CPU four times as slow a stream keeps its budget after two seconds
     for await (const { latencyMs, variant } of vit.stream(pictures(), { latencyMs: budget, onVariant })) {
       const at = performance.now() - start;
       frames.push({ at, ms: latencyMs.total, variant, phase });
-      if (at > ends[phase]) {
+      const isLong = phase === 2 || frames.filter((frame) => frame.phase === phase).length > 40;
+      if (at > ends[phase] && isLong) {
         if (phase === 2) isDone = true;
         else await phases[phase]();
       }
@@ -138,6 +140,18 @@ test("under a CPU four times as slow a stream keeps its budget after two seconds
     vit.dispose();
     return { frames, budget, largest: names[0], changes };
   });
+
+/** Whether the largest variant exceeds the budget on the slower CPU. */
+function isTooSlow({ frames, budget, largest }: Awaited<ReturnType<typeof streamThrottled>>): boolean {
+  const ms = frames.filter(({ phase, variant }) => phase === 1 && variant === largest).map((frame) => frame.ms);
+  return ms.sort((a, b) => a - b)[ms.length >> 1] > budget;
+}
+
+test("under a CPU four times as slow a stream keeps its budget after two seconds, and returns afterwards", async () => {
+  let out = await streamThrottled();
+  // Where other work on this machine ended meanwhile, the largest is fast enough even so, and nothing is shown.
+  for (let attempt = 0; attempt < 3 && !isTooSlow(out); attempt++) out = await streamThrottled();
+  expect(isTooSlow(out)).toBe(true);
   const { frames, budget, largest, changes } = out;
   const slowFrom = frames.find(({ phase }) => phase === 1)!.at;
   const slow = frames.filter(({ phase, at }) => phase === 1 && at > slowFrom + 2000);
@@ -151,7 +165,7 @@ test("under a CPU four times as slow a stream keeps its budget after two seconds
   expect(slow.at(-1)!.variant).not.toBe(largest);
   expect(frames.at(-1)!.variant).toBe(largest);
   expect(changes.at(-1)).toBe(largest);
-}, 90_000);
+});
 
 test("what the page fetches for the smallest variant is its slab alone", () => {
   const { weights } = JSON.parse(readFileSync(join(stage.models, "elastic", "slimvit.json"), "utf8"));
