@@ -42,6 +42,8 @@ const shipped = (JSON.parse(readFileSync("models/index.json", "utf8")) as { fold
   return { name: folder, judge: () => (judged ??= judge()) };
 });
 
+const QUICKEST = ["deit-tiny-elastic", "deit-tiny-caltech101-small"];
+
 /** Two runs of the dense network take SwiftShader 37 s of the processor, a busy machine minutes. */
 const SLOW = { timeout: 1_800_000 };
 
@@ -94,7 +96,9 @@ describe.each(["webgpu", "tfjs-webgpu", "onnx-webgpu"] as const)("%s, on SwiftSh
     expectClose(outputs[0].logits, forward(wide, randomPixels(wide.manifest, 1)).logits, tolerance);
   });
 
-  test.each(shipped)("gives the reference's logits for the shipped $name", SLOW, async ({ name, judge }) => {
+  // A library's own kernels are its tests' to judge: the two quickest show that it is given the shipped formats rightly.
+  const own = engine === "webgpu" ? shipped : shipped.filter(({ name }) => QUICKEST.includes(name));
+  test.each(own)("gives the reference's logits for the shipped $name", SLOW, async ({ name, judge }) => {
     const { pixels, logits: expected } = judge();
     const [{ logits }] = await runEngine(engine, `/shipped/${name}/`, [pixels]);
     expectClose(logits, expected, 1e-3);

@@ -163,12 +163,14 @@ test("embedding models are compared by the cosine of their features, and have no
   expect(compare("dense")).not.toHaveProperty("divergence");
 
   const files = CLASSES.flatMap((name) => readdirSync(at("pictures", name)).map((file) => at("pictures", name, file)));
-  const cosines = files.map((file) => {
-    const [a, b] = ["turned", "embedder"].map((model) => {
-      const [{ features, classes }] = slimvitJson<RunReport[]>("run", at(model), file, "--engine", "reference");
+  const featuresOf = (model: string) =>
+    slimvitJson<RunReport[]>("run", at(model), ...files, "--engine", "reference").map(({ features, classes }) => {
       expect(classes).toEqual([]);
       return features!;
     });
+  const [turned, embedded] = ["turned", "embedder"].map(featuresOf);
+  const cosines = turned.map((a, i) => {
+    const b = embedded[i];
     const dot = (x: number[], y: number[]) => x.reduce((sum, v, i) => sum + v * y[i], 0);
     return dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
   });

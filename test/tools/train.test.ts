@@ -37,7 +37,7 @@ const taskNamed = (name: string, variables: Variables) =>
   taskOf(tf, name, variables, data, at(`.${name}.checkpoint.safetensors`));
 
 describe("a training step", () => {
-  test("leaves no tensor behind: as many after 200 steps as after 10", async () => {
+  test("leaves no tensor behind: as many after 32 steps as after 8", async () => {
     const teacherWeights = tiny(2);
     const counts: number[] = [];
     const task: TrainTask = {
@@ -48,10 +48,10 @@ describe("a training step", () => {
     await train(
       backend,
       task,
-      recipe({ epochs: 50, batch: 3, accumulate: 2, ema: 0.9, mixup: 0.5, dropPath: 0.1, checkpointSeconds: 2 }),
+      recipe({ epochs: 8, batch: 3, accumulate: 2, ema: 0.9, mixup: 0.5, dropPath: 0.1, checkpointSeconds: 2 }),
     );
-    expect(counts).toHaveLength(200);
-    expect(counts[199]).toBe(counts[9]);
+    expect(counts).toHaveLength(32);
+    expect(counts[31]).toBe(counts[7]);
   });
 
   test("of accumulated batches is the step of one large batch", async () => {

@@ -1,6 +1,6 @@
 /** Accuracy over the steps of a training: what it says, and that it changes nothing. */
 import { existsSync, readFileSync } from "node:fs";
-import { beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test, vi } from "vitest";
 import { float32 } from "../../src/format/read.ts";
 import { forward } from "../../src/tfjs/forward.ts";
 import type { TF } from "../../src/tfjs/ops.ts";
@@ -14,7 +14,7 @@ import type { TrainData } from "../../tools/training/batches.ts";
 import { checkpointOf } from "../../tools/training/options.ts";
 import type { Recipe } from "../../tools/training/recipe.ts";
 import { type TrainReport, train } from "../../tools/training/train.ts";
-import type { Validation } from "../../tools/training/validation.ts";
+import { openValidation, type Validation } from "../../tools/training/validation.ts";
 import { CLASSES, makeDense, slimvit, slimvitJson, workplace, writePictures } from "./fixtures.ts";
 import { arch, noiseData, noisePictures, recipe, taskOf, tinyVariables } from "./training.ts";
 
@@ -213,4 +213,22 @@ describe("on the command line", () => {
       expect(await of({ epochs: 4 })).not.toEqual(await of({}));
     }
   });
+});
+
+test("val pictures of a class without train pictures are left out and named", async () => {
+  await writePictures(at("split", "val"), 2, ["New_York", "plums", "cherries"]);
+  const { preprocess } = await noiseData(2);
+  const indices = new Map(["New York", "cherries"].map((name, k) => [name, k]));
+  const said: string[] = [];
+  const write = vi.spyOn(process.stderr, "write").mockImplementation((text) => said.push(String(text)) > 0);
+  const options = { data: [at("split")], split: "train" as const, valPictures: 100 };
+  const found = await openValidation(options, { indices, preprocess } as TrainData);
+  write.mockRestore();
+  expect(said.join("")).toMatch(/leaves out val pictures of classes without train pictures: plums\n/);
+  expect(found!.pictures.map(({ className }) => className).sort()).toEqual([
+    "New York",
+    "New York",
+    "cherries",
+    "cherries",
+  ]);
 });

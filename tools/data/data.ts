@@ -45,16 +45,23 @@ export async function openDataset(
     for (const { className } of layout.files) names.add(className);
     for (const { path, className, read } of chosen) pictures.push({ name: `${source}:${path}`, className, read });
   }
-  const spelling = oneSpelling([...names].sort());
-  for (const picture of pictures) picture.className = spelling.get(picture.className)!;
+  spellAlike(pictures, names);
   const classNames = [...new Set(pictures.map((p) => p.className))].filter((name) => name !== "").sort();
   return { pictures, classNames };
 }
 
 /**
- * One spelling for names that the matching of classes does not tell apart, such as "New York" and "New_York". Names that
- * differ in case stay two classes, because they may be two, but hardly ever are.
+ * Gives pictures one spelling of names that the matching of classes does not tell apart, such as "New York" and
+ * "New_York". Names that differ in case stay two classes, because they may be two, but hardly ever are.
+ *
+ * @param names the pictures' and more, such as those of other splits
  */
+export function spellAlike(pictures: Picture[], names = new Set(pictures.map(({ className }) => className))): void {
+  const spelling = oneSpelling([...names].sort());
+  for (const picture of pictures) picture.className = spelling.get(picture.className)!;
+}
+
+/** @returns the spelling of each name */
 function oneSpelling(names: string[]): Map<string, string> {
   const first = new Map<string, string>();
   const cased = new Map<string, string>();

@@ -3,7 +3,7 @@
  * only measure.
  */
 import { messageOf, SlimViTError } from "../../src/errors.ts";
-import { openDataset, type Picture, type Split, spread } from "../data/data.ts";
+import { openDataset, type Picture, type Split, spellAlike, spread } from "../data/data.ts";
 import { openForSharp, readPicture } from "../data/pixels.ts";
 import { say } from "../shared/terminal.ts";
 
@@ -40,6 +40,7 @@ export async function lookAtData(sources: string[], unlabelled: boolean): Promis
       "bad-input",
       `${sources.join(", ")}: has no train and no val pictures, which slim chooses by.`,
     );
+  spellAlike([...parts.train, ...parts.val, ...test]); // sources can differ
   const lines: string[] = [];
   const isHeldOut = !parts.val.length || !parts.train.length;
   if (isHeldOut) {

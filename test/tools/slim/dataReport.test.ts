@@ -27,6 +27,15 @@ test("what cannot be read is left out and named", async () => {
   expect(train.some(({ name }) => name.endsWith("plums/00.png"))).toBe(false);
 });
 
+test("a class that two sources spell differently is one", async () => {
+  await writePictures(at("one"), 10, ["New York", "cherries"]);
+  await writePictures(at("other", "train"), 3, ["New_York"]);
+  await writePictures(at("other", "val"), 2, ["New_York"]);
+  const { lines, classNames } = await lookAtData([at("one"), at("other")], false);
+  expect(lines[0]).toMatch(/ of 2 classes; /);
+  expect(classNames).toEqual(["New York", "cherries"]);
+});
+
 test("without a val split, every fifth train picture of the data is held out, and test stays as it is", async () => {
   const { lines, train, val, test, isHeldOut } = await lookAtData([at("split")], false);
   expect(isHeldOut).toBe(true);
