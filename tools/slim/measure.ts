@@ -17,11 +17,12 @@ import { fileBytes, writeFileAtomic } from "../models/folders.ts";
 import { klDivergence } from "../shared/divergence.ts";
 import { commandLine, type Interrupts, watchInterrupts } from "../shared/interrupt.ts";
 import { bestClass, rankOf } from "../shared/ranks.ts";
+import { say } from "../shared/terminal.ts";
 import type { Builder } from "./build.ts";
 import { PixelCache } from "./pixelCache.ts";
 import type { Answer } from "./refit.ts";
 import type { Closeness, Measurer } from "./search.ts";
-import { DENSE, keyOf, type Point, type Setting, type Space, settingOf, shapeOf } from "./space.ts";
+import { DENSE, keyOf, type Point, type Setting, type Space, settingOf, settingText, shapeOf } from "./space.ts";
 
 /** Answers on pictures, in their order. */
 export interface Answers {
@@ -172,8 +173,11 @@ export class PointMeasurer implements Measurer {
   }
 
   async loss(point: Point): Promise<number> {
-    const [own, dense] = [await this.onVal(settingOf(this.space, point)), await this.dense.onVal(this.dense.reference)];
-    return lossOf(own, dense);
+    const setting = settingOf(this.space, point);
+    const isKnown = this.recordOf(setting).val !== undefined;
+    const loss = lossOf(await this.onVal(setting), await this.dense.onVal(this.dense.reference));
+    if (!isKnown) say(`slim: ${loss.toFixed(2)} points lost on val: ${settingText(setting)}, ${setting.dtype}`);
+    return loss;
   }
 
   /** Answers on the val pictures. */

@@ -149,3 +149,14 @@ export function withTokens<M extends Manifest>(manifest: M, { merges, lists }: S
     return undefined; // even the steepest merges leave more
   }
 }
+
+/** "160×160 px, patches merged to 70 % of the MACs, 90 % of the MLP units" */
+export function settingText({ size, merges, lists, attn, mlp }: Setting): string {
+  return [
+    `${size[1]}×${size[0]} px`,
+    ...(merges < 1 ? [`patches merged to ${Math.round(100 * merges)} % of the MACs`] : []),
+    ...(lists < 1 ? [`patches dropped to ${Math.round(100 * lists)} % of the MACs`] : []),
+    ...(attn < 1 ? [`${Math.round(100 * attn)} % of the head channels`] : []),
+    ...(mlp < 1 ? [`${Math.round(100 * mlp)} % of the MLP units`] : []),
+  ].join(", ");
+}

@@ -18,8 +18,7 @@ import { decided } from "./decided.ts";
 import { lossOf, type PointMeasurer } from "./measure.ts";
 import type { SlimRun } from "./run.ts";
 import type { Choice, Measured } from "./search.ts";
-import { DENSE, keyOf, type Setting, type Space, settingOf, withoutMerges } from "./space.ts";
-import { settingText } from "./verdict.ts";
+import { DENSE, keyOf, type Setting, type Space, settingOf, settingText, withoutMerges } from "./space.ts";
 
 /**
  * The settings that worked best for a few thousand pictures in class folders. The dense model and the slim ones use the

@@ -1,18 +1,6 @@
 /** The verdict in words: before and after, and what a slightly smaller or larger model would cost. */
 import { percent, si } from "../shared/terminal.ts";
 import type { Outcome, PairedTop1, Row } from "./outcome.ts";
-import type { Setting } from "./space.ts";
-
-/** "160×160 px, patches merged to 70 % of the MACs, 90 % of the MLP units" */
-export function settingText({ size, merges, lists, attn, mlp }: Setting): string {
-  return [
-    `${size[1]}×${size[0]} px`,
-    ...(merges < 1 ? [`patches merged to ${Math.round(100 * merges)} % of the MACs`] : []),
-    ...(lists < 1 ? [`patches dropped to ${Math.round(100 * lists)} % of the MACs`] : []),
-    ...(attn < 1 ? [`${Math.round(100 * attn)} % of the head channels`] : []),
-    ...(mlp < 1 ? [`${Math.round(100 * mlp)} % of the MLP units`] : []),
-  ].join(", ");
-}
 
 /** Small models take microseconds. */
 export const milliseconds = (ms: number) => ms.toFixed(ms < 1 ? 3 : 1);

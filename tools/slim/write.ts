@@ -16,11 +16,10 @@ import type { Outcome, PairedTop1, Row } from "./outcome.ts";
 import { slimPage } from "./page.ts";
 import type { SlimRun } from "./run.ts";
 import type { Choice, Measured } from "./search.ts";
-import { type Setting, type Space, settingOf } from "./space.ts";
+import { type Setting, type Space, settingOf, settingText } from "./space.ts";
 import { targetText } from "./target.ts";
 import type { Trained } from "./trained.ts";
 import { type Member, unbeaten, variantsOf } from "./variants.ts";
-import { settingText } from "./verdict.ts";
 
 export interface Found {
   space: Space;

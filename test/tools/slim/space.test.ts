@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { countMacs, type Manifest } from "../../../src/format/model.ts";
-import { DENSE, settingOf, shapeOf, spaceOf, withoutMerges } from "../../../tools/slim/space.ts";
+import { DENSE, settingOf, settingText, shapeOf, spaceOf, withoutMerges } from "../../../tools/slim/space.ts";
 import { CLASSES, tinyArchitecture } from "../fixtures.ts";
 
 const labels = CLASSES.map((label) => ({ id: label, label }));
@@ -24,4 +24,12 @@ test("of a model that merges, smaller ones merge more, at its own picture size",
 
 test("the same model without its merges has every patch again", () => {
   expect(macs(withoutMerges(merged))).toBe(macs(whole));
+});
+
+test("a setting names only what differs from the dense model", () => {
+  const dense = { size: [224, 192], merges: 1, lists: 1, attn: 1, mlp: 1, dtype: "int8" } as const;
+  expect(settingText({ ...dense, size: [224, 192] })).toBe("192×224 px");
+  expect(settingText({ ...dense, size: [160, 160], merges: 0.7, mlp: 0.9 })).toBe(
+    "160×160 px, patches merged to 70 % of the MACs, 90 % of the MLP units",
+  );
 });

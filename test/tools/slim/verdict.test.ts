@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { Outcome, Row } from "../../../tools/slim/outcome.ts";
-import { headline, settingText, tradeLines, verdictLines } from "../../../tools/slim/verdict.ts";
+import { headline, tradeLines, verdictLines } from "../../../tools/slim/verdict.ts";
 
 const row = (share: number, ms: number, top1: number, isTaken = false): Row => ({
   ...{ what: `${share} px`, dtype: "int8", macs: share * 1e9, macsShare: share, bytes: 5e6 * share, ms, top1, isTaken },
@@ -57,12 +57,4 @@ test("the two models on either side are priced against the one that was taken", 
     "  1.6 points less for 1.0 ms less: 0.4 px, int8",
     "  9.6 points less for 2.0 ms less: 0.3 px, int8",
   ]);
-});
-
-test("a setting names only what differs from the dense model", () => {
-  const dense = { size: [224, 192], merges: 1, lists: 1, attn: 1, mlp: 1, dtype: "int8" } as const;
-  expect(settingText({ ...dense, size: [224, 192] })).toBe("192×224 px");
-  expect(settingText({ ...dense, size: [160, 160], merges: 0.7, mlp: 0.9 })).toBe(
-    "160×160 px, patches merged to 70 % of the MACs, 90 % of the MLP units",
-  );
 });
