@@ -29,13 +29,8 @@ export async function listZip(file: string): Promise<Entry[]> {
       const name = entryName(entry).replaceAll("\\", "/").normalize("NFC");
       const fault = yauzl.validateFileName(name);
       if (fault !== null) return reject(broken(fault));
-      if (entry.generalPurposeBitFlag & ENCRYPTED)
-        return reject(
-          new SlimViTError(
-            "bad-input",
-            `${file}: is encrypted (${name}). Unpack it with its password, and give the folder.`,
-          ),
-        );
+      const refusal = refusalOf(entry);
+      if (refusal) return reject(new SlimViTError("bad-input", `${file}: ${refusal.replace("NAME", () => name)}`));
       const path = cleanPath(name);
       if (name.endsWith("/")) entries.set(path, { path });
       else entries.set(path, { path, read: () => readEntry(zip, entry) });
@@ -48,6 +43,16 @@ export async function listZip(file: string): Promise<Entry[]> {
   return [...entries.values()];
 }
 
+/** Why an entry cannot be read, if so. NAME stands for its name. */
+function refusalOf({ generalPurposeBitFlag, compressionMethod }: yauzl.Entry): string | undefined {
+  if (generalPurposeBitFlag & ENCRYPTED)
+    return "is encrypted (NAME). Unpack it with its password, and give the folder.";
+  if (METHODS.includes(compressionMethod)) return undefined;
+  return `is compressed by a method that is not read here (NAME: method ${compressionMethod}, not deflate). Unpack it, and give the folder.`;
+}
+
+/** Stored, deflated. */
+const METHODS = [0, 8];
 /** Bits of the general-purpose flags: the content is encrypted, the name is UTF-8. */
 const ENCRYPTED = 1;
 const UTF8 = 0x800;

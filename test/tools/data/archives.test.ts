@@ -7,15 +7,16 @@ import { openDataset } from "../../../tools/data/data.ts";
 import { at, folderOf, opened, said } from "./sources.ts";
 
 /** A zip of stored entries. @param names as bytes, each with its flag of UTF-8 */
-function zipOf(file: string, names: [Buffer, number][], zip64 = false, unicodePath?: string): string {
+function zipOf(file: string, names: [Buffer, number, number?][], zip64 = false, unicodePath?: string): string {
   const [locals, centrals]: [Buffer[], Buffer[]] = [[], []];
   let offset = 0;
-  for (const [name, flags] of names) {
+  for (const [name, flags, method = 0] of names) {
     // Encrypted entries begin with 12 bytes more.
     const content = Buffer.concat([Buffer.from(`picture ${locals.length}`), Buffer.alloc(flags & 1 ? 12 : 0)]);
     const fields = Buffer.alloc(26);
     fields.writeUInt16LE(20, 0);
     fields.writeUInt16LE(flags, 2);
+    fields.writeUInt16LE(method, 4);
     fields.writeUInt32LE(crc32(content), 10);
     fields.writeUInt32LE(zip64 ? 0xffffffff : content.length, 14);
     fields.writeUInt32LE(zip64 ? 0xffffffff : content.length - (flags & 1 ? 12 : 0), 18);
@@ -134,6 +135,16 @@ test("a zip's paths may begin with a dot, and the last of two entries of a name 
 test("an encrypted zip is refused at once", async () => {
   const file = zipOf("secret.zip", [[Buffer.from("a/1.png"), 1]]);
   await expect(openDataset([file], "all")).rejects.toThrow(/secret\.zip: is encrypted \(a\/1\.png\)/);
+});
+
+test("a zip that is compressed otherwise than by deflate is refused at once, and not picture by picture", async () => {
+  const file = zipOf("lzma.zip", [
+    [Buffer.from("a/1.png"), 0],
+    [Buffer.from("b/1.png"), 0, 14],
+  ]);
+  await expect(openDataset([file], "all")).rejects.toThrow(
+    /lzma\.zip: is compressed by a method that is not read here \(b\/1\.png: method 14, not deflate\)/,
+  );
 });
 
 /** A tar of these files; long names go into pax records or GNU's entries. */
