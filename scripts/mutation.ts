@@ -1,12 +1,15 @@
 // Mutation testing by StrykerJS: changes an operator, a condition or a number at a time and counts what tests notice.
 //   npm run mutation -- src/format                a folder, or files; the tests that hold it are named below
 //   npm run mutation -- tools/training/losses.ts
+//   npm run mutation -- src/format --lines 60     60 lines of it, drawn at random (--seed 1), where the whole takes hours
 // Prints each change that nothing noticed, and writes the score into the table of docs/robustness.md. Texts for people are
 // left out: tests hold their sentences, not their letters. Only what tests run in this process counts; what needs a browser
 // or a kernel has faults of our own (npm run mutation:plant). Takes from seconds a file to an hour a folder.
-import { spawnSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { random } from "../tools/shared/random.ts";
 import { machine, PAGE, ROOT, writeSection } from "./section.ts";
 
 /** Tests that run the code in their own process: those of the command line start others. */
@@ -28,6 +31,7 @@ const TESTS: Record<string, string[]> = {
   "tools/quantise": ["test/tools/gptq.test.ts", "test/tools/quantise.test.ts"],
   "tools/recipes": ["test/tools/recipes/*.test.ts"],
   "tools/report": ["test/tools/report.test.ts"],
+  "tools/shared": ["test/tools/evaluation/*.test.ts", "test/tools/training/*.test.ts"],
   "tools/training": ["test/tools/training/*.test.ts", "test/tools/train.test.ts", "test/tools/teacher.test.ts"],
 };
 
@@ -46,18 +50,29 @@ interface Report {
   files: Record<string, { source: string; mutants: Mutant[] }>;
 }
 
-function main(paths: string[]): void {
+interface Sample {
+  lines: number;
+  seed: number;
+}
+
+function main(): void {
+  const { positionals: paths, values } = parseArgs({
+    allowPositionals: true,
+    options: { lines: { type: "string" }, seed: { type: "string", default: "1" } },
+  });
+  const sample = values.lines === undefined ? undefined : { lines: Number(values.lines), seed: Number(values.seed) };
+  if (sample && !(sample.lines >= 1)) throw new Error(`mutation: --lines ${values.lines} is no number of lines.`);
   if (!paths.length) throw new Error(`mutation: name a folder or files, such as ${Object.keys(TESTS).join(", ")}.`);
   install();
   for (const path of paths.map((path) => path.replace(/\/+$/, ""))) {
     const started = performance.now();
-    mutate(path);
+    mutate(path, sample);
     const report = JSON.parse(readFileSync(REPORT, "utf8")) as Report;
     const { killed, all } = summary(report);
     const minutes = (performance.now() - started) / 60_000;
     const score = `${((100 * killed) / all).toFixed(0)} %`;
     console.log(`mutation: ${path}: ${killed} of ${all} noticed (${score}) in ${minutes.toFixed(0)} min`);
-    record(path, [String(all), String(killed), score]);
+    record(path, [sample ? `${sample.lines} lines, drawn` : "all", String(all), String(killed), score]);
   }
 }
 
@@ -72,16 +87,15 @@ function install(): void {
   if (status !== 0) throw new Error("mutation: test/mutation could not be installed; is there a package registry?");
 }
 
-function mutate(path: string): void {
+function mutate(path: string, sample?: Sample): void {
   const folder = Object.keys(TESTS).find((folder) => path === folder || path.startsWith(`${folder}/`));
   if (!folder)
     throw new Error(
       `mutation: no tests are named for ${path}; scripts/mutation.ts has ${Object.keys(TESTS).join(", ")}.`,
     );
-  const isFolder = statSync(join(ROOT, path)).isDirectory();
   mkdirSync(BUILT, { recursive: true });
   const config = {
-    mutate: [isFolder ? `${path}/**/*.ts` : path, "!**/*.d.ts", "!src/engines/simd/{generated,assembly}/**"],
+    mutate: sample ? drawnLines(path, sample) : filesOf(path),
     mutator: { excludedMutations: ["StringLiteral"] },
     testRunner: "vitest",
     plugins: [join(STRYKER, "node_modules/@stryker-mutator/vitest-runner/dist/src/index.js")],
@@ -104,6 +118,27 @@ function mutate(path: string): void {
   if (status !== 0) throw new Error(`mutation: Stryker ended with ${status} on ${path}.`);
 }
 
+/** Kernels are AssemblyScript, which Node does not run. */
+const filesOf = (path: string): string[] =>
+  execFileSync("git", ["ls-files", path], { cwd: ROOT, encoding: "utf8" })
+    .split("\n")
+    .filter((file) => /(?<!\.d)\.ts$/.test(file) && !file.startsWith("src/engines/simd/assembly/"));
+
+/** Changes that are within one line, of lines that have code: "src/format/read.ts:12-12". */
+function drawnLines(path: string, { lines, seed }: Sample): string[] {
+  const all = filesOf(path).flatMap((file) =>
+    readFileSync(join(ROOT, file), "utf8")
+      .split("\n")
+      .flatMap((line, k) => (NO_CODE.test(line) ? [] : [`${file}:${k + 1}-${k + 1}`])),
+  );
+  const rng = random(seed);
+  const drawn = all.map((line) => ({ line, order: rng() })).sort((a, b) => a.order - b.order);
+  return drawn.slice(0, lines).map(({ line }) => line);
+}
+
+/** Blank lines, comments, imports, and lines of punctuation alone. */
+const NO_CODE = /^\s*(\/[/*]|\*|import |export (type|interface) |[\s(){}[\],;]*$)/;
+
 /** A change that makes a test run for ever counts as noticed; one that no test reaches does not. */
 function summary({ files }: Report): { killed: number; all: number } {
   const mutants = Object.values(files).flatMap(({ mutants }) => mutants);
@@ -124,8 +159,8 @@ function record(path: string, cells: string[]): void {
   );
   rows.set(path, `| \`${path}\` | ${cells.join(" | ")} |`);
   const sorted = [...rows].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, row]) => row);
-  const head = ["| path | changes | noticed | score |", "| --- | --- | --- | --- |"];
+  const head = ["| path | lines | changes | noticed | score |", "| --- | --- | --- | --- | --- |"];
   writeSection("mutation", [`\`npm run mutation -- PATH\`, last on ${machine}:`, "", ...head, ...sorted].join("\n"));
 }
 
-main(process.argv.slice(2));
+main();
