@@ -70,18 +70,18 @@ interface VariantInfo {
     imageSize: [number, number];
     /** measured figures, each with the data and n it was measured on */
     metrics: Record<string, unknown>;
-    /** It runs without a download. */
+    /** whether it runs without a download */
     ready: boolean;
 }
 /** How a variant was chosen. */
 interface VariantChoice {
     /** the budget: milliseconds of inference */
     latencyMs: number;
-    /** whether the variant was measured to be within it */
+    /** whether the variant's measured time is within the budget */
     meets: boolean;
     /** for people */
     reason: string;
-    /** Median milliseconds of those that were timed here, or why one is not used. */
+    /** Median milliseconds of the variants that were timed here, or the fault for which one is not used. */
     measured: {
         variant: string;
         ms?: number;
@@ -134,6 +134,7 @@ interface TeachProgress {
     step: "embed" | "fit";
     /** pictures when embedding; the fraction from 0 to 1 when fitting */
     done: number;
+    /** all pictures when embedding; 1 when fitting */
     total: number;
 }
 interface SaveOptions {
@@ -146,17 +147,17 @@ interface SaveOptions {
 interface TaughtInfo {
     /** pictures of each class, in the order of `labels` */
     pictures: number[];
-    /** Cross-validated: the share of the pictures whose class is given by a fit without them … */
+    /** Cross-validated: the share of the pictures that a fit without them classifies correctly. */
     accuracy: number;
-    /** … and how many pictures that is of. */
+    /** number of pictures behind `accuracy` */
     n: number;
-    /** The number of parts that the pictures were split into; each part is judged by a fit on the others. */
+    /** The number of parts that the pictures were split into. Each part is classified by a fit to the others. */
     folds: number;
-    /** The inverse strength of the penalty that did best, for embeddings at a mean square of 1. */
+    /** The inverse strength of the chosen penalty, for embeddings at a mean square of 1. */
     c: number;
     /** When `classify` calls a picture unknown. */
     unknown: UnknownRule;
-    /** The share of pictures of its own classes that may be called unknown, as it was asked for. */
+    /** The `falseRejection` that was asked for. */
     accepted: number;
 }
 
@@ -171,7 +172,7 @@ interface WebnnOptions {
     deviceType?: "cpu" | "gpu" | "npu";
     powerPreference?: "default" | "high-performance" | "low-power";
 }
-/** The folder's URL, "hf:owner/name", or its files; in Node also its path. */
+/** The folder's URL, "hf:owner/name", "npm:name@version", a model's npm package, or the folder's files; in Node also its path. */
 type ModelSource = string | Instance<"URL"> | ModelPackage | Iterable<Instance<"File">>;
 /** The default export of a model's npm package: where the app's bundler serves each file of the folder. */
 interface ModelPackage {
@@ -179,18 +180,21 @@ interface ModelPackage {
     files: Readonly<Record<string, string>>;
 }
 interface LoadOptions {
-    /** Default "auto": the fastest of `simd` and what `engines` and `engineUrls` bring, measured on the first visit. */
+    /**
+     * Default "auto": the fastest of `simd`, `webgpu`, `webnn` and the engines of `engines` and `engineUrls`, measured on the first
+     * visit.
+     */
     engine?: EngineName | "auto";
     /**
      * Default "auto": the fastest dtype that passes its self-test here and whose measured accuracy is within 0.5 points of the
      * best in the folder. `info.dtypeReason` names the reason.
      */
     dtype?: WeightsDtype | "auto";
-    /** The name of one of `info.variants`, which is the only one used; default is a choice by `latencyMs`. */
+    /** The name of one of `info.variants`: only this one is loaded. By default `latencyMs` chooses. */
     variant?: string;
-    /** Default "auto". More than one needs a cross-origin isolated page. */
+    /** Default "auto": 1 to 4, by the number of cores. More than one needs a cross-origin isolated page. */
     threads?: number | "auto";
-    /** Whether weights are kept between visits, keyed by their sha256; default true. Or a store of the app. */
+    /** Whether weights are stored between visits, under their sha256; default true. Or a store of the app. */
     cache?: boolean | WeightsStore;
     onProgress?: (progress: Progress) => void;
     signal?: Instance<"AbortSignal">;
@@ -200,17 +204,17 @@ interface LoadOptions {
     workerUrl?: string | object;
     /** Packages of optional engines, which the app has installed: the exports of slimvit/engines/onnx and its neighbours. */
     engines?: readonly EnginePackage[];
-    /** Where optional packages are served, by package name, when there is no bundler to resolve them. */
+    /** Addresses of optional packages, by package name, where no bundler resolves them. */
     engineUrls?: Record<string, string>;
     /**
-     * Runs the model in this thread, without a worker: `createHost` of slimvit/worker.js. For service workers and the
-     * backgrounds of extensions, which can start none.
+     * `createHost` of slimvit/worker.js: runs the model in this thread. For service workers and backgrounds of extensions, which
+     * cannot start a worker.
      */
     host?: () => ModelHost;
     webnn?: WebnnOptions;
     /**
      * For a folder with several variants: use the most accurate one whose inference, measured here, takes at most this
-     * many milliseconds; default 50. The smallest one answers until that one is loaded. `variant` takes precedence.
+     * many milliseconds; default 50. The smallest variant answers until the chosen one is loaded. `variant` takes precedence.
      */
     latencyMs?: number;
     /** Called when another variant becomes the one that answers. */
@@ -234,7 +238,7 @@ interface Progress {
     /** true when the bytes came from the cache */
     cached: boolean;
 }
-/** Where weights are kept between visits, by the lower-case hex of their sha256. What it returns is checked like a download. */
+/** Stores weights between visits, under the lower-case hex of their sha256. What `get` returns is checked like a download. */
 interface WeightsStore {
     get(sha256: string): Promise<Uint8Array | undefined>;
     put(sha256: string, bytes: Uint8Array): Promise<void>;
@@ -254,19 +258,19 @@ interface ModelInfo {
     dtype: WeightsDtype;
     /** why this dtype */
     dtypeReason: string;
-    /** those that the folder has */
+    /** dtypes of the folder's weights */
     dtypes: WeightsDtype[];
-    /** of the weights as downloaded */
+    /** size of the weights as downloaded */
     sizeBytes: number;
     engine: EngineName;
     threads: number;
-    /** Pictures that the engine takes at once; 1 where that would not be faster than one after the other. */
+    /** Pictures that the engine computes together; 1 where that would not be faster than one after the other. */
     batchSize: number;
-    /** Which kernels the simd engine runs: with WebAssembly's relaxed SIMD, or with what every browser has. */
+    /** Which kernels the simd engine runs: those with WebAssembly's relaxed SIMD, or those with plain SIMD. */
     simd?: "relaxed" | "plain";
     /** Which device the webnn engine asked for; undefined where the browser chose. */
     deviceType?: WebnnOptions["deviceType"];
-    /** Weights and activations of the engine; undefined where they cannot be known. */
+    /** Memory for weights and activations; undefined where the engine cannot tell. */
     memoryBytes?: number;
     /** Milliseconds that loading took: the files, from wherever they came; the engine; its first run, which checks it. */
     loadMs: {
@@ -279,15 +283,15 @@ interface ModelInfo {
     pooling: Pooling;
     /** The networks that this folder's weights make. */
     variants: VariantInfo[];
-    /** name of the one that answers */
+    /** name of the variant that answers */
     variant: string;
-    /** How the variant was chosen by a budget. Absent until it is chosen. */
+    /** How a latency budget chose the variant. Absent until it has chosen. */
     choice?: VariantChoice;
     /** why this engine */
     engineReason: string;
     /** Engines that `auto` tried and did not take: those that did not open, and those that were slower. */
     tried: TriedEngine[];
-    /** what could not be done here, for people */
+    /** for people: what this device or browser could not do */
     notes: string[];
     /** Present for a taught model. */
     taught?: TaughtInfo;
@@ -298,7 +302,7 @@ interface TriedEngine {
     engine: EngineName;
     /** for `webnn`: the device that it asked for */
     deviceType?: WebnnOptions["deviceType"];
-    /** why it was not taken */
+    /** why `auto` did not take it */
     reason: string;
     /** Median milliseconds of a few runs, if it was measured. */
     ms?: number;
@@ -320,9 +324,8 @@ interface ClassifyOptions {
      */
     classes?: Readonly<Record<string, Float32Array | readonly number[]>>;
     /**
-     * With `classes`: cosines are divided by this temperature. Default is the one the model was trained with, where its
-     * checkpoint states it, else
-     * 0.01, CLIP's. A model of SigLIP's kind then adds its bias and gives each class a probability of its own.
+     * With `classes`: cosines are divided by this temperature. The default is the temperature of the training, where the
+     * checkpoint states it, else CLIP's 0.01. SigLIP models then add their bias, and each class has its own probability.
      */
     temperature?: number;
     /** milliseconds of each block */
@@ -335,7 +338,7 @@ type EmbedOptions = Pick<ClassifyOptions, "signal" | "region">;
 interface StreamOptions extends ClassifyOptions {
     /**
      * For a folder with several variants: milliseconds that a frame may take, from its call to its answer. A smaller variant
-     * answers while this device is too slow for the present one, and the larger ones when there is time for them again.
+     * answers while this device is too slow for the present one, and a larger one when there is time for it again.
      */
     latencyMs?: number;
     /** Called when another variant answers from the next frame on. */
@@ -369,7 +372,7 @@ type BatchResult<T, R = Classification> = {
 interface ScoredClass extends Label {
     /** position in the model's output, or among `classes` */
     index: number;
-    /** Softmax over all classes; of a multi-label model, each class's own probability. */
+    /** Softmax over all classes. In a multi-label model, the class's own probability. */
     score: number;
 }
 /** The answers to `profile` and `explain`. */
@@ -387,7 +390,7 @@ interface Insight {
 interface Classification extends Insight {
     /** best first */
     classes: ScoredClass[];
-    /** `preprocess` and `inference` in the worker; `total` as the caller waited */
+    /** `preprocess` and `inference` are times in the worker. `total` is the time from the call to the answer. */
     latencyMs: {
         preprocess: number;
         inference: number;
@@ -405,32 +408,33 @@ declare class SlimViT {
     private readonly client;
     private constructor();
     /**
-     * What was loaded and how it runs. A new object whenever that changes, as after a lost GPU or with another variant.
+     * What was loaded and how it runs. It is a new object after each change, for example of the engine or the variant.
      */
     get info(): ModelInfo;
     /**
-     * Loads of one folder with the same options share a worker; it ends with the last `dispose()`.
+     * Loads of one folder with the same options share a worker, which ends with the last `dispose()`.
      *
-     * @param source folder URL (slimvit.json inside), "hf:owner/name", or the folder's files; in Node also a folder's path
+     * @param source folder URL (slimvit.json inside), "hf:owner/name", "npm:name@version", a model's npm package, or the
+     * folder's files; in Node also a folder's path
      * @throws SlimViTError `network`, `bad-model`, `integrity`, `bad-option`, `unsupported`, `aborted`, `out-of-memory`,
      * `worker-lost`
      */
     static load(source: ModelSource, options?: LoadOptions): Promise<SlimViT>;
     /**
-     * @param image any size; the original is left alone. Of an array, several are in flight at once.
-     * @returns the `topK` best classes, best first; scores over all classes sum to 1, but for multi-label models
+     * @param image any size; the original is left alone. Several pictures of an array are in flight at once.
+     * @returns the `topK` best classes, best first. Scores over all classes sum to 1, except in multi-label models.
      * @throws SlimViTError `bad-input` for a value that is not a picture, `network` for one that cannot be fetched,
-     * `bad-option`, `unsupported` for `profile` and `explain` on the onnx engines and for an embedding model without
+     * `bad-option`, `unsupported` for `profile` on the onnx engines and `webnn` and for an embedding model without
      * `classes`, `aborted`, `worker-lost`, `device-lost`, `out-of-memory`, `disposed` after `dispose()`
      */
     classify(image: ImageInput, options?: ClassifyOptions): Promise<Classification>;
     classify(images: readonly ImageInput[], options?: ClassifyOptions): Promise<Classification[]>;
     /**
-     * Classifies any number of pictures and gives each one's result or error in turn: none is dropped, and one bad file does
-     * not cost the others. Leave the loop to stop.
+     * Classifies any number of pictures and gives each one's result or error in turn. One bad file does not stop the others.
+     * Leave the loop to stop.
      *
-     * @param inputs a list, or any iterable or async iterable, which is read as fast as pictures are answered
-     * @throws SlimViTError `aborted`, `disposed`, `bad-option`; what the source of inputs throws
+     * @param inputs a list, or any iterable or async iterable, which is read only as fast as pictures are classified
+     * @throws SlimViTError `aborted`, `disposed`, `bad-option`, `bad-input` for inputs that are no list; what `inputs` throws
      */
     classifyAll<T extends ImageInput>(inputs: Iterable<T> | AsyncIterable<T>, options?: ClassifyAllOptions): AsyncGenerator<BatchResult<T>>;
     /** A picture's features, [featureDim]: the pooled tokens after the final norm, in the space of zero-shot classes. */
@@ -441,7 +445,7 @@ declare class SlimViT {
     /**
      * Teaches classes of the caller's own: the pictures are embedded, and a head is fitted to their embeddings in the worker.
      *
-     * @param pictures by the name of a class, at least two of each; classes and pictures are added to what a taught model knows
+     * @param pictures by class name, at least two for each class; a taught model keeps its classes and pictures and gains these
      * @returns another model, which shares this one's worker and weights; for a taught model, the same model with more
      * classes and pictures
      * @throws SlimViTError `bad-input` naming the class and the picture, or for fewer than two classes; `bad-option`;
@@ -462,12 +466,12 @@ declare class SlimViT {
      */
     save(options?: SaveOptions): Promise<Instance<"File">[]>;
     /**
-     * Answers with another of the folder's variants from the next call on. Those that `info.variants` calls ready need no
-     * download. Others that loaded the same model are not changed.
+     * Answers with another of the folder's variants from the next call on. Variants that are `ready` in `info.variants` need
+     * no download. Other objects that loaded the same folder keep their variants.
      *
      * @param variant its name, or a budget for which the best variant is found
      * @returns its `info`
-     * @throws SlimViTError `bad-option` for an unknown name, and as `load`; the present variant then goes on
+     * @throws SlimViTError `bad-option` for an unknown name, and as `load`; the present variant then stays
      */
     use(variant: VariantRequest): Promise<ModelInfo>;
     /**
@@ -476,7 +480,7 @@ declare class SlimViT {
      * stop.
      *
      * @param source a video element, a stream of VideoFrames (closed here), or any async iterable of pictures. A camera whose
-     *   track is stopped does not end: abort then.
+     *   track is stopped does not end the loop, so abort as well.
      * @throws SlimViTError as `classify`, and what the source throws
      */
     stream(source: FrameSource<ImageInput>, options?: StreamOptions): AsyncGenerator<Classification>;

@@ -23,7 +23,7 @@ export interface WebnnOptions {
   powerPreference?: "default" | "high-performance" | "low-power";
 }
 
-/** The folder's URL, "hf:owner/name", or its files; in Node also its path. */
+/** The folder's URL, "hf:owner/name", "npm:name@version", a model's npm package, or the folder's files; in Node also its path. */
 export type ModelSource = string | Instance<"URL"> | ModelPackage | Iterable<Instance<"File">>;
 
 /** The default export of a model's npm package: where the app's bundler serves each file of the folder. */
@@ -33,18 +33,21 @@ export interface ModelPackage {
 }
 
 export interface LoadOptions {
-  /** Default "auto": the fastest of `simd` and what `engines` and `engineUrls` bring, measured on the first visit. */
+  /**
+   * Default "auto": the fastest of `simd`, `webgpu`, `webnn` and the engines of `engines` and `engineUrls`, measured on the first
+   * visit.
+   */
   engine?: EngineName | "auto";
   /**
    * Default "auto": the fastest dtype that passes its self-test here and whose measured accuracy is within 0.5 points of the
    * best in the folder. `info.dtypeReason` names the reason.
    */
   dtype?: WeightsDtype | "auto";
-  /** The name of one of `info.variants`, which is the only one used; default is a choice by `latencyMs`. */
+  /** The name of one of `info.variants`: only this one is loaded. By default `latencyMs` chooses. */
   variant?: string;
-  /** Default "auto". More than one needs a cross-origin isolated page. */
+  /** Default "auto": 1 to 4, by the number of cores. More than one needs a cross-origin isolated page. */
   threads?: number | "auto";
-  /** Whether weights are kept between visits, keyed by their sha256; default true. Or a store of the app. */
+  /** Whether weights are stored between visits, under their sha256; default true. Or a store of the app. */
   cache?: boolean | WeightsStore;
   onProgress?: (progress: Progress) => void;
   signal?: Instance<"AbortSignal">;
@@ -54,17 +57,17 @@ export interface LoadOptions {
   workerUrl?: string | object;
   /** Packages of optional engines, which the app has installed: the exports of slimvit/engines/onnx and its neighbours. */
   engines?: readonly EnginePackage[];
-  /** Where optional packages are served, by package name, when there is no bundler to resolve them. */
+  /** Addresses of optional packages, by package name, where no bundler resolves them. */
   engineUrls?: Record<string, string>;
   /**
-   * Runs the model in this thread, without a worker: `createHost` of slimvit/worker.js. For service workers and the
-   * backgrounds of extensions, which can start none.
+   * `createHost` of slimvit/worker.js: runs the model in this thread. For service workers and backgrounds of extensions, which
+   * cannot start a worker.
    */
   host?: () => ModelHost;
   webnn?: WebnnOptions;
   /**
    * For a folder with several variants: use the most accurate one whose inference, measured here, takes at most this
-   * many milliseconds; default 50. The smallest one answers until that one is loaded. `variant` takes precedence.
+   * many milliseconds; default 50. The smallest variant answers until the chosen one is loaded. `variant` takes precedence.
    */
   latencyMs?: number;
   /** Called when another variant becomes the one that answers. */
@@ -92,7 +95,7 @@ export interface Progress {
   cached: boolean;
 }
 
-/** Where weights are kept between visits, by the lower-case hex of their sha256. What it returns is checked like a download. */
+/** Stores weights between visits, under the lower-case hex of their sha256. What `get` returns is checked like a download. */
 export interface WeightsStore {
   get(sha256: string): Promise<Uint8Array | undefined>;
   put(sha256: string, bytes: Uint8Array): Promise<void>;
@@ -144,19 +147,19 @@ export interface ModelInfo {
   dtype: WeightsDtype;
   /** why this dtype */
   dtypeReason: string;
-  /** those that the folder has */
+  /** dtypes of the folder's weights */
   dtypes: WeightsDtype[];
-  /** of the weights as downloaded */
+  /** size of the weights as downloaded */
   sizeBytes: number;
   engine: EngineName;
   threads: number;
-  /** Pictures that the engine takes at once; 1 where that would not be faster than one after the other. */
+  /** Pictures that the engine computes together; 1 where that would not be faster than one after the other. */
   batchSize: number;
-  /** Which kernels the simd engine runs: with WebAssembly's relaxed SIMD, or with what every browser has. */
+  /** Which kernels the simd engine runs: those with WebAssembly's relaxed SIMD, or those with plain SIMD. */
   simd?: "relaxed" | "plain";
   /** Which device the webnn engine asked for; undefined where the browser chose. */
   deviceType?: WebnnOptions["deviceType"];
-  /** Weights and activations of the engine; undefined where they cannot be known. */
+  /** Memory for weights and activations; undefined where the engine cannot tell. */
   memoryBytes?: number;
   /** Milliseconds that loading took: the files, from wherever they came; the engine; its first run, which checks it. */
   loadMs: { files: number; engine: number; firstRun: number };
@@ -165,15 +168,15 @@ export interface ModelInfo {
   pooling: Pooling;
   /** The networks that this folder's weights make. */
   variants: VariantInfo[];
-  /** name of the one that answers */
+  /** name of the variant that answers */
   variant: string;
-  /** How the variant was chosen by a budget. Absent until it is chosen. */
+  /** How a latency budget chose the variant. Absent until it has chosen. */
   choice?: VariantChoice;
   /** why this engine */
   engineReason: string;
   /** Engines that `auto` tried and did not take: those that did not open, and those that were slower. */
   tried: TriedEngine[];
-  /** what could not be done here, for people */
+  /** for people: what this device or browser could not do */
   notes: string[];
   /** Present for a taught model. */
   taught?: TaughtInfo;
@@ -186,7 +189,7 @@ export interface TriedEngine {
   engine: EngineName;
   /** for `webnn`: the device that it asked for */
   deviceType?: WebnnOptions["deviceType"];
-  /** why it was not taken */
+  /** why `auto` did not take it */
   reason: string;
   /** Median milliseconds of a few runs, if it was measured. */
   ms?: number;
@@ -211,9 +214,8 @@ export interface ClassifyOptions {
    */
   classes?: Readonly<Record<string, Float32Array | readonly number[]>>;
   /**
-   * With `classes`: cosines are divided by this temperature. Default is the one the model was trained with, where its
-   * checkpoint states it, else
-   * 0.01, CLIP's. A model of SigLIP's kind then adds its bias and gives each class a probability of its own.
+   * With `classes`: cosines are divided by this temperature. The default is the temperature of the training, where the
+   * checkpoint states it, else CLIP's 0.01. SigLIP models then add their bias, and each class has its own probability.
    */
   temperature?: number;
   /** milliseconds of each block */
@@ -228,7 +230,7 @@ export type EmbedOptions = Pick<ClassifyOptions, "signal" | "region">;
 export interface StreamOptions extends ClassifyOptions {
   /**
    * For a folder with several variants: milliseconds that a frame may take, from its call to its answer. A smaller variant
-   * answers while this device is too slow for the present one, and the larger ones when there is time for them again.
+   * answers while this device is too slow for the present one, and a larger one when there is time for it again.
    */
   latencyMs?: number;
   /** Called when another variant answers from the next frame on. */
@@ -260,7 +262,7 @@ export type BatchResult<T, R = Classification> = { index: number; input: T } & (
 export interface ScoredClass extends Label {
   /** position in the model's output, or among `classes` */
   index: number;
-  /** Softmax over all classes; of a multi-label model, each class's own probability. */
+  /** Softmax over all classes. In a multi-label model, the class's own probability. */
   score: number;
 }
 
@@ -280,7 +282,7 @@ export interface Insight {
 export interface Classification extends Insight {
   /** best first */
   classes: ScoredClass[];
-  /** `preprocess` and `inference` in the worker; `total` as the caller waited */
+  /** `preprocess` and `inference` are times in the worker. `total` is the time from the call to the answer. */
   latencyMs: { preprocess: number; inference: number; total: number };
   engine: EngineName;
   /** name of the variant that answered */

@@ -21,6 +21,7 @@ export interface TeachProgress {
   step: "embed" | "fit";
   /** pictures when embedding; the fraction from 0 to 1 when fitting */
   done: number;
+  /** all pictures when embedding; 1 when fitting */
   total: number;
 }
 
@@ -35,17 +36,17 @@ export interface SaveOptions {
 export interface TaughtInfo {
   /** pictures of each class, in the order of `labels` */
   pictures: number[];
-  /** Cross-validated: the share of the pictures whose class is given by a fit without them … */
+  /** Cross-validated: the share of the pictures that a fit without them classifies correctly. */
   accuracy: number;
-  /** … and how many pictures that is of. */
+  /** number of pictures behind `accuracy` */
   n: number;
-  /** The number of parts that the pictures were split into; each part is judged by a fit on the others. */
+  /** The number of parts that the pictures were split into. Each part is classified by a fit to the others. */
   folds: number;
-  /** The inverse strength of the penalty that did best, for embeddings at a mean square of 1. */
+  /** The inverse strength of the chosen penalty, for embeddings at a mean square of 1. */
   c: number;
   /** When `classify` calls a picture unknown. */
   unknown: UnknownRule;
-  /** The share of pictures of its own classes that may be called unknown, as it was asked for. */
+  /** The `falseRejection` that was asked for. */
   accepted: number;
 }
 

@@ -8,7 +8,7 @@ export interface VariantInfo {
   imageSize: [number, number];
   /** measured figures, each with the data and n it was measured on */
   metrics: Record<string, unknown>;
-  /** It runs without a download. */
+  /** whether it runs without a download */
   ready: boolean;
 }
 
@@ -16,11 +16,11 @@ export interface VariantInfo {
 export interface VariantChoice {
   /** the budget: milliseconds of inference */
   latencyMs: number;
-  /** whether the variant was measured to be within it */
+  /** whether the variant's measured time is within the budget */
   meets: boolean;
   /** for people */
   reason: string;
-  /** Median milliseconds of those that were timed here, or why one is not used. */
+  /** Median milliseconds of the variants that were timed here, or the fault for which one is not used. */
   measured: { variant: string; ms?: number; fault?: string }[];
 }
 

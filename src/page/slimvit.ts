@@ -29,16 +29,17 @@ export class SlimViT {
   private constructor(private readonly client: Client) {}
 
   /**
-   * What was loaded and how it runs. A new object whenever that changes, as after a lost GPU or with another variant.
+   * What was loaded and how it runs. It is a new object after each change, for example of the engine or the variant.
    */
   get info(): ModelInfo {
     return this.client.info;
   }
 
   /**
-   * Loads of one folder with the same options share a worker; it ends with the last `dispose()`.
+   * Loads of one folder with the same options share a worker, which ends with the last `dispose()`.
    *
-   * @param source folder URL (slimvit.json inside), "hf:owner/name", or the folder's files; in Node also a folder's path
+   * @param source folder URL (slimvit.json inside), "hf:owner/name", "npm:name@version", a model's npm package, or the
+   * folder's files; in Node also a folder's path
    * @throws SlimViTError `network`, `bad-model`, `integrity`, `bad-option`, `unsupported`, `aborted`, `out-of-memory`,
    * `worker-lost`
    */
@@ -53,10 +54,10 @@ export class SlimViT {
   }
 
   /**
-   * @param image any size; the original is left alone. Of an array, several are in flight at once.
-   * @returns the `topK` best classes, best first; scores over all classes sum to 1, but for multi-label models
+   * @param image any size; the original is left alone. Several pictures of an array are in flight at once.
+   * @returns the `topK` best classes, best first. Scores over all classes sum to 1, except in multi-label models.
    * @throws SlimViTError `bad-input` for a value that is not a picture, `network` for one that cannot be fetched,
-   * `bad-option`, `unsupported` for `profile` and `explain` on the onnx engines and for an embedding model without
+   * `bad-option`, `unsupported` for `profile` on the onnx engines and `webnn` and for an embedding model without
    * `classes`, `aborted`, `worker-lost`, `device-lost`, `out-of-memory`, `disposed` after `dispose()`
    */
   classify(image: ImageInput, options?: ClassifyOptions): Promise<Classification>;
@@ -68,11 +69,11 @@ export class SlimViT {
   }
 
   /**
-   * Classifies any number of pictures and gives each one's result or error in turn: none is dropped, and one bad file does
-   * not cost the others. Leave the loop to stop.
+   * Classifies any number of pictures and gives each one's result or error in turn. One bad file does not stop the others.
+   * Leave the loop to stop.
    *
-   * @param inputs a list, or any iterable or async iterable, which is read as fast as pictures are answered
-   * @throws SlimViTError `aborted`, `disposed`, `bad-option`; what the source of inputs throws
+   * @param inputs a list, or any iterable or async iterable, which is read only as fast as pictures are classified
+   * @throws SlimViTError `aborted`, `disposed`, `bad-option`, `bad-input` for inputs that are no list; what `inputs` throws
    */
   async *classifyAll<T extends ImageInput>(
     inputs: Iterable<T> | AsyncIterable<T>,
@@ -103,7 +104,7 @@ export class SlimViT {
   /**
    * Teaches classes of the caller's own: the pictures are embedded, and a head is fitted to their embeddings in the worker.
    *
-   * @param pictures by the name of a class, at least two of each; classes and pictures are added to what a taught model knows
+   * @param pictures by class name, at least two for each class; a taught model keeps its classes and pictures and gains these
    * @returns another model, which shares this one's worker and weights; for a taught model, the same model with more
    * classes and pictures
    * @throws SlimViTError `bad-input` naming the class and the picture, or for fewer than two classes; `bad-option`;
@@ -136,12 +137,12 @@ export class SlimViT {
   }
 
   /**
-   * Answers with another of the folder's variants from the next call on. Those that `info.variants` calls ready need no
-   * download. Others that loaded the same model are not changed.
+   * Answers with another of the folder's variants from the next call on. Variants that are `ready` in `info.variants` need
+   * no download. Other objects that loaded the same folder keep their variants.
    *
    * @param variant its name, or a budget for which the best variant is found
    * @returns its `info`
-   * @throws SlimViTError `bad-option` for an unknown name, and as `load`; the present variant then goes on
+   * @throws SlimViTError `bad-option` for an unknown name, and as `load`; the present variant then stays
    */
   use(variant: VariantRequest): Promise<ModelInfo> {
     return this.client.use(variant);
@@ -153,7 +154,7 @@ export class SlimViT {
    * stop.
    *
    * @param source a video element, a stream of VideoFrames (closed here), or any async iterable of pictures. A camera whose
-   *   track is stopped does not end: abort then.
+   *   track is stopped does not end the loop, so abort as well.
    * @throws SlimViTError as `classify`, and what the source throws
    */
   async *stream(source: FrameSource<ImageInput>, options: StreamOptions = {}): AsyncGenerator<Classification> {
