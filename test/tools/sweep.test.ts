@@ -119,7 +119,7 @@ describe("slimvit sweep", () => {
       readFileSync(at("astray.yaml"), "utf8").replace("data: pictures", "data: nowhere"),
     );
     const { status, stderr } = slimvit("sweep", at("astray.yaml"));
-    expect(stderr).toMatch(/^slimvit: .*nowhere: no such folder or zip\.\n$/);
+    expect(stderr).toMatch(/^slimvit: .*nowhere: no such folder, zip, tar or table\.\n$/);
     expect(status).toBe(1);
     expect(existsSync(at("astray"))).toBe(false);
   });

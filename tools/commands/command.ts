@@ -6,7 +6,7 @@ import { printJson } from "../shared/terminal.ts";
 export type Argument = [name: string, help: string];
 
 export const MODEL: Argument = ["<model>", "model folder, or FOLDER#NAME for one of its variants"];
-export const MODELS: Argument = ["<models...>", "model folders"];
+export const MODELS: Argument = ["<models...>", "model folders, or FOLDER#NAME for single variants"];
 
 export function newCommand(name: string, description: string, args: Argument[], specs: OptionSpecs): Command {
   const command = new Command(name).description(description);

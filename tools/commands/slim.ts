@@ -15,16 +15,16 @@ const OPTIONS = {
   ),
   latencyMs: optional(
     "--latency-ms <ms>",
-    "instead: find the most accurate model with this latency here, with one thread in Node",
+    "instead: find the most accurate model with at most this latency here, in Node with one thread",
     positive,
   ),
-  macs: optional("--macs <share>", "instead: find the most accurate model with this share of the MACs", share),
+  macs: optional("--macs <share>", "instead: find the most accurate model with at most this share of the MACs", share),
   bytes: optional(
     "--bytes <size>",
-    "instead: find the most accurate model with a file of this size, such as 3MB",
+    "instead: find the most accurate model with a file of at most this size, such as 3MB",
     bytes,
   ),
-  unlabelled: flag("--unlabelled", "ignore labels: points are of agreement with the dense model's best class"),
+  unlabelled: flag("--unlabelled", "ignore labels: measure how often the best class is the dense model's"),
   train: withDefault(
     "--train <time>",
     "auto, no, or the longest training time, such as 2h or 30m",

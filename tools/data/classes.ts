@@ -34,7 +34,8 @@ const areNameless = (labels: Label[]): boolean => labels.every(({ label }, index
 export function labelIndices(classNames: string[], labels: Label[]): Map<string, number> {
   const unknown = unknownClass(classNames, labels);
   if (unknown) {
-    const advice = "Use data of the model's own classes, finetune first, or --unlabelled for distillation alone.";
+    const advice =
+      "Use data of the model's own classes, finetune the model first, or give --unlabelled where labels are not needed.";
     throw new SlimViTError("bad-input", `${unknown}. ${advice}`);
   }
   const ways = waysOf(labels);

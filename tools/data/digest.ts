@@ -29,7 +29,7 @@ export function digestData(source: string): Promise<DataDigest> {
 async function digest(source: string): Promise<DataDigest> {
   const name = basename(resolve(source));
   const stats = statSync(source, { throwIfNoEntry: false });
-  if (!stats) throw new SlimViTError("bad-input", `${source}: no such folder or zip.`);
+  if (!stats) throw new SlimViTError("bad-input", `${source}: no such folder, zip, tar or table.`);
   if (!stats.isDirectory() && !isTable(source)) {
     const sha256 = await hashFile(source);
     return { name, sha256, bytes: stats.size, files: [`${sha256}  ${name}`] };

@@ -15,7 +15,7 @@ export const RETRAIN = {
   keepBest: KEEP_BEST,
   ghost: flag(
     "--ghost",
-    "after a search with --patch-form gate: start with a key that stands for the removed tokens and fades by half time",
+    "after a search with --patch-form gate: start with a key that stands for the removed tokens and fades out by the middle of the training",
   ),
   weightStep: WEIGHT_STEP,
 };

@@ -24,7 +24,7 @@ export const trainOptions = (d: Recipe) => ({
   force: FORCE,
   resume: flag(
     "--resume",
-    "continue from the checkpoint beside the output, and say so if there is none; also the default",
+    "continue from the checkpoint beside the output, as by default; print a message if there is none",
   ),
   restart: flag("--restart", "start from the beginning, and ignore a checkpoint beside the output"),
   epochs: withDefault("--epochs <n>", "passes over the data; may be fractional", positive, d.epochs),
@@ -51,7 +51,7 @@ export const trainOptions = (d: Recipe) => ({
   }),
   repeats: withDefault(
     "--repeats <n>",
-    "repeat each picture so many times in a row, augmented anew; the length of an epoch stays",
+    "how often each picture is repeated in a row, augmented differently; an epoch keeps its length",
     count,
     d.repeats,
   ),

@@ -233,7 +233,7 @@ export class PointMeasurer implements Measurer {
     if (!this.interrupts?.requested) return;
     throw new SlimViTError(
       "aborted",
-      `slim: stopped; ${this.settings.folder} has what was measured. The same command goes on:\n  ${commandLine()}`,
+      `slim: stopped; ${this.settings.folder} has what was measured. The same command continues:\n  ${commandLine()}`,
     );
   }
 

@@ -35,7 +35,10 @@ export function targetOf(targets: Targets): Target {
   const [name] = given;
   const most = targets[name]!;
   if (name === "loseAtMost" && most >= 100)
-    throw new SlimViTError("bad-option", "slim: --lose-at-most is in points of 100; 1 means from 90 % to 89 %, say.");
+    throw new SlimViTError(
+      "bad-option",
+      `slim: --lose-at-most is ${most}; expected percentage points below 100. For example, 1 allows 89 % after 90 %.`,
+    );
   return { kind: KINDS[name], most };
 }
 

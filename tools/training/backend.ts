@@ -44,7 +44,7 @@ export async function openBackend(wanted?: BackendName, precision: Precision = "
   }
   throw new SlimViTError(
     "unsupported",
-    `No TensorFlow.js backend works here (${refused.join("; ")}). Run "npm run setup" first.`,
+    `No TensorFlow.js backend works here (${refused.join("; ")}). Run "npm run setup:tools" first.`,
   );
 }
 

@@ -66,7 +66,7 @@ export async function saveCheckpoint(
 }
 
 /**
- * @returns the step to go on with; 0 when there is no checkpoint
+ * @returns the step to continue with; 0 when there is no checkpoint
  * @throws SlimViTError `bad-option` for a checkpoint of another training, naming what differs
  */
 export function restoreCheckpoint(
@@ -89,11 +89,11 @@ export function restoreCheckpoint(
     throw new SlimViTError(
       "bad-option",
       `${checkpoint.path}: is the checkpoint of another training (${difference}). ` +
-        "Give the options that it was made with to go on, or --restart to start from the beginning, which replaces it.",
+        "Give the options that it was made with to continue, or --restart to start from the beginning and replace it.",
     );
   }
   if (metadata.rates !== checkpoint.rates)
-    say(`${name}: goes on with rates ${checkpoint.rates}; the checkpoint was made with ${metadata.rates}`);
+    say(`${name}: continues with rates ${checkpoint.rates}; the checkpoint was made with ${metadata.rates}`);
   const tensor = (key: string) => {
     const found = stored.get(key);
     return found && (tf.tensor(found.data as Float32Array, found.shape) as Tensor);

@@ -59,7 +59,7 @@ function requireNoPlaces({ position }: Architecture, source: string): void {
   if (position === "learned") return;
   throw new SlimViTError(
     "unsupported",
-    `${source}: has ${position === "rope" ? "rotary" : "relative"} positions, and a ghost stands for removed tokens of all places. ` +
+    `${source}: has ${position === "rope" ? "rotary" : "relative"} positions, so one key cannot stand for removed tokens of different places. ` +
       "Leave out --ghost.",
   );
 }

@@ -44,7 +44,7 @@ const HISTORY_LINES = 400;
 /**
  * @returns when all steps are done, with `task.variables` at their last (or, with EMA, averaged) values
  * @throws SlimViTError `bad-input` when a loss is NaN, naming step, batch and the last good checkpoint; `aborted` after
- *   Ctrl-C, with the command that goes on
+ *   Ctrl-C, with the command that continues
  */
 export async function train({ tf }: Backend, task: TrainTask, recipe: Recipe): Promise<TrainReport> {
   const interrupts = watchInterrupts("this step is done and the checkpoint is written");
@@ -220,11 +220,11 @@ async function checkWeights(task: TrainTask, step: number): Promise<void> {
     if (!(await variable.data()).every(Number.isFinite)) throw notFinite(task, NaN, step, undefined, name);
 }
 
-/** The error after Ctrl-C, which says how to go on. */
+/** The error after Ctrl-C, which says how to continue. */
 function interrupted({ name, checkpoint }: TrainTask, step: number, total: number): SlimViTError {
   return new SlimViTError(
     "aborted",
-    `${name}: stopped at step ${step} of ${total}; ${checkpoint.path} holds its state. The same command goes on:\n  ${commandLine()}`,
+    `${name}: stopped at step ${step} of ${total}; ${checkpoint.path} holds its state. The same command continues:\n  ${commandLine()}`,
   );
 }
 
@@ -235,7 +235,7 @@ function notFinite(task: TrainTask, loss: number, step: number, batch?: Batch, v
   const pictures = batch ? ` (pictures ${batch.names.slice(0, 3).join(", ")}${batch.size > 3 ? " …" : ""})` : "";
   const { path } = task.checkpoint;
   const next = existsSync(path)
-    ? `The last good checkpoint is ${path}: the same command with a lower --lr goes on from it.`
+    ? `The last good checkpoint is ${path}: the same command with a lower --lr continues from it.`
     : "There is no checkpoint yet: start again with a lower --lr.";
   return new SlimViTError("bad-input", `${task.name}: ${what}${pictures}. ${next}`);
 }

@@ -98,7 +98,7 @@ describe("slimvit slim MODEL", () => {
     }, 5);
     const status = await new Promise((resolve) => child.on("exit", resolve));
     expect(stderr).toMatch(
-      /slim: stopped; .*stopped\.stages has what was measured\. The same command goes on:\n {2}slimvit slim/,
+      /slim: stopped; .*stopped\.stages has what was measured\. The same command continues:\n {2}slimvit slim/,
     );
     expect(status).toBe(130);
     expect(existsSync(at("stopped"))).toBe(false);
@@ -168,7 +168,7 @@ test("a network that is deep enough is trained with patches that merge", () => {
 test.each<[string, string[], RegExp]>([
   ["no target", [], /slim: no target is given; give one of --lose-at-most, --latency-ms, --macs, --bytes/],
   ["two targets", ["--macs", "0.5", "--bytes", "3MB"], /slim: --macs and --bytes are two targets; give one/],
-  ["a loss of everything", ["--lose-at-most", "100"], /--lose-at-most is in points of 100/],
+  ["a loss of everything", ["--lose-at-most", "100"], /--lose-at-most is 100; expected percentage points below 100/],
   [
     "MACs that no model has",
     ["--macs", "0.001"],
