@@ -3,20 +3,26 @@ import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
-import type { Label } from "../../src/format/model.ts";
+import type { Label, Model } from "../../src/format/model.ts";
 import { labelIndices, unknownClass } from "../data/data.ts";
-import { readManifestFile } from "../models/folders.ts";
+import { readManifestFile, readModelFolder } from "../models/folders.ts";
 import { say } from "../shared/terminal.ts";
 import { teachModel } from "../teach/teachModel.ts";
+import { withNewHead } from "../training/finetune.ts";
 import type { SlimRun } from "./run.ts";
 import { finetuneDense } from "./trained.ts";
 
-/** @returns the folder of a model that knows the data's classes */
-export async function withDataClasses(run: SlimRun): Promise<string> {
+/**
+ * @param ahead called before the work, with the model and a head for the data's classes that knows nothing yet; what it
+ * throws ends the run
+ * @returns the folder of a model that knows the data's classes
+ */
+export async function withDataClasses(run: SlimRun, ahead: (model: Model) => Promise<void>): Promise<string> {
   const { options, data, source } = run;
   if (options.unlabelled) return source;
   const unknown = unknownClass(data.classNames, readManifestFile(source).labels);
   if (unknown === undefined) return source;
+  await ahead(withNewHead(readModelFolder(source), data.classNames));
   const folder = await NEW_HEADS.reduce<Promise<string | undefined>>(
     async (found, make) => (await found) ?? make(run, unknown),
     Promise.resolve(undefined),

@@ -67,7 +67,8 @@ export async function slimModel(source: string, options: SlimOptions): Promise<O
     const notes: string[] = [];
     const keys = { key, trainingKey };
     const begun: SlimRun = { options, target, data, source, folder, ...keys, backend, clock, untrainable, notes };
-    const run = { ...begun, source: await withDataClasses(begun) };
+    const ahead = (model: Model) => requireTarget(begun, model, `${JSON.stringify(identity)} with a new head`);
+    const run = { ...begun, source: await withDataClasses(begun, ahead) };
     return searchAndWrite(run, JSON.stringify(identity), started);
   });
 }
@@ -155,28 +156,40 @@ interface Lab {
 }
 
 /** @param dense what a trained model is compared with */
-async function openLab(
-  { backend, folder, target, options }: SlimRun,
+async function openLab(run: SlimRun, model: Model, identity: string, pictures: Measuring, dense?: Lab): Promise<Lab> {
+  const { folder, target } = run;
+  const { whole, builder, measurerFor } = benchOf(run, model, identity, pictures, dense);
+  const speeds = join(folder, "speed.json");
+  const { space, int8Factor } = await int8Choice(whole, target, builder, measurerFor, speeds, identity);
+  const measurer = measurerFor(space, COSTS[target.kind].cost, int8Factor);
+  return { space, builder, measurer, most: dense?.most ?? (await requireReachable(target, space, builder, measurer)) };
+}
+
+/** All models that can be made of one, before it is known whether 8 bits are worth it. */
+function benchOf(
+  { backend, folder, options }: SlimRun,
   model: Model,
   identity: string,
   pictures: Measuring,
   dense?: Lab,
-): Promise<Lab> {
+) {
   const whole = spaceOf(model.manifest, backend !== undefined && !options.elastic);
   const middle = whole.size[whole.size.length >> 1];
   const builder = new Builder(model, identity, pictures.calibration, middle, folder, backend?.tf);
   const measurerFor = (space: Space, costName: CostName, int8Factor: number) =>
     new PointMeasurer(builder, space, pictures, { costName, int8Factor, identity, folder, against: dense?.measurer });
-  const { space, int8Factor } = await int8Choice(
-    whole,
-    target,
-    builder,
-    measurerFor,
-    join(folder, "speed.json"),
-    identity,
-  );
-  const measurer = measurerFor(space, COSTS[target.kind].cost, int8Factor);
-  return { space, builder, measurer, most: dense?.most ?? (await requireReachable(target, space, builder, measurer)) };
+  return { whole, builder, measurerFor };
+}
+
+/**
+ * Refuses a target that not even models in 8 bits reach, before a head is trained.
+ *
+ * @param model with a head of the data's classes
+ */
+async function requireTarget(run: SlimRun, model: Model, identity: string): Promise<void> {
+  const { whole, builder, measurerFor } = benchOf(run, model, identity, picturesOf(run, model));
+  const space: Space = { ...whole, dtype: ["int8"] };
+  await requireReachable(run.target, space, builder, measurerFor(space, COSTS[run.target.kind].cost, 1));
 }
 
 function picturesOf({ data, options }: SlimRun, { manifest }: Model): Measuring {

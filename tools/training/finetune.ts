@@ -31,7 +31,7 @@ export async function finetune(source: string, options: FinetuneOptions): Promis
 const isHead = (name: string) => /^head(_dist)?\./.test(name);
 
 /** Embedding models get one too. Zero weights: every class starts equally likely, and the first steps train the head alone in effect. */
-function withNewHead(model: Model, classNames: string[]): Model {
+export function withNewHead(model: Model, classNames: string[]): Model {
   const { manifest } = model;
   const width = featureDim(manifest);
   const tensors: Tensors = new Map(

@@ -165,6 +165,14 @@ test("a network that is deep enough is trained with patches that merge", () => {
   expect(outcome.slim.macsShare).toBeLessThanOrEqual(0.5);
 });
 
+test("MACs that no model has are refused before a head for other classes is trained", () => {
+  const args = ["slim", at("dense"), "--data", at("renamed"), "-o", at("refused"), "--train", "2h", "--macs", "0.001"];
+  const { status, stderr } = slimvit(...args);
+  expect(stderr).toMatch(/slim: --macs 0\.001 cannot be reached: /);
+  expect(stderr).not.toMatch(/finetune/);
+  expect(status).toBe(2);
+});
+
 test.each<[string, string[], RegExp]>([
   ["no target", [], /slim: no target is given; give one of --lose-at-most, --latency-ms, --macs, --bytes/],
   ["two targets", ["--macs", "0.5", "--bytes", "3MB"], /slim: --macs and --bytes are two targets; give one/],
