@@ -18,11 +18,12 @@ import { openPage } from "../shared/browser.ts";
 import { random, shuffled } from "../shared/random.ts";
 import { runtimeFolder } from "../shared/runtime.ts";
 import { say } from "../shared/terminal.ts";
-import { testImage, withFolders } from "./benchModels.ts";
+import { testImage, timedDtypes, withFolders } from "./benchModels.ts";
 
 export interface BenchOptions {
   engine: EngineName[];
-  dtype: WeightsDtype[];
+  /** default all that a model has */
+  dtype?: WeightsDtype[];
   threads: number[];
   rounds: number;
   /** of engine "webnn"; default what the browser chooses */
@@ -79,11 +80,9 @@ async function benchFolders(sources: string[], options: BenchOptions): Promise<B
   const mounts: Record<string, string> = { "/dist": dist, "/ort": dirname(require.resolve("onnxruntime-web")) };
   const cases: Case[] = sources.flatMap((source, k) => {
     mounts[`/model${k}`] = resolve(splitSource(source).dir);
-    const { weights, variant } = readManifestFile(source);
-    const has = new Set(weights.map((file) => file.dtype));
-    const dtypes = options.dtype.filter((dtype) => has.has(dtype));
-    if (dtypes.length === 0)
-      throw new SlimViTError("bad-option", `${source}: has no ${options.dtype.join(" or ")} weights.`);
+    const manifest = readManifestFile(source);
+    const { variant } = manifest;
+    const dtypes = timedDtypes(source, manifest, options.dtype);
     return options.engine.flatMap((engine) => {
       const isWebnn = engine === "webnn";
       const devices = (isWebnn && options.webnnDevice) || [undefined];

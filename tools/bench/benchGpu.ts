@@ -19,7 +19,7 @@ import { random, shuffled } from "../shared/random.ts";
 import { say } from "../shared/terminal.ts";
 import { provideWebGpu } from "../training/backend.ts";
 import { logProbabilities, quantile, WARM_UP } from "./bench.ts";
-import { testImage, withFolders } from "./benchModels.ts";
+import { testImage, timedDtypes, withFolders } from "./benchModels.ts";
 
 type GpuEngine = "webgpu" | "tfjs-webgpu" | "onnx-webgpu";
 
@@ -65,7 +65,8 @@ export interface GpuBenchRow {
 
 export interface GpuBenchOptions {
   engine: GpuEngine[];
-  dtype: WeightsDtype[];
+  /** default all that a model has */
+  dtype?: WeightsDtype[];
   rounds: number;
 }
 
@@ -99,9 +100,7 @@ async function benchFolders(
   device: Device,
 ): Promise<GpuBenchRow[]> {
   const cases = sources.flatMap((source) => {
-    const has = new Set(readManifestFile(source).weights.map((file) => file.dtype));
-    const dtypes = dtype.filter((one) => has.has(one));
-    if (dtypes.length === 0) throw new SlimViTError("bad-option", `${source}: has no ${dtype.join(" or ")} weights.`);
+    const dtypes = timedDtypes(source, readManifestFile(source), dtype);
     return engines.flatMap((name) => dtypes.map((one) => ({ source, name, dtype: one })));
   });
   const image = testImage();

@@ -2,7 +2,8 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { ActivationRanges, Model, WeightsDtype } from "../../src/format/model.ts";
+import { SlimViTError } from "../../src/errors.ts";
+import type { ActivationRanges, Manifest, Model, WeightsDtype } from "../../src/format/model.ts";
 import { singleVariant } from "../../src/format/variants.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { preprocess, type RawImage } from "../../src/image/resample.ts";
@@ -18,7 +19,7 @@ import { random } from "../shared/random.ts";
  */
 export async function withFolders<T>(
   names: string[],
-  dtypes: WeightsDtype[],
+  dtypes: WeightsDtype[] | undefined,
   isCalibrated: boolean,
   work: (sources: string[]) => Promise<T>,
 ): Promise<T> {
@@ -28,13 +29,26 @@ export async function withFolders<T>(
     for (const name of names) {
       const shape = randomShape(name);
       const folder = shape ? join(temporary, name.slice("random:".length)) : name;
-      if (shape) await writeModel(folder, { ...shape, dtypes, ...(isCalibrated && { activations: rangesOn(shape) }) });
+      if (shape)
+        await writeModel(folder, {
+          ...shape,
+          dtypes: dtypes ?? ["f32"],
+          ...(isCalibrated && { activations: rangesOn(shape) }),
+        });
       sources.push(folder);
     }
     return await work(sources);
   } finally {
     rmSync(temporary, { recursive: true, force: true });
   }
+}
+
+/** The dtypes that are measured: those of `asked` that the model has, or all that it has. */
+export function timedDtypes(source: string, { weights }: Manifest, asked?: WeightsDtype[]): WeightsDtype[] {
+  const has = weights.map(({ dtype }) => dtype);
+  const dtypes = asked ? asked.filter((dtype) => has.includes(dtype)) : has;
+  if (!dtypes.length) throw new SlimViTError("bad-option", `${source}: has no ${asked?.join(" or ")} weights.`);
+  return dtypes;
 }
 
 /** Activation ranges of the int8 weights from the test picture alone: enough for speed, not for accuracy. */

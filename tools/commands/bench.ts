@@ -11,9 +11,13 @@ const WEBNN_DEVICES = ["cpu", "gpu", "npu"] as const;
 
 const OPTIONS = {
   engine: withDefault("--engine <list>", `of ${BENCH_ENGINES.join(", ")}, separated by commas`, list(BENCH_ENGINES), [
-    "onnx-wasm",
+    "simd",
   ]),
-  dtype: withDefault("--dtype <list>", `of ${DTYPES.join(", ")}, separated by commas`, list(DTYPES), ["f32"]),
+  dtype: optional(
+    "--dtype <list>",
+    `of ${DTYPES.join(", ")}, separated by commas; by default all that a model has, and f32 of random weights`,
+    list(DTYPES),
+  ),
   threads: withDefault("--threads <list>", "numbers of threads, separated by commas", counts, [1]),
   webnnDevice: optional(
     "--webnn-device <list>",

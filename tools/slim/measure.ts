@@ -22,7 +22,17 @@ import type { Builder } from "./build.ts";
 import { PixelCache } from "./pixelCache.ts";
 import type { Answer } from "./refit.ts";
 import type { Closeness, Measurer } from "./search.ts";
-import { DENSE, keyOf, type Point, type Setting, type Space, settingOf, settingText, shapeOf } from "./space.ts";
+import {
+  DENSE,
+  keyOf,
+  lossText,
+  type Point,
+  type Setting,
+  type Space,
+  settingOf,
+  settingText,
+  shapeOf,
+} from "./space.ts";
 
 /** Answers on pictures, in their order. */
 export interface Answers {
@@ -176,7 +186,7 @@ export class PointMeasurer implements Measurer {
     const setting = settingOf(this.space, point);
     const isKnown = this.recordOf(setting).val !== undefined;
     const loss = lossOf(await this.onVal(setting), await this.dense.onVal(this.dense.reference));
-    if (!isKnown) say(`slim: ${loss.toFixed(2)} points lost on val: ${settingText(setting)}, ${setting.dtype}`);
+    if (!isKnown) say(`slim: ${lossText(loss)} on val: ${settingText(setting)}, ${setting.dtype}`);
     return loss;
   }
 

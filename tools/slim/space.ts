@@ -160,3 +160,9 @@ export function settingText({ size, merges, lists, attn, mlp }: Setting): string
     ...(mlp < 1 ? [`${Math.round(100 * mlp)} % of the MLP units`] : []),
   ].join(", ");
 }
+
+/** "2.05 points lost", for people */
+export function lossText(points: number): string {
+  if (points === 0) return "no point lost";
+  return `${Math.abs(points).toFixed(2)} points ${points > 0 ? "lost" : "gained"}`;
+}

@@ -18,7 +18,7 @@ import { decided } from "./decided.ts";
 import { lossOf, type PointMeasurer } from "./measure.ts";
 import type { SlimRun } from "./run.ts";
 import type { Choice, Measured } from "./search.ts";
-import { DENSE, keyOf, type Setting, type Space, settingOf, settingText, withoutMerges } from "./space.ts";
+import { DENSE, keyOf, lossText, type Setting, type Space, settingOf, settingText, withoutMerges } from "./space.ts";
 
 /**
  * The settings that worked best for a few thousand pictures in class folders. The dense model and the slim ones use the
@@ -194,7 +194,7 @@ async function trainAndSearch(run: SlimRun, search: Search, setting: Setting): P
   const trained = widened(readModelFolder(out));
   let found = await search.from(trained, name);
   const after = await found.measurer.loss(DENSE);
-  const result = `${settingText(setting)}: ${before.toFixed(2)} points lost before training, ${after.toFixed(2)} after`;
+  const result = `${settingText(setting)}: ${lossText(before)} before training, ${lossText(after)} after`;
   say(`slim: trained ${result}`);
   const isWorse = after > before;
   run.notes.push(`trained ${result}${isWorse ? "; thrown away, as training made it worse" : ""}`);

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { countMacs, type Manifest } from "../../../src/format/model.ts";
-import { DENSE, settingOf, settingText, shapeOf, spaceOf, withoutMerges } from "../../../tools/slim/space.ts";
+import { DENSE, lossText, settingOf, settingText, shapeOf, spaceOf, withoutMerges } from "../../../tools/slim/space.ts";
 import { CLASSES, tinyArchitecture } from "../fixtures.ts";
 
 const labels = CLASSES.map((label) => ({ id: label, label }));
@@ -33,3 +33,9 @@ test("a setting names only what differs from the dense model", () => {
     "160×160 px, patches merged to 70 % of the MACs, 90 % of the MLP units",
   );
 });
+
+test.each([
+  [2.049, "2.05 points lost"],
+  [-1.17, "1.17 points gained"],
+  [0, "no point lost"],
+])("a loss of %s is %s", (points, text) => expect(lossText(points)).toBe(text));
