@@ -35,6 +35,11 @@ describe("--force", () => {
 
   test.each<[string, () => void, RegExp]>([
     ["its own input", () => claimOutput(at("dense"), true, [at("dense")]), /dense: is the input itself/],
+    [
+      "a folder of which one variant is the input",
+      () => claimOutput(at("dense"), true, [`${at("dense")}#default`]),
+      /dense: is the input itself/,
+    ],
     ["the input by another name", () => claimOutput(at("link"), true, [at("dense")]), /link: is the input itself/],
     [
       "a folder around an input",

@@ -28,8 +28,10 @@ import { forward } from "../../src/reference/forward.ts";
 import toolsPackage from "../package.json" with { type: "json" };
 
 import { type Files, writeFolder } from "./outputs.ts";
+import { splitSource } from "./sources.ts";
 
 export { claimOutput, writeFileAtomic, writeFolder } from "./outputs.ts";
+export { splitSource } from "./sources.ts";
 
 const MANIFEST = "slimvit.json";
 const SELF_TEST_SEED = 1;
@@ -38,12 +40,6 @@ const SELF_TEST_SEED = 1;
  * that is hardly trained.
  */
 const SELF_TEST_DIGITS = 6;
-
-/** `MODEL#NAME` names one of the folder's variants; without a name it is the first. */
-export function splitSource(source: string): { dir: string; variant?: string } {
-  const [, dir, variant] = source.match(/^(.+)#([\w.-]+)$/) ?? [];
-  return dir === undefined || existsSync(source) ? { dir: source } : { dir, variant };
-}
 
 /**
  * @param source a folder, or `folder#variant`

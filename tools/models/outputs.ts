@@ -14,6 +14,7 @@ import {
 } from "node:fs";
 import { basename, dirname, join, relative, resolve, sep } from "node:path";
 import { messageOf, SlimViTError } from "../../src/errors.ts";
+import { splitSource } from "./sources.ts";
 
 /** Contents by name. */
 export type Files = Record<string, string | Uint8Array>;
@@ -64,8 +65,9 @@ export function claimOutput(
 
 /** @throws SlimViTError `bad-option` for an input that lies in a folder which is to be replaced */
 function requireOutside(input: string, out: string): void {
-  if (!existsSync(input)) return; // reading it reports the error
-  const [inside, folder] = [realpathSync(input), realpathSync(out)];
+  const { dir } = splitSource(input);
+  if (!existsSync(dir)) return; // reading it reports the error
+  const [inside, folder] = [realpathSync(dir), realpathSync(out)];
   if (inside !== folder && !liesIn(inside, folder)) return;
   const which = inside === folder ? "is the input itself" : `holds the input ${input}`;
   throw new SlimViTError("bad-option", `${out}: ${which}, so --force does not replace it. Choose another -o.`);
