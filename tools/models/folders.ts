@@ -284,6 +284,16 @@ const ARCHITECTURE: Record<keyof Architecture, true> = {
   ...{ poolHidden: true, poolActivation: true, projection: true, head: true, blocks: true },
 };
 
+/**
+ * What a model computes, as a hash. Its weights alone do not tell: variants share them, and so do models that differ in
+ * their tokens alone.
+ */
+export function modelDigest(manifest: Manifest): string {
+  const { weights, labels, preprocess } = manifest;
+  const network = (Object.keys(ARCHITECTURE) as (keyof Architecture)[]).map((key) => manifest[key]);
+  return sha256(Buffer.from(JSON.stringify([weights.map((file) => file.sha256), network, labels, preprocess])));
+}
+
 /** The architecture fields of a manifest, without the rest. */
 export function architectureOf(manifest: Architecture): Architecture {
   const fields = Object.entries(manifest).filter(([key]) => Object.hasOwn(ARCHITECTURE, key));

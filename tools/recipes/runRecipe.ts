@@ -16,7 +16,7 @@ import { type EvalReport, evaluate } from "../evaluation/evaluate.ts";
 import { compress } from "../masks/compress.ts";
 import { search } from "../masks/search.ts";
 import { macsOfOriginal } from "../models/card.ts";
-import { claimOutput, readManifestFile, sha256, writeFileAtomic } from "../models/folders.ts";
+import { claimOutput, modelDigest, readManifestFile, sha256, writeFileAtomic } from "../models/folders.ts";
 import type { AccuracyRecord } from "../models/metrics.ts";
 import type { StageName } from "../options/stages.ts";
 import toolsPackage from "../package.json" with { type: "json" };
@@ -144,7 +144,7 @@ async function checkReach(recipe: RecipeFile, model: string, isFinetuned: boolea
 async function startModel(run: Run, recipe: RecipeFile): Promise<string> {
   if (!recipe.import) {
     const model = recipe.model!; // readRecipe has seen to it
-    run.startFrom(readManifestFile(model).weights.map((file) => file.sha256));
+    run.startFrom(modelDigest(readManifestFile(model)));
     return model;
   }
   const { source: checkpoint, ...section } = recipe.import;
@@ -172,8 +172,8 @@ class Run {
     readonly dry = false,
   ) {}
 
-  startFrom(hashes: string[]): void {
-    this.key = hashes.join();
+  startFrom(digest: string): void {
+    this.key = digest;
   }
 
   training(out: string): { out: string; force: boolean } {
@@ -221,13 +221,12 @@ export async function identity(options: Record<string, unknown>): Promise<unknow
   const seen = Object.fromEntries(Object.entries(options).filter(([key]) => !unseen.includes(key)));
   const { data, teacher, weights, profile, ...rest } = seen;
   const digests = await Promise.all(((data as string[]) ?? []).map(digestData));
-  const weightsOf = (model: unknown) =>
-    model ? readManifestFile(model as string).weights.map((file) => file.sha256) : undefined;
+  const digestOf = (model: unknown) => (model ? modelDigest(readManifestFile(model as string)) : undefined);
   return {
     ...rest,
     data: digests.map((digest) => digest.sha256),
-    teacher: weightsOf(teacher),
-    weights: weightsOf(weights),
+    teacher: digestOf(teacher),
+    weights: digestOf(weights),
     profile: await hashOf(profile as string | undefined),
   };
 }

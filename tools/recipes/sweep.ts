@@ -10,7 +10,7 @@ import { basename, join, relative } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 import { countMacs, countParams } from "../../src/format/model.ts";
 import { denseOf } from "../models/card.ts";
-import { readManifestFile, sha256, writeFileAtomic } from "../models/folders.ts";
+import { modelDigest, readManifestFile, sha256, writeFileAtomic } from "../models/folders.ts";
 import type { AccuracyRecord } from "../models/metrics.ts";
 import { STAGES } from "../options/stages.ts";
 import { type PointResult, sweepHtml } from "../report/sweepReport.ts";
@@ -85,7 +85,7 @@ const resultPath = ({ out }: Sweep, { key }: KeyedPoint) => join(out, "points", 
 
 /** A hash of everything that a point's result depends on: contents, not places and names. */
 export async function keyOf(recipe: RecipeFile): Promise<string> {
-  const weightsOf = (folder: string) => readManifestFile(folder).weights.map((file) => file.sha256);
+  const digestOf = (folder: string) => modelDigest(readManifestFile(folder));
   const sections: Record<string, unknown> = {};
   for (const stage of STAGES) {
     const section = recipe[stage];
@@ -97,8 +97,8 @@ export async function keyOf(recipe: RecipeFile): Promise<string> {
       sections.import = [files, await identity(stageSettings(stage, rest, recipe))];
     } else sections[stage] = await identity(stageSettings(stage, section, recipe));
   }
-  const teacher = recipe.teacher && recipe.teacher !== "none" ? weightsOf(recipe.teacher) : recipe.teacher;
-  const model = recipe.model && weightsOf(recipe.model);
+  const teacher = recipe.teacher && recipe.teacher !== "none" ? digestOf(recipe.teacher) : recipe.teacher;
+  const model = recipe.model && digestOf(recipe.model);
   return sha256(Buffer.from(JSON.stringify([model, teacher, sections])));
 }
 

@@ -10,7 +10,14 @@ import { SlimViTError } from "../../src/errors.ts";
 import type { Model } from "../../src/format/model.ts";
 import { spread } from "../data/data.ts";
 import { digestData } from "../data/digest.ts";
-import { claimOutput, readManifestFile, readModelFolder, sha256, writeFileAtomic } from "../models/folders.ts";
+import {
+  claimOutput,
+  modelDigest,
+  readManifestFile,
+  readModelFolder,
+  sha256,
+  writeFileAtomic,
+} from "../models/folders.ts";
 import { withLock } from "../shared/lock.ts";
 import { startProgress } from "../shared/progress.ts";
 import { say } from "../shared/terminal.ts";
@@ -45,11 +52,7 @@ export async function slimModel(source: string, options: SlimOptions): Promise<O
     );
   const folder = options.stages ?? `${resolve(options.out)}.stages`;
   const digests = await Promise.all(options.data.map(digestData));
-  const identity = [
-    manifest.weights.map((file) => file.sha256),
-    manifest.variant,
-    digests.map((digest) => digest.sha256),
-  ];
+  const identity = [modelDigest(manifest), digests.map((digest) => digest.sha256)];
   const keyOf = (...more: unknown[]) => sha256(Buffer.from(JSON.stringify([identity, ...more])));
   const trainingKey = keyOf(options.unlabelled ?? false, options.train, options.seed ?? 0);
   const key = keyOf(trainingKey, target, options.elastic ?? false);
@@ -122,13 +125,7 @@ const SOLVING = 1000;
 async function searchAndWrite(run: SlimRun, identity: string, started: number): Promise<Outcome> {
   const { source, folder } = run;
   const dense = widened(readModelFolder(source));
-  const denseKey = JSON.stringify([
-    identity,
-    HELD,
-    CALIBRATION,
-    SOLVING,
-    readManifestFile(source).weights.map((file) => file.sha256),
-  ]);
+  const denseKey = JSON.stringify([identity, HELD, CALIBRATION, SOLVING, modelDigest(readManifestFile(source))]);
   const pictures = picturesOf(run, dense);
   const lab = await openLab(run, dense, denseKey, pictures);
   const choice = await searchIn(run, lab);

@@ -124,10 +124,10 @@ function differenceOf(stored: string | undefined, now: Record<string, unknown>):
   const key = Object.keys({ ...before, ...plain }).find((k) => JSON.stringify(before[k]) !== JSON.stringify(plain[k]));
   if (key === undefined) return undefined;
   if (key === "command") return `of "slimvit ${before.command}"`;
-  if (key === "model") return "the model has other weights";
+  if (key === "model") return "the model is another one";
   if (key === "variants") return "it trains other variants";
   if (key === "data") return "--data holds other pictures";
-  if (key === "teacher") return "--teacher has other weights";
+  if (key === "teacher") return "--teacher is another model";
   const shown = (value: unknown) => (value === undefined ? "not given" : JSON.stringify(value));
   const option = key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
   return `--${option} was ${shown(before[key])}, is ${shown(plain[key])}`;

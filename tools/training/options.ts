@@ -3,7 +3,7 @@ import { SlimViTError } from "../../src/errors.ts";
 import type { Manifest } from "../../src/format/model.ts";
 import { type Dataset, labelIndices, openDataset, type Split } from "../data/data.ts";
 import { digestData } from "../data/digest.ts";
-import { readManifestFile } from "../models/folders.ts";
+import { modelDigest, readManifestFile } from "../models/folders.ts";
 import { type Backend, type BackendName, environmentOf, type Precision } from "./backend.ts";
 import type { TrainData } from "./batches.ts";
 import { type CheckpointPlan, checkpointPath } from "./checkpoint.ts";
@@ -81,14 +81,13 @@ const RATES = ["lr", "lrHead", "lrOwn", "lrMask", "lrMaskPatch"];
 export async function checkpointOf(command: string, model: Manifest, options: TrainOptions): Promise<CheckpointPlan> {
   const entries = Object.entries(trainingOptions(options));
   const digests = await Promise.all(options.data.map(digestData));
-  const weightsOf = ({ weights }: Manifest) => weights.map((file) => file.sha256).join();
   return {
     path: checkpointPath(options.out),
     identity: {
       command,
-      model: weightsOf(model),
+      model: modelDigest(model),
       data: digests.map((digest) => digest.sha256).join(),
-      ...(options.teacher && { teacher: weightsOf(readManifestFile(options.teacher)) }),
+      ...(options.teacher && { teacher: modelDigest(readManifestFile(options.teacher)) }),
       ...Object.fromEntries(entries.filter(([key]) => !RATES.includes(key))),
     },
     rates: JSON.stringify(Object.fromEntries(entries.filter(([key]) => RATES.includes(key)))),

@@ -19,6 +19,8 @@ beforeAll(async () => {
   other.set("head.bias", { dtype: "F32", shape, data: (data as Float32Array).map((v) => v + 1) });
   const { format: _, weights: __, ...draft } = manifest;
   writeModelFolder(at("other"), draft, other, ["f32"]);
+  const blocks = draft.blocks.map((block, i) => ({ ...block, merge: i === 1 ? 2 : 0 }));
+  writeModelFolder(at("merged"), { ...draft, blocks }, tensors, ["f32"]);
   await writePictures(at("more"), 6);
   for (const name of ["copied", "changed"]) cpSync(at("pictures"), at(name), { recursive: true });
   const [first, second] = readdirSync(at("changed", CLASSES[0])).map((name) => at("changed", CLASSES[0], name));
@@ -38,7 +40,9 @@ async function keys(changes: object = {}): Promise<string[]> {
 
 test.each<[string, object]>([
   ["the model's weights", { model: "other" }],
+  ["the model's merges, with the same weights", { model: "merged" }],
   ["the teacher's weights", { teacher: "other" }],
+  ["the teacher's merges", { teacher: "merged" }],
   ["no teacher", { teacher: "none" }],
   ["the pictures", { data: "more" }],
   ["one of the pictures", { data: "changed" }],
