@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
 import { countMacs, type Manifest } from "../../src/format/model.ts";
 import { readManifest } from "../../src/format/read.ts";
@@ -6,10 +6,10 @@ import { forward } from "../../src/reference/forward.ts";
 import { type ElasticReport, elastic } from "../../tools/elastic/elastic.ts";
 import { keptUnits, ordered, statisticsOfWeights } from "../../tools/elastic/units.ts";
 import { evaluate } from "../../tools/evaluation/evaluate.ts";
-import { readManifestFile, readModelFolder } from "../../tools/models/folders.ts";
+import { readManifestFile, readModelFolder, writeModelFolder } from "../../tools/models/folders.ts";
 import { inspect, inspectTable } from "../../tools/models/inspect.ts";
-import { expectClose, randomPixels } from "../helpers.ts";
-import { makeDense, workplace } from "./fixtures.ts";
+import { CLASSES, expectClose, manifestOf, randomPixels } from "../helpers.ts";
+import { makeDense, randomTensors, tinyArchitecture, workplace } from "./fixtures.ts";
 
 const at = workplace("elastic");
 const BUDGETS = [1, 0.7, 0.45];
@@ -77,6 +77,25 @@ describe("slimvit elastic", () => {
       const again = await evaluate(`${at("measured")}#${name}`, { ...options, data: [...options.data] });
       expect(again.n).toBeGreaterThan(0);
     }
+  });
+
+  test("variants of almost the same cost have names of their own", async () => {
+    const arch = tinyArchitecture({ imageSize: [96, 96] });
+    const { weights: _, variants: __, variant: ___, ...draft } = manifestOf(arch);
+    writeModelFolder(at("wide"), draft, randomTensors(arch, CLASSES, 1), ["f32"]);
+    const options = { budgets: [0.704, 0.7, 0.696], sizes: [96], dtype: ["f32" as const], out: at("near") };
+    const { variants } = await elastic(at("wide"), options);
+    expect(new Set(variants.map(({ macsShare }) => Math.round(100 * macsShare))).size).toBeLessThan(variants.length);
+    for (const { name, macsShare } of variants) expect(name).toBe(`macs-${(100 * macsShare).toFixed(1)}`);
+  });
+
+  test("one variant of a folder is a single network: without budgets it is refused, and the others are not written", async () => {
+    const source = `${at("made")}#${made.variants[1].name}`;
+    await expect(elastic(source, { dtype: ["f16"], out: at("single") })).rejects.toMatchObject({
+      code: "bad-option",
+      message: expect.stringContaining(`${source}: is a single network. Give --budgets`),
+    });
+    expect(existsSync(at("single"))).toBe(false);
   });
 
   test("a budget that nothing reaches is refused", async () => {

@@ -13,7 +13,14 @@ import { encodeTensors } from "../../src/format/write.ts";
 import { openDataset, type Split } from "../data/data.ts";
 import { evaluate } from "../evaluation/evaluate.ts";
 import { cardText } from "../models/card.ts";
-import { claimOutput, readManifestFile, readModelFolder, withStep, writeFileAtomic } from "../models/folders.ts";
+import {
+  claimOutput,
+  readManifestFile,
+  readModelFolder,
+  splitSource,
+  withStep,
+  writeFileAtomic,
+} from "../models/folders.ts";
 import type { Metrics } from "../models/records.ts";
 import { reportHtml } from "../report/report.ts";
 import { percent, say, si } from "../shared/terminal.ts";
@@ -64,10 +71,7 @@ export async function elastic(source: string, options: ElasticOptions): Promise<
   const read = readModelFolder(source);
   const { family: _, ...model } = { ...read, tensors: encodeTensors(read.tensors, "f32"), dtype: "f32" as const };
   const untrained = options.budgets
-    ? (await chosenVariants(model, { ...options, budgets: options.budgets })).map((one) => ({
-        name: nameOf(one, model),
-        model: one,
-      }))
+    ? named(await chosenVariants(model, { ...options, budgets: options.budgets }), model)
     : variantsOf(read, source);
   const together = training && (await trainTogether(untrained, { ...training, teacher: training.teacher ?? source }));
   const variants = together?.models ?? untrained;
@@ -85,7 +89,7 @@ async function chosenVariants(model: Model, options: ElasticOptions & { budgets:
 
 /** @returns the variants of a folder that has several, the largest first */
 function variantsOf({ manifest, family }: Model, source: string): NamedModel[] {
-  if (!family || manifest.variants.length < 2)
+  if (!family || manifest.variants.length < 2 || splitSource(source).variant !== undefined)
     throw new SlimViTError(
       "bad-option",
       `${source}: is a single network. Give --budgets, the variants' shares of its MACs, such as 1,0.8,0.6,0.4.`,
@@ -150,9 +154,14 @@ async function write(
   return { manifest: await writeElasticFolder(out, content, force) };
 }
 
-/** A variant's name, from its share of the whole model's MACs. */
-const nameOf = ({ manifest }: Model, whole: Model) =>
-  `macs-${Math.round((100 * countMacs(manifest, manifest.labels.length)) / countMacs(whole.manifest, whole.manifest.labels.length))}`;
+/** Variants with names from their shares of the whole model's MACs, in per cent, with as many digits as tell them apart. */
+function named(models: Model[], whole: Model): NamedModel[] {
+  const macsOf = ({ manifest }: Model) => countMacs(manifest, manifest.labels.length);
+  for (let digits = 0; ; digits++) {
+    const names = models.map((one) => `macs-${((100 * macsOf(one)) / macsOf(whole)).toFixed(digits)}`);
+    if (new Set(names).size === models.length) return models.map((model, i) => ({ name: names[i], model }));
+  }
+}
 
 /** A page with all variants. @param history of their training */
 function reportOf(manifest: Manifest, history?: Record<string, number>[]): string {
