@@ -68,10 +68,10 @@ export function withVariant(manifest: Manifest, name: string): Manifest {
   return { ...manifest, imageSize, blocks, metrics, preprocess, ...(rope && { rope }), variants, variant: name };
 }
 
-/** The selected variant's slabs of a weights file; undefined for one that is a single piece. */
+/** The selected variant's slabs of a weights file; undefined for one that is a single piece, as the file of a single variant. */
 export function slabsOf({ variants, variant }: Manifest, { slabs }: WeightsFile): Slab[] | undefined {
   const known = variants.find(({ name }) => name === variant);
-  return slabs?.slice(0, known?.slabs ?? slabs.length);
+  return variants.length > 1 ? slabs?.slice(0, known?.slabs) : undefined;
 }
 
 /** The selected variant's known output in weights of `dtype`, if there is one. */

@@ -109,7 +109,8 @@ function makePlan(text: string, load: Load): Plan {
   const { request, folder } = load;
   const name = folder.nameOf(MANIFEST);
   const listed = readManifest(text, name);
-  const manifest = withVariant(listed, request.variant ?? cheapest(listed.variants).name);
+  const { variant = cheapest(listed.variants).name } = request; // null, as of a parameter that an address lacks, is no name
+  const manifest = withVariant(listed, variant);
   const choices = chooseWeights(manifest, request.dtype, request.engine, name);
   const isWhole = manifest.variants.length === 1;
   return { text, manifest, choices, kept: isWhole ? readKept(load.store, choices[0].weights.sha256) : undefined };

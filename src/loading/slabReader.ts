@@ -15,11 +15,13 @@ import { readKept, type Weights } from "./weightsStore.ts";
 /** @param loadedBytes of the file, from its begin on */
 type OnBytes = (loadedBytes: number) => void;
 
+/** Slabs as they are unpacked. */
+type Held = (Promise<Weights | undefined> | undefined)[];
+
 /** A weights file of several variants. One that is a single piece counts as one slab. */
 export class SlabReader implements VariantLoader {
   private readonly slabs: readonly Slab[];
-  /** as they are unpacked */
-  private held: (Promise<Weights | undefined> | undefined)[] = [];
+  private held: Held = [];
   /** the whole file, where a server without parts sent it in answer to a request for one */
   private whole: Uint8Array | undefined;
 
@@ -51,8 +53,8 @@ export class SlabReader implements VariantLoader {
     return this.slabs.slice(0, count).reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
-  private lookUp(count: number): void {
-    for (let i = 0; i < count; i++) this.held[i] ??= readKept(this.load.store, this.slabs[i].sha256);
+  private lookUp(count: number, held: Held): void {
+    for (let i = 0; i < count; i++) held[i] ??= readKept(this.load.store, this.slabs[i].sha256);
   }
 
   /**
@@ -61,19 +63,20 @@ export class SlabReader implements VariantLoader {
    * @throws SlimViTError `network`, `integrity`, `aborted`, `out-of-memory`
    */
   private async first(count: number, onBytes: OnBytes): Promise<{ slabs: Uint8Array[]; cached: boolean }> {
-    this.lookUp(count);
-    const missing = await this.missing(count);
+    const { held } = this; // stays, whenever the others are let go
+    this.lookUp(count, held);
+    const missing = await missingOf(held, count);
     if (missing) {
       const { store, signal } = this.load;
       const work = async () => {
-        if (store) for (let i = missing[0]; i < missing[1]; i++) this.held[i] = readKept(store, this.slabs[i].sha256);
-        const left = await this.missing(count);
-        if (left) await this.download(left[0], left[1], onBytes);
+        if (store) for (let i = missing[0]; i < missing[1]; i++) held[i] = readKept(store, this.slabs[i].sha256);
+        const left = await missingOf(held, count);
+        if (left) await this.download(left[0], left[1], held, onBytes);
       };
       await (store ? inTurn(`slimvit-${this.slabs[missing[0]].sha256}`, work, signal) : work());
     }
     throwIfAborted(this.load.signal);
-    const all = (await Promise.all(this.held.slice(0, count))) as Weights[];
+    const all = (await Promise.all(held.slice(0, count))) as Weights[];
     return { slabs: all.map(({ bytes }) => bytes), cached: all.every(({ cached }) => cached) };
   }
 
@@ -83,14 +86,7 @@ export class SlabReader implements VariantLoader {
     this.whole = undefined;
   }
 
-  /** @returns the first slab that is not there and the one after the last, or undefined */
-  private async missing(count: number): Promise<[from: number, to: number] | undefined> {
-    const there = await Promise.all(this.held.slice(0, count));
-    const from = there.findIndex((slab) => !slab);
-    return from < 0 ? undefined : [from, there.findLastIndex((slab) => !slab) + 1];
-  }
-
-  private async download(from: number, to: number, onBytes: OnBytes): Promise<void> {
+  private async download(from: number, to: number, held: Held, onBytes: OnBytes): Promise<void> {
     const { folder } = this.load;
     const { file, bytes } = this.weights;
     const [start, end] = [this.bytesOf(from), this.bytesOf(to)];
@@ -98,18 +94,17 @@ export class SlabReader implements VariantLoader {
       if (count < end - start) onBytes(start + count); // the last report comes when they are checked
     };
     const isPart = start > 0 || end < bytes;
-    if (this.whole) {
-      for (let i = from; i < to; i++) await this.hold(i, this.whole, 0);
-      return;
-    }
-    const part = isPart && (await this.readRange(start, { exactly: end - start, onBytes: report }));
+    const before = this.whole;
+    this.whole = undefined; // stays where its slabs pass their check; else it is fetched again
+    const part = !before && isPart && (await this.readRange(start, { exactly: end - start, onBytes: report }));
     if (part) {
-      for (let i = from; i < to; i++) await this.hold(i, part, start);
+      for (let i = from; i < to; i++) await this.hold(i, held, part, start);
       return;
     }
-    const whole = await folder.read(file, { exactly: bytes, onBytes: (count) => void (count < end && onBytes(count)) });
+    const onWhole = (count: number) => void (count < end && onBytes(count));
+    const whole = before ?? (await folder.read(file, { exactly: bytes, onBytes: onWhole }));
+    for (let i = from; i < to; i++) await this.hold(i, held, whole, 0);
     if (end < bytes) this.whole = whole;
-    for (let i = from; i < to; i++) await this.hold(i, whole, 0);
   }
 
   /**
@@ -123,14 +118,21 @@ export class SlabReader implements VariantLoader {
   }
 
   /** @param bytes of the file, from `start` on */
-  private async hold(i: number, bytes: Uint8Array, start: number): Promise<void> {
+  private async hold(i: number, held: Held, bytes: Uint8Array, start: number): Promise<void> {
     const { folder, signal } = this.load;
     const { file } = this.weights;
     const at = this.bytesOf(i) - start;
     const slab = this.slabs[i];
     const name = folder.nameOf(file) + (this.slabs.length > 1 ? `, slab ${i + 1}` : "");
     const unpacked = await unpackChecked(bytes.subarray(at, at + slab.bytes), { ...slab, file }, name, signal);
-    this.held[i] = Promise.resolve({ bytes: unpacked, cached: false });
+    held[i] = Promise.resolve({ bytes: unpacked, cached: false });
     await keep(this.load, slab.sha256, unpacked);
   }
+}
+
+/** @returns the first slab that is not there and the one after the last, or undefined */
+async function missingOf(held: Held, count: number): Promise<[from: number, to: number] | undefined> {
+  const there = await Promise.all(held.slice(0, count));
+  const from = there.findIndex((slab) => !slab);
+  return from < 0 ? undefined : [from, there.findLastIndex((slab) => !slab) + 1];
 }

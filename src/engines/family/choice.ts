@@ -40,7 +40,7 @@ export function worthHaving(variants: readonly Variant[]): Variant[] {
 function accuracyOf({ metrics }: Variant): number | undefined {
   const entries = (Array.isArray(metrics.accuracy) ? metrics.accuracy : []) as Accuracy[];
   const [best] = entries
-    .filter(({ top1 }) => typeof top1 === "number")
+    .filter((entry) => typeof entry?.top1 === "number")
     .sort((a, b) => Number(b.n) - Number(a.n) || Number(b.top1) - Number(a.top1));
   return best?.top1 as number | undefined;
 }
