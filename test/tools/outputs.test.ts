@@ -2,8 +2,8 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
 import { float32 } from "../../src/format/read.ts";
-import { claimOutput, readModelFolder, writeModel, writeModelFolder } from "../../tools/models/folders.ts";
-import { writeFolder } from "../../tools/models/outputs.ts";
+import { claimFile, claimOutput, readModelFolder, writeModel, writeModelFolder } from "../../tools/models/folders.ts";
+import { writeFileAtomic, writeFolder } from "../../tools/models/outputs.ts";
 import {
   CLASSES,
   expectFailure,
@@ -189,4 +189,32 @@ test("a variant is called as its folder is", () => {
   slimvitJson("thin", at("dense"), "-o", at("dense-8"), "--keep", "1:8");
   slimvitJson("thin", at("dense"), "-o", at("dense-4"), "--keep", "1:4");
   expect(["dense-8", "dense-4"].map((name) => readModelFolder(at(name)).manifest.name)).toEqual(["dense-8", "dense-4"]);
+});
+
+describe("a single output file", () => {
+  const isOwn = (text: string) => text.startsWith("<!doctype html>");
+
+  test("replaces only what the command wrote", () => {
+    writeFileSync(at("own.html"), "<!doctype html> before");
+    writeFileSync(at("notes.txt"), "mine");
+    claimFile(at("own.html"), isOwn);
+    claimFile(at("new", "page.html"), isOwn);
+    expect(() => claimFile(at("notes.txt"), isOwn)).toThrow(
+      /notes\.txt: exists already, and this command did not write/,
+    );
+    expect(() => claimFile(at("dense"), isOwn)).toThrow(/dense: is a folder\. Give the output file another name/);
+    expect(() => claimFile(at("labels.tsv", "x.html"), isOwn)).toThrow(/cannot be written \(.*labels\.tsv is a file\)/);
+  });
+
+  test("inspect --report does not replace a model's manifest", () => {
+    const before = readFileSync(at("dense", "slimvit.json"), "utf8");
+    expectFailure(["inspect", at("dense"), "--report", at("dense", "slimvit.json")], 2, /exists already/);
+    expect(readFileSync(at("dense", "slimvit.json"), "utf8")).toBe(before);
+  });
+
+  test("leaves nothing beside it where it cannot be written", () => {
+    mkdirSync(at("full", "page.html"), { recursive: true });
+    expect(() => writeFileAtomic(at("full", "page.html"), "text")).toThrow();
+    expect(readdirSync(at("full"))).toEqual(["page.html"]);
+  });
 });

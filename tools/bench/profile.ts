@@ -11,7 +11,7 @@ import { join, resolve } from "node:path";
 import type { EngineName } from "../../src/engines/engine.ts";
 import type { WeightsDtype } from "../../src/format/model.ts";
 import { type DeviceProfile, PROFILE_FORMAT, predictMs } from "../masks/latency.ts";
-import { manifestText, readManifestFile, splitSource, writeFileAtomic } from "../models/folders.ts";
+import { claimFile, manifestText, readManifestFile, splitSource, writeFileAtomic } from "../models/folders.ts";
 import { openPage } from "../shared/browser.ts";
 import { runtimeFolder } from "../shared/runtime.ts";
 import { percent, say } from "../shared/terminal.ts";
@@ -54,6 +54,7 @@ export interface ProfileReport {
 const WARM_UP = 3;
 
 export async function profileDevice(sources: string[], options: ProfileOptions): Promise<ProfileReport> {
+  if (options.out) claimFile(options.out, (text) => text.includes(PROFILE_FORMAT));
   const dist = runtimeFolder();
   const shape =
     (options.shape ?? sources[0]) ? denseShape(readManifestFile((options.shape ?? sources[0])!)) : DEIT_TINY;

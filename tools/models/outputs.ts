@@ -6,6 +6,7 @@ import {
   existsSync,
   mkdirSync,
   readdirSync,
+  readFileSync,
   realpathSync,
   renameSync,
   rmSync,
@@ -61,6 +62,19 @@ export function claimOutput(
     throw new SlimViTError("bad-option", `${out}: holds the folder that this command runs in. Choose another -o.`);
   requireOwn(out);
   requireWritable(out);
+}
+
+/**
+ * Asks whether a command may write one file there, before its work begins.
+ *
+ * @param isOwn whether a file that is there is one that the command wrote, by its text
+ * @throws SlimViTError `bad-option` for a name that cannot be written, or not without losing something
+ */
+export function claimFile(file: string, isOwn: (text: string) => boolean): void {
+  const refuse = (why: string) => new SlimViTError("bad-option", `${file}: ${why}. Give the output file another name.`);
+  if (!existsSync(file)) requireWritable(file, refuse);
+  else if (statSync(file).isDirectory()) throw refuse("is a folder");
+  else if (!isOwn(readFileSync(file, "latin1"))) throw refuse("exists already, and this command did not write it");
 }
 
 /** @throws SlimViTError `bad-option` for an input that lies in a folder which is to be replaced */
@@ -125,13 +139,16 @@ function isOwn(folder: string, name: string): boolean {
 
 const isModel = (folder: string) => existsSync(join(folder, "slimvit.json"));
 
-function requireWritable(out: string): void {
+function requireWritable(
+  out: string,
+  refuse = (why: string) => new SlimViTError("bad-option", `${out}: ${why}. Choose another -o.`),
+): void {
   const parent = nearestFolder(dirname(resolve(out)));
   try {
     if (!statSync(parent).isDirectory()) throw new Error(`${parent} is a file`);
     accessSync(parent, constants.W_OK);
   } catch (error) {
-    throw new SlimViTError("bad-option", `${out}: cannot be written (${messageOf(error)}). Choose another -o.`);
+    throw refuse(`cannot be written (${messageOf(error)})`);
   }
 }
 
@@ -167,6 +184,11 @@ export function writeFolder(out: string, files: Files, replace = false): void {
 export function writeFileAtomic(path: string, content: string | Uint8Array): void {
   mkdirSync(dirname(path), { recursive: true });
   const temporary = `${path}.part-${randomBytes(4).toString("hex")}`; // of this process: others may write the same file
-  writeFileSync(temporary, content);
-  renameSync(temporary, path);
+  try {
+    writeFileSync(temporary, content);
+    renameSync(temporary, path);
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw error;
+  }
 }

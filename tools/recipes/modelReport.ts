@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { readMasks, ZETA_FILE } from "../masks/searched.ts";
-import { readManifestFile, splitSource, variantSources, writeFileAtomic } from "../models/folders.ts";
+import { claimFile, readManifestFile, splitSource, variantSources, writeFileAtomic } from "../models/folders.ts";
 import { attentionHtml } from "../report/attention.ts";
 import { type ReportModel, reportHtml } from "../report/report.ts";
 import { say } from "../shared/terminal.ts";
@@ -14,6 +14,7 @@ import { say } from "../shared/terminal.ts";
  * @param pictures files on which attention maps are drawn, model under model
  */
 export async function writeReport(sources: string[], file: string, pictures: string[] = []): Promise<void> {
+  claimFile(file, (text) => text.startsWith("<!doctype html>"));
   const maps = pictures.length ? await attentionHtml(sources, pictures) : "";
   writeFileAtomic(file, reportHtml(sources.flatMap(variantSources).map(readReportModel), maps));
   say(`inspect: report → ${file}`);
