@@ -146,7 +146,6 @@ export function describeHuggingFace(config: Json, weights: Weights, source: stri
   const heads = tower.num_attention_heads ?? (named ? (defaults.heads ?? 12) : undefined);
   const { pooling, skipsFinalNorm } = poolingOf(type, config, weights);
   dropPooler(weights, assumed);
-  refuseOneOutput(config, weights, source);
   return {
     family: defaults.family,
     layerNormEps: readNumber(eps, "layer_norm_eps", source),
@@ -170,15 +169,6 @@ function dropPooler(weights: Weights, assumed: string[]): void {
   for (const part of ["weight", "bias"]) weights.drop(`pooler.${part}`);
   if (!weights.has("head.weight"))
     assumed.push("the class token after the final norm as the embedding; the pooler (tanh of a linear) is left out");
-}
-
-/** transformers takes a single output for a regression where its problem_type is not given. Softmax over it is always 1. */
-function refuseOneOutput(config: Json, weights: Weights, source: string): void {
-  if (!weights.has("head.weight") || weights.shape("head.weight")[0] !== 1 || config.problem_type) return;
-  throw new SlimViTError(
-    "unsupported",
-    `${source}: has one output, which transformers takes for a regression; if it is trained by sigmoid, set problem_type "multi_label_classification" in config.json.`,
-  );
 }
 
 /** Pooling as in the class of each type in transformers' modeling_*.py. */

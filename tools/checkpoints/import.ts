@@ -77,6 +77,7 @@ export function convertCheckpoint(source: string, options: Omit<ImportOptions, "
     applyFlags(described, options, source);
     const network = buildNetwork(weights, described, options.imageSize);
     const { arch, classes } = network;
+    refuseOneOutput(network, source);
     const labels = classes ? readLabels(options.labels, configs.config, classes, assumed) : [];
     const preprocess = preprocessing(arch, configs, options, source, assumed);
     if (!classes)
@@ -85,6 +86,16 @@ export function convertCheckpoint(source: string, options: Omit<ImportOptions, "
       );
     return { network, labels, preprocess, hashes, license, zeroShot: described.zeroShot, assumed };
   });
+}
+
+/** Softmax over a single output is always 1. Without a problem_type, transformers takes such a model for a regression. */
+function refuseOneOutput({ arch, classes }: Network, source: string): void {
+  if (classes !== 1 || arch.head?.scores !== "softmax") return;
+  throw new SlimViTError(
+    "unsupported",
+    `${source}: has one output, which transformers takes for a regression, and whose softmax is always 1. ` +
+      'If it is trained by sigmoid, set problem_type "multi_label_classification" in config.json.',
+  );
 }
 
 /** @returns what the config calls the network: model type, architecture */

@@ -2,13 +2,13 @@
  * What the tensors of torchvision's and OpenAI's (OpenCLIP's) checkpoints do not tell. Neither has a config that import
  * can read.
  */
-import { type Description, readActivation, readNumber, readSize } from "./description.ts";
+import { type Description, readActivation, readNumber, readScores, readSize } from "./description.ts";
 import type { Weights } from "./weights.ts";
 
 type Json = Record<string, unknown>;
 
 /** torchvision.models.vision_transformer: heads of 64 channels (80 in ViT-H/14), eps 1e-6, exact GELU. */
-export function describeTorchvision(_config: Json, weights: Weights): Description {
+export function describeTorchvision(config: Json, weights: Weights, source: string): Description {
   const width = weights.shape("blocks.0.norm1.weight", 1)[0];
   return {
     family: "torchvision's ViT",
@@ -16,7 +16,7 @@ export function describeTorchvision(_config: Json, weights: Weights): Descriptio
     heads: width / (width === 1280 ? 80 : 64),
     activation: "gelu",
     pooling: "class",
-    scores: "softmax",
+    scores: readScores(config, source),
     assumed: [`LayerNorm eps 1e-6 and exact GELU (torchvision's; --eps)`],
   };
 }

@@ -92,6 +92,16 @@ describe("transformers' config:", () => {
     expect(network).toMatchObject({ classes: 1, arch: { head: { scores: "sigmoid" } } });
   });
 
+  test("one output of a softmax, whatever library saved it", () => {
+    const one = (t: Tensors) => t.set("head.weight", tensor(1, 16)).set("head.bias", tensor(1));
+    expect(() => convert(TIMM, {}, one)).toThrow(/has one output, .* whose softmax is always 1/);
+    const { network } = convert(TIMM, { problem_type: "multi_label_classification" }, one);
+    expect(network.arch.head).toEqual({ scores: "sigmoid" });
+    const single = { problem_type: "single_label_classification" };
+    const classifier = (t: Tensors) => t.set("classifier.weight", tensor(1, 16)).set("classifier.bias", tensor(1));
+    expect(() => convert(HF, single, classifier)).toThrow(/whose softmax is always 1/);
+  });
+
   test.each<[string, object, RegExp]>([
     [
       "channels in another order",
