@@ -1,7 +1,7 @@
 /** The grid of patches that a checkpoint's positions belong to, and the prefix tokens that have a position. */
 import { SlimViTError } from "../../src/errors.ts";
 import type { Description } from "./description.ts";
-import { tableLength } from "./resize.ts";
+import { sizeFault, tableLength } from "./resize.ts";
 import type { Weights } from "./weights.ts";
 
 export interface StoredGrid {
@@ -49,11 +49,8 @@ export function storedGrid(
 }
 
 export function checkSize(size: [number, number], patch: number, source: string): void {
-  if (!size.some((side) => side < patch || side % patch)) return;
-  throw new SlimViTError(
-    "bad-option",
-    `${source}: an image of ${size[0]}×${size[1]} px does not divide into patches of ${patch} px.`,
-  );
+  const fault = sizeFault(size, patch);
+  if (fault) throw new SlimViTError("bad-option", `${source}: an ${fault}`);
 }
 
 const sizeMissing = (source: string, what: string) =>

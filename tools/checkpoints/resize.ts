@@ -1,5 +1,6 @@
-/** Moves a network to another image size: position embeddings and keep-lists are resampled to the new patch grid. */
+/** Moves a network to another image size: position embeddings, keep-lists and merges are resampled to the new patch grid. */
 import { SlimViTError } from "../../src/errors.ts";
+import { LIMITS } from "../../src/format/limits.ts";
 import {
   denseTokens,
   type Manifest,
@@ -7,6 +8,7 @@ import {
   type Preprocess,
   patchGrid,
   type Tensors,
+  tokenCounts,
 } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
 
@@ -37,17 +39,13 @@ export function resizeModel(model: Model, imageSize: [number, number]): Model {
 /**
  * The description of the resized network, without its tensors.
  *
- * @throws SlimViTError `bad-option` for a size that is no multiple of the patch size
+ * @throws SlimViTError `bad-option` for a size that is no multiple of the patch size, or has more patches than the format allows
  */
 export function resizedManifest<M extends Manifest>(manifest: M, imageSize: [number, number]): M {
   const { patchSize, prefixTokens, preprocess } = manifest;
   if (imageSize.join() === manifest.imageSize.join()) return manifest;
-  if (imageSize.some((side) => side < patchSize || side % patchSize)) {
-    throw new SlimViTError(
-      "bad-option",
-      `An image of ${imageSize[0]}×${imageSize[1]} px does not divide into patches of ${patchSize} px.`,
-    );
-  }
+  const fault = sizeFault(imageSize, patchSize);
+  if (fault) throw new SlimViTError("bad-option", `An ${fault}`);
   const resized = {
     ...manifest,
     imageSize,
@@ -66,7 +64,31 @@ export function resizedManifest<M extends Manifest>(manifest: M, imageSize: [num
     rows: stretched(manifest.rope.rows, from[0], to[0]),
     columns: stretched(manifest.rope.columns, from[1], to[1]),
   };
-  return { ...resized, blocks, ...(rope && { rope }) };
+  return { ...resized, blocks: withShareOfMerges(blocks, manifest), ...(rope && { rope }) };
+}
+
+/** @returns what is wrong with pictures of this size, as the end of a sentence */
+export function sizeFault([height, width]: [number, number], patch: number): string | undefined {
+  const image = `image of ${height}×${width} px`;
+  if ([height, width].some((side) => side < patch || side % patch))
+    return `${image} does not divide into patches of ${patch} px.`;
+  if (Math.max(height, width) > LIMITS.imageSize)
+    return `${image} is too large; expected at most ${LIMITS.imageSize} px.`;
+  const patches = (height / patch) * (width / patch);
+  const most = LIMITS.tokens - LIMITS.prefixTokens;
+  return patches > most ? `${image} has ${patches} patches of ${patch} px; expected at most ${most}.` : undefined;
+}
+
+/** Each block merges the same share of its patches as before. */
+function withShareOfMerges(blocks: Manifest["blocks"], before: Manifest): Manifest["blocks"] {
+  const patches = tokenCounts(before).map(({ entering }) => entering - before.prefixTokens);
+  const out = blocks.map((block) => ({ ...block, merge: 0 }));
+  out.forEach((block, i) => {
+    const now = tokenCounts({ blocks: out })[i].entering - before.prefixTokens;
+    const { merge } = before.blocks[i];
+    block.merge = merge ? Math.min(Math.round((merge * now) / patches[i]), Math.floor(now / 2)) : 0;
+  });
+  return out;
 }
 
 /** Coordinates of patches that lie over the same part of the picture, at their centres. */

@@ -80,6 +80,31 @@ describe("positions inside attention", () => {
   });
 });
 
+describe("a network that merges", () => {
+  const SIDE = 4;
+  const keepIdx = [...Array(1 + SIDE ** 2).keys()];
+  const blocks = [7, 3, 0].map((merge) => ({ headDims: [1], mlpHidden: 1, keepIdx, merge }));
+  const imageSize: [number, number] = [SIDE * PATCH, SIDE * PATCH];
+  const arch = { imageSize, patchSize: PATCH, embedDim: 4, headDim: 1, layerNormEps: 1e-6, prefixTokens: 1, blocks };
+  const model = randomModel({ ...manifestOf(arch as never) }, 1);
+
+  test.each([
+    [2, [2, 1, 0]], // of 4 patches, then of 2
+    [6, [16, 7, 0]],
+    [1, [0, 0, 0]],
+  ])("merges the same share of %i × %i patches", (side, merges) => {
+    const { manifest } = resizeModel(model, [side * PATCH, side * PATCH]);
+    expect(manifest.blocks.map(({ merge }) => merge)).toEqual(merges);
+  });
+
+  test("a size beyond the format's bounds is refused before anything is computed", () => {
+    expect(() => resizeModel(model, [100_000, 100_000])).toThrow(
+      /100000×100000 px is too large; expected at most 4096 px/,
+    );
+    expect(() => resizeModel(model, [4096, 4096])).toThrow(/has 4194304 patches of 2 px; expected at most 65520/);
+  });
+});
+
 test.each(pictures)("a teacher sees a student's picture of $from at $to as PyTorch resizes and normalises it", (c) => {
   const how = (crop: [number, number], { mean, std }: typeof c.student): Preprocess => ({
     ...{ resize: crop, crop, interpolation: "bicubic", mean, std },
