@@ -56,13 +56,13 @@ export async function mergeModel(source: string, options: MergeOptions): Promise
     manifest.blocks.map(() => 0),
   );
   const classes = manifest.labels.length;
-  const wholeMacs = countMacs(whole, classes);
+  const macsBefore = countMacs(manifest, classes);
   const timed = latencyMs === undefined ? undefined : await mergesWithin(model, latencyMs);
   const merges =
     timed?.merges ??
     (merge
       ? listedMerges(whole, merge)
-      : mergesFor(whole, (merged) => countMacs(merged, classes) <= ratio! * wholeMacs, `--ratio ${ratio}`));
+      : mergesFor(whole, (merged) => countMacs(merged, classes) <= ratio! * macsBefore, `--ratio ${ratio}`));
   const merged = withMerges(manifest, merges);
   const { format: _, weights: __, ...draft } = merged;
   const target = merge ? { merge: merges } : { ratio, latencyMs, merge: merges };
@@ -73,8 +73,8 @@ export async function mergeModel(source: string, options: MergeOptions): Promise
   const macs = countMacs(merged, classes);
   const tokens = tokenCounts(merged).map(({ entering }) => entering);
   const speed = timed ? `; ${timed.ms.toFixed(1)} ms here` : "";
-  say(`merge: ${merges.join(", ")} pairs; ${si(macs)} MACs (${percent(macs / wholeMacs)})${speed} → ${out}`);
-  return { out, macs, macsShare: macs / wholeMacs, merge: merges, tokens, ...(timed && { ms: timed.ms }) };
+  say(`merge: ${merges.join(", ")} pairs; ${si(macs)} MACs (${percent(macs / macsBefore)})${speed} → ${out}`);
+  return { out, macs, macsShare: macs / macsBefore, merge: merges, tokens, ...(timed && { ms: timed.ms }) };
 }
 
 /** Halvings of the range of MACs between the whole model and the smallest. */

@@ -34,10 +34,13 @@ export function mergesFor(arch: Architecture, reaches: Reaches, target: string):
     const merges = leastOf(form, arch, reaches);
     if (merges) return merges;
   }
+  const drops = arch.blocks.at(-1)!.keepIdx.length < arch.blocks[0].keepIdx.length;
   throw new SlimViTError(
     "bad-option",
-    `${target} cannot be reached by merging: with ${mostMerges(arch).join(", ")} pairs a block, which is half of the patches in each, the model ` +
-      "is still above it. Give a larger target, or start from smaller pictures (--image-size of slimvit thin).",
+    `${target} cannot be reached by merging: with ${mostMerges(arch).join(", ")} pairs a block, which is ${drops ? "the most" : "half of the patches in each"}, the model is still above it. ` +
+      (drops
+        ? "Blocks before the last one that drops patches cannot merge. Give a larger target, or a model that keeps every patch."
+        : "Give a larger target, or start from smaller pictures (--image-size of slimvit thin)."),
   );
 }
 

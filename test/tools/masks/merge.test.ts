@@ -6,6 +6,7 @@ import { selfTestPixels } from "../../../src/format/write.ts";
 import { forward } from "../../../src/reference/forward.ts";
 import { mergeModel } from "../../../tools/masks/merge.ts";
 import { evenMerges, listedMerges, mergesFor, mostMerges, withMerges } from "../../../tools/masks/mergeSchedule.ts";
+import { thin } from "../../../tools/masks/thin.ts";
 import { readModelFolder } from "../../../tools/models/folders.ts";
 import { expectClose } from "../../helpers.ts";
 import { makeDense, workplace } from "../fixtures.ts";
@@ -116,6 +117,20 @@ describe("slimvit merge", () => {
     const engine = await openSimd(merged, { threads: 1 });
     expectClose((await engine.run(pixels)).logits, forward(merged, pixels).logits, 1e-4);
     engine.dispose();
+  });
+
+  test("--ratio is a share of the model's own MACs, also where it merges already", async () => {
+    const first = await mergeModel(at("dense"), { out: at("once"), ratio: 0.8 });
+    const second = await mergeModel(at("once"), { out: at("twice"), ratio: 0.9 });
+    expect(second.macs).toBeLessThanOrEqual(0.9 * first.macs);
+    expect(second.macsShare).toBeCloseTo(second.macs / first.macs, 10);
+  });
+
+  test("a model whose last blocks drop patches cannot merge, and the message says why", async () => {
+    await thin(at("dense"), { out: at("thin"), order: "spread", keep: new Map([[2, 8]]) });
+    await expect(mergeModel(at("thin"), { out: at("none"), ratio: 0.5 })).rejects.toThrow(
+      /before the last one that drops patches cannot merge/,
+    );
   });
 
   test("one target is wanted, and an input is never replaced", async () => {
