@@ -1,7 +1,7 @@
 import { SlimViTError } from "../../src/errors.ts";
 import { DTYPES, SEED } from "../options/shared.ts";
 import { choice, flag, type OptionsOf, optional, withDefault } from "../options/spec.ts";
-import { count, path, text } from "../options/values.ts";
+import { count, path, text, threads } from "../options/values.ts";
 import { print } from "../shared/terminal.ts";
 import { finish, newCommand } from "./command.ts";
 
@@ -15,7 +15,7 @@ const OPTIONS = {
   ),
   engine: choice("--engine <name>", "engine to measure; it has to time single blocks", ["simd", "reference"], "simd"),
   dtype: choice("--dtype <dtype>", "dtype of the weights", DTYPES, "f32"),
-  threads: withDefault("--threads <n>", "threads of the engine", count, 1),
+  threads: withDefault("--threads <n>", "threads of the engine", threads, 1),
   rounds: withDefault("--rounds <n>", "timed runs of each network", count, 30),
   seed: SEED,
 };

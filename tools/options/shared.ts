@@ -3,7 +3,7 @@ import type { EngineName } from "../../src/engines/engine.ts";
 import type { WeightsDtype } from "../../src/format/model.ts";
 import { SPLITS, type Split } from "../data/splits.ts";
 import { choice, flag, optional, required, withDefault } from "./spec.ts";
-import { count, natural, path, paths, positive, size, text } from "./values.ts";
+import { natural, path, paths, positive, size, text, threads } from "./values.ts";
 
 export const ENGINES: (EngineName | "auto")[] = ["auto", "simd", "onnx-wasm", "reference"];
 export const DTYPES: WeightsDtype[] = ["f32", "f16", "int8"];
@@ -15,7 +15,7 @@ export const SEED = optional("--seed <n>", "seed of all random numbers", natural
 
 export const IMAGE_SIZE = optional(
   "--image-size <size>",
-  "SIDE or HEIGHTxWIDTH in pixels; position embeddings and keep-lists are resampled",
+  "SIDE or HEIGHTxWIDTH in pixels; position embeddings, keep-lists and merges are resampled",
   size,
 );
 
@@ -43,5 +43,5 @@ export const optionalData = (use: string, split: Split) => ({
 export const ENGINE_OPTIONS = {
   engine: choice("--engine <name>", "the runtime's engine", ENGINES, "auto"),
   dtype: choice("--dtype <dtype>", "weights to use; default the most exact", DTYPES),
-  threads: withDefault("--threads <n>", "threads of the engine", count, 1),
+  threads: withDefault("--threads <n>", "threads of the engine", threads, 1),
 };

@@ -1,7 +1,7 @@
 import { availableParallelism } from "node:os";
 import { data, FORCE, NAME, OUT } from "./shared.ts";
 import { flag, optional, withDefault } from "./spec.ts";
-import { count, fraction } from "./values.ts";
+import { fraction, threads } from "./values.ts";
 
 export const TEACH = {
   ...data("train"),
@@ -11,7 +11,7 @@ export const TEACH = {
   threads: withDefault(
     "--threads <n>",
     "threads of the engine; default the number of cores, at most 4",
-    count,
+    threads,
     Math.min(4, availableParallelism()),
   ),
   falseRejection: optional(

@@ -58,6 +58,14 @@ export function count(value: unknown): number {
   return read > 0 ? read : fail("a whole number ≥ 1");
 }
 
+/** The runtime's bound, src/worker/threads.ts. */
+const MAX_THREADS = 64;
+
+export function threads(value: unknown): number {
+  const read = count(value);
+  return read <= MAX_THREADS ? read : fail(`a whole number from 1 to ${MAX_THREADS}`);
+}
+
 const UNITS: Record<string, number> = { "": 1, b: 1, kb: 1e3, k: 1e3, mb: 1e6, m: 1e6, gb: 1e9, g: 1e9 };
 
 /** 3000000, "3MB", "2.5 MB", "800kB" → bytes */
@@ -84,7 +92,9 @@ export const shares = (value: unknown): number[] => items(value).map(share);
 export function list<T extends string>(known: readonly T[]): (value: unknown) => T[] {
   return (value) => {
     const words = items(value) as T[];
-    return words.every((word) => known.includes(word)) ? words : fail(`${known.join(", ")}, separated by commas`);
+    return words.every((word) => known.includes(word))
+      ? [...new Set(words)]
+      : fail(`${known.join(", ")}, separated by commas`);
   };
 }
 
@@ -112,12 +122,12 @@ export const keepList = (value: unknown): Map<number, number> => numbersByBlock(
 export const pairList = (value: unknown): Map<number, number> => numbersByBlock(value, "PAIRS");
 
 function numbersByBlock(value: unknown, what: string): Map<number, number> {
-  return new Map(
-    text(value)
-      .split(",")
-      .map((item) => {
-        const match = item.match(/^(\d+):(\d+)$/);
-        return match ? [Number(match[1]), Number(match[2])] : fail(`BLOCK:${what}, separated by commas`);
-      }),
-  );
+  const pairs = text(value)
+    .split(",")
+    .map((item): [number, number] => {
+      const match = item.match(/^(\d+):(\d+)$/);
+      return match ? [Number(match[1]), Number(match[2])] : fail(`BLOCK:${what}, separated by commas`);
+    });
+  const byBlock = new Map(pairs);
+  return byBlock.size === pairs.length ? byBlock : fail("each block once");
 }
