@@ -107,11 +107,17 @@ function weightFiles(dir: string): string[] {
 }
 
 function parseJson(path: string): Json {
+  let read: unknown;
   try {
-    return JSON.parse(readFileSync(path, "utf8"));
+    read = JSON.parse(readFileSync(path, "utf8"));
   } catch (error) {
     throw new SlimViTError("bad-model", `${path}: is not JSON (${messageOf(error)}).`);
   }
+  if (typeof read === "object" && read !== null && !Array.isArray(read)) return read as Json;
+  throw new SlimViTError(
+    "bad-model",
+    `${path}: is ${JSON.stringify(read).slice(0, 40)}; expected an object of named values.`,
+  );
 }
 
 /** The config's, timm's of the weights, or the model card's front matter. */

@@ -24,6 +24,8 @@ export interface Description {
   /** as messages call it: "DeiT", "CLIP" */
   family: string;
   layerNormEps: number;
+  /** the number of blocks that the config states, which the tensors must have */
+  depth?: unknown;
   normEps?: NormEps;
   /** of each block; the width of a head follows */
   heads?: number;

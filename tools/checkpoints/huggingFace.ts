@@ -148,6 +148,7 @@ export function describeHuggingFace(config: Json, weights: Weights, source: stri
   dropPooler(weights, assumed);
   return {
     family: defaults.family,
+    depth: tower.num_hidden_layers,
     layerNormEps: readNumber(eps, "layer_norm_eps", source),
     heads: heads === undefined ? undefined : readNumber(heads, "num_attention_heads", source),
     activation,

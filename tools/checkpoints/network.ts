@@ -53,7 +53,7 @@ function refuseLeft({ source }: Weights, names: string[]): void {
 
 /** @param given --image-size: positions are resampled where it is not the checkpoint's own */
 export function buildNetwork(weights: Weights, described: Description, given?: [number, number]): Network {
-  const depth = countBlocks(weights);
+  const depth = countBlocks(weights, described);
   const { embedDim, patchSize } = patchEmbedding(weights);
   joinAxes(weights);
   const branches = joinBranches(weights, embedDim, depth);
@@ -77,10 +77,15 @@ export function buildNetwork(weights: Weights, described: Description, given?: [
   return { arch, tensors: ordered(draft.tensors, arch, classes, weights), classes };
 }
 
-function countBlocks(weights: Weights): number {
+/** @throws SlimViTError `bad-model` for other blocks than the config states: the library would compute only those, or a part is missing */
+function countBlocks(weights: Weights, { depth: stated }: Description): number {
   let depth = 0;
   const has = (i: number) => weights.has(`blocks.${i}.norm1.weight`) || weights.has(`blocks.${i}.attns.0.norm.weight`);
   while (has(depth)) depth++;
+  if (depth && typeof stated === "number" && stated !== depth)
+    throw weights.fault(
+      `has ${depth} blocks, and its config says ${stated}. Correct the config, or give the whole checkpoint.`,
+    );
   if (depth) return depth;
   throw weights.fault(
     `tensor "blocks.0.norm1.weight" is missing; expected timm, Hugging Face, torchvision or CLIP names.`,
@@ -161,7 +166,7 @@ function headsOf(weights: Weights, d: Description, branches: number): { headDim:
     d.heads = inner / 64;
     d.assumed.push(`${d.heads} heads of 64 channels (timm's; --heads)`);
   }
-  if (!Number.isInteger(d.heads) || inner % d.heads)
+  if (!Number.isInteger(d.heads) || d.heads < 1 || inner % d.heads)
     throw new SlimViTError("bad-option", `${source}: an embedding of ${inner} does not split into ${d.heads} heads.`);
   return { headDim: inner / d.heads };
 }

@@ -33,6 +33,7 @@ export function describeClip(config: Json, weights: Weights, source: string): De
   return {
     family: "CLIP",
     layerNormEps: 1e-5,
+    depth: vision.layers,
     heads: width / headDim,
     activation: readActivation(!model || model.quick_gelu === true ? "quick_gelu" : "gelu", "quick_gelu", source),
     pooling: "class",

@@ -162,6 +162,16 @@ function refuseSteps(p: Json, source: string): void {
     refuse("rescale_offset", "shifts pixels by one after scaling them; SlimViT scales by mean and std alone");
   if (p.do_pad === true) refuse("do_pad", "pads pictures; SlimViT crops them");
   if (p.do_grayscale === true) refuse("do_grayscale", "makes pictures grey");
+  if (p.do_resize !== false && !isSize(p.size)) refuse("size", "is neither a shorter side nor a height and a width");
+}
+
+/** @param size of a processor; without one, the network's is taken */
+function isSize(size: unknown): boolean {
+  if (size === undefined || size === null) return true;
+  if (typeof size === "number") return size > 0;
+  const { shortest_edge, height, width } = size as Record<string, unknown>;
+  const isPositive = (side: unknown) => typeof side === "number" && side > 0;
+  return isPositive(shortest_edge) || (isPositive(height) && isPositive(width));
 }
 
 /** The size that a picture is resized to: both sides, or the shorter one. */

@@ -140,7 +140,7 @@ const GLOBAL_POOL: Record<string, Pooling> = { token: "class", avg: "mean", map:
 export function describeTimm(config: Json, weights: Weights, source: string): Description {
   const assumed: string[] = [];
   refusePrefixPooling(config, weights, source);
-  const name = ((config.architecture as string | undefined) ?? "").split(".")[0];
+  const name = typeof config.architecture === "string" ? config.architecture.split(".")[0] : "";
   const args = (config.model_args ?? {}) as Json;
   refuseArguments(args, source);
   const said: Said = Object.assign(
@@ -160,13 +160,17 @@ export function describeTimm(config: Json, weights: Weights, source: string): De
   const isFused = !isGated && hasFusedGate(weights);
   const act = args.act_layer ?? config.hidden_act;
   const ownActivation = act ? readActivation(act, "act_layer", source) : (said.activation ?? "gelu");
-  const stated = (args.num_heads ?? config.num_attention_heads) as number | undefined;
-  const heads = stated ?? said.heads ?? (name ? embedDim / (said.headDim ?? 64) : undefined);
+  const stated = args.num_heads ?? config.num_attention_heads ?? undefined;
+  const heads =
+    (stated === undefined ? undefined : readNumber(stated, "num_heads", source)) ??
+    said.heads ??
+    (name ? embedDim / (said.headDim ?? 64) : undefined);
   const cfg = (config.pretrained_cfg ?? config) as Json;
   const input = cfg.input_size as number[] | undefined;
   return {
     family: name || "timm's ViT",
     layerNormEps: eps,
+    depth: args.depth ?? config.num_hidden_layers,
     heads,
     activation: gateActivation(isGated, isFused, name, args, ownActivation, source),
     pooling: poolingOf(config, args, said, weights, source),

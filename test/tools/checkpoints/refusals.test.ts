@@ -92,6 +92,29 @@ describe("transformers' config:", () => {
     expect(network).toMatchObject({ classes: 1, arch: { head: { scores: "sigmoid" } } });
   });
 
+  test.each<[string, object, RegExp]>([
+    ["fewer blocks than the checkpoint has", { num_hidden_layers: 1 }, /has 2 blocks, and its config says 1/],
+    ["more blocks than the checkpoint has", { num_hidden_layers: 3 }, /has 2 blocks, and its config says 3/],
+    ["heads below one", { num_attention_heads: -2 }, /an embedding of 16 does not split into -2 heads/],
+    ["no heads", { num_attention_heads: 0 }, /an embedding of 16 does not split into 0 heads/],
+  ])("a config with %s", (_, config, message) => {
+    expect(() => convert(HF, config)).toThrow(message);
+  });
+
+  test("a timm config with other blocks or heads that are no number", () => {
+    const args = TIMM.config.model_args as object;
+    expect(() => convert(TIMM, { model_args: { ...args, depth: 12 } })).toThrow(/has 2 blocks, and its config says 12/);
+    expect(() => convert(TIMM, { model_args: { ...args, num_heads: "2" } })).toThrow(
+      /num_heads is "2"; expected a number/,
+    );
+  });
+
+  test.each(["null", "[]", '"vit"'])("a config.json that is %s", (text) => {
+    const dir = writeFamilyCheckpoint(at(`source-${folders++}`), HF, familyTensors(HF), {});
+    writeFileSync(`${dir}/config.json`, text);
+    expect(() => convertCheckpoint(dir, {})).toThrow(`config.json: is ${text}; expected an object of named values.`);
+  });
+
   test("one output of a softmax, whatever library saved it", () => {
     const one = (t: Tensors) => t.set("head.weight", tensor(1, 16)).set("head.bias", tensor(1));
     expect(() => convert(TIMM, {}, one)).toThrow(/has one output, .* whose softmax is always 1/);
@@ -111,6 +134,12 @@ describe("transformers' config:", () => {
     ["an offset", { rescale_offset: true }, /rescale_offset true, which shifts pixels/],
     ["a filter that Pillow has not", { resample: 9 }, /resample is 9; expected Pillow's 0 to 5/],
     ["two means", { image_mean: [0.5, 0.5] }, /image_mean is \[0\.5,0\.5\]; expected three numbers/],
+    [
+      "a size that is neither of two kinds",
+      { size: { longest_edge: 32 } },
+      /size \{"longest_edge":32\}, which is neither a shorter side/,
+    ],
+    ["a side of nothing", { size: { shortest_edge: 0 } }, /size \{"shortest_edge":0\}/],
   ])("a preprocessor with %s", (_, preprocessor, message) => {
     const dir = writeFamilyCheckpoint(at(`source-${folders++}`), HF);
     writeFileSync(`${dir}/preprocessor_config.json`, JSON.stringify(preprocessor));
