@@ -30,7 +30,7 @@ import toolsPackage from "../package.json" with { type: "json" };
 import { type Files, writeFolder } from "./outputs.ts";
 import { splitSource } from "./sources.ts";
 
-export { claimOutput, writeFileAtomic, writeFolder } from "./outputs.ts";
+export { claimFile, claimOutput, writeFileAtomic, writeFolder } from "./outputs.ts";
 export { splitSource } from "./sources.ts";
 
 const MANIFEST = "slimvit.json";

@@ -144,7 +144,7 @@ async function checkReach(recipe: RecipeFile, model: string, isFinetuned: boolea
 async function startModel(run: Run, recipe: RecipeFile): Promise<string> {
   if (!recipe.import) {
     const model = recipe.model!; // readRecipe has seen to it
-    run.startFrom(modelDigest(readManifestFile(model)));
+    run.key = modelDigest(readManifestFile(model));
     return model;
   }
   const { source: checkpoint, ...section } = recipe.import;
@@ -162,7 +162,7 @@ class Run {
   readonly done: RecipeReport["stages"] = [];
   /** the options of each stage, defaults included */
   readonly resolved: Partial<Record<StageName, Record<string, unknown>>> = {};
-  /** of the stage that ran last */
+  /** of the stage that ran last; before the first one, of the model */
   key = "";
 
   constructor(
@@ -171,10 +171,6 @@ class Run {
     /** only find out whether all stages are done already */
     readonly dry = false,
   ) {}
-
-  startFrom(digest: string): void {
-    this.key = digest;
-  }
 
   training(out: string): { out: string; force: boolean } {
     return { out, force: false };
