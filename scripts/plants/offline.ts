@@ -310,8 +310,8 @@ export const OFFLINE: Plant[] = [
   {
     name: "a file is written in place",
     file: "tools/models/outputs.ts",
-    find: "writeFileSync(temporary, content);\n  renameSync(temporary, path);",
-    plant: "void temporary;\n  writeFileSync(path, content);",
+    find: "writeFileSync(temporary, content);\n    renameSync(temporary, path);",
+    plant: "void temporary;\n    writeFileSync(path, content);",
     tests: ["test/tools/models/atomic.test.ts"],
   },
   {
