@@ -206,6 +206,13 @@ describe("a single output file", () => {
     expect(() => claimFile(at("labels.tsv", "x.html"), isOwn)).toThrow(/cannot be written \(.*labels\.tsv is a file\)/);
   });
 
+  test("inspect --report replaces its own page, and no other", () => {
+    slimvitJson("inspect", at("dense"), "--report", at("page.html"));
+    slimvitJson("inspect", at("dense"), "--report", at("page.html"));
+    writeFileSync(at("mine.html"), "<!doctype html><title>mine</title>");
+    expectFailure(["inspect", at("dense"), "--report", at("mine.html")], 2, /mine\.html: exists already/);
+  });
+
   test("inspect --report does not replace a model's manifest", () => {
     const before = readFileSync(at("dense", "slimvit.json"), "utf8");
     expectFailure(["inspect", at("dense"), "--report", at("dense", "slimvit.json")], 2, /exists already/);

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { readMasks, ZETA_FILE } from "../masks/searched.ts";
 import { claimFile, readManifestFile, splitSource, variantSources, writeFileAtomic } from "../models/folders.ts";
 import { attentionHtml } from "../report/attention.ts";
+import { REPORT_TITLE } from "../report/charts.ts";
 import { type ReportModel, reportHtml } from "../report/report.ts";
 import { say } from "../shared/terminal.ts";
 
@@ -14,7 +15,7 @@ import { say } from "../shared/terminal.ts";
  * @param pictures files on which attention maps are drawn, model under model
  */
 export async function writeReport(sources: string[], file: string, pictures: string[] = []): Promise<void> {
-  claimFile(file, (text) => text.startsWith("<!doctype html>"));
+  claimFile(file, (text) => text.includes(REPORT_TITLE));
   const maps = pictures.length ? await attentionHtml(sources, pictures) : "";
   writeFileAtomic(file, reportHtml(sources.flatMap(variantSources).map(readReportModel), maps));
   say(`inspect: report → ${file}`);

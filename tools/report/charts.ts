@@ -26,6 +26,9 @@ th:first-child, td:first-child { text-align: left; } td:not(:first-child) { whit
 svg { max-width: 100%; height: auto; }
 `;
 
+/** The end of a report's title, which tells reports from other pages. */
+export const REPORT_TITLE = "SlimViT report</title>";
+
 /** @param body HTML under the title */
 export function reportPage(title: string, body: string): string {
   return `<!doctype html>
@@ -33,7 +36,7 @@ export function reportPage(title: string, body: string): string {
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>${escaped(title)} – SlimViT report</title>
+<title>${escaped(title)} – ${REPORT_TITLE}
 <style>${STYLE}</style>
 </head>
 <body>
