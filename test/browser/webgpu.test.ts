@@ -96,7 +96,7 @@ describe.each(["webgpu", "tfjs-webgpu", "onnx-webgpu"] as const)("%s, on SwiftSh
     expectClose(outputs[0].logits, forward(wide, randomPixels(wide.manifest, 1)).logits, tolerance);
   });
 
-  // A library's own kernels are its tests' to judge: the two quickest show that it is given the shipped formats rightly.
+  // Each library tests its own kernels. Two shipped models are enough to show that ours reach it unchanged.
   const own = engine === "webgpu" ? shipped : shipped.filter(({ name }) => QUICKEST.includes(name));
   test.each(own)("gives the reference's logits for the shipped $name", SLOW, async ({ name, judge }) => {
     const { pixels, logits: expected } = judge();

@@ -154,7 +154,11 @@ async function write(
   return { manifest: await writeElasticFolder(out, content, force) };
 }
 
-/** Variants with names from their shares of the whole model's MACs, in per cent, with as many digits as tell them apart. */
+/**
+ * Variants with names from their shares of the whole model's MACs, in per cent, with as many digits as tell them apart.
+ *
+ * @param models no two have the same MACs
+ */
 function named(models: Model[], whole: Model): NamedModel[] {
   const macsOf = ({ manifest }: Model) => countMacs(manifest, manifest.labels.length);
   for (let digits = 0; ; digits++) {
