@@ -183,13 +183,13 @@ async function trainAndSearch(run: SlimRun, search: Search, setting: Setting): P
     .update(`${run.trainingKey} ${keyOf(setting)}`)
     .digest("hex")
     .slice(0, 10);
-  const [start, out] = ["start", "retrain"].map((stage) => join(run.folder, `${stage}-${name}`));
+  const start = join(run.folder, `start-${name}`);
   const model = await search.builder.exact(setting);
   if (!existsSync(start)) {
     const { format: _, weights: __, ...draft } = { ...model.manifest, metrics: {} };
     writeModelFolder(start, draft, model.tensors, ["f32"]);
   }
-  if (!existsSync(out)) await retrainOne(run, start, out, model);
+  const out = await retrainInRounds(run, start, join(run.folder, `retrain-${name}`), model);
   const before = lossOf(await measurer.onVal(setting), await measurer.onVal(measurer.reference));
   const trained = widened(readModelFolder(out));
   let found = await search.from(trained, name);
@@ -205,10 +205,38 @@ async function trainAndSearch(run: SlimRun, search: Search, setting: Setting): P
   return found.choice && { ...found, choice: found.choice, how: `of a model trained with ${settingText(setting)}` };
 }
 
-async function retrainOne(run: SlimRun, start: string, out: string, model: Model): Promise<void> {
-  const { options, clock, source } = run;
-  const plan = await planOf(run, out, model, clock.left, MOST_EPOCHS.retrain, readModelFolder(source));
+/**
+ * A training that ends with at least this share of the time left was planned while the machine was slower. Its result is
+ * trained again.
+ */
+const AGAIN_SHARE = 0.25;
+
+/** @returns the folder of the last round's result: `first`, `first-2`, … */
+async function retrainInRounds(run: SlimRun, start: string, first: string, model: Model): Promise<string> {
+  const { clock, folder } = run;
+  const teacher = readModelFolder(run.source);
+  let [from, epochs] = [start, 0];
+  for (let round = 1; ; round++) {
+    const out = round === 1 ? first : `${first}-${round}`;
+    const plan = await planOf(run, out, model, clock.left, MOST_EPOCHS.retrain - epochs, teacher);
+    if (!existsSync(out)) await clock.during(() => retrainOne(run, from, out, plan, round));
+    epochs += plan.options.epochs;
+    const isTimeLeft = async () => epochs < MOST_EPOCHS.retrain && clock.left >= AGAIN_SHARE * clock.total;
+    if (!(await decided(join(folder, "plans.json"), `${out} again`, isTimeLeft))) return out;
+    say(`slim: ${minutes(clock.left)} of ${minutes(clock.total)} are left, so the result is trained again`);
+    from = out;
+  }
+}
+
+async function retrainOne(
+  { options, source }: SlimRun,
+  from: string,
+  out: string,
+  plan: TrainingPlan,
+  round: number,
+): Promise<void> {
   const given = { ...RECIPE, ...plan.options, data: options.data, out, teacher: source, keepBest: true };
-  const more = { valPictures: VAL_PICTURES, seed: options.seed ?? 0, ...(options.unlabelled && { unlabelled: true }) };
-  await clock.during(() => retrain(start, readOptions(RETRAIN, { ...given, ...more }, "slim")));
+  const seed = (options.seed ?? 0) + round - 1; // other crops than the round before
+  const more = { valPictures: VAL_PICTURES, seed, ...(options.unlabelled && { unlabelled: true }) };
+  await retrain(from, readOptions(RETRAIN, { ...given, ...more }, "slim"));
 }

@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { readManifestFile } from "../../../tools/models/folders.ts";
@@ -151,7 +151,7 @@ describe("slimvit slim MODEL", () => {
   });
 });
 
-test("a network that is deep enough is trained with patches that merge", () => {
+test("a network that is deep enough is trained with patches that merge, and again where most of the time is left", () => {
   const [block] = tinyArchitecture({ imageSize: [64, 64] }).blocks;
   const arch = tinyArchitecture({ imageSize: [64, 64], blocks: Array(12).fill(block) });
   writeCheckpoint(at("deep.safetensors"), randomTensors(arch, CLASSES.length, 2));
@@ -163,6 +163,20 @@ test("a network that is deep enough is trained with patches that merge", () => {
   const { blocks } = readManifestFile(join(at("deeper.stages"), retrained));
   expect(blocks.some(({ merge }) => merge > 0)).toBe(true);
   expect(outcome.slim.macsShare).toBeLessThanOrEqual(0.5);
+
+  // As if the machine had been too slow for more than two epochs when the training was planned.
+  const stages = at("deeper.stages");
+  const [[key, plan]] = Object.entries<object>(JSON.parse(readFileSync(join(stages, "plans.json"), "utf8")));
+  writeFileSync(join(stages, "plans.json"), JSON.stringify({ [key]: { ...plan, options: { epochs: 2, batch: 4 } } }));
+  for (const name of readdirSync(stages))
+    if (/^(retrain|clock)-/.test(name)) rmSync(join(stages, name), { recursive: true });
+  expect(slimvit("slim", at("deep"), ...args, "--force").stderr).toContain("are left, so the result is trained again");
+  const rounds = readdirSync(stages).filter((name) => name.startsWith("retrain-") && !name.includes("."));
+  const epochsOf = (name: string) =>
+    (readManifestFile(join(stages, name)).provenance as { steps: { epochs: number }[] }).steps.at(-1)!.epochs;
+  expect(epochsOf(retrained)).toBe(2);
+  expect(rounds).toContain(`${retrained}-2`);
+  expect(rounds.map(epochsOf).reduce((a, b) => a + b)).toBeLessThanOrEqual(80);
 });
 
 test("MACs that no model has are refused before a head for other classes is trained", () => {
