@@ -216,13 +216,20 @@ test.each(["SigLIP", "EVA-02", "CLIP-zero-shot", "qk-norms", "merging", "DINOv2-
 test.each(["CLIP", "DINOv2-embedding", "SigLIP"])(
   "finetune gives %s a head for the classes of the data",
   async (name) => {
+    const { manifest, tensors } = readModelFolder(at(name));
+    const provenance = { zeroShot: { scores: "softmax" as const, scale: 100, bias: 0 } };
+    writeModelFolder(at(`${name}-aligned`), { ...manifest, provenance }, tensors, ["f32"]);
     const command = finetuneCommand().action(() => {});
-    command.parse([at(name), "-o", at(`${name}-fine`), "--data", at("pictures"), ...TRAINING, "--epochs", "30"], {
-      from: "user",
-    });
-    const { history } = await finetune(at(name), command.opts<FinetuneOptions>());
+    command.parse(
+      [at(`${name}-aligned`), "-o", at(`${name}-fine`), "--data", at("pictures"), ...TRAINING, "--epochs", "30"],
+      {
+        from: "user",
+      },
+    );
+    const { history } = await finetune(at(`${name}-aligned`), command.opts<FinetuneOptions>());
     const model = readModelFolder(at(`${name}-fine`));
     expect(model.manifest.head).toEqual({ scores: "softmax" });
+    expect(model.manifest.provenance).not.toHaveProperty("zeroShot"); // its embeddings are no longer the text encoder's
     expect(model.manifest.labels.map(({ label }) => label)).toEqual(CLASSES);
     expect(model.tensors.get("head.weight")!.shape).toEqual([3, featureDim(model.manifest)]);
     const losses = history.filter(({ ce }) => ce !== undefined).map(({ ce }) => ce);

@@ -146,7 +146,7 @@ describe("on the command line", () => {
     const { status, stderr } = slimvit("retrain", at("dense"), "-o", at("retrained"), ...train(...args));
     expect(status).toBe(0);
     expect(stderr).toMatch(
-      /retrain: accuracy on 6 val pictures, now and after every 3 steps of 6, takes \d+\.\d s each/,
+      /retrain: accuracy on 6 val pictures, now and after every 3 of 6 steps, takes \d+\.\d s each/,
     );
     const history = historyOf("retrained");
     const measured = history.filter((line) => "val.top1" in line);

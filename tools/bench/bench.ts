@@ -14,6 +14,7 @@ import { preprocess, type RawImage } from "../../src/image/resample.ts";
 import type { WebnnOptions } from "../../src/protocol.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { readManifestFile, readModelFolder, splitSource } from "../models/folders.ts";
+import { titleOf } from "../models/sources.ts";
 import { openPage } from "../shared/browser.ts";
 import { random, shuffled } from "../shared/random.ts";
 import { runtimeFolder } from "../shared/runtime.ts";
@@ -128,7 +129,7 @@ async function benchFolders(sources: string[], options: BenchOptions): Promise<B
       const wanted = expected.get(c.source)!;
       const inference = samples[k].map((time) => time.inference);
       return {
-        model: manifest.variants.length > 1 ? `${manifest.name}#${manifest.variant}` : manifest.name,
+        model: titleOf(manifest),
         engine: c.engine,
         dtype: c.dtype,
         threads: loaded[k].threads,

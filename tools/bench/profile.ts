@@ -12,6 +12,7 @@ import type { EngineName } from "../../src/engines/engine.ts";
 import type { WeightsDtype } from "../../src/format/model.ts";
 import { type DeviceProfile, PROFILE_FORMAT, predictMs } from "../masks/latency.ts";
 import { claimFile, manifestText, readManifestFile, splitSource, writeFileAtomic } from "../models/folders.ts";
+import { titleOf } from "../models/sources.ts";
 import { openPage } from "../shared/browser.ts";
 import { runtimeFolder } from "../shared/runtime.ts";
 import { percent, say } from "../shared/terminal.ts";
@@ -120,7 +121,7 @@ export async function profileDevice(sources: string[], options: ProfileOptions):
         timed.map(({ plainMs }) => plainMs),
         0.5,
       );
-      return { model: manifest.name, predictedMs, measuredMs, medianMs, error: predictedMs / measuredMs - 1 };
+      return { model: titleOf(manifest), predictedMs, measuredMs, medianMs, error: predictedMs / measuredMs - 1 };
     });
     const points = profile.tokens.length * (profile.channels.length + profile.units.length);
     say(`profile: ${points} points, ${profile.device}${options.out ? ` → ${options.out}` : ""}`);

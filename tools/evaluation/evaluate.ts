@@ -10,6 +10,7 @@ import { softmax } from "../../src/reference/scores.ts";
 import { classOrder, labelIndices, openDataset, type Picture, type Split, spread } from "../data/data.ts";
 import { readManifestFile, readModelFolder } from "../models/folders.ts";
 import { type AccuracyRecord, type Metrics, recordMetrics } from "../models/metrics.ts";
+import { titleOf } from "../models/sources.ts";
 import { klDivergence } from "../shared/divergence.ts";
 import { startProgress } from "../shared/progress.ts";
 import { bestClass, rankOf } from "../shared/ranks.ts";
@@ -221,7 +222,7 @@ async function seeAll(what: string, source: string, options: EvalOptions): Promi
     await viewer.close();
   }
   if (outputs.size === 0) throw new SlimViTError("bad-input", "No picture of the data can be read.");
-  return { name: model.manifest.name, engine: viewer.engine, dtype: model.dtype, outputs, ranks };
+  return { name: titleOf(model.manifest), engine: viewer.engine, dtype: model.dtype, outputs, ranks };
 }
 
 /**

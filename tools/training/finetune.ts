@@ -25,7 +25,13 @@ export async function finetune(source: string, options: FinetuneOptions): Promis
   const { lr, lrHead = 10 * lr } = options;
   const recorded: FinetuneOptions = { ...options, lrHead };
   const rate = (name: string, scheduled: number) => (isHead(name) ? (scheduled / lr) * lrHead : scheduled);
-  return trainWeights("finetune", withNewHead(model, classNames), recorded, rate);
+  return trainWeights("finetune", withoutText(withNewHead(model, classNames)), recorded, rate);
+}
+
+/** Training moves the embeddings away from those of the text encoder, which zero-shot scores compare them with. */
+function withoutText(model: Model): Model {
+  const { zeroShot: _, ...provenance } = model.manifest.provenance;
+  return { ...model, manifest: { ...model.manifest, provenance } };
 }
 
 const isHead = (name: string) => /^head(_dist)?\./.test(name);

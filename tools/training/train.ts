@@ -184,7 +184,7 @@ function openMeter(
 
 function costOfMeasuring({ validation }: TrainTask, { spentMs }: Meter, every: number, total: number): string {
   return (
-    `accuracy on ${validation!.pictures.length} val pictures, now and after every ${every} steps of ${total}, ` +
+    `accuracy on ${validation!.pictures.length} val pictures, now and after ${every === 1 ? "each" : `every ${every}`} of ${total} steps, ` +
     `takes ${(spentMs() / 1000).toFixed(1)} s each (--val-pictures 0 leaves it out)`
   );
 }

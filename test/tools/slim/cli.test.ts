@@ -115,7 +115,11 @@ describe("slimvit slim MODEL", () => {
     expect(shares).toEqual([...shares].sort((a, b) => b - a));
     const taken = variants.find(({ macs }) => macs === outcome.slim.macs)!;
     const options = ["--data", at("pictures"), "--split", "val", "--engine", "simd", "--dtype", outcome.slim.dtype];
-    const { top1 } = slimvitJson<{ top1: number }>("eval", `${at("several")}#${taken.name}`, ...options);
+    type Evaluated = { top1: number; against: { name: string } };
+    const against = ["--against", `${at("several")}#${variants.at(-1)!.name}`];
+    const report = slimvitJson<Evaluated>("eval", `${at("several")}#${taken.name}`, ...options, ...against);
+    expect(report.against.name).toBe(`several#${variants.at(-1)!.name}`);
+    const { top1 } = report;
     expect(top1).toBeCloseTo(outcome.slim.top1, 9);
   });
 
