@@ -65,7 +65,7 @@ describe("int8 weights are compressed in their own file", () => {
     expect(error.message).toMatch(fault);
   });
 
-  test("which the tools refuse, too, when more is in it than was promised, and write nothing", () => {
+  test("which the tools refuse, too, when more is in it than was promised, and write nothing", async () => {
     const bomb = deflated(new Uint8Array(2 ** 26));
     writeFolder(at("bomb"), {
       [FILE]: bomb,
@@ -74,7 +74,7 @@ describe("int8 weights are compressed in their own file", () => {
         weights: [{ ...manifest.weights[1], bytes: bomb.length }],
       }),
     });
-    expectFailure(["export", at("bomb"), "-o", at("never"), "--dtype", "f16"], 1, /zz: cannot be unpacked \(/);
+    await expectFailure(["export", at("bomb"), "-o", at("never"), "--dtype", "f16"], 1, /zz: cannot be unpacked \(/);
     expect(existsSync(at("never"))).toBe(false);
   });
 });

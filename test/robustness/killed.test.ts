@@ -18,12 +18,22 @@ const quickly = ["--epochs", "1", "--batch", "3", "--set", "eval.engine=referenc
 
 beforeAll(async () => {
   await makeDense(at, 5);
-  slimvitJson("search", at("dense"), "-o", at("searched"), ...training);
-  slimvitJson("compress", at("searched"), "-o", at("slim"), ...cuts);
-  slimvitJson("export", at("dense"), "-o", at("shipped"), ...shipping);
+  await slimvitJson("search", at("dense"), "-o", at("searched"), ...training);
+  await slimvitJson("compress", at("searched"), "-o", at("slim"), ...cuts);
+  await slimvitJson("export", at("dense"), "-o", at("shipped"), ...shipping);
   for (const name of ["a", "b"]) {
     cpSync(at("shipped"), at(name), { recursive: true });
-    slimvitJson("eval", at(name), "--data", at("pictures"), "--split", "all", "--engine", "reference", "--record");
+    await slimvitJson(
+      "eval",
+      at(name),
+      "--data",
+      at("pictures"),
+      "--split",
+      "all",
+      "--engine",
+      "reference",
+      "--record",
+    );
   }
 });
 

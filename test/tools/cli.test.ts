@@ -22,7 +22,7 @@ const at = workplace("cli");
 beforeAll(() => makeDense(at, 10));
 
 describe("the whole chain on a tiny ViT", () => {
-  test("import → search → compress → retrain → export → inspect, eval, run", () => {
+  test("import → search → compress → retrain → export → inspect, eval, run", async () => {
     const train = [
       "--data",
       at("pictures"),
@@ -37,7 +37,7 @@ describe("the whole chain on a tiny ViT", () => {
       "--seed",
       "3",
     ];
-    const searched = slimvitJson<{ steps: number; imagesPerSecond: number }>(
+    const searched = await slimvitJson<{ steps: number; imagesPerSecond: number }>(
       "search",
       at("dense"),
       "-o",
@@ -49,7 +49,7 @@ describe("the whole chain on a tiny ViT", () => {
     expect(searched.steps).toBe(12); // 18 training pictures in batches of 6, four times
     expect(searched.imagesPerSecond).toBeGreaterThan(0);
 
-    const cut = slimvitJson<{ macsShare: number; maxAbsDiff: number }>(
+    const cut = await slimvitJson<{ macsShare: number; maxAbsDiff: number }>(
       "compress",
       at("search"),
       "-o",
@@ -64,8 +64,8 @@ describe("the whole chain on a tiny ViT", () => {
     expect(cut.macsShare).toBeLessThan(0.8);
     expect(cut.maxAbsDiff).toBeLessThan(1e-4);
 
-    slimvitJson("retrain", at("slim"), "-o", at("retrained"), ...train);
-    slimvitJson("export", at("retrained"), "-o", at("shipped"), "--dtype", "f32,f16,int8", "--onnx");
+    await slimvitJson("retrain", at("slim"), "-o", at("retrained"), ...train);
+    await slimvitJson("export", at("retrained"), "-o", at("shipped"), "--dtype", "f32,f16,int8", "--onnx");
     expect(readdirSync(at("shipped")).sort()).toEqual([
       "card.md",
       "config.json",
@@ -78,12 +78,12 @@ describe("the whole chain on a tiny ViT", () => {
       "slimvit.json",
     ]);
 
-    const inspected = slimvitJson<{
+    const inspected = await slimvitJson<{
       macs: number;
       blocks: { headDims: number[]; mlpHidden: number; keepIdx: number[] }[];
     }>("inspect", at("shipped"));
     expect(inspected.blocks.reduce((sum, b) => sum + b.mlpHidden, 0)).toBe(36);
-    const evaluated = slimvitJson<{ n: number; top1: number; engine: string }>(
+    const evaluated = await slimvitJson<{ n: number; top1: number; engine: string }>(
       "eval",
       at("shipped"),
       "--data",
@@ -97,28 +97,30 @@ describe("the whole chain on a tiny ViT", () => {
 
     const [file] = readdirSync(at("pictures", CLASSES[0]));
     const picture = at("pictures", CLASSES[0], file);
-    const byEngine = (engine: string, dtype: string) =>
-      slimvitJson<{ logits: number[]; classes: unknown[] }[]>(
-        "run",
-        at("shipped"),
-        picture,
-        "--engine",
-        engine,
-        "--dtype",
-        dtype,
+    const byEngine = async (engine: string, dtype: string) =>
+      (
+        await slimvitJson<{ logits: number[]; classes: unknown[] }[]>(
+          "run",
+          at("shipped"),
+          picture,
+          "--engine",
+          engine,
+          "--dtype",
+          dtype,
+        )
       )[0];
-    const reference = byEngine("reference", "f32");
+    const reference = await byEngine("reference", "f32");
     expect(reference.classes).toHaveLength(3);
-    byEngine("onnx-wasm", "f32").logits.forEach((v, k) => void expect(v).toBeCloseTo(reference.logits[k], 4));
-    byEngine("onnx-wasm", "f16").logits.forEach(
+    (await byEngine("onnx-wasm", "f32")).logits.forEach((v, k) => void expect(v).toBeCloseTo(reference.logits[k], 4));
+    (await byEngine("onnx-wasm", "f16")).logits.forEach(
       (v, k) => void expect(Math.abs(v - reference.logits[k])).toBeLessThan(0.02),
     );
     expect(readdirSync(at()).filter((name) => name.startsWith("."))).toEqual([]); // no checkpoint, no half folder left
   });
 
-  test("the score form searches with head masks and compresses to one MACs target", () => {
+  test("the score form searches with head masks and compresses to one MACs target", async () => {
     const train = ["--data", at("pictures"), "--batch", "6", "--epochs", "6", "--warmup", "0"];
-    slimvitJson(
+    await slimvitJson(
       "search",
       at("dense"),
       "-o",
@@ -131,7 +133,7 @@ describe("the whole chain on a tiny ViT", () => {
       "intersect",
       ...train,
     );
-    const { macsShare } = slimvitJson<{ macsShare: number }>(
+    const { macsShare } = await slimvitJson<{ macsShare: number }>(
       "compress",
       at("scored"),
       "-o",
@@ -140,13 +142,13 @@ describe("the whole chain on a tiny ViT", () => {
       "0.6",
     );
     expect(macsShare).toBeLessThanOrEqual(0.6);
-    const { blocks } = slimvitJson<{ blocks: { headDims: number[] }[] }>("inspect", at("scored-slim"));
+    const { blocks } = await slimvitJson<{ blocks: { headDims: number[] }[] }>("inspect", at("scored-slim"));
     expect(new Set(blocks.flatMap(({ headDims }) => headDims))).toEqual(new Set([8]));
   });
 
   test("finetune makes a new head for the data's classes, at another image size, also of a slim model", async () => {
     await writePictures(at("renamed"), 5, ["apples", "figs", "limes"]);
-    slimvitJson(
+    await slimvitJson(
       "finetune",
       at("scored-slim"),
       "--data",
@@ -164,22 +166,24 @@ describe("the whole chain on a tiny ViT", () => {
     expect(manifest.labels.map(({ id }) => id)).toEqual(["apples", "figs", "limes"]);
     expect(manifest.imageSize).toEqual([48, 40]);
     expect(
-      slimvitJson<{ n: number }>(
-        "eval",
-        at("tuned"),
-        "--data",
-        at("renamed"),
-        "--split",
-        "all",
-        "--engine",
-        "reference",
+      (
+        await slimvitJson<{ n: number }>(
+          "eval",
+          at("tuned"),
+          "--data",
+          at("renamed"),
+          "--split",
+          "all",
+          "--engine",
+          "reference",
+        )
       ).n,
     ).toBe(15);
   });
 
-  test("retrain --image-size keeps a slim model's head and resamples its lists; a teacher sees pictures at its own size", () => {
+  test("retrain --image-size keeps a slim model's head and resamples its lists; a teacher sees pictures at its own size", async () => {
     const args = ["--data", at("pictures"), "--image-size", "48x40", "--batch", "5", "--epochs", "1"];
-    slimvitJson("retrain", at("scored-slim"), ...args, "--teacher", at("dense"), "-o", at("moved"));
+    await slimvitJson("retrain", at("scored-slim"), ...args, "--teacher", at("dense"), "-o", at("moved"));
     const [before, after] = [readModelFolder(at("scored-slim")).manifest, readModelFolder(at("moved")).manifest];
     expect(after.imageSize).toEqual([48, 40]);
     expect(after.preprocess.crop).toEqual([48, 40]);
@@ -197,9 +201,9 @@ describe("the whole chain on a tiny ViT", () => {
     expect(cardText(before)).not.toContain("before it was moved");
   });
 
-  test("the new head has a rate of its own", () => {
+  test("the new head has a rate of its own", async () => {
     const rates = ["--lr", "1e-9", "--lr-head", "0.1", "--warmup", "0", "--weight-decay", "0", "--epochs", "1"];
-    slimvitJson("finetune", at("dense"), "--data", at("pictures"), "-o", at("headed"), "--batch", "4", ...rates);
+    await slimvitJson("finetune", at("dense"), "--data", at("pictures"), "-o", at("headed"), "--batch", "4", ...rates);
     const [before, after] = [readModelFolder(at("dense")), readModelFolder(at("headed"))];
     const largest = (name: string) => {
       const [a, b] = [before, after].map(({ tensors }) => float32(tensors, name));
@@ -209,9 +213,9 @@ describe("the whole chain on a tiny ViT", () => {
     expect(largest("blocks.0.mlp.fc1.weight")).toBeLessThan(1e-6);
   });
 
-  test("compress --weights cuts another model's weights by the searched masks", () => {
+  test("compress --weights cuts another model's weights by the searched masks", async () => {
     const budgets = ["--attn", "0.5", "--mlp", "0.5", "--patch", "1"];
-    slimvitJson("compress", at("scored"), "-o", at("own"), "--weights", at("dense"), ...budgets);
+    await slimvitJson("compress", at("scored"), "-o", at("own"), "--weights", at("dense"), ...budgets);
     const [dense, cut] = [readModelFolder(at("dense")), readModelFolder(at("own"))];
     const rowsOf = ({ tensors, manifest }: typeof dense) => {
       const values = [...float32(tensors, "blocks.0.mlp.fc1.weight")];
@@ -224,7 +228,9 @@ describe("the whole chain on a tiny ViT", () => {
     const kept = rowsOf(cut);
     expect(kept.length).toBeGreaterThan(0);
     for (const row of kept) expect(rows).toContain(row);
-    expect(slimvit("compress", at("scored"), "-o", at("own2"), "--weights", at("tuned"), ...budgets)).toMatchObject({
+    expect(
+      await slimvit("compress", at("scored"), "-o", at("own2"), "--weights", at("tuned"), ...budgets),
+    ).toMatchObject({
       status: 1,
     });
   });
@@ -232,7 +238,7 @@ describe("the whole chain on a tiny ViT", () => {
   test("a run killed at five random moments, and resumed, ends with the weights of one never killed", async () => {
     const args = ["--data", at("pictures"), "--teacher", at("dense"), "--batch", "6", "--epochs", "20", "--seed", "3"];
     args.push("--ema", "0.9", "--mixup", "0.5", "--drop-path", "0.1", "--checkpoint-seconds", "0");
-    const { steps, imagesPerSecond } = slimvitJson<{ steps: number; imagesPerSecond: number }>(
+    const { steps, imagesPerSecond } = await slimvitJson<{ steps: number; imagesPerSecond: number }>(
       "retrain",
       at("dense"),
       "-o",
@@ -249,7 +255,7 @@ describe("the whole chain on a tiny ViT", () => {
       progress.push(statSync(at(".killed.checkpoint.safetensors")).mtimeMs);
     }
     expect(new Set(progress).size).toBe(5); // each run got further than the one before
-    const { steps: left } = slimvitJson<{ steps: number }>(...resumed);
+    const { steps: left } = await slimvitJson<{ steps: number }>(...resumed);
     expect(left).toBeLessThan(steps);
     const [whole, killed] = [readModelFolder(at("whole")), readModelFolder(at("killed"))];
     for (const name of whole.tensors.keys())
@@ -290,15 +296,15 @@ describe("bad input is one clear sentence", () => {
       /tiny\.safetensors: is neither a folder, .* and no readable zip/,
     ],
     ["no labels and no teacher", () => [...retrain(), "--unlabelled"], 2, /--unlabelled data needs a --teacher/],
-  ])("%s", (_, args, status, message) => {
-    expectFailure(args(), status, message);
+  ])("%s", async (_, args, status, message) => {
+    await expectFailure(args(), status, message);
     expect(existsSync(at("never"))).toBe(false);
   });
 
   test("a class folder that the model does not know", async () => {
     mkdirSync(at("other", "kiwis"), { recursive: true });
     writeFileSync(at("other", "kiwis", "1.png"), readFileSync(at("pictures", CLASSES[0], "00.png")));
-    expectFailure(
+    await expectFailure(
       ["eval", at("dense"), "--data", at("other"), "--split", "all", "--engine", "reference"],
       1,
       /Class folder "kiwis" is none of the model's 3 labels/,
@@ -308,7 +314,7 @@ describe("bad input is one clear sentence", () => {
   test("a broken picture among good ones is named, skipped and counted", async () => {
     await writePictures(at("mixed"), 5);
     writeFileSync(at("mixed", CLASSES[1], "00.png"), "no picture");
-    const { status, stderr } = slimvit(
+    const { status, stderr } = await slimvit(
       "retrain",
       at("dense"),
       "--data",

@@ -14,7 +14,7 @@ beforeAll(async () => {
   await makeDense(at, 10);
   const train = ["--data", at("pictures"), "--batch", "6", "--epochs", "4", "--warmup", "0"];
   const searched = ["--patch-form", "score", "--tokens", "intersect", "--w-attn", "0.01"];
-  slimvitJson("search", at("dense"), "-o", at("search"), ...train, ...searched);
+  await slimvitJson("search", at("dense"), "-o", at("search"), ...train, ...searched);
 });
 
 function compare(script: string, ...args: string[]) {
@@ -22,7 +22,7 @@ function compare(script: string, ...args: string[]) {
   return spawnSync(process.execPath, ["--import", "tsx", path, ...args], { encoding: "utf8" });
 }
 
-test("budgets.ts: equal budgets get as many MACs and hardly one unit more, and are measured on the same pictures", () => {
+test("budgets.ts: equal budgets get as many MACs and hardly one unit more, and are measured on the same pictures", async () => {
   const args = ["--data", at("pictures"), "--split", "all", "--macs", "0.5,0.8", "-o", at("held"), "--engine"];
   const { status, stdout, stderr } = compare("budgets.ts", at("search"), ...args, "reference", "--json");
   expect(stderr).not.toMatch(/budgets:/);
@@ -39,7 +39,16 @@ test("budgets.ts: equal budgets get as many MACs and hardly one unit more, and a
     expect(equal.macsShare - importance.macsShare).toBeLessThan(0.03);
     const { attn, mlp, patch } = (b.provenance.steps as Record<string, number>[]).at(-1)!;
     expect([attn, mlp, patch]).toEqual([equal.budget, equal.budget, equal.budget]);
-    const again = slimvitJson("eval", equal.out, "--data", at("pictures"), "--split", "all", "--engine", "reference");
+    const again = await slimvitJson(
+      "eval",
+      equal.out,
+      "--data",
+      at("pictures"),
+      "--split",
+      "all",
+      "--engine",
+      "reference",
+    );
     expect(again).toMatchObject({ top1: equal.top1, top5: equal.top5, n });
   }
 });
@@ -90,7 +99,7 @@ test("budgets.ts prints a table; a target that cannot be met is one sentence", (
   expect(bad.status).toBe(1);
 });
 
-test("magnitude.ts: channels and units of small weights go first, and every token stays", () => {
+test("magnitude.ts: channels and units of small weights go first, and every token stays", async () => {
   const folder = at("small");
   const { manifest, tensors } = readModelFolder(at("search"), "f32");
   const { format: _, weights: __, ...draft } = manifest;
@@ -115,7 +124,7 @@ test("magnitude.ts: channels and units of small weights go first, and every toke
   expect(status, stderr).toBe(0);
   const two = 2 * (2 * d + 1);
   const share = 1 - (two - 0.5) / countParams(manifest, 3); // both of the small units, and no more
-  slimvitJson("compress", at("magnitude"), "--params", String(share), "-o", at("cut"));
+  await slimvitJson("compress", at("magnitude"), "--params", String(share), "-o", at("cut"));
   const cut = readModelFolder(at("cut")).manifest;
   expect(cut.blocks.map((block) => block.mlpHidden)).toEqual(manifest.blocks.map((b, i) => b.mlpHidden - (i ? 0 : 2)));
   expect(cut.blocks.map(({ headDims, keepIdx }) => ({ headDims, keepIdx }))).toEqual(

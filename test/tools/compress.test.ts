@@ -18,11 +18,11 @@ const train = () => ["--data", at("pictures"), "--batch", "6", "--epochs", "4", 
 
 beforeAll(async () => {
   await makeDense(at, 10);
-  slimvitJson("search", at("dense"), "-o", at("search"), ...train());
+  await slimvitJson("search", at("dense"), "-o", at("search"), ...train());
 });
 
-test("--budgets makes a model for each, nested, named after its share of the MACs", () => {
-  const reports = slimvitJson<CompressReport[]>(
+test("--budgets makes a model for each, nested, named after its share of the MACs", async () => {
+  const reports = await slimvitJson<CompressReport[]>(
     "compress",
     at("search"),
     "-o",
@@ -45,8 +45,8 @@ test("--budgets makes a model for each, nested, named after its share of the MAC
   expect(large.name).toBe("many-macs-90");
 });
 
-test("--params counts parameters: every token stays, the target is met, one unit more would miss it", () => {
-  const { paramsShare, params, out } = slimvitJson<CompressReport>(
+test("--params counts parameters: every token stays, the target is met, one unit more would miss it", async () => {
+  const { paramsShare, params, out } = await slimvitJson<CompressReport>(
     "compress",
     at("search"),
     "-o",
@@ -86,8 +86,8 @@ test.each<[string[], RegExp]>([
   [["--budgets", "0.5,x"], /'0\.5,x' is invalid\. expected a number/],
   [["--budgets", "0.5", "--attn", "0.5"], /--budgets are shares of MACs or parameters/],
   [["--params", "0.5", "--mlp", "0.5"], /--params takes the place of --attn/],
-])("%j is one sentence", (args, message) => {
-  const { status, stderr } = slimvit("compress", at("search"), "-o", at("never"), ...args);
+])("%j is one sentence", async (args, message) => {
+  const { status, stderr } = await slimvit("compress", at("search"), "-o", at("never"), ...args);
   expect(stderr).toMatch(message);
   expect(status).toBe(2);
 });
@@ -150,10 +150,10 @@ test("ghosts are gone from half time on", () => {
   for (const progress of [0.5, 0.75, 1]) expect(ghostsAt(arch, progress)).toEqual([0, 0, 0]);
 });
 
-test("retrain --ghost starts from another loss than without, and ends with a plain slim model", () => {
-  slimvitJson("compress", at("search"), "-o", at("slim"), "--attn", "0.8", "--mlp", "0.8", "--patch", "0.4");
-  slimvitJson("retrain", at("slim"), "-o", at("plain"), ...train());
-  slimvitJson("retrain", at("slim"), "-o", at("ghost"), "--ghost", ...train());
+test("retrain --ghost starts from another loss than without, and ends with a plain slim model", async () => {
+  await slimvitJson("compress", at("search"), "-o", at("slim"), "--attn", "0.8", "--mlp", "0.8", "--patch", "0.4");
+  await slimvitJson("retrain", at("slim"), "-o", at("plain"), ...train());
+  await slimvitJson("retrain", at("slim"), "-o", at("ghost"), "--ghost", ...train());
   const losses = (name: string) =>
     (JSON.parse(readFileSync(at(name, "history.json"), "utf8")) as { loss: number }[]).map(({ loss }) => loss);
   expect(losses("ghost")[0]).not.toBeCloseTo(losses("plain")[0], 4);

@@ -75,16 +75,16 @@ test("a picture that one of them could not read counts for neither", () => {
   expect(paired(a, b)).toEqual(paired(...ranks(5, 1, 1, 1)));
 });
 
-test("a model against itself differs by nothing, with an interval around it", () => {
-  const { top1, n, against: other } = against("dense", "dense");
+test("a model against itself differs by nothing, with an interval around it", async () => {
+  const { top1, n, against: other } = await against("dense", "dense");
   expect(n).toBe(12);
   expect(other).toMatchObject({ name: "tiny", dtype: "f32", top1, difference: 0 });
   expect(other.interval[0]).toBeCloseTo(-other.interval[1], 12);
   expect(other.interval[1]).toBeGreaterThan(0);
 });
 
-test("the other model sees the pictures as its own manifest says", () => {
-  slimvitJson(
+test("the other model sees the pictures as its own manifest says", async () => {
+  await slimvitJson(
     "finetune",
     at("dense"),
     "--data",
@@ -100,7 +100,7 @@ test("the other model sees the pictures as its own manifest says", () => {
     "--batch",
     "4",
   );
-  const alone = slimvitJson<Report>(
+  const alone = await slimvitJson<Report>(
     "eval",
     at("small"),
     "--data",
@@ -110,36 +110,43 @@ test("the other model sees the pictures as its own manifest says", () => {
     "--engine",
     "reference",
   );
-  expect(against("dense", "small").against.top1).toBe(alone.top1);
+  expect((await against("dense", "small")).against.top1).toBe(alone.top1);
 });
 
-test("--unlabelled: agreement and divergence on classes that the models do not have", () => {
+test("--unlabelled: agreement and divergence on classes that the models do not have", async () => {
   const args = ["--against", at("dense"), "--data", at("strangers"), "--engine", "reference"];
   cpSync(at("pictures", CLASSES[0]), at("strangers", "unheard-of"), { recursive: true });
   const n = readdirSync(at("strangers", "unheard-of")).length;
   const unlabelled = (model: string) => slimvitJson<AgreementReport>("eval", at(model), ...args, "--unlabelled");
-  expect(unlabelled("dense")).toMatchObject({ against: "tiny", n, agreement: 1, divergence: 0 });
-  slimvitJson("thin", at("dense"), "-o", at("thin"), "--keep", "1:4");
-  const thin = unlabelled("thin");
+  expect(await unlabelled("dense")).toMatchObject({ against: "tiny", n, agreement: 1, divergence: 0 });
+  await slimvitJson("thin", at("dense"), "-o", at("thin"), "--keep", "1:4");
+  const thin = await unlabelled("thin");
 
   const images = readdirSync(at("strangers", "unheard-of")).map((file) => at("strangers", "unheard-of", file));
-  const [p, q] = ["thin", "dense"].map((model) =>
-    slimvitJson<{ logits: number[] }[]>("run", at(model), ...images, "--engine", "reference").map(({ logits }) => {
+  const logarithmsOf = async (model: string) => {
+    const seen = await slimvitJson<{ logits: number[] }[]>("run", at(model), ...images, "--engine", "reference");
+    return seen.map(({ logits }) => {
       const total = Math.log(logits.reduce((sum, v) => sum + Math.exp(v), 0));
       return logits.map((v) => v - total);
-    }),
-  );
+    });
+  };
+  const p = await logarithmsOf("thin");
+  const q = await logarithmsOf("dense");
   const divergences = q.map((row, i) => row.reduce((sum, v, k) => sum + Math.exp(v) * (v - p[i][k]), 0));
   expect(thin.divergence).toBeCloseTo(divergences.reduce((a, b) => a + b) / n, 6);
   expect(thin.divergence).toBeGreaterThan(0);
   const best = (row: number[]) => row.indexOf(Math.max(...row));
   expect(thin.agreement).toBe(q.filter((row, i) => best(row) === best(p[i])).length / n);
 
-  expectFailure(["eval", at("dense"), ...args.slice(2), "--unlabelled"], 2, /--unlabelled compares with another model/);
-  expectFailure(["eval", at("dense"), ...args, "--split", "all"], 1, /unheard-of/);
+  await expectFailure(
+    ["eval", at("dense"), ...args.slice(2), "--unlabelled"],
+    2,
+    /--unlabelled compares with another model/,
+  );
+  await expectFailure(["eval", at("dense"), ...args, "--split", "all"], 1, /unheard-of/);
 });
 
-test("embedding models are compared by the cosine of their features, and have no accuracy", () => {
+test("embedding models are compared by the cosine of their features, and have no accuracy", async () => {
   const { manifest, tensors } = readModelFolder(at("dense"));
   const { format: _, weights: __, head: ___, ...draft } = manifest;
   const headless = (name: string, change: (tensors: Tensors) => void) => {
@@ -157,28 +164,33 @@ test("embedding models are compared by the cosine of their features, and have no
   const args = ["--data", at("pictures"), "--engine", "reference"];
   const compare = (model: string) =>
     slimvitJson<AgreementReport>("eval", at(model), "--against", at("embedder"), "--unlabelled", ...args);
-  expect(slimvit("run", at("embedder"), at("pictures", CLASSES[0], "00.png")).stdout).toMatch(/ {2}\d+ features, /);
-  expect(compare("embedder").cosine).toBeCloseTo(1, 6);
-  expect(compare("embedder")).not.toHaveProperty("agreement");
-  expect(compare("dense")).not.toHaveProperty("divergence");
+  expect((await slimvit("run", at("embedder"), at("pictures", CLASSES[0], "00.png"))).stdout).toMatch(
+    / {2}\d+ features, /,
+  );
+  expect((await compare("embedder")).cosine).toBeCloseTo(1, 6);
+  expect(await compare("embedder")).not.toHaveProperty("agreement");
+  expect(await compare("dense")).not.toHaveProperty("divergence");
 
   const files = CLASSES.flatMap((name) => readdirSync(at("pictures", name)).map((file) => at("pictures", name, file)));
-  const featuresOf = (model: string) =>
-    slimvitJson<RunReport[]>("run", at(model), ...files, "--engine", "reference").map(({ features, classes }) => {
-      expect(classes).toEqual([]);
-      return features!;
-    });
-  const [turned, embedded] = ["turned", "embedder"].map(featuresOf);
+  const featuresOf = async (model: string) =>
+    (await slimvitJson<RunReport[]>("run", at(model), ...files, "--engine", "reference")).map(
+      ({ features, classes }) => {
+        expect(classes).toEqual([]);
+        return features!;
+      },
+    );
+  const turned = await featuresOf("turned");
+  const embedded = await featuresOf("embedder");
   const cosines = turned.map((a, i) => {
     const b = embedded[i];
     const dot = (x: number[], y: number[]) => x.reduce((sum, v, i) => sum + v * y[i], 0);
     return dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
   });
-  const { cosine, n } = compare("turned");
+  const { cosine, n } = await compare("turned");
   expect(n).toBe(files.length);
   expect(cosine).toBeCloseTo(cosines.reduce((sum, v) => sum + v) / n, 6);
 
-  expectFailure(["eval", at("embedder"), ...args], 1, /embedder: gives features and has no classes.*--against/);
+  await expectFailure(["eval", at("embedder"), ...args], 1, /embedder: gives features and has no classes.*--against/);
 });
 
 test("ties never count as right, and NaN never does", () => {
@@ -192,25 +204,29 @@ test("ties never count as right, and NaN never does", () => {
   expect(bestClass([0, Number.NaN, 2])).toBeUndefined();
 });
 
-test("eval takes the test split, and says so where the model was trained on what it is measured on", () => {
+test("eval takes the test split, and says so where the model was trained on what it is measured on", async () => {
   const args = ["eval", at("small"), "--data", at("bigger"), "--engine", "reference"];
   cpSync(at("pictures"), at("bigger"), { recursive: true });
   for (const name of CLASSES) cpSync(at("pictures", name, "00.png"), at("bigger", name, "04.png"));
-  const { stdout, stderr } = slimvit(...args, "--json");
+  const { stdout, stderr } = await slimvit(...args, "--json");
   expect(JSON.parse(stdout).n).toBe(3); // every fifth
   expect(stderr).not.toMatch(/warning/);
-  const onTrained = slimvit(...args.map((word) => (word === at("bigger") ? at("pictures") : word)), "--split", "all");
+  const onTrained = await slimvit(
+    ...args.map((word) => (word === at("bigger") ? at("pictures") : word)),
+    "--split",
+    "all",
+  );
   expect(onTrained.stderr).toMatch(
     /eval: warning: the model was trained on pictures of this split \("finetune" took split all/,
   );
 });
 
-test("run takes folders, goes on after a bad file, and says which it was", () => {
+test("run takes folders, goes on after a bad file, and says which it was", async () => {
   mkdirSync(at("shots"));
   cpSync(at("pictures", CLASSES[0], "00.png"), at("shots", "b.png"));
   writeFileSync(at("shots", "a.png"), "no picture");
   writeFileSync(at("shots", "._b.png"), "of the system's own");
-  const { status, stdout, stderr } = slimvit("run", at("dense"), at("shots"), "--engine", "reference", "--json");
+  const { status, stdout, stderr } = await slimvit("run", at("dense"), at("shots"), "--engine", "reference", "--json");
   const reports = JSON.parse(stdout) as { file: string; error?: string; classes?: object[] }[];
   expect(reports.map(({ file }) => file)).toEqual([at("shots", "a.png"), at("shots", "b.png")]);
   expect(reports[0].error).toMatch(/a\.png: is no picture/);
@@ -219,18 +235,18 @@ test("run takes folders, goes on after a bad file, and says which it was", () =>
   expect(status).toBe(1);
 });
 
-test("run scores each class on its own where a picture may have several", () => {
+test("run scores each class on its own where a picture may have several", async () => {
   const { manifest, tensors } = readModelFolder(at("dense"));
   const { format: _, weights: __, ...draft } = manifest;
   writeModelFolder(at("several"), { ...draft, name: "several", head: { scores: "sigmoid" } }, tensors, ["f32"]);
   const file = at("pictures", CLASSES[0], "00.png");
-  const [{ classes, logits }] = slimvitJson<RunReport[]>("run", at("several"), file, "--engine", "reference");
+  const [{ classes, logits }] = await slimvitJson<RunReport[]>("run", at("several"), file, "--engine", "reference");
   expect(classes).toHaveLength(CLASSES.length);
   for (const { index, score } of classes) expect(score).toBeCloseTo(1 / (1 + Math.exp(-logits[index])), 6);
 });
 
-test("inspect of several models is one table", () => {
-  const { stdout } = slimvit("inspect", at("dense"), at("small"));
+test("inspect of several models is one table", async () => {
+  const { stdout } = await slimvit("inspect", at("dense"), at("small"));
   const lines = stdout.trimEnd().split("\n");
   expect(lines[0]).toMatch(/^folder +name +pixels +parameters +MACs +weights +top-1$/);
   expect(lines.slice(1).map((line) => line.split(/ {2,}/)[2])).toEqual(["32×32", "16×16"]);

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import sharp from "sharp";
-import { afterAll, expect } from "vitest";
+import { afterAll, expect, vi } from "vitest";
 import {
   type Architecture,
   denseTokens,
@@ -122,7 +122,7 @@ export async function makeDense(at: ReturnType<typeof workplace>, each: number):
   writeCheckpoint(at("tiny.safetensors"), randomTensors(tinyArchitecture(), CLASSES.length, 1));
   writeLabels(at("labels.tsv"));
   await writePictures(at("pictures"), each);
-  slimvitJson("import", at("tiny.safetensors"), "-o", at("dense"), "--heads", "2", "--labels", at("labels.tsv"));
+  await slimvitJson("import", at("tiny.safetensors"), "-o", at("dense"), "--heads", "2", "--labels", at("labels.tsv"));
 }
 
 /** A sweep over what `makeDense` left beside it. @param sweep its section; text is written as it stands */
@@ -160,20 +160,47 @@ function isBuilt(): boolean {
 }
 
 /** Runs the command line as a user does. */
-export function slimvit(...args: string[]): { status: number | null; stdout: string; stderr: string } {
+export function slimvitProcess(...args: string[]): CommandResult {
   const { status, stdout, stderr } = spawnSync(process.execPath, [BIN, ...args], { encoding: "utf8" });
   return { status, stdout, stderr };
 }
 
-export function slimvitJson<T>(...args: string[]): T {
-  const { status, stdout, stderr } = slimvit(...args, "--json");
+interface CommandResult {
+  status: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs the command line in the test's own process: TensorFlow is loaded once, and what it covers is known. */
+export async function slimvit(...args: string[]): Promise<CommandResult> {
+  const { runCommandLine } = await import("../../tools/commands/commandLine.ts");
+  const { argv, exitCode } = process;
+  const written = { stdout: "", stderr: "" };
+  const spies = (["stdout", "stderr"] as const).map((name) =>
+    vi.spyOn(process[name], "write").mockImplementation((chunk) => {
+      written[name] += chunk;
+      return true;
+    }),
+  );
+  process.argv = [process.execPath, BIN, ...args];
+  try {
+    const status = await runCommandLine(args);
+    return { status, ...written };
+  } finally {
+    for (const spy of spies) spy.mockRestore();
+    Object.assign(process, { argv, exitCode });
+  }
+}
+
+export async function slimvitJson<T>(...args: string[]): Promise<T> {
+  const { status, stdout, stderr } = await slimvit(...args, "--json");
   if (status !== 0) throw new Error(`slimvit ${args.join(" ")} exited ${status}: ${stderr}`);
   return JSON.parse(stdout);
 }
 
 /** Runs a command that must fail with one clear sentence. */
-export function expectFailure(args: string[], status: number, message: RegExp): void {
-  const result = slimvit(...args);
+export async function expectFailure(args: string[], status: number, message: RegExp): Promise<void> {
+  const result = await slimvit(...args);
   expect(result.stderr).toMatch(message);
   expect(result.stderr).not.toMatch(/\n\s+at /); // no stack trace
   expect(result.status).toBe(status);

@@ -109,7 +109,7 @@ describe("export --weight-step --data", () => {
   test.each(["dense", "ragged"])("keeps the logits of a %s model nearer than nearest levels do", async (name) => {
     const args = ["--dtype", "f32,int8", "--weight-step", String(STEP)];
     const data = ["--data", at("pictures"), "--split", "all"];
-    slimvitJson("export", at(name), "-o", at(`${name}-rounded`), ...args, ...data);
+    await slimvitJson("export", at(name), "-o", at(`${name}-rounded`), ...args, ...data);
     const model = readModelFolder(at(name), "f32");
     const { tensors, manifest } = readModelFolder(at(`${name}-rounded`), "int8");
     const nearest = encodeTensors(model.tensors, "int8", STEP);
@@ -123,10 +123,14 @@ describe("export --weight-step --data", () => {
     });
   });
 
-  test("names a picture that cannot be read, and writes nothing", () => {
+  test("names a picture that cannot be read, and writes nothing", async () => {
     writeFileSync(at("pictures", CLASSES[0], "000.png"), "no picture");
     const args = ["export", at("dense"), "-o", at("never"), "--dtype", "int8", "--weight-step", "1"];
-    expectFailure([...args, "--data", at("pictures"), "--split", "all"], 1, /000\.png: is no picture that can be read/);
-    expectFailure(["inspect", at("never")], 1, /no such folder/);
+    await expectFailure(
+      [...args, "--data", at("pictures"), "--split", "all"],
+      1,
+      /000\.png: is no picture that can be read/,
+    );
+    await expectFailure(["inspect", at("never")], 1, /no such folder/);
   });
 });

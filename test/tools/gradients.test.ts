@@ -80,7 +80,7 @@ test("a search runs on WebGPU in Node: checkpoints, importance and all", async (
     const at = (name: string) => join(dir, name);
     writeCheckpoint(at("tiny.safetensors"), randomTensors(tinyArchitecture(), CLASSES.length, 1));
     await writePictures(at("pictures"), 4, ["0", "1", "2"]);
-    slimvitJson("import", at("tiny.safetensors"), "-o", at("dense"), "--heads", "2");
+    await slimvitJson("import", at("tiny.safetensors"), "-o", at("dense"), "--heads", "2");
     const args = [
       "search",
       at("dense"),
@@ -101,7 +101,7 @@ test("a search runs on WebGPU in Node: checkpoints, importance and all", async (
     expect(stderr).toContain("backend: webgpu (webgpu)");
     expect(status).toBe(0);
     expect(JSON.parse(stdout).steps).toBe(2);
-    const { macsShare } = slimvitJson<{ macsShare: number }>(
+    const { macsShare } = await slimvitJson<{ macsShare: number }>(
       "compress",
       at("search"),
       "-o",

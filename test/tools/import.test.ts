@@ -175,13 +175,13 @@ describe("what is no checkpoint of such a model is one sentence, exit 1, nothing
       (t) => void t.set("norm.bias", { dtype: "F32", shape: [16], data: new Float32Array(16).fill(NaN) }),
       /"norm\.bias" holds NaN/,
     ],
-  ])("%s", (what, damage, message) => {
+  ])("%s", async (what, damage, message) => {
     const broken: Tensors = new Map(tensors);
     damage(broken);
     const file = at(`${what.replaceAll(" ", "-")}.safetensors`);
     writeCheckpoint(file, broken);
     const out = at("never");
-    expectFailure(["import", file, "-o", out, "--heads", "2"], 1, message);
+    await expectFailure(["import", file, "-o", out, "--heads", "2"], 1, message);
     expect(existsSync(out)).toBe(false);
   });
 
@@ -207,8 +207,8 @@ describe("what is no checkpoint of such a model is one sentence, exit 1, nothing
       () => dirname(pickle("hf/pytorch_model.bin", "PK")),
       /pytorch_model\.bin: is a PyTorch pickle, /,
     ],
-  ])("%s", (_, source, message) => {
-    expectFailure(["import", source(), "-o", at("never")], 1, message);
+  ])("%s", async (_, source, message) => {
+    await expectFailure(["import", source(), "-o", at("never")], 1, message);
   });
 });
 

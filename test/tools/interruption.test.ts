@@ -33,8 +33,8 @@ test("Ctrl-C writes the checkpoint and names the command, which goes on from it"
   expect(existsSync(at("out"))).toBe(false);
 
   const changed = args.map((word) => (word === "40" ? "41" : word));
-  expectFailure(changed, 2, /is the checkpoint of another training \(--epochs was 40, is 41\)/);
-  const whole = slimvit(...args);
+  await expectFailure(changed, 2, /is the checkpoint of another training \(--epochs was 40, is 41\)/);
+  const whole = await slimvit(...args);
   expect(whole.stderr).toMatch(/retrain: resumed at step \d+ of 120/);
   expect(whole.stderr).toMatch(/retrain: step \d+ of 120: top-1 [\d.]+ % on val/);
   expect(whole.status).toBe(0);
@@ -115,9 +115,9 @@ test.each<[string, string[], RegExp]>([
   ],
   ["a teacher that is not there", ["--macs", "0.5", "--set", "retrain.teacher=nowhere"], /nowhere: no such folder/],
   ["data to measure on that is not there", ["--macs", "0.5", "--set", "eval.data=nowhere"], /nowhere: no such folder/],
-])("%s is said before the training", (_, args, message) => {
+])("%s is said before the training", async (_, args, message) => {
   writeFileSync(at("early.yaml"), "model: dense\ndata: pictures\nout: never\n");
-  const { status, stderr } = slimvit("slim", at("early.yaml"), ...args);
+  const { status, stderr } = await slimvit("slim", at("early.yaml"), ...args);
   expect(stderr).toMatch(message);
   expect(stderr).not.toMatch(/backend:/);
   expect(status).not.toBe(0);

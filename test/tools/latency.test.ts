@@ -5,7 +5,15 @@ import { allocate } from "../../tools/masks/allocate.ts";
 import { type DeviceProfile, latencySavings, predictMs } from "../../tools/masks/latency.ts";
 import { slimArchitecture } from "../../tools/masks/masks.ts";
 import { random } from "../../tools/shared/random.ts";
-import { deviceProfile, makeDense, slimvit, slimvitJson, tinyArchitecture, workplace } from "./fixtures.ts";
+import {
+  deviceProfile,
+  makeDense,
+  slimvit,
+  slimvitJson,
+  slimvitProcess,
+  tinyArchitecture,
+  workplace,
+} from "./fixtures.ts";
 
 const at = workplace("latency");
 
@@ -106,14 +114,14 @@ describe("on the command line", () => {
   beforeAll(async () => {
     await makeDense(at, 4);
     const data = ["--data", at("pictures"), "--split", "all", "--epochs", "1", "--batch", "6"];
-    slimvitJson("search", at("dense"), "-o", at("search"), ...data);
+    await slimvitJson("search", at("dense"), "-o", at("search"), ...data);
     writeFileSync(at("device.json"), JSON.stringify(deviceProfile(0.002, 0.003)));
   });
 
-  test("compress meets --latency-ms by the profile's tables, and says what they say", () => {
+  test("compress meets --latency-ms by the profile's tables, and says what they say", async () => {
     const target = 0.6 * predictMs(deviceProfile(0.002, 0.003), arch);
     const args = ["compress", at("search"), "-o", at("slim"), "--profile", at("device.json")];
-    const { predictedMs, maxAbsDiff } = slimvitJson<{ predictedMs: number; maxAbsDiff: number }>(
+    const { predictedMs, maxAbsDiff } = await slimvitJson<{ predictedMs: number; maxAbsDiff: number }>(
       ...args,
       "--latency-ms",
       String(target),
@@ -144,9 +152,9 @@ describe("on the command line", () => {
       2,
       /measured for embedDim 192, the model has 16/,
     ],
-  ])("%s is one sentence", (_, args, status, message) => {
+  ])("%s is one sentence", async (_, args, status, message) => {
     writeFileSync(at("other.json"), JSON.stringify({ ...deviceProfile(1, 1), embedDim: 192 }));
-    const result = slimvit("compress", at("search"), "-o", at("never"), ...args);
+    const result = await slimvit("compress", at("search"), "-o", at("never"), ...args);
     expect(result.stderr).toMatch(message);
     expect(result.status).toBe(status);
     expect(existsSync(at("never"))).toBe(false);
@@ -154,7 +162,7 @@ describe("on the command line", () => {
 
   test("profile measures the tables in a browser and holds them against a model; --check fails where they are off", () => {
     const args = ["profile", at("dense"), "-o", at("here.json"), "--rounds", "3", "--check", "--json"];
-    const { status, stdout } = slimvit(...args);
+    const { status, stdout } = slimvitProcess(...args);
     const { profile, check } = JSON.parse(stdout) as ProfileReport;
     expect(JSON.parse(readFileSync(at("here.json"), "utf8"))).toEqual(profile);
     expect(profile).toMatchObject({ engine: "simd", dtype: "f32", threads: 1, embedDim: 16, classes: 3, heads: 2 });
@@ -185,8 +193,8 @@ describe("on the command line", () => {
   test.each<[string, string[], RegExp]>([
     ["nothing to do", ["profile"], /give -o device\.json, or --check and models/],
     ["a check of nothing", ["profile", "--check"], /--check needs models/],
-  ])("profile with %s is one sentence", (_, args, message) => {
-    const { status, stderr } = slimvit(...args);
+  ])("profile with %s is one sentence", async (_, args, message) => {
+    const { status, stderr } = await slimvit(...args);
     expect([status, stderr]).toEqual([2, expect.stringMatching(message)]);
   });
 });

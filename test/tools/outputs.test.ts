@@ -23,9 +23,9 @@ const draftOf = (folder: string) => {
 };
 
 describe("--force", () => {
-  test("never replaces a folder of pictures", () => {
+  test("never replaces a folder of pictures", async () => {
     const before = readdirSync(at("pictures"));
-    expectFailure(
+    await expectFailure(
       ["thin", at("dense"), "-o", at("pictures"), "--force"],
       2,
       /pictures: holds bananas, which SlimViT did not write/,
@@ -107,7 +107,7 @@ describe("--force", () => {
     expect(readdirSync(at()).filter((name) => name.startsWith(".later"))).toEqual([]);
   });
 
-  test("nothing is written into the data, where it would be taken for a class", () => {
+  test("nothing is written into the data, where it would be taken for a class", async () => {
     for (const out of [
       at("pictures", "mine"),
       at("pictures", "deep", "mine"),
@@ -116,15 +116,15 @@ describe("--force", () => {
       expect(() => claimOutput(out, false, [at("dense")], [at("pictures")])).toThrow(/mine: lies in the data, /);
     expect(() => claimOutput(at("pictures-mine"), false, [at("dense")], [at("pictures")])).not.toThrow();
     const args = ["teach", at("dense"), "--data", at("pictures"), "-o", at("pictures", "mine")];
-    expectFailure(args, 2, /mine: lies in the data/);
+    await expectFailure(args, 2, /mine: lies in the data/);
   });
 
-  test("a ~ that the shell has left is refused", () => {
-    expectFailure(["thin", at("dense"), "--out=~/mine"], 2, /'~\/mine' is invalid.*the home folder written out/);
+  test("a ~ that the shell has left is refused", async () => {
+    await expectFailure(["thin", at("dense"), "--out=~/mine"], 2, /'~\/mine' is invalid.*the home folder written out/);
   });
 
-  test("an empty -o is refused", () => {
-    expectFailure(["thin", at("dense"), "-o", ""], 2, /'-o, --out <folder>' argument '' is invalid.*it is empty/);
+  test("an empty -o is refused", async () => {
+    await expectFailure(["thin", at("dense"), "-o", ""], 2, /'-o, --out <folder>' argument '' is invalid.*it is empty/);
   });
 });
 
@@ -185,9 +185,9 @@ describe("what is written can be read:", () => {
   });
 });
 
-test("a variant is called as its folder is", () => {
-  slimvitJson("thin", at("dense"), "-o", at("dense-8"), "--keep", "1:8");
-  slimvitJson("thin", at("dense"), "-o", at("dense-4"), "--keep", "1:4");
+test("a variant is called as its folder is", async () => {
+  await slimvitJson("thin", at("dense"), "-o", at("dense-8"), "--keep", "1:8");
+  await slimvitJson("thin", at("dense"), "-o", at("dense-4"), "--keep", "1:4");
   expect(["dense-8", "dense-4"].map((name) => readModelFolder(at(name)).manifest.name)).toEqual(["dense-8", "dense-4"]);
 });
 
@@ -206,16 +206,16 @@ describe("a single output file", () => {
     expect(() => claimFile(at("labels.tsv", "x.html"), isOwn)).toThrow(/cannot be written \(.*labels\.tsv is a file\)/);
   });
 
-  test("inspect --report replaces its own page, and no other", () => {
-    slimvitJson("inspect", at("dense"), "--report", at("page.html"));
-    slimvitJson("inspect", at("dense"), "--report", at("page.html"));
+  test("inspect --report replaces its own page, and no other", async () => {
+    await slimvitJson("inspect", at("dense"), "--report", at("page.html"));
+    await slimvitJson("inspect", at("dense"), "--report", at("page.html"));
     writeFileSync(at("mine.html"), "<!doctype html><title>mine</title>");
-    expectFailure(["inspect", at("dense"), "--report", at("mine.html")], 2, /mine\.html: exists already/);
+    await expectFailure(["inspect", at("dense"), "--report", at("mine.html")], 2, /mine\.html: exists already/);
   });
 
-  test("inspect --report does not replace a model's manifest", () => {
+  test("inspect --report does not replace a model's manifest", async () => {
     const before = readFileSync(at("dense", "slimvit.json"), "utf8");
-    expectFailure(["inspect", at("dense"), "--report", at("dense", "slimvit.json")], 2, /exists already/);
+    await expectFailure(["inspect", at("dense"), "--report", at("dense", "slimvit.json")], 2, /exists already/);
     expect(readFileSync(at("dense", "slimvit.json"), "utf8")).toBe(before);
   });
 

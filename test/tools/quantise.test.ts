@@ -51,29 +51,29 @@ describe("--weight-step", () => {
   const linears = (folder: string) =>
     [...readModelFolder(at(folder), "int8").tensors].filter(([key]) => isQuantised(key));
 
-  test("of retrain trains on the grid and writes it, and export leaves it as it is", () => {
+  test("of retrain trains on the grid and writes it, and export leaves it as it is", async () => {
     const args = ["--data", at("pictures"), "--split", "all", "--epochs", "2", "--batch", "4", "--val-pictures", "0"];
-    slimvitJson("retrain", at("dense"), "-o", at("trained"), ...args, "--weight-step", String(STEP));
+    await slimvitJson("retrain", at("dense"), "-o", at("trained"), ...args, "--weight-step", String(STEP));
     const { manifest } = readModelFolder(at("trained"));
     expect(manifest.weights.map(({ dtype }) => dtype)).toEqual(["int8"]);
     expect(manifest.provenance).toMatchObject({ steps: [{}, { command: "retrain", weightStep: STEP }] });
-    slimvitJson("export", at("trained"), "-o", at("shipped"), "--dtype", "f16,int8");
+    await slimvitJson("export", at("trained"), "-o", at("shipped"), "--dtype", "f16,int8");
     const trained = linears("trained");
     expect(trained.length).toBeGreaterThanOrEqual(3 * 4); // four linears a block
     expect(trained.flatMap(([, { data }]) => [...data]).every((level) => Math.abs(level) < 127 * STEP)).toBe(true);
     expect(linears("shipped")).toEqual(trained);
   });
 
-  test("of export rounds the int8 weights alone", () => {
-    slimvitJson("export", at("dense"), "-o", at("both"), "--dtype", "f32,int8", "--weight-step", String(STEP));
+  test("of export rounds the int8 weights alone", async () => {
+    await slimvitJson("export", at("dense"), "-o", at("both"), "--dtype", "f32,int8", "--weight-step", String(STEP));
     const { tensors } = readModelFolder(at("dense"), "f32");
     expect(readModelFolder(at("both"), "f32").tensors).toEqual(tensors);
     expect(readModelFolder(at("both"), "int8").tensors).toEqual(encodeTensors(tensors, "int8", STEP));
   });
 
-  test("is refused where no int8 weights are asked for, or no step is given", () => {
+  test("is refused where no int8 weights are asked for, or no step is given", async () => {
     const args = ["export", at("dense"), "-o", at("none"), "--dtype", "f16", "--weight-step"];
-    expectFailure([...args, "0.5"], 2, /--weight-step applies to int8 weights, which --dtype does not name/);
-    expectFailure([...args, "0"], 2, /--weight-step.*expected a number above 0/);
+    await expectFailure([...args, "0.5"], 2, /--weight-step applies to int8 weights, which --dtype does not name/);
+    await expectFailure([...args, "0"], 2, /--weight-step.*expected a number above 0/);
   });
 });

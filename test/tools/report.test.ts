@@ -112,11 +112,11 @@ describe("a report", () => {
   });
 });
 
-test("inspect --report writes the page of several models", () => {
+test("inspect --report writes the page of several models", async () => {
   writeCheckpoint(at("tiny.safetensors"), randomTensors(tinyArchitecture(), 3, 1));
   for (const name of ["a", "b"])
-    slimvit("import", at("tiny.safetensors"), "-o", at(name), "--heads", "2", "--name", name);
-  const { status, stdout } = slimvit("inspect", at("a"), at("b"), "--report", at("page.html"), "--json");
+    await slimvit("import", at("tiny.safetensors"), "-o", at(name), "--heads", "2", "--name", name);
+  const { status, stdout } = await slimvit("inspect", at("a"), at("b"), "--report", at("page.html"), "--json");
   expect(status).toBe(0);
   expect(JSON.parse(stdout)).toHaveLength(2);
   const page = readFileSync(at("page.html"), "utf8");
@@ -130,7 +130,7 @@ describe("attention maps", () => {
   beforeAll(async () => {
     await writePictures(at("pictures"), 2);
     writeCheckpoint(at("maps.safetensors"), randomTensors(tinyArchitecture(), 3, 1));
-    slimvitJson("import", at("maps.safetensors"), "-o", dense, "--heads", "2", "--name", "the <dense>");
+    await slimvitJson("import", at("maps.safetensors"), "-o", dense, "--heads", "2", "--name", "the <dense>");
     const { manifest, tensors } = readModelFolder(dense);
     const blocks = manifest.blocks.map((b, i) => ({ ...b, keepIdx: i ? [0, 3, 7, 16] : b.keepIdx }));
     writeModelFolder(cut, { ...manifest, name: "cut", blocks }, tensors, ["f32"]);
@@ -156,10 +156,10 @@ describe("attention maps", () => {
     expect(patch(3)).toEqual([0, 0, 0, 0]); // the class token's own 0.7 does not count
   });
 
-  test("inspect --pictures draws every block of every model on every picture", () => {
+  test("inspect --pictures draws every block of every model on every picture", async () => {
     const other = at("pictures", CLASSES[1], "01.png");
     const page = at("maps.html");
-    slimvitJson("inspect", dense, cut, "--report", page, "--pictures", picture, other);
+    await slimvitJson("inspect", dense, cut, "--report", page, "--pictures", picture, other);
     const html = readFileSync(page, "utf8");
     expect(html.match(/<img /g)).toHaveLength(2 * 2 * 3);
     expect(html.match(/block 2: 3 patches<\/figcaption>/g)).toHaveLength(2);
@@ -167,11 +167,11 @@ describe("attention maps", () => {
     expect(html).not.toMatch(/<script|<link|(src=|url\()"?(?!"?data:|#)/);
   });
 
-  test("need a report to be drawn into, and pictures that can be read", () => {
-    const alone = slimvit("inspect", dense, "--pictures", picture);
+  test("need a report to be drawn into, and pictures that can be read", async () => {
+    const alone = await slimvit("inspect", dense, "--pictures", picture);
     expect(alone.stderr).toMatch(/--pictures needs a report to draw into\. Give --report/);
     expect(alone.status).toBe(2);
-    const missing = slimvit("inspect", dense, "--report", at("no.html"), "--pictures", at("none.png"));
+    const missing = await slimvit("inspect", dense, "--report", at("no.html"), "--pictures", at("none.png"));
     expect(missing.stderr).toMatch(/none\.png: cannot be read/);
     expect(missing.status).toBe(1);
   });

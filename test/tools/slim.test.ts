@@ -53,13 +53,13 @@ const steps = (folder: string) =>
   readModelFolder(folder).manifest.provenance.steps as (Record<string, unknown> & { command: string })[];
 
 describe("slimvit slim RECIPE", () => {
-  test("goes from checkpoint to measured model, and records what repeats it", () => {
-    const report = slimvitJson<RecipeReport>("slim", at("recipe.yaml"));
+  test("goes from checkpoint to measured model, and records what repeats it", async () => {
+    const report = await slimvitJson<RecipeReport>("slim", at("recipe.yaml"));
     expect(report.stages.map(({ stage, skipped }) => [stage, skipped])).toEqual(
       ["import", "search", "compress", "retrain", "export", "eval"].map((stage) => [stage, false]),
     );
     expect(report.n).toBe(6);
-    const dense = slimvitJson<{ macs: number }>("inspect", report.stages[0].folder);
+    const dense = await slimvitJson<{ macs: number }>("inspect", report.stages[0].folder);
     expect(report.macs).toBeLessThanOrEqual(0.6 * dense.macs);
 
     const made = steps(at("slim"));
@@ -80,13 +80,13 @@ describe("slimvit slim RECIPE", () => {
     expect(JSON.stringify(readModelFolder(at("slim")).manifest)).not.toContain(at()); // no path of this machine
   });
 
-  test("skips what is done: all of it, or all before the changed option", () => {
+  test("skips what is done: all of it, or all before the changed option", async () => {
     const before = statSync(at("slim", "slimvit.json")).mtimeMs;
-    const again = slimvitJson<RecipeReport>("slim", at("recipe.yaml"));
+    const again = await slimvitJson<RecipeReport>("slim", at("recipe.yaml"));
     expect(again.stages.map(({ skipped }) => skipped)).toEqual(Array(6).fill(true));
     expect(statSync(at("slim", "slimvit.json")).mtimeMs).toBe(before);
 
-    const other = slimvitJson<RecipeReport>(
+    const other = await slimvitJson<RecipeReport>(
       "slim",
       at("recipe.yaml"),
       "--macs",
@@ -116,7 +116,7 @@ describe("slimvit slim RECIPE", () => {
     expect(signal).toBe("SIGKILL");
     expect(existsSync(at("killed"))).toBe(false);
 
-    const { status, stderr } = slimvit("slim", at("killed.yaml"));
+    const { status, stderr } = await slimvit("slim", at("killed.yaml"));
     expect(status).toBe(0);
     expect(stderr).toMatch(/slim: search is done already/);
     expect(stderr).toMatch(/retrain: resumed at step \d+ of 90/);
@@ -125,10 +125,15 @@ describe("slimvit slim RECIPE", () => {
       expect(float32(resumed.tensors, name)).toEqual(float32(whole.tensors, name));
   });
 
-  test("the recipe it leaves beside the stages makes the same model again", () => {
+  test("the recipe it leaves beside the stages makes the same model again", async () => {
     const recipe = parse(readFileSync(at("slim.stages", "slim.yaml"), "utf8"));
     expect(recipe.search).toMatchObject({ lrMask: 0.01, wAttn: 0.01, masks: "channel", epochs: 2 });
-    const again = slimvitJson<RecipeReport>("slim", at("slim.stages", "slim.yaml"), "--stages", at("slim.stages"));
+    const again = await slimvitJson<RecipeReport>(
+      "slim",
+      at("slim.stages", "slim.yaml"),
+      "--stages",
+      at("slim.stages"),
+    );
     expect(again.stages.map(({ skipped }) => skipped)).toEqual(Array(6).fill(true));
   });
 
@@ -137,7 +142,7 @@ describe("slimvit slim RECIPE", () => {
     const [dense] = readdirSync(at("slim.stages")).filter((name) => name.startsWith("import"));
     const lines = [`model: slim.stages/${dense}`, "data: renamed", "out: tuned", "epochs: 1", "batch: 3"];
     writeFileSync(at("renamed.yaml"), [...lines, "compress: { macs: 0.7 }"].join("\n"));
-    const report = slimvitJson<RecipeReport>("slim", at("renamed.yaml"));
+    const report = await slimvitJson<RecipeReport>("slim", at("renamed.yaml"));
     expect(report.stages[0].stage).toBe("finetune");
     expect(readModelFolder(at("tuned")).manifest.labels.map(({ id }) => id)).toEqual(["apples", "figs", "limes"]);
   });
@@ -150,28 +155,28 @@ describe("slimvit slim RECIPE", () => {
     ["an option that slim sees to", "search: { out: here }", /search has the unknown key "out"/],
     ["a section that is a list", "search: [1]", /"search" must hold options by name/],
     ["no YAML", "search: {", /is not valid YAML/],
-  ])("%s in a recipe is one sentence, exit 2, before anything runs", (what, line, message) => {
+  ])("%s in a recipe is one sentence, exit 2, before anything runs", async (what, line, message) => {
     const file = at(`${what.replaceAll(" ", "-")}.yaml`);
     writeFileSync(file, `model: nowhere\ndata: pictures\nout: never\ncompress: { macs: 0.5 }\n${line}\n`);
-    const { status, stderr } = slimvit("slim", file);
+    const { status, stderr } = await slimvit("slim", file);
     expect(stderr).toMatch(message);
     expect(stderr.trim().split("\n")).toHaveLength(1);
     expect(status).toBe(2);
     expect(existsSync(at("never"))).toBe(false);
   });
 
-  test("an output that is in the way is said before anything is trained", () => {
+  test("an output that is in the way is said before anything is trained", async () => {
     const before = readdirSync(at("slim.stages"));
-    const { status, stderr } = slimvit("slim", at("recipe.yaml"), "--macs", "0.5");
+    const { status, stderr } = await slimvit("slim", at("recipe.yaml"), "--macs", "0.5");
     expect(stderr).toMatch(/^slimvit: .*slim: exists already and is not what this recipe makes/);
     expect(status).toBe(2);
     expect(readdirSync(at("slim.stages"))).toEqual(before);
   });
 
-  test("an output whose stages are gone is left as it is, with one sentence", () => {
+  test("an output whose stages are gone is left as it is, with one sentence", async () => {
     mkdirSync(at("orphan"));
     writeRecipe("orphan.yaml", "orphan");
-    const { status, stderr } = slimvit("slim", at("orphan.yaml"));
+    const { status, stderr } = await slimvit("slim", at("orphan.yaml"));
     expect(stderr).toMatch(
       /^slimvit: .*orphan: exists already, and there are no stages to compare it with \(.*--force/,
     );
@@ -193,15 +198,15 @@ describe("slimvit slim RECIPE", () => {
     });
   });
 
-  test("no target is one sentence", () => {
+  test("no target is one sentence", async () => {
     writeFileSync(at("aimless.yaml"), "model: nowhere\ndata: pictures\nout: never\n");
-    const { status, stderr } = slimvit("slim", at("aimless.yaml"));
+    const { status, stderr } = await slimvit("slim", at("aimless.yaml"));
     expect(stderr).toMatch(/^slimvit: .*aimless\.yaml: has no target; add one to "compress"/);
     expect(status).toBe(2);
   });
 
-  test("what slim decides by itself cannot be given for a recipe", () => {
-    const { status, stderr } = slimvit("slim", at("recipe.yaml"), "--lose-at-most", "1");
+  test("what slim decides by itself cannot be given for a recipe", async () => {
+    const { status, stderr } = await slimvit("slim", at("recipe.yaml"), "--lose-at-most", "1");
     expect(stderr).toMatch(/^slimvit: slim: --lose-at-most works with a model folder only/);
     expect(status).toBe(2);
   });

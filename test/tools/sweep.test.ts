@@ -37,7 +37,7 @@ describe("slimvit sweep", () => {
     const first = await seen;
     const written = readFileSync(at("swept", "points", first[0]), "utf8");
 
-    const report = run();
+    const report = await run();
     expect(report.points.map(({ label }) => label)).toEqual([
       "macs-0.8-wAttn-0.01-seed-3",
       "macs-0.8-wAttn-0.1-seed-3",
@@ -64,21 +64,21 @@ describe("slimvit sweep", () => {
     expect(html).toContain(">wAttn 0.1</text>");
   });
 
-  test("makes only what a changed sweep lacks, and prints a table", () => {
+  test("makes only what a changed sweep lacks, and prints a table", async () => {
     writeSweep(at("sweep.yaml"), { budgets: [0.8, 0.5, { params: 0.9 }], weights: { "w-attn": [0.1] }, seeds: [3] });
-    const { status, stdout, stderr } = slimvit("sweep", at("sweep.yaml"));
+    const { status, stdout, stderr } = await slimvit("sweep", at("sweep.yaml"));
     expect(status, stderr).toBe(0);
     expect(stderr).toMatch(/sweep: 3 points, 2 of them done already/);
     expect(files("swept", "points")).toHaveLength(5);
     expect(stdout.trimEnd().split("\n")).toHaveLength(5);
     expect(stdout).toMatch(/^\| params 0\.9 \| wAttn 0\.1 \| 3 \| [\d.]+ k \([\d.]+ %\) \|.*\| 3 \|$/m);
-    const task = slimvitJson<{ label: string }>("sweep", at("sweep.yaml"), "--task", "1");
+    const task = await slimvitJson<{ label: string }>("sweep", at("sweep.yaml"), "--task", "1");
     expect(task.label).toBe("macs-0.5-wAttn-0.1-seed-3");
   });
 
-  test("a point that fails is named with its reason, the others are made", () => {
+  test("a point that fails is named with its reason, the others are made", async () => {
     writeSweep(at("failing.yaml"), { budgets: [0.7, 0.000001], seeds: [3] }, "failing");
-    const { status, stderr } = slimvit("sweep", at("failing.yaml"));
+    const { status, stderr } = await slimvit("sweep", at("failing.yaml"));
     expect(status).toBe(1);
     expect(stderr).toMatch(/macs-0\.000001-seed-3 ended with 2: slimvit: slim: --macs 0\.000001 cannot be reached/);
     expect(stderr).toMatch(/slimvit: sweep: 1 of 2 points failed \(macs-0\.000001-seed-3\); .*logs says why/);
@@ -104,21 +104,21 @@ describe("slimvit sweep", () => {
     expect(() => readSweep(at("bad.yaml"), {})).toThrow(message);
   });
 
-  test("a file that is no sweep is one sentence, exit 2, before anything runs", () => {
+  test("a file that is no sweep is one sentence, exit 2, before anything runs", async () => {
     writeSweep(at("bad.yaml"), { budgets: [0.5], weights: { "w-attn": "much" } }, "bad");
-    const { status, stderr } = slimvit("sweep", at("bad.yaml"));
+    const { status, stderr } = await slimvit("sweep", at("bad.yaml"));
     expect(stderr).toMatch(/^slimvit: .*bad\.yaml: "weights\.w-attn" must be numbers from 0\.\n$/);
     expect(status).toBe(2);
     expect(existsSync(at("bad"))).toBe(false);
   });
 
-  test("data that is missing is one sentence", () => {
+  test("data that is missing is one sentence", async () => {
     writeSweep(at("astray.yaml"), { budgets: [0.5] }, "astray");
     writeFileSync(
       at("astray.yaml"),
       readFileSync(at("astray.yaml"), "utf8").replace("data: pictures", "data: nowhere"),
     );
-    const { status, stderr } = slimvit("sweep", at("astray.yaml"));
+    const { status, stderr } = await slimvit("sweep", at("astray.yaml"));
     expect(stderr).toMatch(/^slimvit: .*nowhere: no such folder, zip, tar or table\.\n$/);
     expect(status).toBe(1);
     expect(existsSync(at("astray"))).toBe(false);

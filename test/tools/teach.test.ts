@@ -12,8 +12,8 @@ const teach = (...more: string[]) => ["teach", at("small"), "--data", at("pictur
 let report: TeachReport;
 beforeAll(async () => {
   await makeDense(at, 15);
-  slimvitJson("export", at("dense"), "-o", at("small"), "--dtype", "f16,int8");
-  report = slimvitJson("teach", at("small"), "--data", at("pictures"), "-o", at("taught"), "--embeddings");
+  await slimvitJson("export", at("dense"), "-o", at("small"), "--dtype", "f16,int8");
+  report = await slimvitJson("teach", at("small"), "--data", at("pictures"), "-o", at("taught"), "--embeddings");
 });
 
 test("learns the training pictures' classes, and measures on the validation pictures in every dtype of the source", () => {
@@ -56,24 +56,28 @@ test("the runtime reads it, knows what it was taught, says what is unknown, and 
   vit.dispose();
 });
 
-test("what trains or cuts the model drops the rule for unknown pictures, which holds for its features alone", () => {
-  slimvitJson("export", at("taught"), "-o", at("again"), "--dtype", "f16");
+test("what trains or cuts the model drops the rule for unknown pictures, which holds for its features alone", async () => {
+  await slimvitJson("export", at("taught"), "-o", at("again"), "--dtype", "f16");
   const { head, provenance } = readManifestFile(at("again"));
   expect(head).toEqual({ scores: "softmax" });
   expect(provenance.taught).toBeUndefined();
 });
 
-test("without --embeddings there is no such file; all pictures leave none to validate with", () => {
-  const { stdout, stderr, status } = slimvit(...teach("-o", at("all"), "--split", "all", "--name", "fruit"));
+test("without --embeddings there is no such file; all pictures leave none to validate with", async () => {
+  const { stdout, stderr, status } = await slimvit(...teach("-o", at("all"), "--split", "all", "--name", "fruit"));
   expect([status, stderr]).toEqual([0, expect.stringMatching(/cross-validated in 5 folds/)]);
   expect(stdout).toMatch(/^cross-validated top-1 \d+\.\d\d % {2}n 45\n$/);
   expect(existsSync(at("all", "taught.safetensors"))).toBe(false);
   expect(readManifestFile(at("all")).name).toBe("fruit");
 });
 
-test("bad calls fail in one sentence, before anything is written", () => {
-  expectFailure(teach("-o", at("taught")), 2, /exists already/);
-  expectFailure(teach("-o", at("new"), "--false-rejection", "2"), 2, /expected a number from 0 to 1/);
-  expectFailure(["teach", at("small"), "--data", at("pictures", "plums"), "-o", at("new")], 1, /no pictures in class/);
+test("bad calls fail in one sentence, before anything is written", async () => {
+  await expectFailure(teach("-o", at("taught")), 2, /exists already/);
+  await expectFailure(teach("-o", at("new"), "--false-rejection", "2"), 2, /expected a number from 0 to 1/);
+  await expectFailure(
+    ["teach", at("small"), "--data", at("pictures", "plums"), "-o", at("new")],
+    1,
+    /no pictures in class/,
+  );
   expect(existsSync(at("new"))).toBe(false);
 });

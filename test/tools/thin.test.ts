@@ -37,8 +37,8 @@ test("centre: no patch that is gone is nearer to the middle than one that stays"
   for (let k = 1; k < distances.length; k++) expect(distances[k]).toBeGreaterThanOrEqual(distances[k - 1] - 1e-9);
 });
 
-test("--keep holds from its block on, nests, and changes no weight", () => {
-  const report = slimvitJson<ThinReport>("thin", at("dense"), "-o", at("thinned"), "--keep", "1:9,2:4");
+test("--keep holds from its block on, nests, and changes no weight", async () => {
+  const report = await slimvitJson<ThinReport>("thin", at("dense"), "-o", at("thinned"), "--keep", "1:9,2:4");
   expect(report.tokens).toEqual([17, 10, 5]);
   expect(report.macsShare).toBeLessThan(1);
   const [dense, thinned] = [at("dense"), at("thinned")].map((folder) => readModelFolder(folder));
@@ -47,7 +47,7 @@ test("--keep holds from its block on, nests, and changes no weight", () => {
   expect(nine.every((token, k) => k === 0 || token > nine[k - 1])).toBe(true);
   expect(four.every((token) => nine.includes(token)) && four.includes(0)).toBe(true);
   for (const [name, { data }] of dense.tensors) expect(thinned.tensors.get(name)!.data).toEqual(data);
-  const evaluated = slimvitJson(
+  const evaluated = await slimvitJson(
     "eval",
     at("thinned"),
     "--data",
@@ -60,18 +60,18 @@ test("--keep holds from its block on, nests, and changes no weight", () => {
   expect(evaluated).toMatchObject({ n: 6 });
 });
 
-test("without --keep: as many tokens in each block, in other places", () => {
-  slimvitJson("thin", at("dense"), "-o", at("before"), "--keep", "0:12,2:6");
-  const { tokens } = slimvitJson<ThinReport>("thin", at("before"), "-o", at("central"), "--order", "centre");
+test("without --keep: as many tokens in each block, in other places", async () => {
+  await slimvitJson("thin", at("dense"), "-o", at("before"), "--keep", "0:12,2:6");
+  const { tokens } = await slimvitJson<ThinReport>("thin", at("before"), "-o", at("central"), "--order", "centre");
   expect(tokens).toEqual([13, 13, 7]);
   const [before, central] = [at("before"), at("central")].map((folder) => readModelFolder(folder).manifest);
   expect(central.blocks[2].keepIdx).not.toEqual(before.blocks[2].keepIdx);
   expect(central.name).toBe("central"); // as its folder
 });
 
-test("--restore begins with every patch again, --image-size with the patches of another size", () => {
-  slimvitJson("thin", at("dense"), "-o", at("few"), "--keep", "0:3");
-  const again = slimvitJson<ThinReport>("thin", at("few"), "-o", at("again"), "--restore");
+test("--restore begins with every patch again, --image-size with the patches of another size", async () => {
+  await slimvitJson("thin", at("dense"), "-o", at("few"), "--keep", "0:3");
+  const again = await slimvitJson<ThinReport>("thin", at("few"), "-o", at("again"), "--restore");
   expect(again.tokens).toEqual([17, 17, 17]);
   expect(again.macsShare).toBeGreaterThan(1);
   const [dense, restored] = [at("dense"), at("again")].map((folder) => readModelFolder(folder));
@@ -79,7 +79,7 @@ test("--restore begins with every patch again, --image-size with the patches of 
 
   const side = (dense.manifest.imageSize[0] / 4) * 3;
   const smaller = ["thin", at("few"), "--restore", "--image-size", String(side), "--keep", "1:4"];
-  const { tokens, macsShare } = slimvitJson<ThinReport>(...smaller, "-o", at("smaller"));
+  const { tokens, macsShare } = await slimvitJson<ThinReport>(...smaller, "-o", at("smaller"));
   expect(tokens).toEqual([10, 5, 5]);
   expect(macsShare).toBeGreaterThan(1); // of the 4 tokens a block that it came with
   const { manifest } = readModelFolder(at("smaller"));
@@ -90,7 +90,7 @@ test("--restore begins with every patch again, --image-size with the patches of 
     { restore: true, imageSizeBefore: dense.manifest.imageSize, keep: { 1: 4 } },
   ]);
   expect(
-    slimvitJson("eval", at("smaller"), "--data", at("pictures"), "--split", "all", "--engine", "reference"),
+    await slimvitJson("eval", at("smaller"), "--data", at("pictures"), "--split", "all", "--engine", "reference"),
   ).toMatchObject({ n: 6 });
 });
 
@@ -98,15 +98,15 @@ test.each([
   ["3:4", /^slimvit: thin: --keep 3:4: the model's last block is 2\./],
   ["1:17", /^slimvit: thin: --keep 1:17: only 16 patches come to block 1\./],
   ["1:4,2:9", /^slimvit: thin: --keep 2:9: only 4 patches come to block 2\./],
-])("--keep %s is refused", (keep, sentence) => {
-  expectFailure(["thin", at("dense"), "-o", at("never"), "--keep", keep], 2, sentence);
+])("--keep %s is refused", async (keep, sentence) => {
+  await expectFailure(["thin", at("dense"), "-o", at("never"), "--keep", keep], 2, sentence);
 });
 
-test("--lists takes another model's keep-lists, on the model's own patches", () => {
-  slimvitJson("thin", at("dense"), "-o", at("learned"), "--keep", "1:9,2:4");
-  slimvitJson("thin", at("dense"), "-o", at("cut"), "--keep", "0:2");
+test("--lists takes another model's keep-lists, on the model's own patches", async () => {
+  await slimvitJson("thin", at("dense"), "-o", at("learned"), "--keep", "1:9,2:4");
+  await slimvitJson("thin", at("dense"), "-o", at("cut"), "--keep", "0:2");
   const lists = (folder: string) => readModelFolder(at(folder)).manifest.blocks.map(({ keepIdx }) => keepIdx);
-  const { tokens } = slimvitJson<ThinReport>("thin", at("cut"), "-o", at("like"), "--lists", at("learned"));
+  const { tokens } = await slimvitJson<ThinReport>("thin", at("cut"), "-o", at("like"), "--lists", at("learned"));
   expect(tokens).toEqual([17, 10, 5]);
   expect(lists("like")).toEqual(lists("learned"));
   const { name, provenance } = readModelFolder(at("like")).manifest;
@@ -114,15 +114,19 @@ test("--lists takes another model's keep-lists, on the model's own patches", () 
   expect((provenance.steps as object[]).at(-1)).toMatchObject({ command: "thin", lists: "learned" });
   const twice = 2 * readModelFolder(at("dense")).manifest.imageSize[0];
   const larger = ["thin", at("dense"), "--image-size", String(twice), "--lists", at("learned")];
-  expect(slimvitJson<ThinReport>(...larger, "-o", at("larger")).tokens).toEqual([65, 37, 17]); // four for each
+  expect((await slimvitJson<ThinReport>(...larger, "-o", at("larger"))).tokens).toEqual([65, 37, 17]); // four for each
 });
 
-test("--lists of a model of another depth, or beside other rules, is refused", () => {
+test("--lists of a model of another depth, or beside other rules, is refused", async () => {
   const { manifest, tensors } = readModelFolder(at("dense"));
   const { format: _, weights: __, ...draft } = manifest;
   writeModelFolder(at("short"), { ...draft, blocks: manifest.blocks.slice(1) }, tensors, []);
   const args = ["thin", at("dense"), "-o", at("never"), "--lists"];
-  expectFailure([...args, at("short")], 2, /--lists .*short: has 2 blocks and 1 prefix tokens, the model 3 and 1\./);
-  expectFailure([...args, at("nowhere")], 1, /nowhere: no such folder/);
-  expectFailure([...args, at("dense"), "--keep", "1:4"], 2, /--lists.*--keep/);
+  await expectFailure(
+    [...args, at("short")],
+    2,
+    /--lists .*short: has 2 blocks and 1 prefix tokens, the model 3 and 1\./,
+  );
+  await expectFailure([...args, at("nowhere")], 1, /nowhere: no such folder/);
+  await expectFailure([...args, at("dense"), "--keep", "1:4"], 2, /--lists.*--keep/);
 });

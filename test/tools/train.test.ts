@@ -113,13 +113,13 @@ describe("a distilled network's two heads", () => {
   test("are trained by the command line, with every option of the recipe", async () => {
     const net = tinyArchitecture({ prefixTokens: 2 });
     writeCheckpoint(at("two.safetensors"), randomTensors(net, CLASSES.length, 4));
-    slimvitJson("import", at("two.safetensors"), "-o", at("two"), "--heads", "2");
+    await slimvitJson("import", at("two.safetensors"), "-o", at("two"), "--heads", "2");
     await writePictures(at("numbered"), 4, ["0", "1", "2"]);
     const args = ["--data", at("numbered"), "--split", "all", "--epochs", "1", "--batch", "3", "--accumulate", "2"];
     args.push("--randaugment", "--erase", "--repeats", "2", "--mixup", "0.8");
-    slimvitJson("finetune", at("two"), "-o", at("tuned"), ...args);
+    await slimvitJson("finetune", at("two"), "-o", at("tuned"), ...args);
     const taught = ["--teacher", at("tuned"), "--distillation", "hard", ...args];
-    const { steps } = slimvitJson<{ steps: number }>("retrain", at("tuned"), "-o", at("taught"), ...taught);
+    const { steps } = await slimvitJson<{ steps: number }>("retrain", at("tuned"), "-o", at("taught"), ...taught);
     expect(steps).toBe(2); // 12 pictures, six a step
   });
 });
@@ -177,20 +177,20 @@ describe("data that cannot be learnt from is one sentence", () => {
 
   beforeAll(async () => {
     writeCheckpoint(at("one.safetensors"), randomTensors(arch, CLASSES.length, 1));
-    slimvitJson("import", at("one.safetensors"), "-o", at("one"), "--heads", "2");
+    await slimvitJson("import", at("one.safetensors"), "-o", at("one"), "--heads", "2");
   });
 
   test("an empty class folder", async () => {
     await writePictures(at("gap", "train"), 2, ["0", "1"]);
     mkdirSync(at("gap", "train", "2"));
-    const { status, stderr } = retrain(at("gap"));
+    const { status, stderr } = await retrain(at("gap"));
     expect(stderr).toMatch(/gap: class folder "train\/2" holds no picture\. Fill it or remove it\./);
     expect(status).toBe(1);
   });
 
   test("a single class", async () => {
     await writePictures(at("single"), 2, ["0"]);
-    const { status, stderr } = retrain(at("single"));
+    const { status, stderr } = await retrain(at("single"));
     expect(stderr).toMatch(/single class, "0"; a classifier learns from two or more/);
     expect(status).toBe(1);
   });
@@ -198,7 +198,7 @@ describe("data that cannot be learnt from is one sentence", () => {
   test("a rate so high that the loss becomes NaN", async () => {
     await writePictures(at("fine"), 4, ["0", "1", "2"]);
     const args = ["--data", at("fine"), "-o", at("never"), "--batch", "3", "--lr", "1e30", "--warmup", "0"];
-    const { status, stderr } = slimvit("retrain", at("one"), ...args);
+    const { status, stderr } = await slimvit("retrain", at("one"), ...args);
     expect(stderr).toMatch(/slimvit: retrain: the loss became (NaN|Infinity) at step 1 \(pictures .*fine:\d\/\d+\.png/);
     expect(stderr).toMatch(/There is no checkpoint yet: start again with a lower --lr\./);
     expect(status).toBe(1);

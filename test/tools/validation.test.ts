@@ -141,9 +141,9 @@ describe("on the command line", () => {
   const train = (...args: string[]) => ["--data", at("pictures"), "--batch", "6", "--epochs", "2", ...args];
   const historyOf = (name: string): History => JSON.parse(readFileSync(at(name, "history.json"), "utf8"));
 
-  test("every training measures val, says so, draws it; what it says is what eval finds", () => {
+  test("every training measures val, says so, draws it; what it says is what eval finds", async () => {
     const args = ["--ema", "0.5", "--lr", "1e-3", "--teacher", at("dense")];
-    const { status, stderr } = slimvit("retrain", at("dense"), "-o", at("retrained"), ...train(...args));
+    const { status, stderr } = await slimvit("retrain", at("dense"), "-o", at("retrained"), ...train(...args));
     expect(status).toBe(0);
     expect(stderr).toMatch(
       /retrain: accuracy on 6 val pictures, now and after every 3 of 6 steps, takes \d+\.\d s each/,
@@ -152,7 +152,7 @@ describe("on the command line", () => {
     const measured = history.filter((line) => "val.top1" in line);
     expect(measured.map(({ step }) => step)).toEqual([0, 3, 6]);
     expect(measured[0]["val.agreement"]).toBe(1); // with itself
-    const { top1 } = slimvitJson<{ top1: number }>(
+    const { top1 } = await slimvitJson<{ top1: number }>(
       ...["eval", at("retrained"), "--data", at("pictures"), "--split", "val", "--engine", "reference"],
     );
     expect(measured.at(-1)!["val.top1"]).toBe(top1);
@@ -164,15 +164,15 @@ describe("on the command line", () => {
       expect.objectContaining({ command: "retrain", valTop1: top1, valPictures: 6 }),
     );
 
-    slimvitJson("search", at("dense"), "-o", at("search"), ...train());
+    await slimvitJson("search", at("dense"), "-o", at("search"), ...train());
     expect(historyOf("search").filter((line) => "val.top1" in line)).toHaveLength(3);
-    slimvitJson("finetune", at("dense"), "-o", at("tuned"), ...train("--val-every", "0.5"));
+    await slimvitJson("finetune", at("dense"), "-o", at("tuned"), ...train("--val-every", "0.5"));
     expect(historyOf("tuned").flatMap((line) => ("val.top1" in line ? [line.step] : []))).toEqual([0, 2, 4, 6]);
   });
 
-  test("--val-pictures 0 leaves it out, for the same weights; fewer are spread over the classes", () => {
+  test("--val-pictures 0 leaves it out, for the same weights; fewer are spread over the classes", async () => {
     const args = ["--ema", "0.5", "--lr", "1e-3", "--teacher", at("dense")];
-    const none = slimvit("retrain", at("dense"), "-o", at("silent"), ...train(...args, "--val-pictures", "0"));
+    const none = await slimvit("retrain", at("dense"), "-o", at("silent"), ...train(...args, "--val-pictures", "0"));
     expect(none.stderr).not.toMatch(/accuracy|on val|top-1/);
     const steps = historyOf("retrained").flatMap(({ step }) => (step > 0 ? [step] : []));
     expect(historyOf("silent").map(({ step }) => step)).toEqual(steps);
@@ -180,7 +180,7 @@ describe("on the command line", () => {
     const [with_, without] = [readModelFolder(at("retrained")), readModelFolder(at("silent"))];
     for (const name of with_.tensors.keys())
       expect(float32(without.tensors, name)).toEqual(float32(with_.tensors, name));
-    const few = slimvit("retrain", at("dense"), "-o", at("few"), ...train("--val-pictures", "3"));
+    const few = await slimvit("retrain", at("dense"), "-o", at("few"), ...train("--val-pictures", "3"));
     expect(few.stderr).toMatch(/accuracy on 3 val pictures/);
   });
 
@@ -191,7 +191,7 @@ describe("on the command line", () => {
     await writePictures(at("small"), 3);
     const out = at(what.replaceAll(" ", "-"));
     const args = changes[0] === "--data" ? ["--data", at("small"), "--batch", "6"] : train(...changes);
-    const { status, stderr } = slimvit("retrain", at("dense"), "-o", out, ...args, "--epochs", "1");
+    const { status, stderr } = await slimvit("retrain", at("dense"), "-o", out, ...args, "--epochs", "1");
     expect([status, stderr]).toEqual([0, expect.stringMatching(message)]);
     expect(existsSync(out)).toBe(true);
   });

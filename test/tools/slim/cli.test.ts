@@ -26,7 +26,7 @@ let found: Outcome;
 beforeAll(async () => {
   await makeDense(at, 15);
   await writePictures(at("renamed"), 10, ["apples", "figs", "limes"]);
-  found = slimvitJson<Outcome>(...search("mine", "--lose-at-most", "6"));
+  found = await slimvitJson<Outcome>(...search("mine", "--lose-at-most", "6"));
 });
 
 describe("slimvit slim MODEL", () => {
@@ -60,25 +60,25 @@ describe("slimvit slim MODEL", () => {
     expect(body).not.toContain(at());
   });
 
-  test("what it says of val is what eval measures", () => {
+  test("what it says of val is what eval measures", async () => {
     const options = ["--data", at("pictures"), "--split", "val", "--engine", "simd", "--dtype", found.slim.dtype];
-    const { top1 } = slimvitJson<{ top1: number }>("eval", at("mine"), ...options);
+    const { top1 } = await slimvitJson<{ top1: number }>("eval", at("mine"), ...options);
     expect(top1).toBeCloseTo(found.slim.top1, 9);
   });
 
-  test("the same command again says that all is done, and makes nothing", () => {
+  test("the same command again says that all is done, and makes nothing", async () => {
     const before = statSync(at("mine", "slimvit.json")).mtimeMs;
-    const { status, stderr } = slimvit(...search("mine", "--lose-at-most", "6"));
+    const { status, stderr } = await slimvit(...search("mine", "--lose-at-most", "6"));
     expect(status).toBe(0);
     expect(stderr).toMatch(/slim: this model is done already/);
     expect(stderr).toMatch(/mine: [\d.]+ % of the MACs/);
     expect(statSync(at("mine", "slimvit.json")).mtimeMs).toBe(before);
   });
 
-  test("points that were measured are not measured again", () => {
+  test("points that were measured are not measured again", async () => {
     rmSync(at("mine"), { recursive: true });
     const before = readdirSync(at("mine.stages", "points")).length;
-    const { status, stderr } = slimvit(...search("mine", "--lose-at-most", "6"));
+    const { status, stderr } = await slimvit(...search("mine", "--lose-at-most", "6"));
     expect(status).toBe(0);
     expect(stderr).toMatch(/slim: without training: 0 measurements/);
     expect(stderr).not.toMatch(/compensation:| on val: \d+×/);
@@ -102,13 +102,13 @@ describe("slimvit slim MODEL", () => {
     );
     expect(status).toBe(130);
     expect(existsSync(at("stopped"))).toBe(false);
-    const resumed = slimvit(...args, "--json");
+    const resumed = await slimvit(...args, "--json");
     expect(resumed.stderr).toMatch(/slim: (no point|[\d.]+ points) (lost|gained) on val: \d+×\d+ px/);
     expect((JSON.parse(resumed.stdout) as Outcome).slim.macsShare).toBeLessThanOrEqual(0.3);
   });
 
-  test("--elastic writes the models beside the one that was taken as variants of one folder", () => {
-    const outcome = slimvitJson<Outcome>(...search("several", "--lose-at-most", "6", "--elastic"));
+  test("--elastic writes the models beside the one that was taken as variants of one folder", async () => {
+    const outcome = await slimvitJson<Outcome>(...search("several", "--lose-at-most", "6", "--elastic"));
     const { variants } = readManifestFile(at("several"));
     const shares = variants.map(({ macs }) => macs / outcome.dense.macs);
     expect(variants.length).toBeGreaterThan(1);
@@ -117,30 +117,30 @@ describe("slimvit slim MODEL", () => {
     const options = ["--data", at("pictures"), "--split", "val", "--engine", "simd", "--dtype", outcome.slim.dtype];
     type Evaluated = { top1: number; against: { name: string } };
     const against = ["--against", `${at("several")}#${variants.at(-1)!.name}`];
-    const report = slimvitJson<Evaluated>("eval", `${at("several")}#${taken.name}`, ...options, ...against);
+    const report = await slimvitJson<Evaluated>("eval", `${at("several")}#${taken.name}`, ...options, ...against);
     expect(report.against.name).toBe(`several#${variants.at(-1)!.name}`);
     const { top1 } = report;
     expect(top1).toBeCloseTo(outcome.slim.top1, 9);
   });
 
-  test("keeps a target of bytes", () => {
+  test("keeps a target of bytes", async () => {
     const bytes = 12_200; // of 12.5 kB
-    const outcome = slimvitJson<Outcome>(...search("short", "--bytes", String(bytes)));
+    const outcome = await slimvitJson<Outcome>(...search("short", "--bytes", String(bytes)));
     expect(outcome.slim.bytes).toBeLessThanOrEqual(bytes);
     expect(statSync(at("short", "model.int8.safetensors.zz")).size).toBe(outcome.slim.bytes);
   });
 
-  test("unlabelled, it stays close to the model whatever the classes are called", () => {
+  test("unlabelled, it stays close to the model whatever the classes are called", async () => {
     const args = ["--data", at("renamed"), "-o", at("close"), "--unlabelled", "--lose-at-most", "20", "--train", "no"];
-    const outcome = slimvitJson<Outcome>("slim", at("dense"), ...args);
+    const outcome = await slimvitJson<Outcome>("slim", at("dense"), ...args);
     expect(outcome.val.dense).toBe(1);
     expect(outcome.val.slim).toBeGreaterThanOrEqual(0.8);
     expect(outcome.slim.macsShare).toBeLessThan(1);
   });
 
-  test("trains a head for the data's classes, then smaller models, in the time that is given", () => {
+  test("trains a head for the data's classes, then smaller models, in the time that is given", async () => {
     const args = ["--data", at("renamed"), "-o", at("own"), "--lose-at-most", "20", "--train", "5m"];
-    const outcome = slimvitJson<Outcome>("slim", at("dense"), ...args);
+    const outcome = await slimvitJson<Outcome>("slim", at("dense"), ...args);
     expect(readManifestFile(at("own")).labels.map(({ label }) => label)).toEqual(["apples", "figs", "limes"]);
     expect(outcome.notes.join("\n")).toMatch(/the dense model was finetuned for \d+ epochs on 18 pictures/);
     expect(-100 * outcome.val.difference).toBeLessThanOrEqual(20);
@@ -155,13 +155,13 @@ describe("slimvit slim MODEL", () => {
   });
 });
 
-test("a network that is deep enough is trained with patches that merge, and again where most of the time is left", () => {
+test("a network that is deep enough is trained with patches that merge, and again where most of the time is left", async () => {
   const [block] = tinyArchitecture({ imageSize: [64, 64] }).blocks;
   const arch = tinyArchitecture({ imageSize: [64, 64], blocks: Array(12).fill(block) });
   writeCheckpoint(at("deep.safetensors"), randomTensors(arch, CLASSES.length, 2));
-  slimvitJson("import", at("deep.safetensors"), "-o", at("deep"), "--heads", "2", "--labels", at("labels.tsv"));
+  await slimvitJson("import", at("deep.safetensors"), "-o", at("deep"), "--heads", "2", "--labels", at("labels.tsv"));
   const args = ["--data", at("pictures"), "-o", at("deeper"), "--macs", "0.5", "--train", "1m"];
-  const outcome = slimvitJson<Outcome>("slim", at("deep"), ...args);
+  const outcome = await slimvitJson<Outcome>("slim", at("deep"), ...args);
   expect(outcome.notes.join("\n")).toMatch(/trained \d+×\d+ px, patches merged to \d+ % of the MACs: /);
   const [retrained] = readdirSync(at("deeper.stages")).filter((name) => name.startsWith("retrain"));
   const { blocks } = readManifestFile(join(at("deeper.stages"), retrained));
@@ -174,7 +174,9 @@ test("a network that is deep enough is trained with patches that merge, and agai
   writeFileSync(join(stages, "plans.json"), JSON.stringify({ [key]: { ...plan, options: { epochs: 2, batch: 4 } } }));
   for (const name of readdirSync(stages))
     if (/^(retrain|clock)-/.test(name)) rmSync(join(stages, name), { recursive: true });
-  expect(slimvit("slim", at("deep"), ...args, "--force").stderr).toContain("are left, so the result is trained again");
+  expect((await slimvit("slim", at("deep"), ...args, "--force")).stderr).toContain(
+    "are left, so the result is trained again",
+  );
   const rounds = readdirSync(stages).filter((name) => name.startsWith("retrain-") && !name.includes("."));
   const epochsOf = (name: string) =>
     (readManifestFile(join(stages, name)).provenance as { steps: { epochs: number }[] }).steps.at(-1)!.epochs;
@@ -183,9 +185,9 @@ test("a network that is deep enough is trained with patches that merge, and agai
   expect(rounds.map(epochsOf).reduce((a, b) => a + b)).toBeLessThanOrEqual(80);
 });
 
-test("MACs that no model has are refused before a head for other classes is trained", () => {
+test("MACs that no model has are refused before a head for other classes is trained", async () => {
   const args = ["slim", at("dense"), "--data", at("renamed"), "-o", at("refused"), "--train", "2h", "--macs", "0.001"];
-  const { status, stderr } = slimvit(...args);
+  const { status, stderr } = await slimvit(...args);
   expect(stderr).toMatch(/slim: --macs 0\.001 cannot be reached: /);
   expect(stderr).not.toMatch(/finetune/);
   expect(status).toBe(2);
@@ -210,8 +212,8 @@ test.each<[string, string[], RegExp]>([
   ],
   ["a time without a unit", ["--macs", "0.5", "--train", "2"], /expected auto, no, or a time such as "2h"/],
   ["a size that is none", ["--bytes", "small"], /expected a size such as "3MB"/],
-])("%s is refused before the work", (_, args, message) => {
-  const { status, stderr } = slimvit(...search("never", ...args));
+])("%s is refused before the work", async (_, args, message) => {
+  const { status, stderr } = await slimvit(...search("never", ...args));
   expect(stderr).toMatch(message);
   expect(status).toBe(2);
   expect(existsSync(at("never"))).toBe(false);
@@ -219,7 +221,7 @@ test.each<[string, string[], RegExp]>([
 
 test("--train no with other classes fits a head first, and where val is missing says what to do", async () => {
   const args = ["--lose-at-most", "20", "--train", "no"];
-  const outcome = slimvitJson<Outcome>("slim", at("dense"), "--data", at("renamed"), "-o", at("fitted"), ...args);
+  const outcome = await slimvitJson<Outcome>("slim", at("dense"), "--data", at("renamed"), "-o", at("fitted"), ...args);
   expect(outcome.notes[0]).toMatch(
     /the dense model's head was fitted to its features, and nothing was trained: --train no/,
   );
@@ -227,7 +229,7 @@ test("--train no with other classes fits a head first, and where val is missing 
   expect(-100 * outcome.val.difference).toBeLessThanOrEqual(20);
 
   await writePictures(at("other", "train"), 6, ["apples", "figs", "limes"]);
-  const { status, stderr } = slimvit("slim", at("dense"), "--data", at("other"), "-o", at("never"), ...args);
+  const { status, stderr } = await slimvit("slim", at("dense"), "--data", at("other"), "-o", at("never"), ...args);
   expect(stderr).toMatch(
     /slim: Class folder "apples" is none of .*, and --train no was given.* into val\/CLASS .*--unlabelled/,
   );
@@ -237,15 +239,15 @@ test("--train no with other classes fits a head first, and where val is missing 
 test("a time to train is refused where the data has no val pictures of its own", async () => {
   await writePictures(at("unsplit", "train"), 6);
   const args = ["--data", at("unsplit"), "-o", at("never"), "--lose-at-most", "1", "--train", "1h"];
-  const { status, stderr } = slimvit("slim", at("dense"), ...args);
+  const { status, stderr } = await slimvit("slim", at("dense"), ...args);
   expect(stderr).toMatch(/slim: --train is not possible: the data has no train and val pictures of its own/);
   expect(status).toBe(2);
 });
 
-test("an output that holds something else is not touched, with --force either", () => {
+test("an output that holds something else is not touched, with --force either", async () => {
   mkdirSync(at("full"), { recursive: true });
   for (const force of [[], ["--force"]]) {
-    const { status, stderr } = slimvit(...search("pictures", "--macs", "0.5", ...force));
+    const { status, stderr } = await slimvit(...search("pictures", "--macs", "0.5", ...force));
     expect(stderr).toMatch(/pictures: (exists already|is the input itself|holds .*)/);
     expect(status).toBe(2);
   }

@@ -14,7 +14,7 @@ const RUIN = ["--lr", "0.3", "--warmup", "0", "--schedule", "constant"];
 
 beforeAll(async () => {
   await makeDense(at, 15);
-  slimvitJson(...train("dense", "good", "--epochs", "8", "--lr", "0.01"));
+  await slimvitJson(...train("dense", "good", "--epochs", "8", "--lr", "0.01"));
 });
 
 type History = Record<string, number>[];
@@ -23,21 +23,21 @@ const measuredOf = (out: string): number[] =>
     .filter((line) => "val.top1" in line)
     .map((line) => line["val.top1"]);
 
-test("a training that makes the model worse gives the weights that were best on val, those of the start", () => {
-  const { status, stderr } = slimvit(...train("good", "kept", ...RUIN, "--epochs", "3", "--keep-best"));
+test("a training that makes the model worse gives the weights that were best on val, those of the start", async () => {
+  const { status, stderr } = await slimvit(...train("good", "kept", ...RUIN, "--epochs", "3", "--keep-best"));
   expect(stderr).toMatch(/retrain: ends with the weights of step \d+, which were best on val/);
   expect(status).toBe(0);
   const measured = measuredOf("kept");
   const best = Math.max(...measured);
   expect(measured.at(-1)).toBeLessThan(best);
   const options = ["--data", at("pictures"), "--split", "val", "--engine", "reference"];
-  expect(slimvitJson<{ top1: number }>("eval", at("kept"), ...options).top1).toBeCloseTo(best, 9);
+  expect((await slimvitJson<{ top1: number }>("eval", at("kept"), ...options)).top1).toBeCloseTo(best, 9);
   const { steps } = readManifestFile(at("kept")).provenance as { steps: Record<string, unknown>[] };
   expect(steps.at(-1)).toMatchObject({ command: "retrain", keepBest: true, valTop1: best });
 });
 
-test("without --keep-best it ends with its last weights", () => {
-  slimvitJson(...train("good", "last", ...RUIN, "--epochs", "3"));
+test("without --keep-best it ends with its last weights", async () => {
+  await slimvitJson(...train("good", "last", ...RUIN, "--epochs", "3"));
   expect(measuredOf("last")).toEqual(measuredOf("kept"));
   const [kept, last] = ["kept", "last"].map((out) => readModelFolder(at(out)).tensors);
   expect(float32(last, "head.weight")).not.toEqual(float32(kept, "head.weight"));
