@@ -12,27 +12,40 @@ import { parseArgs } from "node:util";
 import { random } from "../tools/shared/random.ts";
 import { machine, PAGE, ROOT, writeSection } from "./section.ts";
 
-/** Tests that run the code in their own process: those of the command line start others. */
+const TRAINING = ["test/tools/training/*.test.ts", "test/tools/train.test.ts", "test/tools/teacher.test.ts"];
+const MODELS = ["test/tools/models/*.test.ts", "test/tools/card.test.ts", "test/tools/outputs.test.ts"];
+
+/** Tests that run the code in their own process; a few start others. */
 const TESTS: Record<string, string[]> = {
   "src/errors.ts": ["test/worker/*.test.ts"],
   "src/format": ["test/format/*.test.ts"],
   "src/reference": ["test/reference/*.test.ts"],
   "src/loading": ["test/loading/*.test.ts"],
-  "src/image": ["test/image/*.test.ts"],
+  "src/image": ["test/image/*.test.ts", "test/robustness/pictures.test.ts"],
   "src/worker": ["test/worker/*.test.ts", "test/page/*.test.ts"],
   "src/page": ["test/page/*.test.ts", "test/worker/*.test.ts"],
   "src/tfjs": ["test/tfjs/*.test.ts", "test/tools/masks.test.ts", "test/tools/masks/*.test.ts"],
   "src/engines": ["test/engines/*.test.ts"],
   "tools/checkpoints": ["test/tools/checkpoints/*.test.ts", "test/tools/import.test.ts"],
-  "tools/data": ["test/tools/data/*.test.ts"],
-  "tools/evaluation": ["test/tools/evaluation/*.test.ts"],
-  "tools/masks": ["test/tools/masks/*.test.ts", "test/tools/masks.test.ts", "test/tools/search.test.ts"],
-  "tools/models": ["test/tools/models/*.test.ts", "test/tools/card.test.ts"],
-  "tools/quantise": ["test/tools/gptq.test.ts", "test/tools/quantise.test.ts"],
-  "tools/recipes": ["test/tools/recipes/*.test.ts"],
+  "tools/commands": ["test/tools/cli.test.ts", "test/tools/eval.test.ts", "test/tools/options.test.ts"],
+  "tools/data": ["test/tools/data/*.test.ts", "test/tools/pixels.test.ts"],
+  "tools/elastic": ["test/tools/elastic/*.test.ts", "test/tools/elastic.test.ts"],
+  "tools/evaluation": ["test/tools/evaluation/*.test.ts", "test/tools/eval.test.ts"],
+  "tools/masks": ["masks/*", "masks", "search", "thin", "compress"].map((name) => `test/tools/${name}.test.ts`),
+  "tools/models": [...MODELS, "test/tools/eval.test.ts", "test/tools/quantise.test.ts", "test/tools/thin.test.ts"],
+  "tools/options": ["test/tools/options.test.ts", "test/tools/cli.test.ts"],
+  "tools/quantise": ["test/tools/gptq.test.ts", "test/tools/quantise.test.ts", "test/tools/family.test.ts"],
+  "tools/recipes": ["test/tools/recipes/*.test.ts", "test/tools/slim.test.ts", "test/tools/sweep.test.ts"],
   "tools/report": ["test/tools/report.test.ts"],
-  "tools/shared": ["test/tools/evaluation/*.test.ts", "test/tools/training/*.test.ts"],
-  "tools/training": ["test/tools/training/*.test.ts", "test/tools/train.test.ts", "test/tools/teacher.test.ts"],
+  "tools/shared": [
+    ...TRAINING,
+    "test/tools/evaluation/*.test.ts",
+    "test/tools/data/*.test.ts",
+    "test/tools/eval.test.ts",
+  ],
+  "tools/slim": ["test/tools/slim/*.test.ts"],
+  "tools/teach": ["test/tools/teach.test.ts"],
+  "tools/training": [...TRAINING, "test/tools/validation.test.ts", "test/tools/elastic/*.test.ts"],
 };
 
 const STRYKER = join(ROOT, "test/mutation");

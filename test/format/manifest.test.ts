@@ -24,6 +24,15 @@ function manifest(spoil: (m: Spoilt) => void = () => {}): string {
   return JSON.stringify(m);
 }
 
+test("activation ranges are read as they are written, those of one value too", () => {
+  const activations = { "blocks.0.attn.qkv.input": [-1.5, 2], "blocks.0.attn.q.output": [0, 0] };
+  const { weights } = readManifest(
+    manifest((m) => Object.assign(m.weights[0], { activations })),
+    "slimvit.json",
+  );
+  expect(weights[0].activations).toEqual(activations);
+});
+
 describe("a malformed manifest of version 1 is refused with its name and the fault", () => {
   const tally = new Tally("format", "named malformed manifests");
   afterAll(() => tally.close());
@@ -94,6 +103,16 @@ describe("a malformed manifest of version 1 is refused with its name and the fau
     ["a squash smaller than the crop", (m) => (m.preprocess.resize = [4096, 7]), /preprocess.resize\[1\] is 7/],
     ["a squash of one side", (m) => (m.preprocess.resize = [99] as never), /preprocess.resize/],
     ["a resize past the limit", (m) => (m.preprocess.resize = 1e6), /preprocess.resize is 1000000/],
+    [
+      "a fit that does not exist",
+      (m) => Object.assign(m.preprocess, { resize: [9, 9], fit: "stretch" }),
+      /fit is "stretch"/,
+    ],
+    [
+      "a fit of one side",
+      (m) => (m.preprocess.fit = "contain"),
+      /fit is "contain" and resize is \d+; expected \[height/,
+    ],
     ["an unknown interpolation", (m) => (m.preprocess.interpolation = "sharp"), /interpolation is "sharp"/],
     ["two means", (m) => (m.preprocess.mean = [0, 0]), /preprocess.mean has 2 entries/],
     ["a mean that is null", (m) => (m.preprocess.mean = [0, 0, null]), /preprocess.mean is null; expected a number\./],
@@ -125,6 +144,13 @@ describe("a malformed manifest of version 1 is refused with its name and the fau
     ],
     ["a pickle", weights({ file: "model.bin" }), /weights\[0\]\.file is "model.bin"/],
     ["a hidden file", weights({ file: ".safetensors" }), /weights\[0\]\.file/],
+    [
+      "activations from high to low",
+      weights({ activations: { "norm.input": [2, 1] } }),
+      /weights\[0\]\.activations\["norm\.input"\] is \[2, ?1\]; expected the lower bound first/,
+    ],
+    ["activations of one bound", weights({ activations: { "norm.input": [2] } }), /\["norm\.input"\] has 1 entries/],
+    ["activations that are none", weights({ activations: { "norm.input": [0, "1"] } }), /\["norm\.input"\] is "1"/],
     ["no bytes", weights({ bytes: undefined }), /weights\[0\]\.bytes is undefined/],
     ["negative bytes", weights({ bytes: -1 }), /weights\[0\]\.bytes is -1/],
     ["more bytes than are held", weights({ bytes: 2 ** 31 + 1 }), /weights\[0\]\.bytes is 2147483649/],

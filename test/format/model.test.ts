@@ -6,6 +6,7 @@ import {
   denseTokens,
   lastRows,
   PLAIN,
+  tensorShapes,
   tokenCounts,
 } from "../../src/format/model.ts";
 import { FAMILY } from "../family.ts";
@@ -35,6 +36,14 @@ describe("counts", () => {
     expect(countParams(deit(embedDim, heads), 1000)).toBe(params);
     expect(countMacs(deit(embedDim, heads), 1000)).toBe(macs);
     expect(denseTokens(deit(embedDim, heads))).toBe(197);
+  });
+
+  test("of registers: each is a token of its own, with a position", () => {
+    const plain = deit(192, 3);
+    const registers = { ...plain, prefixTokens: 5 };
+    expect(tensorShapes(registers, 1000).get("reg_token")).toEqual([1, 4, 192]);
+    expect(tensorShapes(plain, 1000).has("reg_token")).toBe(false);
+    expect(countParams(registers, 1000) - countParams(plain, 1000)).toBe(2 * 4 * 192);
   });
 
   test("of a slim network, by hand", () => {
