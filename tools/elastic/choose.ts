@@ -11,6 +11,7 @@ import { CALIBRATION_PICTURES } from "../masks/compensate.ts";
 import { klDivergence } from "../shared/divergence.ts";
 import { startProgress } from "../shared/progress.ts";
 import { percent, say } from "../shared/terminal.ts";
+import { freeThreads } from "../shared/threads.ts";
 import { openBackend } from "../training/backend.ts";
 import { type Candidate, candidatesOf, mostTrusted, UNIT_SHARES } from "./candidates.ts";
 import { ordered, statisticsOfPictures, statisticsOfWeights, type UnitStatistics } from "./units.ts";
@@ -152,7 +153,7 @@ const wordsOf = ({ imageSize, units, model, mergeShare }: Candidate) =>
 
 async function logitsOf(model: Model, judge: Judge, from: number, until: number): Promise<Float32Array[]> {
   if (from === until) return [];
-  const engine = await openSimd(model, { threads: 1 });
+  const engine = await openSimd(model, { threads: freeThreads() });
   try {
     const found: Float32Array[] = [];
     for (let k = from; k < until; k++) {

@@ -24,6 +24,7 @@ import {
 import type { Metrics } from "../models/records.ts";
 import { reportHtml } from "../report/report.ts";
 import { percent, say, si } from "../shared/terminal.ts";
+import { freeThreads } from "../shared/threads.ts";
 import { removeCheckpoint } from "../training/checkpoint.ts";
 import { historyFiles } from "../training/scalars.ts";
 import { chooseVariants } from "./choose.ts";
@@ -105,7 +106,14 @@ async function measure({ variants }: Manifest, options: ElasticOptions, data: st
   const { out, dtype, split = "val" } = options;
   for (const { name } of variants)
     for (const one of dtype)
-      await evaluate(`${out}#${name}`, { data, split, engine: "simd", dtype: one, threads: 1, record: true });
+      await evaluate(`${out}#${name}`, {
+        data,
+        split,
+        engine: "simd",
+        dtype: one,
+        threads: freeThreads(),
+        record: true,
+      });
   await timeVariants(out, dtype);
 }
 

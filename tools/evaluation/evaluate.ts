@@ -15,6 +15,7 @@ import { klDivergence } from "../shared/divergence.ts";
 import { startProgress } from "../shared/progress.ts";
 import { bestClass, rankOf } from "../shared/ranks.ts";
 import { percent, say } from "../shared/terminal.ts";
+import { USUAL_THREADS } from "../shared/threads.ts";
 import { warnOfTrainingPictures } from "./trainedOn.ts";
 import { type Outputs, openHere, type Viewer } from "./viewer.ts";
 
@@ -24,7 +25,8 @@ export interface EvalOptions {
   split?: Split;
   engine: EngineName | "auto";
   dtype?: WeightsDtype;
-  threads: number;
+  /** default the usual number */
+  threads?: number;
   limit?: number;
   /** write the figures into the model's manifest and card */
   record?: boolean;
@@ -190,7 +192,7 @@ async function seeAll(what: string, source: string, options: EvalOptions): Promi
   const viewer =
     options.engine === "webnn"
       ? await (await import("./inBrowser.ts")).openInBrowser(source, model, !!options.unlabelled)
-      : await openHere(model, options.engine, options.threads);
+      : await openHere(model, options.engine, options.threads ?? USUAL_THREADS);
   const chosen = options.limit ? spread(pictures, options.limit) : pictures;
   const progress = startProgress(what, chosen.length);
   const outputs = new Map<string, Outputs>();

@@ -16,6 +16,7 @@ import { decode } from "../data/pixels.ts";
 import { listTree } from "../data/tree.ts";
 import { readModelFolder } from "../models/folders.ts";
 import { say } from "../shared/terminal.ts";
+import { USUAL_THREADS } from "../shared/threads.ts";
 
 export interface RunReport {
   file: string;
@@ -36,7 +37,8 @@ export interface RunFailure {
 interface RunOptions {
   engine: EngineName | "auto";
   dtype?: WeightsDtype;
-  threads: number;
+  /** default the usual number */
+  threads?: number;
   topK: number;
 }
 
@@ -47,7 +49,7 @@ export async function runFiles(
 ): Promise<(RunReport | RunFailure)[]> {
   const model = readModelFolder(source, options.dtype);
   const files = paths.flatMap(picturesAt);
-  const { engine } = await openEngine(options.engine, model, { threads: options.threads });
+  const { engine } = await openEngine(options.engine, model, { threads: options.threads ?? USUAL_THREADS });
   const reports: (RunReport | RunFailure)[] = [];
   try {
     for (const file of files) {

@@ -2,7 +2,7 @@
 import type { EngineName } from "../../src/engines/engine.ts";
 import type { WeightsDtype } from "../../src/format/model.ts";
 import { SPLITS, type Split } from "../data/splits.ts";
-import { choice, flag, optional, required, withDefault } from "./spec.ts";
+import { choice, flag, optional, required } from "./spec.ts";
 import { natural, path, paths, positive, size, text, threads } from "./values.ts";
 
 export const ENGINES: (EngineName | "auto")[] = ["auto", "simd", "onnx-wasm", "reference"];
@@ -43,5 +43,5 @@ export const optionalData = (use: string, split: Split) => ({
 export const ENGINE_OPTIONS = {
   engine: choice("--engine <name>", "the runtime's engine", ENGINES, "auto"),
   dtype: choice("--dtype <dtype>", "weights to use; default the most exact", DTYPES),
-  threads: withDefault("--threads <n>", "threads of the engine", threads, 1),
+  threads: optional("--threads <n>", "threads of the engine; default the number of cores, at most 4", threads),
 };

@@ -1,4 +1,4 @@
-import { availableParallelism } from "node:os";
+import { USUAL_THREADS } from "../shared/threads.ts";
 import { data, FORCE, NAME, OUT } from "./shared.ts";
 import { flag, optional, withDefault } from "./spec.ts";
 import { fraction, threads } from "./values.ts";
@@ -12,7 +12,7 @@ export const TEACH = {
     "--threads <n>",
     "threads of the engine; default the number of cores, at most 4",
     threads,
-    Math.min(4, availableParallelism()),
+    USUAL_THREADS,
   ),
   falseRejection: optional(
     "--false-rejection <share>",

@@ -1,12 +1,12 @@
 /** Where the data's classes are not the model's, makes a head for them first. That model is then the dense one. */
 import { existsSync } from "node:fs";
-import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
 import type { Label, Model } from "../../src/format/model.ts";
 import { labelIndices, unknownClass } from "../data/data.ts";
 import { readManifestFile, readModelFolder } from "../models/folders.ts";
 import { say } from "../shared/terminal.ts";
+import { USUAL_THREADS } from "../shared/threads.ts";
 import { teachModel } from "../teach/teachModel.ts";
 import { withNewHead } from "../training/finetune.ts";
 import type { SlimRun } from "./run.ts";
@@ -49,7 +49,7 @@ async function teachHead(run: SlimRun, unknown: string): Promise<string | undefi
   const out = join(folder, `teach-${trainingKey.slice(0, 10)}`);
   if (!existsSync(out)) {
     say(`slim: fits a head to the model's features first, because the data's classes are not the model's: ${unknown}`);
-    await teachModel(source, { data: options.data, out, threads: availableParallelism() });
+    await teachModel(source, { data: options.data, out, threads: USUAL_THREADS });
   }
   notes.push(`the dense model's head was fitted to its features, and nothing was trained: ${untrainable}`);
   return out;

@@ -4,7 +4,6 @@
  */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
-import { availableParallelism, loadavg } from "node:os";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { openSimd } from "../../src/engines/simd/engine.ts";
@@ -18,6 +17,7 @@ import { klDivergence } from "../shared/divergence.ts";
 import { commandLine, type Interrupts, watchInterrupts } from "../shared/interrupt.ts";
 import { bestClass, rankOf } from "../shared/ranks.ts";
 import { say } from "../shared/terminal.ts";
+import { freeThreads } from "../shared/threads.ts";
 import type { Builder } from "./build.ts";
 import { PixelCache } from "./pixelCache.ts";
 import type { Answer } from "./refit.ts";
@@ -275,14 +275,6 @@ export class PointMeasurer implements Measurer {
     return join(folder, "points", `${name}.json`);
   }
 }
-
-/**
- * The number of threads: all cores if they are idle, else 1, because threads that wait for a core hold up all others.
- */
-const freeThreads = (): number => (loadavg()[0] > LOADED * availableParallelism() ? 1 : availableParallelism());
-
-/** Processes that want a core, for each core; this one is among them. */
-const LOADED = 1.6;
 
 /** Points of top-1 that are lost, of pictures with labels; else points of agreement on the best class. */
 export function lossOf(own: Answers, dense: Answers): number {
