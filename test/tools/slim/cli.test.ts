@@ -160,7 +160,8 @@ test("a network that is deep enough is trained with patches that merge, and agai
   const arch = tinyArchitecture({ imageSize: [64, 64], blocks: Array(12).fill(block) });
   writeCheckpoint(at("deep.safetensors"), randomTensors(arch, CLASSES.length, 2));
   await slimvitJson("import", at("deep.safetensors"), "-o", at("deep"), "--heads", "2", "--labels", at("labels.tsv"));
-  const args = ["--data", at("pictures"), "-o", at("deeper"), "--macs", "0.5", "--train", "1m"];
+  await writePictures(at("few"), 5); // 9 train, 3 val and 3 test pictures
+  const args = ["--data", at("few"), "-o", at("deeper"), "--macs", "0.5", "--train", "1m"];
   const outcome = await slimvitJson<Outcome>("slim", at("deep"), ...args);
   expect(outcome.notes.join("\n")).toMatch(/trained \d+×\d+ px, patches merged to \d+ % of the MACs: /);
   const [retrained] = readdirSync(at("deeper.stages")).filter((name) => name.startsWith("retrain"));
