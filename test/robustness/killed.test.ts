@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { beforeAll, expect, test } from "vitest";
 import { readManifestFile, readModelFolder, sha256 } from "../../tools/models/folders.ts";
-import { BIN, makeDense, slimvitJson, workplace } from "../tools/fixtures.ts";
+import { BIN, makeDense, onAllPictures, slimvitJson, workplace } from "../tools/fixtures.ts";
 import { count, Tally } from "./tally.ts";
 
 const KILL_AT = fileURLToPath(new URL("kill-at.mjs", import.meta.url));
@@ -23,17 +23,7 @@ beforeAll(async () => {
   await slimvitJson("export", at("dense"), "-o", at("shipped"), ...shipping);
   for (const name of ["a", "b"]) {
     cpSync(at("shipped"), at(name), { recursive: true });
-    await slimvitJson(
-      "eval",
-      at(name),
-      "--data",
-      at("pictures"),
-      "--split",
-      "all",
-      "--engine",
-      "reference",
-      "--record",
-    );
+    await slimvitJson("eval", at(name), ...onAllPictures(at), "--record");
   }
 });
 
@@ -64,7 +54,7 @@ const COMMANDS: Record<string, Killed> = {
     attempts: count(12, 1),
   },
   "eval --record": {
-    args: (out) => ["eval", out, "--data", at("pictures"), "--split", "all", "--engine", "reference", "--record"],
+    args: (out) => ["eval", out, ...onAllPictures(at), "--record"],
     over: "shipped",
     again: true,
     attempts: count(8, 1),

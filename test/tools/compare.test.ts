@@ -6,7 +6,7 @@ import { beforeAll, expect, test } from "vitest";
 import { countMacs, countParams } from "../../src/format/model.ts";
 import { predictMs } from "../../tools/masks/latency.ts";
 import { readModelFolder, writeModelFolder } from "../../tools/models/folders.ts";
-import { deviceProfile, makeDense, slimvitJson, workplace } from "./fixtures.ts";
+import { deviceProfile, makeDense, onAllPictures, slimvitJson, workplace } from "./fixtures.ts";
 
 const at = workplace("compare");
 
@@ -39,16 +39,7 @@ test("budgets.ts: equal budgets get as many MACs and hardly one unit more, and a
     expect(equal.macsShare - importance.macsShare).toBeLessThan(0.03);
     const { attn, mlp, patch } = (b.provenance.steps as Record<string, number>[]).at(-1)!;
     expect([attn, mlp, patch]).toEqual([equal.budget, equal.budget, equal.budget]);
-    const again = await slimvitJson(
-      "eval",
-      equal.out,
-      "--data",
-      at("pictures"),
-      "--split",
-      "all",
-      "--engine",
-      "reference",
-    );
+    const again = await slimvitJson("eval", equal.out, ...onAllPictures(at));
     expect(again).toMatchObject({ top1: equal.top1, top5: equal.top5, n });
   }
 });
@@ -58,7 +49,7 @@ test("budgets.ts --latency-ms: equal budgets get as many milliseconds of the pro
   const profile = deviceProfile(0.005, 0.0001);
   writeFileSync(at("device.json"), JSON.stringify(profile));
   const dense = predictMs(profile, readModelFolder(at("dense")).manifest);
-  const args = ["--data", at("pictures"), "--split", "all", "--engine", "reference", "--profile", at("device.json")];
+  const args = [...onAllPictures(at), "--profile", at("device.json")];
   const { status, stdout, stderr } = compare(
     "budgets.ts",
     at("search"),

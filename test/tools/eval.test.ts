@@ -6,7 +6,7 @@ import { type AgreementReport, paired } from "../../tools/evaluation/evaluate.ts
 import type { RunReport } from "../../tools/evaluation/run.ts";
 import { readModelFolder, writeModelFolder } from "../../tools/models/folders.ts";
 import { bestClass, rankOf } from "../../tools/shared/ranks.ts";
-import { CLASSES, expectFailure, makeDense, slimvit, slimvitJson, workplace } from "./fixtures.ts";
+import { CLASSES, expectFailure, makeDense, onAllPictures, slimvit, slimvitJson, workplace } from "./fixtures.ts";
 
 const at = workplace("eval");
 
@@ -19,18 +19,7 @@ interface Report {
 }
 
 const against = (model: string, other: string) =>
-  slimvitJson<Report>(
-    "eval",
-    at(model),
-    "--against",
-    at(other),
-    "--data",
-    at("pictures"),
-    "--split",
-    "all",
-    "--engine",
-    "reference",
-  );
+  slimvitJson<Report>("eval", at(model), "--against", at(other), ...onAllPictures(at));
 
 /** As many pictures with each outcome: both right, only a, only b, neither. */
 function ranks(
@@ -100,16 +89,7 @@ test("the other model sees the pictures as its own manifest says", async () => {
     "--batch",
     "4",
   );
-  const alone = await slimvitJson<Report>(
-    "eval",
-    at("small"),
-    "--data",
-    at("pictures"),
-    "--split",
-    "all",
-    "--engine",
-    "reference",
-  );
+  const alone = await slimvitJson<Report>("eval", at("small"), ...onAllPictures(at));
   expect((await against("dense", "small")).against.top1).toBe(alone.top1);
 });
 

@@ -198,6 +198,11 @@ export async function slimvitJson<T>(...args: string[]): Promise<T> {
   return JSON.parse(stdout);
 }
 
+/** Options of `eval`: every picture of `at("pictures")`, on the plain engine. */
+export const onAllPictures = (at: ReturnType<typeof workplace>): string[] => [
+  ...["--data", at("pictures"), "--split", "all", "--engine", "reference"],
+];
+
 /** Runs a command that must fail with one clear sentence. */
 export async function expectFailure(args: string[], status: number, message: RegExp): Promise<void> {
   const result = await slimvit(...args);

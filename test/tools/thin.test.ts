@@ -3,7 +3,7 @@ import { patchGrid } from "../../src/format/model.ts";
 import { orderedPatches } from "../../tools/masks/patchOrders.ts";
 import type { ThinReport } from "../../tools/masks/thin.ts";
 import { readModelFolder, writeModelFolder } from "../../tools/models/folders.ts";
-import { expectFailure, makeDense, slimvitJson, tinyArchitecture, workplace } from "./fixtures.ts";
+import { expectFailure, makeDense, onAllPictures, slimvitJson, tinyArchitecture, workplace } from "./fixtures.ts";
 
 const at = workplace("thin");
 
@@ -47,16 +47,7 @@ test("--keep holds from its block on, nests, and changes no weight", async () =>
   expect(nine.every((token, k) => k === 0 || token > nine[k - 1])).toBe(true);
   expect(four.every((token) => nine.includes(token)) && four.includes(0)).toBe(true);
   for (const [name, { data }] of dense.tensors) expect(thinned.tensors.get(name)!.data).toEqual(data);
-  const evaluated = await slimvitJson(
-    "eval",
-    at("thinned"),
-    "--data",
-    at("pictures"),
-    "--split",
-    "all",
-    "--engine",
-    "reference",
-  );
+  const evaluated = await slimvitJson("eval", at("thinned"), ...onAllPictures(at));
   expect(evaluated).toMatchObject({ n: 6 });
 });
 
@@ -89,9 +80,7 @@ test("--restore begins with every patch again, --image-size with the patches of 
     { keep: { 0: 3 } },
     { restore: true, imageSizeBefore: dense.manifest.imageSize, keep: { 1: 4 } },
   ]);
-  expect(
-    await slimvitJson("eval", at("smaller"), "--data", at("pictures"), "--split", "all", "--engine", "reference"),
-  ).toMatchObject({ n: 6 });
+  expect(await slimvitJson("eval", at("smaller"), ...onAllPictures(at))).toMatchObject({ n: 6 });
 });
 
 test.each([
