@@ -30,9 +30,10 @@ let loads = 0;
 async function start() {
   const list = fetchJson("models/index.json", "The list of models");
   list.catch(() => {}); // reported below
+  // One job for each task, so that a slow phone can answer a finger in between.
+  await nextTask();
   pictures = new Pictures(restart);
   const shown = pictures.showFirst();
-  // One job for each task, so that a slow phone can answer a finger in between.
   await nextTask();
   pictures.offerSamples();
   await nextTask();
