@@ -52,20 +52,31 @@ export async function compensate(
   return compensateFor(whole, cut).finally(() => whole.dispose());
 }
 
-/** @param whole the uncut model on the calibration pictures, which several cuts of it can share */
-export async function compensateFor(whole: WholeStreams, cut: BlockMask[] | KeptShares): Promise<Compensated> {
+/**
+ * @param whole the uncut model on the calibration pictures, which several cuts of it can share
+ * @param turn awaited before each block; it may throw, to stop
+ */
+export async function compensateFor(
+  whole: WholeStreams,
+  cut: BlockMask[] | KeptShares,
+  turn?: () => Promise<void>,
+): Promise<Compensated> {
   const { tf, arch, tensors: folded } = whole;
   const run: Compensation = { whole, masks: Array.isArray(cut) ? [...cut] : wholeMasks(arch) };
   const shares = Array.isArray(cut) ? undefined : cut;
   const tensors: Tensors = new Map(folded);
   let streams = whole.embedded.map(({ x }) => tidyStream(tf, () => ({ x: tf.clone(x) })));
   const progress = startProgress("compensation", arch.blocks.length);
-  for (let i = 0; i < arch.blocks.length; i++) {
-    streams = await compensateBlock(run, i, tensors, streams, shares);
-    progress.update(i + 1, "");
+  try {
+    for (let i = 0; i < arch.blocks.length; i++) {
+      await turn?.();
+      streams = await compensateBlock(run, i, tensors, streams, shares);
+      progress.update(i + 1, "");
+    }
+  } finally {
+    progress.stop();
+    disposeStreams(tf, streams);
   }
-  progress.stop();
-  disposeStreams(tf, streams);
   return { masks: run.masks, tensors };
 }
 

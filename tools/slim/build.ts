@@ -58,6 +58,9 @@ export class Builder {
    */
   answers?: (model: Model, pictures: HeadPictures) => Promise<{ slim: Answer[]; wanted: Float32Array[] }>;
 
+  /** Awaited between the blocks of a compensation, which takes long. */
+  turn?: () => Promise<void>;
+
   /** Builds the model that ships. */
   async build(setting: Setting): Promise<Model> {
     return encoded(await this.exact(setting), setting);
@@ -144,7 +147,7 @@ export class Builder {
     }
     if (!this.tf) throw new Error("Widths are cut with TensorFlow.js alone.");
     const whole = await this.wholeStreams(this.tf);
-    const { masks, tensors } = await compensateFor(whole, shares);
+    const { masks, tensors } = await compensateFor(whole, shares, this.turn);
     const slim = slimArchitecture(whole.arch, masks);
     const blocks = slim.blocks.map(({ headDims, mlpHidden }, i) => ({ ...manifest.blocks[i], headDims, mlpHidden }));
     for (const [name, tensor] of this.dense.tensors) if (isOfSize(name)) tensors.set(name, tensor);

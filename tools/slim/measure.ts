@@ -5,16 +5,13 @@
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { setImmediate } from "node:timers/promises";
 import { openSimd } from "../../src/engines/simd/engine.ts";
-import { SlimViTError } from "../../src/errors.ts";
 import { countMacs, type Model } from "../../src/format/model.ts";
 import { selfTestPixels } from "../../src/format/write.ts";
 import { softmax } from "../../src/reference/scores.ts";
 import type { Picture } from "../data/data.ts";
 import { fileBytes, writeFileAtomic } from "../models/folders.ts";
 import { klDivergence } from "../shared/divergence.ts";
-import { commandLine, type Interrupts, watchInterrupts } from "../shared/interrupt.ts";
 import { bestClass, rankOf } from "../shared/ranks.ts";
 import { say } from "../shared/terminal.ts";
 import { freeThreads } from "../shared/threads.ts";
@@ -33,6 +30,7 @@ import {
   settingText,
   shapeOf,
 } from "./space.ts";
+import type { Stops } from "./stops.ts";
 
 /** Answers on pictures, in their order. */
 export interface Answers {
@@ -70,7 +68,7 @@ interface Record {
 /** Held-back pictures of the first look at a candidate. */
 export const FIRST_LOOK = 40;
 const RUNS = 9;
-/** Pictures after which the event loop gets a turn. */
+/** Pictures after which Ctrl-C is looked for. */
 const TURN = 8;
 
 /** The costs that a target can limit. */
@@ -93,6 +91,7 @@ export class PointMeasurer implements Measurer {
       int8Factor: number;
       identity: string;
       folder: string;
+      stops: Stops;
       /** of the model that is compared with, where it is not the one that the points are made of */
       against?: PointMeasurer;
     },
@@ -118,19 +117,6 @@ export class PointMeasurer implements Measurer {
    * The number of times that a network was run over pictures in this process, without results that files already had.
    */
   runs = 0;
-
-  private interrupts?: Interrupts;
-
-  /** Runs `work`, which Ctrl-C stops between two pictures. */
-  async interruptibly<T>(work: () => Promise<T>): Promise<T> {
-    this.interrupts = watchInterrupts("the engine has done its picture");
-    try {
-      return await work();
-    } finally {
-      this.interrupts.stop();
-      this.interrupts = undefined;
-    }
-  }
 
   async cost(point: Point): Promise<number | undefined> {
     const setting = settingOf(this.space, point);
@@ -221,30 +207,21 @@ export class PointMeasurer implements Measurer {
 
   /** Answers on the pictures that can be read. */
   private async run(model: Model, pictures: Picture[]): Promise<Answer[]> {
-    this.stopIfAsked();
+    const { stops } = this.settings;
+    await stops.turn();
     const engine = await openSimd(model, { threads: freeThreads() });
     try {
       const answers: Answer[] = [];
       for await (const input of this.pixels.each(pictures, model.manifest)) {
         const { logits, features } = await engine.run(input);
         answers.push({ logits: logits.slice(), features: features.slice() });
-        if (answers.length % TURN === 0) await setImmediate(); // or Ctrl-C would not be seen
-        this.stopIfAsked();
+        if (answers.length % TURN === 0) await stops.turn();
       }
       this.runs++;
       return answers;
     } finally {
       engine.dispose();
     }
-  }
-
-  /** Stops on Ctrl-C. Finished measurements are in their files; one that has begun is made again. */
-  private stopIfAsked(): void {
-    if (!this.interrupts?.requested) return;
-    throw new SlimViTError(
-      "aborted",
-      `slim: stopped; ${this.settings.folder} has what was measured. The same command continues:\n  ${commandLine()}`,
-    );
   }
 
   private async known<K extends "val" | "bytes" | "ms">(setting: Setting, what: K, measure: () => Promise<Record[K]>) {

@@ -2,6 +2,7 @@
 import type { Backend } from "../training/backend.ts";
 import type { TrainChoice, TrainingClock } from "./clock.ts";
 import type { SlimData } from "./dataReport.ts";
+import type { Stops } from "./stops.ts";
 import type { Target, Targets } from "./target.ts";
 
 export interface SlimOptions extends Targets {
@@ -31,6 +32,7 @@ export interface SlimRun {
   trainingKey: string;
   backend: Backend | undefined;
   clock: TrainingClock;
+  stops: Stops;
   /** the reason why nothing is trained, whatever the options say */
   untrainable?: string;
   notes: string[];

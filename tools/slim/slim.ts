@@ -32,6 +32,7 @@ import type { Outcome } from "./outcome.ts";
 import type { SlimOptions, SlimRun } from "./run.ts";
 import { type Choice, cheapestWithin, exploreFrontier, mostAccurateUnder } from "./search.ts";
 import { DENSE, type Space, spaceOf } from "./space.ts";
+import { Stops } from "./stops.ts";
 import { COSTS, requireReachable, targetOf } from "./target.ts";
 import { trainWherePays } from "./trained.ts";
 import { verdictLines } from "./verdict.ts";
@@ -69,7 +70,20 @@ export async function slimModel(source: string, options: SlimOptions): Promise<O
     const clock = new TrainingClock(options.train, join(folder, `clock-${key.slice(0, 10)}.json`));
     const notes: string[] = [];
     const keys = { key, trainingKey };
-    const begun: SlimRun = { options, target, data, source, folder, ...keys, backend, clock, untrainable, notes };
+    const stops = new Stops(folder);
+    const begun: SlimRun = {
+      options,
+      target,
+      data,
+      source,
+      folder,
+      ...keys,
+      backend,
+      clock,
+      stops,
+      untrainable,
+      notes,
+    };
     const ahead = (model: Model) => requireTarget(begun, model, `${JSON.stringify(identity)} with a new head`);
     const run = { ...begun, source: await withDataClasses(begun, ahead) };
     return searchAndWrite(run, JSON.stringify(identity), started);
@@ -164,7 +178,7 @@ async function openLab(run: SlimRun, model: Model, identity: string, pictures: M
 
 /** All models that can be made of one, before it is known whether 8 bits are worth it. */
 function benchOf(
-  { backend, folder, options }: SlimRun,
+  { backend, folder, options, stops }: SlimRun,
   model: Model,
   identity: string,
   pictures: Measuring,
@@ -173,8 +187,10 @@ function benchOf(
   const whole = spaceOf(model.manifest, backend !== undefined && !options.elastic);
   const middle = whole.size[whole.size.length >> 1];
   const builder = new Builder(model, identity, pictures.calibration, middle, folder, backend?.tf);
+  builder.turn = () => stops.turn();
+  const settings = { identity, folder, stops, against: dense?.measurer };
   const measurerFor = (space: Space, costName: CostName, int8Factor: number) =>
-    new PointMeasurer(builder, space, pictures, { costName, int8Factor, identity, folder, against: dense?.measurer });
+    new PointMeasurer(builder, space, pictures, { ...settings, costName, int8Factor });
   return { whole, builder, measurerFor };
 }
 
@@ -207,14 +223,17 @@ function heldBack({ train }: SlimData) {
   };
 }
 
-async function searchIn({ target }: SlimRun, { space, builder, measurer, most }: Lab): Promise<Choice | undefined> {
+async function searchIn(
+  { target, stops }: SlimRun,
+  { space, builder, measurer, most }: Lab,
+): Promise<Choice | undefined> {
   const { axes } = COSTS[target.kind];
   const dense = (await measurer.cost(DENSE))!;
   const isLoss = target.kind === "loss";
   const limits = isLoss
     ? { leastCost: LEAST_SHARE * dense, mostDisagreement: DISAGREEMENT_BASE + (DISAGREEMENT_FACTOR * most) / 100, axes }
     : { leastCost: BELOW_TARGET * most, reach: most, mostDisagreement: 1, axes };
-  const search = measurer.interruptibly(async () => {
+  const search = stops.during(async () => {
     const progress = startProgress("slim: candidates", USUAL_LOOKS);
     const frontier = await exploreFrontier(space, measurer, limits, (looked, found) =>
       progress.update(Math.min(looked, USUAL_LOOKS - 1), `${found.length} on the frontier`),

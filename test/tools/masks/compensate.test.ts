@@ -149,7 +149,7 @@ describe("a cut model", () => {
     expect(off(compensated.tensors)).toBeLessThan(0.6 * off(plain));
   });
 
-  test("is the same when several cuts share the whole model's streams, which are freed at last", async () => {
+  test("is the same when several cuts share the whole model's streams, which are freed at last, also after a stop", async () => {
     const { tf } = await openBackend();
     const { manifest, tensors: stored } = readModelFolder(at("dense"));
     const model = { manifest, tensors: encodeTensors(stored, "f32") };
@@ -166,6 +166,11 @@ describe("a cut model", () => {
       expect(shared.masks).toEqual(alone.masks);
       expect([...shared.tensors]).toEqual([...alone.tensors]);
     }
+    let turns = 0;
+    const turn = async () => {
+      if (++turns === 2) throw new Error("stopped before the second block");
+    };
+    await expect(compensateFor(whole, cuts[0], turn)).rejects.toThrow("stopped before the second block");
     whole.dispose();
     expect(tf.memory().numTensors).toBe(before);
   });
