@@ -1,16 +1,18 @@
-/** Networks that meet a budget: picture size × share of the MLP units, with as many merges as the budget still needs. */
+/**
+ * Networks that meet a budget: picture size × shares of the head channels and MLP units, with as many merges as the
+ * budget still needs.
+ */
 import { SlimViTError } from "../../src/errors.ts";
 import { countMacs, type Manifest, type Model, type Tensors } from "../../src/format/model.ts";
 import { resizeModel } from "../checkpoints/resize.ts";
 import { evenMerges, mergesFor, type Reaches, withMerges } from "../masks/mergeSchedule.ts";
 import { cutToWidths } from "./cut.ts";
-import { compensatedBias, keptUnits, type UnitStatistics } from "./units.ts";
+import { type BlockStatistics, compensatedBiases, keptWidths, type WidthShares } from "./widths.ts";
 
 /** The settings that make a variant. */
 export interface Settings {
   imageSize: [number, number];
-  /** of the MLP units */
-  units: number;
+  widths: WidthShares;
 }
 
 export interface Candidate extends Settings {
@@ -20,11 +22,16 @@ export interface Candidate extends Settings {
   mergeShare: number;
 }
 
-export const UNIT_SHARES = [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4];
+const UNIT_SHARES = [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4];
+
+/** Heads keep all channels, or half as large a share of them is removed as of the units. */
+export const WIDTHS: WidthShares[] = UNIT_SHARES.flatMap((units) =>
+  [...new Set([1, (1 + units) / 2])].map((channels) => ({ channels, units })),
+);
 
 /**
  * Without pictures to measure on, merging is trusted down to this share of the MACs. Smaller pictures come next, then
- * fewer units.
+ * smaller widths.
  */
 const TRUSTED_MERGES = 0.55;
 
@@ -35,13 +42,13 @@ const TRUSTED_MERGES = 0.55;
  */
 export function candidatesOf(
   whole: Model,
-  statistics: UnitStatistics[],
+  statistics: BlockStatistics[],
   settings: Settings,
   macs: number,
 ): Candidate[] {
   const { manifest, tensors } = resizeModel(whole, settings.imageSize);
-  const units = keptUnits(statistics, settings.units);
-  const cut = { ...manifest, blocks: manifest.blocks.map((block, i) => ({ ...block, mlpHidden: units[i] })) };
+  const kept = keptWidths(manifest, statistics, settings.widths);
+  const cut = { ...manifest, blocks: manifest.blocks.map((block, i) => ({ ...block, ...kept[i] })) };
   const classes = manifest.labels.length;
   const unmerged = withMerges(
     cut,
@@ -49,9 +56,8 @@ export function candidatesOf(
   );
   const unmergedMacs = countMacs(unmerged, classes);
   const own: Tensors = cutToWidths(tensors, manifest, unmerged);
-  units.forEach((kept, i) => {
-    const bias = compensatedBias(tensors, i, statistics[i], kept);
-    if (bias) own.set(`blocks.${i}.mlp.fc2.bias`, bias);
+  kept.forEach((widths, i) => {
+    for (const [key, bias] of compensatedBiases(tensors, manifest, i, statistics[i], widths)) own.set(key, bias);
   });
   return formsOf(unmerged, (merged) => countMacs(merged, classes) <= macs).map((merged) => {
     const count = countMacs(merged, classes);
@@ -76,11 +82,12 @@ function tryUsual(unmerged: Manifest, reaches: Reaches): number[] | undefined {
   }
 }
 
-/** Chooses by experience with DeiT: merges first, then smaller pictures, then fewer units. */
+/** Chooses by experience with DeiT: merges first, then smaller pictures, then smaller widths. */
 export function mostTrusted(candidates: Candidate[]): Candidate {
   const trusted = candidates.filter(({ mergeShare }) => mergeShare >= TRUSTED_MERGES);
-  const area = ({ imageSize: [height, width] }: Candidate) => height * width;
-  const byTrust = (a: Candidate, b: Candidate) => b.units - a.units || area(b) - area(a) || b.mergeShare - a.mergeShare;
+  const areaOf = ({ imageSize: [height, width] }: Pick<Candidate, "imageSize">) => height * width;
+  const byTrust = ({ widths: a, ...one }: Candidate, { widths: b, ...other }: Candidate) =>
+    b.units - a.units || b.channels - a.channels || areaOf(other) - areaOf(one) || other.mergeShare - one.mergeShare;
   if (trusted.length) return trusted.sort(byTrust)[0];
   return candidates.sort((a, b) => b.mergeShare - a.mergeShare || byTrust(a, b))[0];
 }

@@ -13,8 +13,8 @@ import { startProgress } from "../shared/progress.ts";
 import { percent, say } from "../shared/terminal.ts";
 import { freeThreads } from "../shared/threads.ts";
 import { openBackend } from "../training/backend.ts";
-import { type Candidate, candidatesOf, mostTrusted, UNIT_SHARES } from "./candidates.ts";
-import { ordered, statisticsOfPictures, statisticsOfWeights, type UnitStatistics } from "./units.ts";
+import { type Candidate, candidatesOf, mostTrusted, WIDTHS } from "./candidates.ts";
+import { type BlockStatistics, ordered, statisticsOfPictures, statisticsOfWeights } from "./widths.ts";
 
 export interface ChoiceOptions {
   /** shares of the model's MACs */
@@ -34,10 +34,10 @@ const MOST_PICTURES = 384;
 const LEAST_MERGE_SHARE = 0.4;
 
 /**
- * A network for each budget, the largest first; each has no more units than the one before.
+ * A network for each budget, the largest first; each has the widths of the one before, or smaller ones.
  *
  * @param model in f32
- * @param pictures to order units by and to try candidates on
+ * @param pictures to order channels and units by and to try candidates on
  */
 export async function chooseVariants(model: Model, options: ChoiceOptions, pictures?: Picture[]): Promise<Candidate[]> {
   const known = pictures ? await statistics(model, pictures) : statisticsOfWeights(model);
@@ -49,10 +49,10 @@ export async function chooseVariants(model: Model, options: ChoiceOptions, pictu
   const judge = pictures && (await judgeOf(whole, pictures));
   const chosen: Candidate[] = [];
   for (const budget of [...new Set(options.budgets)].sort((a, b) => b - a)) {
-    const most = chosen.at(-1)?.units ?? 1;
-    const shares = UNIT_SHARES.filter((units) => units <= most);
+    const most = chosen.at(-1)?.widths ?? WIDTHS[0];
+    const nested = WIDTHS.filter(({ units, channels }) => units <= most.units && channels <= most.channels);
     const all = sides.flatMap((imageSize) =>
-      shares.flatMap((units) => candidatesOf(whole, sorted, { imageSize, units }, budget * macs)),
+      nested.flatMap((widths) => candidatesOf(whole, sorted, { imageSize, widths }, budget * macs)),
     );
     if (!all.length)
       throw new SlimViTError(
@@ -67,12 +67,12 @@ export async function chooseVariants(model: Model, options: ChoiceOptions, pictu
   return chosen;
 }
 
-async function statistics(model: Model, pictures: Picture[]): Promise<UnitStatistics[]> {
+async function statistics(model: Model, pictures: Picture[]): Promise<BlockStatistics[]> {
   const { tf } = await openBackend();
   const { manifest, tensors } = model;
   const merged = manifest.blocks.some(({ merge }) => merge > 0);
   const unmerged = { ...manifest, blocks: manifest.blocks.map((block) => ({ ...block, merge: 0 })) };
-  if (merged) say("elastic: units are ranked by their effect in the model without merges");
+  if (merged) say("elastic: channels and units are ranked by their effect in the model without merges");
   return statisticsOfPictures(tf, unmerged, tensors, pictures, manifest.preprocess);
 }
 
@@ -101,7 +101,7 @@ interface Judge {
   pixelsOf(k: number, manifest: Manifest): Promise<Float32Array>;
 }
 
-/** Pictures that units were not ordered by, where there are enough. */
+/** Pictures that widths were not ordered by, where there are enough. */
 async function judgeOf(whole: Model, all: Picture[]): Promise<Judge> {
   const seen = new Set(spread(all, CALIBRATION_PICTURES));
   const others = all.filter((picture) => !seen.has(picture));
@@ -147,8 +147,8 @@ async function closest(candidates: Candidate[], judge: Judge, what: string): Pro
   return left[0].one;
 }
 
-const wordsOf = ({ imageSize, units, model, mergeShare }: Candidate) =>
-  `${imageSize[1]}×${imageSize[0]} px, ${percent(units)} of the units, merges ` +
+const wordsOf = ({ imageSize, widths: { channels, units }, model, mergeShare }: Candidate) =>
+  `${imageSize[1]}×${imageSize[0]} px, ${percent(channels)} of the head channels, ${percent(units)} of the units, merges ` +
   `${model.manifest.blocks.map(({ merge }) => merge).join(" ")} (${percent(mergeShare)} of the MACs left)`;
 
 async function logitsOf(model: Model, judge: Judge, from: number, until: number): Promise<Float32Array[]> {

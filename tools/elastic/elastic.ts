@@ -1,13 +1,13 @@
 /**
  * slimvit elastic MODEL --budgets 1,0.8,0.6,0.4 -o OUT [--data D] [--epochs N]: one folder with a variant for each share
- * of MODEL's MACs, on one set of weights. A variant has a picture size, merges, and the most important MLP units. With
- * pictures, the order of the units and the choice of variants are measured, and so is the accuracy of each variant. With
+ * of MODEL's MACs, on one set of weights. A variant has a picture size, merges, and the most important head channels and MLP
+ * units. With pictures, their order and the choice of variants are measured, and so is the accuracy of each variant. With
  * --epochs all variants are then trained together. A folder that has variants is trained further without --budgets.
  * Prints one line for each variant.
  */
 import { basename, join, resolve } from "node:path";
 import { SlimViTError } from "../../src/errors.ts";
-import { countMacs, type Manifest, type Model, type WeightsDtype } from "../../src/format/model.ts";
+import { countMacs, innerDim, type Manifest, type Model, type WeightsDtype } from "../../src/format/model.ts";
 import { withVariant } from "../../src/format/variants.ts";
 import { encodeTensors } from "../../src/format/write.ts";
 import { openDataset, type Split } from "../data/data.ts";
@@ -42,7 +42,7 @@ export interface ElasticOptions {
   sizes?: number[];
   dtype: WeightsDtype[];
   weightStep?: number;
-  /** of its `train` split units are ordered and variants chosen; on `split` accuracy is measured */
+  /** by its `train` split channels and units are ordered and variants chosen; on `split` accuracy is measured */
   data?: string[];
   split?: Split;
   /** the data's classes are not the model's: no accuracy is measured */
@@ -60,6 +60,9 @@ export interface ElasticReport {
     macs: number;
     macsShare: number;
     imageSize: [number, number];
+    /** share of MODEL's head channels */
+    channels: number;
+    /** share of MODEL's MLP units */
     units: number;
     top1?: number;
     ms?: number;
@@ -188,20 +191,31 @@ function report(whole: Model, { out, dtype }: ElasticOptions, history?: Record<s
   const manifest = readManifestFile(out);
   writeFileAtomic(join(out, "report.html"), reportOf(manifest, history)); // now with the measurements
   const macsOfWhole = countMacs(whole.manifest, whole.manifest.labels.length);
-  const unitsOf = (blocks: Manifest["blocks"]) => blocks.reduce((sum, { mlpHidden }) => sum + mlpHidden, 0);
+  const shareOf = (blocks: Manifest["blocks"], width: (block: Manifest["blocks"][number]) => number) => {
+    const [own, all] = [blocks, whole.manifest.blocks].map((list) => list.reduce((sum, one) => sum + width(one), 0));
+    return own / (all || 1);
+  };
   const variants = manifest.variants.map(({ name, macs, imageSize, blocks, metrics }) => {
     const { accuracy = [], latency = [] } = metrics as Metrics;
     const last = <R extends { dtype: string }>(records: R[]) => records.findLast((one) => one.dtype === dtype.at(-1));
     const [top1, ms] = [last(accuracy)?.top1, last(latency)?.msMedian];
-    const units = unitsOf(blocks) / unitsOf(whole.manifest.blocks);
+    const [channels, units] = [shareOf(blocks, innerDim), shareOf(blocks, ({ mlpHidden }) => mlpHidden)];
     const merges = blocks.reduce((sum, { merge }) => sum + merge, 0);
     const measured =
       top1 === undefined ? "" : `, top-1 ${percent(top1)}, ${ms} ms on one thread of simd (${dtype.at(-1)})`;
     say(
       `elastic: ${name}: ${si(macs)} MACs (${percent(macs / macsOfWhole)}), ${imageSize[1]}×${imageSize[0]} px, ${merges} merges, ` +
-        `${percent(units)} of the units${measured}`,
+        `${percent(channels)} of the head channels, ${percent(units)} of the units${measured}`,
     );
-    return { name, macs, macsShare: macs / macsOfWhole, imageSize, units, ...(top1 !== undefined && { top1, ms }) };
+    return {
+      name,
+      macs,
+      macsShare: macs / macsOfWhole,
+      imageSize,
+      channels,
+      units,
+      ...(top1 !== undefined && { top1, ms }),
+    };
   });
   for (const { file, bytes, slabs = [] } of manifest.weights) {
     const first = slabs.length ? `; the smallest variant is its first ${(slabs[0].bytes / 1e6).toFixed(2)} MB` : "";

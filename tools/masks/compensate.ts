@@ -20,7 +20,7 @@ import { type Picture, spread } from "../data/data.ts";
 import { startProgress } from "../shared/progress.ts";
 import { advance, difference, disposeStreams, momentsOf, without } from "./calibration.ts";
 import { type BlockMask, channelStep, cutTensors, slimArchitecture } from "./masks.ts";
-import { addRidge, chooseKept, type Moments, solveForKept, statisticsOf } from "./ridge.ts";
+import { addRidge, chooseKept, type Moments, rowVariance, solveForKept, statisticsOf } from "./ridge.ts";
 import { WholeStreams } from "./wholeStreams.ts";
 
 /** In the last block only the class token is read. This number gives it more rows than DeiT-Ti has inner channels. */
@@ -211,18 +211,10 @@ function chooseChannels(
   qkv: Moments,
   share: number,
 ): boolean[] {
-  const { embedDim, blocks } = arch;
-  const inner = innerDim(blocks[i]);
+  const inner = innerDim(arch.blocks[i]);
   const weight = float32(folded, `blocks.${i}.attn.qkv.weight`);
   const { covariance } = statisticsOf(qkv);
-  const variance = (row: number) => {
-    const w = weight.subarray(row * embedDim, (row + 1) * embedDim);
-    let sum = 0;
-    for (let a = 0; a < embedDim; a++) {
-      for (let b = 0; b < embedDim; b++) sum += w[a] * covariance[a * embedDim + b] * w[b];
-    }
-    return sum;
-  };
+  const variance = (row: number) => rowVariance(weight, row, covariance);
   const scores = Array.from({ length: inner }, (_, c) => variance(c) * variance(inner + c));
   const total = scores.reduce((a, b) => a + b, 0) || 1;
   const losses = scores.map((value) => value / total);

@@ -140,6 +140,17 @@ export function statisticsOf({ inputs, size }: Moments): { mean: Float64Array; c
   return { mean, covariance };
 }
 
+/** The variance of w·x, where w is a row of a weight and C the covariance of x: w C wᵀ. */
+export function rowVariance(weight: Float32Array, row: number, covariance: Float64Array): number {
+  const size = Math.sqrt(covariance.length);
+  const w = weight.subarray(row * size, (row + 1) * size);
+  let sum = 0;
+  for (let a = 0; a < size; a++) {
+    for (let b = 0; b < size; b++) sum += w[a] * covariance[a * size + b] * w[b];
+  }
+  return sum;
+}
+
 /** @returns what was added to the first `count` places of the diagonal; positive also where nothing varies */
 export function addRidge(matrix: Float64Array, size: number, count: number): number {
   let trace = 0;
