@@ -31,7 +31,9 @@ const TESTS: Record<string, string[]> = {
   "tools/data": ["test/tools/data/*.test.ts", "test/tools/pixels.test.ts"],
   "tools/elastic": ["test/tools/elastic/*.test.ts", "test/tools/elastic.test.ts"],
   "tools/evaluation": ["test/tools/evaluation/*.test.ts", "test/tools/eval.test.ts"],
-  "tools/masks": ["masks/*", "masks", "search", "thin", "compress"].map((name) => `test/tools/${name}.test.ts`),
+  "tools/masks": ["masks/*", "masks", "search", "thin", "compress", "latency"].map(
+    (name) => `test/tools/${name}.test.ts`,
+  ),
   "tools/models": [...MODELS, "test/tools/eval.test.ts", "test/tools/quantise.test.ts", "test/tools/thin.test.ts"],
   "tools/options": ["test/tools/options.test.ts", "test/tools/cli.test.ts"],
   "tools/quantise": ["test/tools/gptq.test.ts", "test/tools/quantise.test.ts", "test/tools/family.test.ts"],

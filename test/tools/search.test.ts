@@ -1,6 +1,7 @@
 /** What each option of a search does to masks and weights, and what compress makes of it. */
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
+import { SlimViTError } from "../../src/errors.ts";
 import type { Model } from "../../src/format/model.ts";
 import { float32 } from "../../src/format/read.ts";
 import { readSafetensors, writeSafetensors } from "../../src/format/safetensors.ts";
@@ -198,6 +199,22 @@ describe("compress --merge", () => {
     const choice = { whole, costOf: () => 1, goal: 1, masksFor: () => masks }; // whatever merges, merges for nothing
     const { pictures: train } = await openDataset([at("pictures")], "train");
     expect(await cutWithMerges(choice, train)).toEqual({ masks, merges: [0, 0, 0] });
+  });
+
+  test.each([
+    ["a target that no masks reach", new SlimViTError("bad-option", "nothing leaves so little")],
+    ["a mistake of ours", new TypeError("no such mask")],
+    ["a fault of another kind", new SlimViTError("bad-model", "no such block")],
+  ])("says what the masks alone say: %s", async (_, fault) => {
+    const whole: Model = { ...readModelFolder(at("dense")), dtype: "f32" };
+    let asked = 0;
+    const masksFor = () => {
+      asked++;
+      throw fault;
+    };
+    await expect(cutWithMerges({ whole, costOf: () => 1, goal: 1, masksFor }, [])).rejects.toBe(fault);
+    // Other ways to the target are tried where it is the target that fails, and only there.
+    expect(asked > 1).toBe(fault instanceof SlimViTError && fault.code === "bad-option");
   });
 
   test.each([
