@@ -62,7 +62,13 @@ describe("slimvit elastic", () => {
     for (const { name } of made.variants) {
       expect(text).toMatch(new RegExp(`^${name} .* [\\d.]+ MB `, "m"));
       expect(inspectTable([at("made"), at("dense")])).toContain(`${at("made")}#${name} `);
-      expect(inspect(`${at("made")}#${name}`).text).not.toMatch(/^variant /m);
+      const alone = inspect(`${at("made")}#${name}`);
+      expect(alone.text).not.toMatch(/^variant /m);
+      const [own] = text.match(new RegExp(`(?<=^${name} .*)[\\d.]+ MB`, "m"))!;
+      expect(alone.text).toContain(`int8: ${own}`);
+      const count = manifest.variants.find((one) => one.name === name)!.slabs;
+      const prefix = smallest.slabs!.slice(0, count).reduce((sum, { bytes }) => sum + bytes, 0);
+      expect(alone.inspection.sizeBytes).toBe(prefix);
     }
   });
 

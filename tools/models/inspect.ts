@@ -1,6 +1,14 @@
 /** slimvit inspect MODEL...: a model's parts and its cost. */
-import { countMacs, countParams, innerDim, type Manifest, patchGrid, tokenCounts } from "../../src/format/model.ts";
-import { withVariant } from "../../src/format/variants.ts";
+import {
+  countMacs,
+  countParams,
+  innerDim,
+  type Manifest,
+  patchGrid,
+  tokenCounts,
+  type WeightsFile,
+} from "../../src/format/model.ts";
+import { slabsOf, withVariant } from "../../src/format/variants.ts";
 import { percent, si } from "../shared/terminal.ts";
 import { readManifestFile, splitSource, variantSources } from "./folders.ts";
 import { distinctKeepLists } from "./keepLists.ts";
@@ -11,7 +19,7 @@ export interface Inspection {
   macs: number;
   embedDim: number;
   numClasses: number;
-  /** of the smallest weights file */
+  /** that the model needs of the smallest weights file */
   sizeBytes: number;
   /** of the first variant */
   blocks: Manifest["blocks"];
@@ -26,7 +34,7 @@ export function inspect(source: string): { inspection: Inspection; text: string 
     macs: countMacs(manifest, labels.length),
     embedDim,
     numClasses: labels.length,
-    sizeBytes: Math.min(...weights.map((file) => file.bytes)),
+    sizeBytes: Math.min(...weights.map((file) => bytesOf(manifest, file))),
     blocks: blocks.map(({ headDims, mlpHidden, keepIdx, merge }) => ({ headDims, mlpHidden, keepIdx, merge })),
     variants: manifest.variants.map(({ name, macs, imageSize }) => ({
       ...{ name, macs, imageSize },
@@ -36,6 +44,12 @@ export function inspect(source: string): { inspection: Inspection; text: string 
   const variants = splitSource(source).variant === undefined ? variantsTable(source, manifest) : [];
   return { inspection, text: describe(manifest, inspection, variants) };
 }
+
+/** Bytes of a weights file that the selected variant needs. */
+const bytesOf = (manifest: Manifest, file: WeightsFile): number =>
+  slabsOf(manifest, file)?.reduce((sum, slab) => sum + slab.bytes, 0) ?? file.bytes;
+
+const megabytesOf = (manifest: Manifest, file: WeightsFile) => `${(bytesOf(manifest, file) / 1e6).toFixed(2)} MB`;
 
 function describe(manifest: Manifest, { params, macs }: Inspection, variants: string[]): string {
   const { name, embedDim, labels, blocks, weights } = manifest;
@@ -52,7 +66,7 @@ function describe(manifest: Manifest, { params, macs }: Inspection, variants: st
   const pictures = keepLists(manifest);
   return [
     `${name}: ${si(params)} parameters, ${si(macs)} MACs, width ${embedDim}, ${labels.length} classes`,
-    ...weights.map((file) => `${file.dtype}: ${(file.bytes / 1e6).toFixed(2)} MB`),
+    ...weights.map((file) => `${file.dtype}: ${megabytesOf(manifest, file)}`),
     ...variants,
     "",
     table,
@@ -62,21 +76,18 @@ function describe(manifest: Manifest, { params, macs }: Inspection, variants: st
 }
 
 /** @returns nothing for a folder of one variant */
-function variantsTable(source: string, { variants, variant, weights }: Manifest): string[] {
+function variantsTable(source: string, manifest: Manifest): string[] {
+  const { variants, variant, weights } = manifest;
   if (variants.length < 2) return [];
   const [smallest] = [...weights].sort((a, b) => a.bytes - b.bytes);
-  const rows = variants.map(({ name, imageSize, macs, slabs, metrics }) => {
-    const prefix = (smallest.slabs ?? [smallest]).slice(0, slabs ?? 1);
-    const bytes = prefix.reduce((sum, slab) => sum + slab.bytes, 0);
-    return [
-      name,
-      `${imageSize[1]}×${imageSize[0]}`,
-      si(macs),
-      percent(macs / variants[0].macs),
-      `${(bytes / 1e6).toFixed(2)} MB`,
-      top1Of(metrics),
-    ];
-  });
+  const rows = variants.map(({ name, imageSize, macs, metrics }) => [
+    name,
+    `${imageSize[1]}×${imageSize[0]}`,
+    si(macs),
+    percent(macs / variants[0].macs),
+    megabytesOf(withVariant(manifest, name), smallest),
+    top1Of(metrics),
+  ]);
   return [
     "",
     aligned([["variant", "pixels", "MACs", "of the first", smallest.dtype, "top-1"], ...rows]),
@@ -101,7 +112,7 @@ export function inspectTable(sources: string[]): string {
       `${manifest.imageSize[1]}×${manifest.imageSize[0]}`,
       si(inspection.params),
       si(inspection.macs),
-      manifest.weights.map((file) => `${file.dtype} ${(file.bytes / 1e6).toFixed(2)} MB`).join(", "),
+      manifest.weights.map((file) => `${file.dtype} ${megabytesOf(manifest, file)}`).join(", "),
       top1Of(manifest.metrics),
     ];
   });
