@@ -141,10 +141,11 @@ async function searchAndWrite(run: SlimRun, identity: string, started: number): 
   const dense = widened(readModelFolder(source));
   const denseKey = JSON.stringify([identity, HELD, CALIBRATION, SOLVING, modelDigest(readManifestFile(source))]);
   const pictures = picturesOf(run, dense);
+  const searchBegan = performance.now();
   const lab = await openLab(run, dense, denseKey, pictures);
   const choice = await searchIn(run, lab);
   if (!choice) throw new Error("The dense model does not keep its own accuracy."); // a target is at least 0
-  const minutes = ((performance.now() - started) / 60_000).toFixed(1);
+  const minutes = ((performance.now() - searchBegan) / 60_000).toFixed(1);
   say(`slim: without training: ${lab.measurer.runs} measurements in ${minutes} min`);
   const from = async (model: Model, key: string) => {
     const other = await openLab(run, model, `${denseKey} ${key}`, pictures, lab);

@@ -67,11 +67,12 @@ async function planOf(
 ): Promise<TrainingPlan> {
   return decided(join(folder, "plans.json"), name, async () => {
     const { tf } = backend!;
+    const batch = batchFor(model);
     // A teacher runs forward only, a third of a step.
-    const each = (await secondsAPicture(tf, model)) + (teacher ? (await secondsAPicture(tf, teacher)) / 3 : 0);
+    const ofTeacher = teacher ? (await secondsAPicture(tf, teacher, batchFor(teacher))) / 3 : 0;
+    const each = (await secondsAPicture(tf, model, batch)) + ofTeacher;
     const epochSeconds = each * data.train.length * OVERHEAD;
     const epochs = Math.min(mostEpochs, Math.max(LEAST_EPOCHS, Math.floor(seconds / epochSeconds)));
-    const batch = batchFor(model);
     const gigabytes = trainingBytes(model, batch) / 1e9;
     say(
       `slim: trains ${epochs} epochs of ${data.train.length} pictures, about ${minutes(epochs * epochSeconds)} at ` +

@@ -1,5 +1,5 @@
 /**
- * The cost of training here, known before it starts: time by two steps of it, memory by what steps were measured to
+ * The cost of training here, known before it starts: time by some steps of it, memory by what steps were measured to
  * take.
  */
 import { freemem } from "node:os";
@@ -11,10 +11,16 @@ import type { Tensor, TF } from "../../src/tfjs/ops.ts";
 import { architectureOf } from "../models/folders.ts";
 import { variablesFrom } from "../models/variables.ts";
 
-const BATCH = 8;
+const STEPS = 4;
+/** On a slow machine fewer steps are enough. */
+const ENOUGH_SECONDS = 15;
 
-/** @returns seconds a picture and step, forward and backward; the second of two steps is timed */
-export async function secondsAPicture(tf: TF, model: Model): Promise<number> {
+/**
+ * @param batch the number of pictures in a step; in small batches a picture takes longer
+ * @returns seconds a picture and step, forward and backward, in the fastest of some steps: what else the machine does can
+ *   only make one slower
+ */
+export async function secondsAPicture(tf: TF, model: Model, batch: number): Promise<number> {
   const arch = architectureOf(model.manifest);
   const names = [...model.tensors.keys()].filter((name) => !name.endsWith(".scale"));
   const variables = variablesFrom(
@@ -22,20 +28,21 @@ export async function secondsAPicture(tf: TF, model: Model): Promise<number> {
     names.map((name) => [name, { shape: model.tensors.get(name)!.shape, data: float32(model.tensors, name) }]),
   );
   const one = selfTestPixels(model.manifest, 1);
-  let seconds = 0;
-  for (let step = 0; step < 2; step++) {
+  const began = performance.now();
+  let least = Number.POSITIVE_INFINITY;
+  for (let step = 0; step < STEPS && performance.now() - began < 1000 * ENOUGH_SECONDS; step++) {
     const started = performance.now();
     const loss = tf.tidy(() => {
-      const pixels = tf.tile(tf.tensor(one, [1, 3, ...arch.imageSize]), [BATCH, 1, 1, 1]) as Tensor;
+      const pixels = tf.tile(tf.tensor(one, [1, 3, ...arch.imageSize]), [batch, 1, 1, 1]) as Tensor;
       const { value, grads } = tf.variableGrads(() => tf.sum(forward(tf, arch, variables, pixels).logits).asScalar());
       return [value, ...Object.values(grads)];
     });
     await loss[0].data();
     tf.dispose(loss);
-    seconds = (performance.now() - started) / 1000 / BATCH;
+    least = Math.min(least, (performance.now() - started) / 1000 / batch);
   }
   tf.dispose([...variables.values()]);
-  return seconds;
+  return least;
 }
 
 /**
