@@ -1,6 +1,7 @@
 /** The order in which the variants of a folder lose head channels and MLP units. */
 import { beforeAll, describe, expect, test } from "vitest";
 import { type Architecture, innerDim, type Model, plainArchitecture, type Tensors } from "../../../src/format/model.ts";
+import { growthOf, nest, take } from "../../../src/format/nesting.ts";
 import { float32 } from "../../../src/format/read.ts";
 import { forward } from "../../../src/reference/forward.ts";
 import { evalPixels, openDataset, type Picture } from "../../../tools/data/data.ts";
@@ -13,8 +14,9 @@ import {
   statisticsOfPictures,
   statisticsOfWeights,
 } from "../../../tools/elastic/widths.ts";
-import { readModelFolder, writeModelFolder } from "../../../tools/models/folders.ts";
+import { readManifestFile, readModelFolder, writeModelFolder } from "../../../tools/models/folders.ts";
 import { openBackend } from "../../../tools/training/backend.ts";
+import { RECIPE_DEFAULTS } from "../../../tools/training/recipe.ts";
 import { CLASSES, expectClose, manifestOf, randomPixels, randomValues } from "../../helpers.ts";
 import { randomTensors, workplace, writePictures } from "../fixtures.ts";
 
@@ -135,6 +137,27 @@ test("elastic cuts heads where that costs least, and the variant is read from th
   expect(nested.manifest.blocks[2].headDims).toEqual([8, 8]);
   const pixels = await evalPixels(pictures[0], model.manifest.preprocess);
   expectClose(forward(nested, pixels).logits, forward(model, pixels).logits, 0.02);
+});
+
+test("variants of other head widths train on the same weights, each with its own bias after them", async () => {
+  const out = at("together");
+  const training = {
+    ...{ ...RECIPE_DEFAULTS, epochs: 1, batch: 3, lr: 0.01, warmup: 0, precision: "f32" as const, valPictures: 0 },
+    ...{ data: [at("pictures")], split: "train" as const, unlabelled: true, out },
+  };
+  await elastic(at("nested"), { out, dtype: ["f32"], data: training.data, unlabelled: true, training });
+  const [large, small] = readManifestFile(out).variants.map(({ name }) => readModelFolder(`${out}#${name}`, "f32"));
+  const before = readModelFolder(at("nested"), "f32");
+  for (const part of ["qkv.weight", "qkv.bias", "proj.weight"]) {
+    const key = `blocks.2.attn.${part}`;
+    const [from, to] = [large, small].map(({ manifest }) => growthOf(manifest, key)!);
+    const { axis, kept, added } = nest(to, from)!;
+    expect(added.length).toBeGreaterThan(0);
+    expect(small.tensors.get(key)!.data).toEqual(take(large.tensors.get(key)!, axis, kept).data);
+    expect(float32(large.tensors, key)).not.toEqual(float32(before.tensors, key));
+  }
+  const bias = "blocks.2.attn.proj.bias";
+  expect(float32(small.tensors, bias)).not.toEqual(float32(large.tensors, bias));
 });
 
 test("a query's mean counts: keys that vary matter where queries hardly do", async () => {
