@@ -147,8 +147,8 @@ async function searchAndWrite(run: SlimRun, identity: string, started: number): 
   if (!choice) throw new Error("The dense model does not keep its own accuracy."); // a target is at least 0
   const minutes = ((performance.now() - searchBegan) / 60_000).toFixed(1);
   say(`slim: without training: ${lab.measurer.runs} measurements in ${minutes} min`);
-  const from = async (model: Model, key: string, largest?: [number, number]) => {
-    const other = await openLab(run, model, `${denseKey} ${key}`, pictures, lab, largest);
+  const from = async (model: Model, key: string) => {
+    const other = await openLab(run, model, `${denseKey} ${key}`, pictures, lab);
     return { ...other, choice: await searchIn(run, other) };
   };
   const trained = await trainWherePays(run, { ...lab, untrained: choice, from });
@@ -167,20 +167,10 @@ interface Lab {
   most: number;
 }
 
-/**
- * @param dense what a trained model is compared with
- * @param largest the largest pictures; default the model's own size
- */
-async function openLab(
-  run: SlimRun,
-  model: Model,
-  identity: string,
-  pictures: Measuring,
-  dense?: Lab,
-  largest?: [number, number],
-): Promise<Lab> {
+/** @param dense what a trained model is compared with */
+async function openLab(run: SlimRun, model: Model, identity: string, pictures: Measuring, dense?: Lab): Promise<Lab> {
   const { folder, target } = run;
-  const { whole, builder, measurerFor } = benchOf(run, model, identity, pictures, dense, largest);
+  const { whole, builder, measurerFor } = benchOf(run, model, identity, pictures, dense);
   const speeds = join(folder, "speed.json");
   const { space, int8Factor } = await int8Choice(whole, target, builder, measurerFor, speeds, identity);
   const measurer = measurerFor(space, COSTS[target.kind].cost, int8Factor);
@@ -194,9 +184,8 @@ function benchOf(
   identity: string,
   pictures: Measuring,
   dense?: Lab,
-  largest?: [number, number],
 ) {
-  const whole = spaceOf(model.manifest, backend !== undefined && !options.elastic, largest);
+  const whole = spaceOf(model.manifest, backend !== undefined && !options.elastic);
   const middle = whole.size[whole.size.length >> 1];
   const builder = new Builder(model, identity, pictures.calibration, middle, folder, backend?.tf);
   builder.turn = () => stops.turn();

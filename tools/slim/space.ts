@@ -47,11 +47,8 @@ const SIDE_STEP = 0.88;
 const TOKEN_SHARES = [1, 0.9, 0.8, 0.7, 0.62, 0.54, 0.47, 0.4];
 const WIDTH_SHARES = [1, 0.9, 0.8, 0.7, 0.6, 0.5];
 
-/**
- * @param canCut whether widths can be cut here: it takes TensorFlow.js
- * @param largest the largest pictures; default the model's own size
- */
-export function spaceOf(manifest: Manifest, canCut: boolean, largest = manifest.imageSize): Space {
+/** @param canCut whether widths can be cut here: it takes TensorFlow.js */
+export function spaceOf(manifest: Manifest, canCut: boolean): Space {
   const { blocks, headDim, position, mlp, qkNorm } = manifest;
   const hasMerges = blocks.some(({ merge }) => merge > 0);
   const hasLists = blocks.some(({ keepIdx }) => keepIdx.length < blocks[0].keepIdx.length);
@@ -60,7 +57,7 @@ export function spaceOf(manifest: Manifest, canCut: boolean, largest = manifest.
   const units = canCut && isWhole && mlp === "plain" ? WIDTH_SHARES : [1];
   const channels = position === "learned" && !qkNorm ? units : [1];
   return {
-    size: hasMerges ? [manifest.imageSize] : sizesOf(resizedManifest(manifest, largest)),
+    size: hasMerges ? [manifest.imageSize] : sizesOf(manifest),
     merges: position === "relative" ? [1] : TOKEN_SHARES,
     lists: hasMerges || hasLists ? [1] : TOKEN_SHARES,
     attn: channels,

@@ -92,11 +92,8 @@ export interface Search {
   /** the target, in the unit of the cost */
   most: number;
   untrained: Choice;
-  /**
-   * The search without training, over the models that can be made of another one.
-   * @param largest the largest pictures; default the model's own size
-   */
-  from(model: Model, key: string, largest?: [number, number]): Promise<FoundFrom>;
+  /** the search without training, over the models that can be made of another one */
+  from(model: Model, key: string): Promise<FoundFrom>;
 }
 
 /** The result of a search over the models that can be made of a trained one. */
@@ -206,11 +203,9 @@ async function trainAndSearch(run: SlimRun, search: Search, setting: Setting): P
   const isWorse = after > before;
   run.notes.push(`trained ${result}${isWorse ? "; thrown away, as training made it worse" : ""}`);
   if (isWorse) return undefined;
-  // Where this loses too much, the same weights lose less with fewer merges and in larger pictures.
-  if (!found.choice) {
-    const whole = { ...trained, manifest: withoutMerges(trained.manifest) };
-    found = await search.from(whole, `${name} whole`, search.space.size[0]);
-  }
+  // Where this many merges lose too much, the same weights lose less with fewer.
+  if (!found.choice && setting.merges < 1)
+    found = await search.from({ ...trained, manifest: withoutMerges(trained.manifest) }, `${name} whole`);
   return found.choice && { ...found, choice: found.choice, how: `of a model trained with ${settingText(setting)}` };
 }
 
