@@ -9,7 +9,7 @@ import type { Model } from "../../src/format/model.ts";
 import { readModelFolder, writeModelFolder } from "../models/folders.ts";
 import { FINETUNE, RETRAIN } from "../options/retrain.ts";
 import { readOptions } from "../options/spec.ts";
-import { say } from "../shared/terminal.ts";
+import { percent, say } from "../shared/terminal.ts";
 import { finetune } from "../training/finetune.ts";
 import { batchFor, secondsAPicture, trainingBytes } from "../training/probe.ts";
 import { retrain } from "../training/retrain.ts";
@@ -206,7 +206,13 @@ async function trainAndSearch(run: SlimRun, search: Search, setting: Setting): P
   // Where this many merges lose too much, the same weights lose less with fewer.
   if (!found.choice && setting.merges < 1)
     found = await search.from({ ...trained, manifest: withoutMerges(trained.manifest) }, `${name} whole`);
-  return found.choice && { ...found, choice: found.choice, how: `of a model trained with ${settingText(setting)}` };
+  if (found.choice) return { ...found, choice: found.choice, how: `of a model trained with ${settingText(setting)}` };
+  if (run.target.kind === "loss") {
+    const share = measurer.macs(setting)! / measurer.macs(measurer.reference)!;
+    const most = (Math.ceil(10 * after) / 10).toFixed(1);
+    run.notes.push(`--lose-at-most ${most} takes it, ${percent(share)} of the MACs, and does not train again`);
+  }
+  return undefined;
 }
 
 /**
@@ -219,15 +225,17 @@ const AGAIN_SHARE = 0.25;
 async function retrainInRounds(run: SlimRun, start: string, first: string, model: Model): Promise<string> {
   const { clock, folder } = run;
   const teacher = readModelFolder(run.source);
+  const outOf = (round: number) => (round === 1 ? first : `${first}-${round}`);
   let [from, epochs] = [start, 0];
   for (let round = 1; ; round++) {
-    const out = round === 1 ? first : `${first}-${round}`;
+    const out = outOf(round);
     const plan = await planOf(run, out, model, clock.left, MOST_EPOCHS.retrain - epochs, teacher);
     if (!existsSync(out)) await clock.during(() => retrainOne(run, from, out, plan, round));
     epochs += plan.options.epochs;
     const isTimeLeft = async () => epochs < MOST_EPOCHS.retrain && clock.left >= AGAIN_SHARE * clock.total;
     if (!(await decided(join(folder, "plans.json"), `${out} again`, isTimeLeft))) return out;
-    say(`slim: ${minutes(clock.left)} of ${minutes(clock.total)} are left, so the result is trained again`);
+    if (!existsSync(outOf(round + 1)))
+      say(`slim: ${minutes(clock.left)} of ${minutes(clock.total)} are left, so the result is trained again`);
     from = out;
   }
 }
