@@ -207,12 +207,15 @@ async function trainAndSearch(run: SlimRun, search: Search, setting: Setting): P
   if (!found.choice && setting.merges < 1)
     found = await search.from({ ...trained, manifest: withoutMerges(trained.manifest) }, `${name} whole`);
   if (found.choice) return { ...found, choice: found.choice, how: `of a model trained with ${settingText(setting)}` };
-  if (run.target.kind === "loss") {
-    const share = measurer.macs(setting)! / measurer.macs(measurer.reference)!;
-    const most = (Math.ceil(10 * after) / 10).toFixed(1);
-    run.notes.push(`--lose-at-most ${most} takes it, ${percent(share)} of the MACs, and does not train again`);
-  }
+  if (run.target.kind === "loss")
+    run.notes.push(missedNote(after, measurer.macs(setting)! / measurer.macs(measurer.reference)!));
   return undefined;
+}
+
+/** Says with which target a trained model would have been taken. @param lost points that it loses, more than the target allows */
+export function missedNote(lost: number, macsShare: number): string {
+  const most = (Math.ceil(10 * lost) / 10).toFixed(1);
+  return `--lose-at-most ${most} takes it, ${percent(macsShare)} of the MACs, and does not train again`;
 }
 
 /**
