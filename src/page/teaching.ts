@@ -66,19 +66,22 @@ function become(client: Client, model: TaughtModel): Client {
   return client;
 }
 
-function ask(
+async function ask(
   client: Client,
   request: TeachRequest,
   signal?: AbortSignal,
   onProgress?: (done: number) => void,
 ): Promise<TeachResult> {
   // Progress comes over a port of its own, and may arrive after the result.
-  let isDone = false;
-  const report = onProgress && client.shared.pass((done: number) => void (isDone || onProgress(done)));
-  const answer = client.ask(signal, (host, call) => host.teach(call, request, report) as Promise<TeachResult>);
-  return answer.finally(() => {
+  let [last, isDone] = [0, false];
+  const report = onProgress && client.shared.pass((done: number) => void (isDone || onProgress((last = done))));
+  try {
+    const result = await client.ask(signal, (host, call) => host.teach(call, request, report) as Promise<TeachResult>);
+    if (last < 1) onProgress?.(1);
+    return result;
+  } finally {
     isDone = true;
-  });
+  }
 }
 
 /** @returns what the model knew, if it was taught before, and these pictures */
