@@ -129,19 +129,19 @@ function inTurn<T>(items: T[]): T[] {
  */
 async function closest(candidates: Candidate[], judge: Judge, what: string): Promise<Candidate> {
   let left = candidates.map((one) => ({ one, logits: [] as Float32Array[], divergence: 0 }));
-  const progress = startProgress(`variants of ${what}`, left.length);
   for (let count = FIRST_PICTURES; ; count *= 3) {
     const until = Math.min(count, judge.pictures.length);
+    const progress = startProgress(`variants of ${what} on ${until} pictures`, left.length);
     for (const [i, entry] of left.entries()) {
       entry.logits.push(...(await logitsOf(entry.one.model, judge, entry.logits.length, until)));
       entry.divergence = calibratedDivergence(judge.wanted, entry.logits);
-      progress.update(i + 1, `${left.length} on ${until} pictures`);
+      progress.update(i + 1, "");
     }
+    progress.stop();
     left.sort((a, b) => a.divergence - b.divergence);
     if (until === judge.pictures.length || left.length === 1) break;
     left = left.slice(0, Math.ceil(left.length / 3));
   }
-  progress.stop();
   for (const { one, divergence } of left.slice(0, 3))
     say(`elastic: ${what}: ${wordsOf(one)}: divergence ${divergence.toFixed(4)}`);
   return left[0].one;
