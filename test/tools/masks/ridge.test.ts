@@ -92,6 +92,13 @@ describe("a linear solved again for some of its inputs", () => {
     expect(errorOf(solved, keep, bound, wanted)).toBeLessThan(1e-4 * spread);
   });
 
+  test("keeps the weights of an input that was never seen", () => {
+    const unseen = xs.map((x) => Float64Array.from(x, (v, i) => (i === 2 ? 0 : v)));
+    const solved = solveForKept(weight, bias, momentsOf(unseen), keep);
+    for (let o = 0; o < OUT; o++)
+      expect(solved.weight[o * keep.length + keep.indexOf(2)]).toBeCloseTo(weight[o * SIZE + 2], 5);
+  });
+
   test.each([
     ["its own outputs", ys],
     ["given targets", samplesOf(5).map((x) => x.subarray(0, OUT))],
