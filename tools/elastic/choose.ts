@@ -51,8 +51,10 @@ export async function chooseVariants(model: Model, options: ChoiceOptions, pictu
   for (const budget of [...new Set(options.budgets)].sort((a, b) => b - a)) {
     const most = chosen.at(-1)?.widths ?? WIDTHS[0];
     const nested = WIDTHS.filter(({ units, channels }) => units <= most.units && channels <= most.channels);
-    const all = sides.flatMap((imageSize) =>
-      nested.flatMap((widths) => candidatesOf(whole, sorted, { imageSize, widths }, budget * macs)),
+    const all = distinct(
+      sides.flatMap((imageSize) =>
+        nested.flatMap((widths) => candidatesOf(whole, sorted, { imageSize, widths }, budget * macs)),
+      ),
     );
     if (!all.length)
       throw new SlimViTError(
@@ -74,6 +76,17 @@ async function statistics(model: Model, pictures: Picture[]): Promise<BlockStati
   const unmerged = { ...manifest, blocks: manifest.blocks.map((block) => ({ ...block, merge: 0 })) };
   if (merged) say("elastic: channels and units are ranked by their effect in the model without merges");
   return statisticsOfPictures(tf, unmerged, tensors, pictures, manifest.preprocess);
+}
+
+/** Shares that round to the same widths make the same network; the first stays. */
+function distinct(candidates: Candidate[]): Candidate[] {
+  const keyOf = ({ imageSize, model }: Candidate) =>
+    JSON.stringify([
+      imageSize,
+      model.manifest.blocks.map(({ headDims, mlpHidden, merge }) => [headDims, mlpHidden, merge]),
+    ]);
+  const byKey = new Map(candidates.toReversed().map((one) => [keyOf(one), one]));
+  return candidates.filter((one) => byKey.get(keyOf(one)) === one);
 }
 
 /** Candidates that come close to the budget and still leave tokens to merge. */

@@ -9,7 +9,7 @@ import type { TF } from "../../src/tfjs/ops.ts";
 import { type Picture, spread } from "../data/data.ts";
 import { advance, embedPictures, momentsOf } from "../masks/calibration.ts";
 import { CALIBRATION_PICTURES } from "../masks/compensate.ts";
-import { channelStep } from "../masks/masks.ts";
+import { channelStep, hasWholeHeads } from "../masks/masks.ts";
 import { type Moments, rowVariance, statisticsOf } from "../masks/ridge.ts";
 import { startProgress } from "../shared/progress.ts";
 
@@ -32,10 +32,6 @@ export interface WidthShares {
   channels: number;
   units: number;
 }
-
-/** Whether all heads have all their channels. Only such heads are cut further. */
-const hasWholeHeads = ({ blocks, headDim }: Architecture): boolean =>
-  blocks.every(({ headDims }) => headDims.every((width) => width === headDim));
 
 /** Statistics from the weights alone. Averages are unknown and count as 0. */
 export function statisticsOfWeights({ manifest, tensors }: Model): BlockStatistics[] {

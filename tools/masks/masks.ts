@@ -45,6 +45,10 @@ export const isZeta = (name: string) => name.endsWith("zeta");
 /** Adjacent channels of a head that one ζ covers at least: RoPE turns them in pairs, which go or stay together. */
 export const channelStep = ({ position }: Architecture): number => (position === "rope" ? 2 : 1);
 
+/** Whether all heads have all their channels. Only such heads are cut further. */
+export const hasWholeHeads = ({ blocks, headDim }: Architecture): boolean =>
+  blocks.every(({ headDims }) => headDims.every((width) => width === headDim));
+
 export const mergesTokens = ({ blocks }: Architecture): boolean => blocks.some(({ merge }) => merge > 0);
 
 /** ζ tensors by name, shaped as the reference stores them. */

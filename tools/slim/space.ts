@@ -11,6 +11,7 @@ import {
   type WeightsDtype,
 } from "../../src/format/model.ts";
 import { resizedManifest } from "../checkpoints/resize.ts";
+import { hasWholeHeads } from "../masks/masks.ts";
 import { mergesFor, withMerges } from "../masks/mergeSchedule.ts";
 import { spreadLists } from "../masks/spreadLists.ts";
 
@@ -49,12 +50,11 @@ const WIDTH_SHARES = [1, 0.9, 0.8, 0.7, 0.6, 0.5];
 
 /** @param canCut whether widths can be cut here: it takes TensorFlow.js */
 export function spaceOf(manifest: Manifest, canCut: boolean): Space {
-  const { blocks, headDim, position, mlp, qkNorm } = manifest;
+  const { blocks, position, mlp, qkNorm } = manifest;
   const hasMerges = blocks.some(({ merge }) => merge > 0);
   const hasLists = blocks.some(({ keepIdx }) => keepIdx.length < blocks[0].keepIdx.length);
-  const isWhole = blocks.every(({ headDims }) => headDims.every((width) => width === headDim));
   // Cutting supports only plain MLPs and heads whose channels do not depend on one another.
-  const units = canCut && isWhole && mlp === "plain" ? WIDTH_SHARES : [1];
+  const units = canCut && hasWholeHeads(manifest) && mlp === "plain" ? WIDTH_SHARES : [1];
   const channels = position === "learned" && !qkNorm ? units : [1];
   return {
     size: hasMerges ? [manifest.imageSize] : sizesOf(manifest),
