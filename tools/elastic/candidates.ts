@@ -5,7 +5,7 @@
 import { SlimViTError } from "../../src/errors.ts";
 import { countMacs, type Manifest, type Model, type Tensors } from "../../src/format/model.ts";
 import { resizeModel } from "../checkpoints/resize.ts";
-import { evenMerges, mergesFor, type Reaches, withMerges } from "../masks/mergeSchedule.ts";
+import { evenMerges, mergesFor, type Reaches, withMerges, withoutMerges } from "../masks/mergeSchedule.ts";
 import { cutToWidths } from "./cut.ts";
 import { type BlockStatistics, compensatedBiases, keptWidths, type WidthShares } from "./widths.ts";
 
@@ -50,10 +50,7 @@ export function candidatesOf(
   const kept = keptWidths(manifest, statistics, settings.widths);
   const cut = { ...manifest, blocks: manifest.blocks.map((block, i) => ({ ...block, ...kept[i] })) };
   const classes = manifest.labels.length;
-  const unmerged = withMerges(
-    cut,
-    cut.blocks.map(() => 0),
-  );
+  const unmerged = withoutMerges(cut);
   const unmergedMacs = countMacs(unmerged, classes);
   const own: Tensors = cutToWidths(tensors, manifest, unmerged);
   kept.forEach((widths, i) => {

@@ -12,7 +12,7 @@ import { countMacs, type Model, tokenCounts } from "../../src/format/model.ts";
 import { selfTestPixels } from "../../src/format/write.ts";
 import { claimOutput, readModelFolder, withStep, writeModel } from "../models/folders.ts";
 import { percent, say, si } from "../shared/terminal.ts";
-import { listedMerges, mergesFor, mostMerges, withMerges } from "./mergeSchedule.ts";
+import { listedMerges, mergesFor, mostMerges, withMerges, withoutMerges } from "./mergeSchedule.ts";
 
 export interface MergeOptions {
   out: string;
@@ -51,10 +51,7 @@ export async function mergeModel(source: string, options: MergeOptions): Promise
       "unsupported",
       `${source}: has relative positions, and a merged token has no place of its own. Use "slimvit thin" for fewer tokens.`,
     );
-  const whole = withMerges(
-    manifest,
-    manifest.blocks.map(() => 0),
-  );
+  const whole = withoutMerges(manifest);
   const classes = manifest.labels.length;
   const macsBefore = countMacs(manifest, classes);
   const timed = latencyMs === undefined ? undefined : await mergesWithin(model, latencyMs);
@@ -85,10 +82,7 @@ const RUNS = 7;
 async function mergesWithin(model: Model, budgetMs: number): Promise<{ merges: number[]; ms: number }> {
   const { manifest } = model;
   const classes = manifest.labels.length;
-  const whole = withMerges(
-    manifest,
-    manifest.blocks.map(() => 0),
-  );
+  const whole = withoutMerges(manifest);
   const none = whole.blocks.map(() => 0);
   const wholeMs = await medianMs(model, whole);
   if (wholeMs <= budgetMs) return { merges: none, ms: wholeMs };

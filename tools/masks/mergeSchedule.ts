@@ -77,6 +77,13 @@ export function withMerges<A extends Architecture>(arch: A, merges: number[]): A
   return { ...arch, blocks: arch.blocks.map((block, i) => ({ ...block, merge: merges[i] })) };
 }
 
+export function withoutMerges<A extends Architecture>(arch: A): A {
+  return withMerges(
+    arch,
+    arch.blocks.map(() => 0),
+  );
+}
+
 /**
  * A block cannot merge while keep-lists still shrink, without keys to compare, or where nothing reads the patches any
  * more.

@@ -12,7 +12,7 @@ import {
 } from "../../src/format/model.ts";
 import { resizedManifest } from "../checkpoints/resize.ts";
 import { hasWholeHeads } from "../masks/masks.ts";
-import { mergesFor, withMerges } from "../masks/mergeSchedule.ts";
+import { mergesFor, withMerges, withoutMerges } from "../masks/mergeSchedule.ts";
 import { spreadLists } from "../masks/spreadLists.ts";
 
 export const AXES = ["size", "merges", "lists", "attn", "mlp", "dtype"] as const;
@@ -126,14 +126,6 @@ function withWidths<A extends Architecture>(arch: A, { attn, mlp }: Setting): A 
     mlpHidden: mlp === 1 ? block.mlpHidden : Math.round(mlp * block.mlpHidden),
   }));
   return { ...arch, blocks };
-}
-
-/** The same network without merges. */
-export function withoutMerges<A extends Architecture>(arch: A): A {
-  return withMerges(
-    arch,
-    arch.blocks.map(() => 0),
-  );
 }
 
 /** The network with its patches merged or dropped until the share of its MACs is left. */

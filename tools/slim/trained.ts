@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Model } from "../../src/format/model.ts";
+import { withoutMerges } from "../masks/mergeSchedule.ts";
 import { readModelFolder, writeModelFolder } from "../models/folders.ts";
 import { FINETUNE, RETRAIN } from "../options/retrain.ts";
 import { readOptions } from "../options/spec.ts";
@@ -18,14 +19,18 @@ import { decided } from "./decided.ts";
 import { lossOf, type PointMeasurer } from "./measure.ts";
 import type { SlimRun } from "./run.ts";
 import type { Choice, Measured } from "./search.ts";
-import { DENSE, keyOf, lossText, type Setting, type Space, settingOf, settingText, withoutMerges } from "./space.ts";
+import { DENSE, keyOf, lossText, type Setting, type Space, settingOf, settingText } from "./space.ts";
 
 /** The settings that worked best for a few thousand pictures in class folders. The dense model and the slim ones use the same. */
 const RECIPE = { lr: 1.5e-4, warmup: 0.3, minScale: 0.4 };
 /** Added where pictures come often enough to be learned by heart; a short training is worse with it. */
 const AUGMENTATION = { mixup: 0.2, randaugment: 7, erase: 0.1 };
 const MANY_EPOCHS = 10;
-const recipeFor = (epochs: number) => (epochs < MANY_EPOCHS ? RECIPE : { ...RECIPE, ...AUGMENTATION });
+const trainingOf = ({ options }: TrainingPlan) => ({
+  ...RECIPE,
+  ...(options.epochs >= MANY_EPOCHS && AUGMENTATION),
+  ...options,
+});
 
 const MOST_EPOCHS = { finetune: 20, retrain: 80 };
 const LEAST_EPOCHS = 1;
@@ -42,8 +47,7 @@ export async function finetuneDense(run: SlimRun, unknown: string): Promise<stri
   const out = join(folder, `finetune-${trainingKey.slice(0, 10)}`);
   if (!existsSync(out)) say(`slim: finetunes first, because the data's classes are not the model's: ${unknown}`);
   const plan = await planOf(run, out, readModelFolder(source), FINETUNE_SHARE * clock.total, MOST_EPOCHS.finetune);
-  const training = { ...recipeFor(plan.options.epochs), ...plan.options };
-  const given = { ...training, data: options.data, out, keepBest: true, valPictures: VAL_PICTURES };
+  const given = { ...trainingOf(plan), data: options.data, out, keepBest: true, valPictures: VAL_PICTURES };
   const all = readOptions(FINETUNE, { ...given, seed: options.seed ?? 0 }, "slim");
   if (!existsSync(out)) await clock.during(() => finetune(source, all));
   run.notes.push(`the dense model was finetuned for ${plan.options.epochs} epochs on ${data.train.length} pictures`);
@@ -250,8 +254,7 @@ async function retrainOne(
   plan: TrainingPlan,
   round: number,
 ): Promise<void> {
-  const training = { ...recipeFor(plan.options.epochs), ...plan.options };
-  const given = { ...training, data: options.data, out, teacher: source, keepBest: true };
+  const given = { ...trainingOf(plan), data: options.data, out, teacher: source, keepBest: true };
   const seed = (options.seed ?? 0) + round - 1; // other crops than the round before
   const more = { valPictures: VAL_PICTURES, seed, ...(options.unlabelled && { unlabelled: true }) };
   await retrain(from, readOptions(RETRAIN, { ...given, ...more }, "slim"));

@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import { countMacs, type Manifest } from "../../../src/format/model.ts";
-import { DENSE, lossText, settingOf, settingText, shapeOf, spaceOf, withoutMerges } from "../../../tools/slim/space.ts";
+import { withoutMerges } from "../../../tools/masks/mergeSchedule.ts";
+import { DENSE, lossText, settingOf, settingText, shapeOf, spaceOf } from "../../../tools/slim/space.ts";
 import { CLASSES, tinyArchitecture } from "../fixtures.ts";
 
 const labels = CLASSES.map((label) => ({ id: label, label }));
