@@ -170,9 +170,11 @@ function openMeter(
         return task.learns === "features" ? features : logits;
       });
     const accuracy = await withAverages(tf, task.variables, ema, async () => {
-      const found = task.together
-        ? await meanAccuracy(task.together.all, ({ forward }) => accuracyOf(forward))
-        : await accuracyOf(task.forward);
+      const students = task.together?.all ?? [];
+      const found =
+        students.length > 1
+          ? await meanAccuracy(students, ({ forward }) => accuracyOf(forward))
+          : await accuracyOf(task.forward);
       task.best?.offer(tf, task.variables, found, step);
       return found;
     });
