@@ -100,11 +100,13 @@ describe("with ranges", () => {
   });
 
   test("a budget that none meets leaves the fastest, and info says so", async () => {
-    const vit = await load({ latencyMs: 1e-6 });
+    const changes: string[] = [];
+    const vit = await load({ latencyMs: 1e-6, onVariant: ({ variant }) => void changes.push(variant) });
     await untilIt(() => vit.classify(picture()).then(() => expect(vit.info.choice).toBeDefined()));
     expect(vit.info).toMatchObject({ variant: "small", choice: { meets: false } });
     expect(vit.info.choice!.reason).toContain("no variant takes at most");
     expect(ranges).toHaveLength(1);
+    expect(changes).toEqual([]); // no other variant has come to answer
   });
 
   test("use() changes to what is there without a download, and fetches what is not", async () => {
@@ -129,6 +131,18 @@ describe("with ranges", () => {
     expect((await vit.use({ latencyMs: 1e-6 })).variant).toBe("small");
     expect((await vit.use({ latencyMs: 1e6 })).variant).toBe("large");
     await expect(vit.use({ latencyMs: -1 })).rejects.toMatchObject({ code: "bad-option" });
+  });
+
+  test("a stream within a budget changes its variant, also after use(), and leaves that of other calls", async () => {
+    const vit = await load({ variant: "small" });
+    await vit.use("large");
+    async function* pictures() {
+      for (let k = 0; k < 6; k++) yield picture();
+    }
+    const seen: string[] = [];
+    for await (const { variant } of vit.stream(pictures(), { latencyMs: 1e-6 })) seen.push(variant);
+    expect(seen).toEqual(["large", "large", "large", "small", "small", "small"]);
+    expect((await vit.classify(picture())).variant).toBe("large");
   });
 
   test("two that share the weights have a variant each", async () => {

@@ -7,6 +7,7 @@ import type { OpenEngine } from "../../src/engines/engine.ts";
 import { SlimViT } from "../../src/index.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { writeModelFolder } from "../../tools/models/folders.ts";
+import { writeElastic } from "../elasticFolder.ts";
 import { randomModel } from "../helpers.ts";
 
 const sizesOfBatches: number[] = [];
@@ -124,4 +125,62 @@ test("an abort takes one picture out of its batch", async () => {
   const codes = await Promise.allSettled(calls);
   expect(codes.map(({ status }) => status)).toEqual(["fulfilled", "rejected", "fulfilled"]);
   vit.dispose();
+});
+
+test("of pictures that are computed together each has its share of the time", async () => {
+  const vit = await SlimViT.load(folder, { engine: "reference" });
+  sizesOfBatches.length = 0;
+  const start = performance.now();
+  const answers = await Promise.all([1, 2, 3].map((seed) => vit.classify(picture(seed))));
+  const elapsed = performance.now() - start;
+  expect(sizesOfBatches).toEqual([3]);
+  const inference = answers.map(({ latencyMs }) => latencyMs.inference);
+  expect(inference).toEqual([inference[0], inference[0], inference[0]]);
+  expect(inference.reduce((a, b) => a + b)).toBeLessThanOrEqual(elapsed);
+  vit.dispose();
+});
+
+test("a call that is given up while it waits is never computed", async () => {
+  const vit = await SlimViT.load(folder, { engine: "reference" });
+  const controller = new AbortController();
+  [prepared, sizesOfBatches.length] = [0, 0];
+  let isLetGo = false;
+  ready = () => isLetGo;
+  // Three are computed and three are prepared when the seventh, which waits behind them, is given up.
+  const calls = [1, 2, 3, 4, 5, 6].map((seed) => vit.classify(picture(seed)));
+  const given = vit.classify(picture(7), { signal: controller.signal });
+  const refused = expect(given).rejects.toMatchObject({ code: "aborted" });
+  await vi.waitUntil(() => prepared === 6);
+  controller.abort();
+  await refused;
+  isLetGo = true;
+  await Promise.all(calls);
+  await vit.classify(picture(8));
+  ready = () => true;
+  expect(prepared).toBe(7);
+  expect(sizesOfBatches.reduce((a, b) => a + b)).toBe(7);
+  vit.dispose();
+});
+
+test("pictures for two variants are never computed together", async () => {
+  const elastic = join(folder, "elastic");
+  await writeElastic(elastic);
+  const options = { engine: "reference", variant: "large" } as const;
+  const [small, large] = await Promise.all([SlimViT.load(elastic, options), SlimViT.load(elastic, options)]);
+  await small.use("small");
+  const pictures = [1, 2, 3].map(picture);
+  const alone = new Map<SlimViT, unknown[]>();
+  for (const vit of [small, large])
+    alone.set(
+      vit,
+      (await vit.classify(pictures)).map(({ classes }) => classes),
+    );
+  const calls = pictures.flatMap((one, k) => [small, large].map((vit) => ({ vit, k, answer: vit.classify(one) })));
+  for (const { vit, k, answer } of calls) {
+    const { variant, classes } = await answer;
+    expect(variant).toBe(vit === small ? "small" : "large");
+    expect(classes).toEqual(alone.get(vit)![k]);
+  }
+  small.dispose();
+  large.dispose();
 });

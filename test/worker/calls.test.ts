@@ -20,12 +20,12 @@ afterAll(() => rmSync(folder, { recursive: true }));
 const picture = () => ({ data: new Uint8Array(64 * 4).fill(99), width: 8, height: 8 });
 
 /** One picture, and then none, but no end either. */
-function silentSource() {
+function silentSource(only: ImageInput = picture()) {
   let asked = 0;
   const source = {
     isLeft: false,
     [Symbol.asyncIterator]: () => ({
-      next: () => (asked++ ? new Promise<never>(() => {}) : Promise.resolve({ value: picture() as ImageInput })),
+      next: () => (asked++ ? new Promise<never>(() => {}) : Promise.resolve({ value: only })),
       async return() {
         source.isLeft = true;
         return { done: true as const, value: undefined };
@@ -149,6 +149,27 @@ test("misspelt options are refused by every call", async () => {
     vit.classifyAll([picture()], topk).next(),
   ];
   for (const call of calls) await expect(call).rejects.toMatchObject({ code: "bad-option" });
+  vit.dispose();
+});
+
+test("a part of a picture is looked at by every call as the same part alone would be", async () => {
+  const vit = await SlimViT.load(folder, { engine: "reference" });
+  const [width, height] = [20, 12];
+  const region = { x: 9, y: 3, width: 8, height: 8 };
+  const whole = { data: Uint8Array.from({ length: 4 * width * height }, (_, k) => (k * k * 31) % 251), width, height };
+  const cut = { data: new Uint8Array(4 * 64), width: 8, height: 8 };
+  for (let y = 0; y < 8; y++)
+    cut.data.set(whole.data.subarray(4 * ((y + 3) * width + 9), 4 * ((y + 3) * width + 17)), 32 * y);
+  const [classes, features] = [(await vit.classify(cut)).classes, await vit.embed(cut)];
+  expect((await vit.classify(whole)).classes).not.toEqual(classes);
+  expect((await vit.classify(whole, { region })).classes).toEqual(classes);
+  expect(await vit.embed(whole, { region })).toEqual(features);
+  for await (const { result } of vit.classifyAll([whole], { region })) expect(result!.classes).toEqual(classes);
+  for await (const { result } of vit.embedAll([whole], { region })) expect(result).toEqual(features);
+  for await (const answer of vit.stream(silentSource(whole), { region })) {
+    expect(answer.classes).toEqual(classes);
+    break;
+  }
   vit.dispose();
 });
 

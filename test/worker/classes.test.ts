@@ -86,3 +86,47 @@ test("an embedding model says what to call instead", async () => {
     message: expect.stringMatching(/embedding model .*classes: \{ name: vector \}.*embed\(\)/),
   });
 });
+
+describe("a taught head", () => {
+  const head = {
+    labels: ["near", "far"].map((label) => ({ id: label, label })),
+    weight: Float32Array.of(0.2, 0.1, 0, 0, 0, 0, 0, 0),
+    bias: Float32Array.of(0, 1 - Math.log(3)),
+    means: Float32Array.of(30, 40, 0, 0, -4, 3, 0, 0),
+    unknown: { threshold: 0.9 } as never,
+  };
+
+  test("gives softmax scores of its own classes, also on a network whose own head has one score a class", async () => {
+    // The features are 3 and 4: logits of 1 and 1 − ln 3, so scores of 3/4 and 1/4.
+    for (const of of [manifest, { ...manifest, head: { scores: "sigmoid" } } as Manifest]) {
+      const found = await picked(output([9, 9, 9]), of, { head });
+      expect(found).toEqual([
+        { id: "near", label: "near", index: 0, score: expect.closeTo(0.75, 6) },
+        { id: "far", label: "far", index: 1, score: expect.closeTo(0.25, 6) },
+      ]);
+    }
+  });
+
+  /** The network's own rule, by which everything is unknown. */
+  const rule = { means: Float32Array.of(0, 0, 1, 0), unknown: { threshold: 0.99 } as never };
+  const isUnknown = async (features: number[], ...given: Parameters<typeof classPicker>) =>
+    (await classPicker(...given))(output([1, 2, 3], features)).unknown;
+
+  test("tells unknown pictures by its own means, a network's own head by the network's", async () => {
+    expect(await isUnknown([3, 4, 0, 0], manifest, { head }, rule)).toBe(false);
+    expect(await isUnknown([0, 0, 5, 1], manifest, { head }, rule)).toBe(true);
+    expect(await isUnknown([0, 0, 5, 0.1], manifest, {}, rule)).toBe(false);
+    expect(await isUnknown([3, 4, 0, 0], manifest, {}, rule)).toBe(true);
+    expect(await isUnknown([3, 4, 0, 0], manifest, {})).toBeUndefined();
+  });
+
+  test("a picture exactly at the threshold is known", async () => {
+    const exact = { ...head, means: Float32Array.of(3, 4, 0, 0), unknown: { threshold: 1 } as never };
+    expect(await isUnknown([3, 4, 0, 0], manifest, { head: exact })).toBe(false);
+  });
+
+  test("nothing is unknown among classes that the caller gives", async () => {
+    const classes = { one: [0, 0, 0, 1], other: [1, 0, 0, 0] };
+    expect(await isUnknown([3, 4, 0, 0], manifest, { classes }, rule)).toBeUndefined();
+  });
+});
