@@ -299,6 +299,13 @@ test("only a model that stays with one variant can be taught: a head fits the fe
   open.push(taught);
   expect(taught.info.labels.map(({ label }) => label)).toEqual(["red", "blue"]);
   expect((await taught.classify(picture())).variant).toBe("middle");
+  async function* pictures() {
+    for (let k = 0; k < 5; k++) yield picture();
+  }
+  for await (const { variant, classes } of taught.stream(pictures(), { latencyMs: 1e-6 })) {
+    expect(variant).toBe("middle"); // too slow, but no other has these classes
+    expect(classes.map(({ label }) => label).sort()).toEqual(["blue", "red"]);
+  }
   await expect(taught.use("small")).rejects.toMatchObject({ code: "unsupported" });
   const files = await taught.save();
   const again = await SlimViT.load(files as File[], { engine: "simd", threads: 1 });

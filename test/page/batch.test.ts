@@ -124,3 +124,17 @@ test("eachOf keeps so many on their way", async () => {
   expect(await eachOf(["a", "b", "c", "d", "e"] as const, 3, work)).toEqual(["a", "b", "c", "d", "e"]);
   expect(most).toBe(3);
 });
+
+test("eachOf names the first picture that fails by its place, counted from one, and keeps other errors as they are", async () => {
+  const failing = (error: Error) => async (one: unknown) => {
+    if (one !== "a") throw error;
+    return one;
+  };
+  const ours = new SlimViTError("bad-input", "it is no picture");
+  await expect(eachOf(["a", "b", "c"], 2, failing(ours))).rejects.toMatchObject({
+    ...{ code: "bad-input", message: "Picture 2 of 3: it is no picture", cause: ours },
+  });
+  const theirs = new TypeError("not ours");
+  await expect(eachOf(["a", "b"], 2, failing(theirs))).rejects.toBe(theirs);
+  await expect(eachOf("b", 2, failing(ours))).rejects.toBe(ours);
+});

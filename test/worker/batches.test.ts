@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import type { OpenEngine } from "../../src/engines/engine.ts";
-import { SlimViT } from "../../src/index.ts";
+import { type ClassifyAllOptions, SlimViT } from "../../src/index.ts";
 import { forward } from "../../src/reference/forward.ts";
 import { writeModelFolder } from "../../tools/models/folders.ts";
 import { writeElastic } from "../elasticFolder.ts";
@@ -84,6 +84,19 @@ test("each picture's answer is its own, and a bad one costs the others nothing",
     [1, "bad-input"],
     [2, alone[2]],
   ]);
+  vit.dispose();
+});
+
+test("classifyAll keeps as many on their way as fill the engine's batches, unless it is told another number", async () => {
+  const vit = await SlimViT.load(folder, { engine: "reference" });
+  const largestOf = async (options: ClassifyAllOptions) => {
+    sizesOfBatches.length = 0;
+    for await (const { error } of vit.classifyAll([1, 2, 3, 4, 5, 6].map(picture), options))
+      expect(error).toBeUndefined();
+    return Math.max(...sizesOfBatches);
+  };
+  expect(await largestOf({})).toBe(3);
+  expect(await largestOf({ concurrency: 1 })).toBe(1);
   vit.dispose();
 });
 

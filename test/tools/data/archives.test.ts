@@ -1,6 +1,6 @@
 /** What a class is in a zip and in a tar. */
 import { execFileSync } from "node:child_process";
-import { linkSync, symlinkSync, writeFileSync } from "node:fs";
+import { linkSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { crc32 } from "node:zlib";
 import { describe, expect, test } from "vitest";
 import { openDataset } from "../../../tools/data/data.ts";
@@ -236,6 +236,41 @@ describe("tars", () => {
       ...["old", "old", "new", ...Array(2).fill("it is a link in a circle"), "new"],
       "it is a link to b/gone.png, which is not in the tar",
     ]);
+  });
+
+  test("the folders of a long path lie in ustar's prefix", async () => {
+    const long = (name: string) => `${name}/${"n".repeat(95)}/1.png`;
+    const folder = folderOf({ [long("crane")]: "one", [long("tit")]: "two" });
+    execFileSync("tar", ["--format=ustar", "-cf", "x.tar", "crane", "tit"], { cwd: folder });
+    expect(await opened(`${folder}/x.tar`)).toEqual({ crane: [long("crane")], tit: [long("tit")] });
+  });
+
+  /** Another size in the header of a tar's first file, as a big-endian number with the first bit set. */
+  function withSize(file: string, size: number): void {
+    const tar = readFileSync(file);
+    tar.fill(0, 124, 136);
+    tar[124] = 0x80;
+    tar.writeUInt32BE(size, 132);
+    tar.write("        ", 148);
+    const sum = tar.subarray(0, 512).reduce((a, b) => a + b, 0);
+    tar.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148);
+    writeFileSync(file, tar);
+  }
+
+  test("a size may be a number and not digits", async () => {
+    const file = tarOf("binary.tar", { "a/1.png": "x".repeat(700), "b/2.png": "two" });
+    withSize(file, 700);
+    const { pictures } = await openDataset([file], "all");
+    expect((await Promise.all(pictures.map((p) => p.read()))).map(String)).toEqual(["x".repeat(700), "two"]);
+  });
+
+  test("a file that claims to be larger than any picture is refused unread", async () => {
+    const size = 2 ** 28 + 1;
+    const file = tarOf("large.tar", { "a/1.png": "x" });
+    withSize(file, size);
+    truncateSync(file, 512 * (2 + Math.ceil(size / 512)));
+    const { pictures } = await openDataset([file], "all");
+    await expect(pictures[0].read()).rejects.toThrow(`it has ${size} bytes`);
   });
 
   test("one that is cut off, no tar, or compressed is one sentence", async () => {

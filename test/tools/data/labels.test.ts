@@ -71,3 +71,17 @@ test("a file of names alone gives classes of the same name an id each; a folder 
   writeFileSync(file, Buffer.from("caf\xe9\n", "latin1"));
   expect(() => readLabelsFile(file, 1)).toThrow(/names\.txt: is not in UTF-8/);
 });
+
+test("a file of ids and names gives each class its first name, unless another class has that too", () => {
+  const file = at("ids.tsv");
+  writeFileSync(file, "n1\ttench, Tinca tinca\nn2\tcrane, bird\nn3\tcrane, machine\nn4\t\n");
+  expect(readLabelsFile(file, 4)).toEqual([
+    { id: "n1", label: "tench" },
+    { id: "n2", label: "crane, bird" },
+    { id: "n3", label: "crane, machine" },
+    { id: "n4", label: "n4" },
+  ]);
+  writeFileSync(file, "n1\ttench\nn2\tcrane\nn1\ttit\n");
+  expect(() => readLabelsFile(file, 3)).toThrow(/has the id "n1" twice/);
+  expect(() => readLabelsFile(file, 4)).toThrow(/has 3 lines; the model has 4 classes/);
+});

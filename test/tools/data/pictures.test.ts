@@ -2,6 +2,7 @@
 import sharp from "sharp";
 import { beforeAll, describe, expect, test } from "vitest";
 import type { Preprocess } from "../../../src/format/model.ts";
+import { decodeBmp } from "../../../tools/data/bmp.ts";
 import { decode, evalPixels, type Picture } from "../../../tools/data/data.ts";
 import { type TrainData, trainBatches } from "../../../tools/training/batches.ts";
 import { trainingNumbers } from "../../fixtures/oracle/numbers.ts";
@@ -150,5 +151,55 @@ describe("training pictures", () => {
     const again = await epochOf(data);
     expect(again[0]).toEqual(both[0].slice(0, 3 * SIZE * SIZE));
     expect((await epochOf(data, 2))[0]).not.toEqual(again[0]);
+  });
+});
+
+describe("bitmaps by hand", () => {
+  /** @param header from the 15th byte on @param rest palette or masks, then the rows, the lowest first */
+  function bitmap(header: Buffer, rest: number[], rowsAt: number): Buffer {
+    const file = Buffer.concat([Buffer.from("BM"), Buffer.alloc(12), header, Buffer.from(rest)]);
+    file.writeUInt32LE(file.length, 2);
+    file.writeUInt32LE(rowsAt, 10);
+    return file;
+  }
+  const pixelsOf = (file: Buffer) => {
+    const { data, width, height } = decodeBmp(file);
+    const at = (k: number) => [...data.subarray(4 * k, 4 * k + 4)];
+    return Array.from({ length: height }, (_, y) => Array.from({ length: width }, (_, x) => at(y * width + x)));
+  };
+
+  test("OS/2's first form has sizes of 16 bits, and a palette of three bytes a colour: blue, green, red", () => {
+    const header = Buffer.alloc(12);
+    [12, 0, 3, 2, 1, 1].forEach((value, k) => void header.writeUInt16LE(value, 2 * k)); // its size, 3×2 px, 1 plane, 1 bit
+    const palette = [10, 20, 30, 40, 50, 60];
+    const [dark, light] = [
+      [30, 20, 10, 255],
+      [60, 50, 40, 255],
+    ];
+    const file = bitmap(header, [...palette, 0b01100000, 0, 0, 0, 0b10100000, 0, 0, 0], 14 + 12 + 6);
+    expect(pixelsOf(file)).toEqual([
+      [light, dark, light],
+      [dark, light, light],
+    ]);
+  });
+
+  test("16 bits with masks of their own: five of red, six of green, five of blue", () => {
+    const header = Buffer.alloc(40);
+    header.writeUInt32LE(40, 0);
+    header.writeInt32LE(2, 4);
+    header.writeInt32LE(1, 8);
+    header.writeUInt16LE(16, 14);
+    header.writeUInt32LE(3, 16); // BI_BITFIELDS
+    const masks = Buffer.alloc(12);
+    [0xf800, 0x07e0, 0x001f].forEach((mask, k) => void masks.writeUInt32LE(mask, 4 * k));
+    const row = Buffer.alloc(4);
+    row.writeUInt16LE((31 << 11) | 16, 0);
+    row.writeUInt16LE((21 << 5) | 31, 2);
+    expect(pixelsOf(bitmap(header, [...masks, ...row], 14 + 40 + 12))).toEqual([
+      [
+        [255, 0, Math.round((255 * 16) / 31), 255],
+        [0, Math.round((255 * 21) / 63), 255, 255],
+      ],
+    ]);
   });
 });

@@ -1,6 +1,7 @@
 /** Tables and metadata as spreadsheets, scripts and Hugging Face write them. */
 import { writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
+import type { Split } from "../../../tools/data/data.ts";
 import { digestData } from "../../../tools/data/digest.ts";
 import { folderOf, opened, said } from "./sources.ts";
 
@@ -12,7 +13,10 @@ describe("the text of a table", () => {
   test.each([
     ["line ends of old Macs", Buffer.from(rows.replaceAll("\n", "\r"))],
     ["UTF-16 of Excel", Buffer.from(`\ufeff${rows}`, "utf16le")],
+    ["UTF-16 with the larger byte first", Buffer.from(`\ufeff${rows}`, "utf16le").swap16()],
     ["a space before a quote", Buffer.from(rows)],
+    ["tabs, and a comma in a name", Buffer.from("b/2.png\tb, c\na/1.png\tcafé\n")],
+    ["semicolons, and a comma in a name", Buffer.from("b/2.png;b, c\na/1.png;café\n")],
     ["a separator that a first line names", Buffer.from("sep=;\npath;label\na/1.png;café\nb/2.png;b, c\n")],
   ])("with %s is read", async (_, bytes) => {
     const root = folderOf(PICTURES);
@@ -38,6 +42,23 @@ describe("the text of a table", () => {
   });
 });
 
+test("of a quoted cell two quotes are one, and it may hold line ends", async () => {
+  const root = folderOf(PICTURES);
+  writeFileSync(`${root}/list.csv`, 'path,label\na/1.png,"a ""big"" cat"\nb/2.png,"two\nlines"\n');
+  expect(await opened(`${root}/list.csv`)).toEqual({ 'a "big" cat': ["a/1.png"], "two\nlines": ["b/2.png"] });
+});
+
+test("a table's column of splits is followed, wherever it stands", async () => {
+  const root = folderOf(["1.png", "2.png", "3.png", "4.png"]);
+  writeFileSync(`${root}/list.csv`, "set,label,path\ntrain,a,1.png\nvalidation,a,2.png\nTEST,b,3.png\ntrain,b,4.png\n");
+  const of = (split: Split) => opened(`${root}/list.csv`, split);
+  expect(await of("train")).toEqual({ a: ["1.png"], b: ["4.png"] });
+  expect(await of("val")).toEqual({ a: ["2.png"] });
+  expect(await of("test")).toEqual({ b: ["3.png"] });
+  writeFileSync(`${root}/list.csv`, "path,label,split\n1.png,a,train\n2.png,a,holdout\n");
+  await expect(of("all")).rejects.toThrow(/row 2 has the split "holdout"; expected train, val or test/);
+});
+
 test("a table's pictures may lie beside its folder and in hidden ones", async () => {
   const root = folderOf({ "pics/1.png": "", ".cache/2.png": "", "lists/list.csv": "" });
   writeFileSync(`${root}/lists/list.csv`, `../pics/1.png,a\n${root}/.cache/2.png,b\n`);
@@ -50,6 +71,14 @@ test("a table's digest changes with its pictures", async () => {
   const [one, other] = await Promise.all(sources.map((root) => digestData(`${root}/list.csv`)));
   expect(other.sha256).not.toBe(one.sha256);
   expect(one.files.map((line) => line.split("  ")[1])).toEqual(["list.csv", "1.png"]);
+});
+
+test("a folder's digest changes when a picture moves to another class, and not with the system's files", async () => {
+  const sha256 = async (files: Record<string, string>) => (await digestData(folderOf(files))).sha256;
+  const one = await sha256({ "a/1.png": "x", "a/2.png": "y" });
+  expect(await sha256({ "a/1.png": "x", "b/2.png": "y" })).not.toBe(one);
+  expect(await sha256({ "a/1.png": "y", "a/2.png": "x" })).not.toBe(one);
+  expect(await sha256({ "a/1.png": "x", "a/2.png": "y", ".DS_Store": "z", "a/Thumbs.db": "z" })).toBe(one);
 });
 
 test("a folder's digest is the same with composed and decomposed names", async () => {

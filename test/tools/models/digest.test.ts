@@ -17,6 +17,8 @@ test("each variant of a folder is another model, whatever the folder is called a
   expect(modelDigest({ ...manifest, name: "other", metrics: { accuracy: [] } })).toBe(modelDigest(manifest));
   const [first, ...rest] = manifest.labels;
   expect(modelDigest({ ...manifest, labels: [...rest, first] })).not.toBe(modelDigest(manifest));
+  const preprocess = { ...manifest.preprocess, mean: [0.4, 0.5, 0.5] as [number, number, number] };
+  expect(modelDigest({ ...manifest, preprocess })).not.toBe(modelDigest(manifest));
 });
 
 test("a checkpoint and a stage belong to one variant, as model and as teacher", async () => {
