@@ -22,6 +22,7 @@ test.each(shipped)("the card of %s is what its manifest says", (name) => {
 test.each([
   [81, 263, "25.5 %–36.6 %"],
   [15, 148, "6.2 %–16.0 %"],
+  [0, 20, "0.0 %–16.1 %"],
   [1, 29, "0.6 %–17.2 %"],
 ])("the interval of %i in %i is Newcombe's (1998, table I, method 3)", (right, n, expected) => {
   expect(interval(right / n, n)).toBe(expected);

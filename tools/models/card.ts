@@ -118,7 +118,8 @@ export function interval(p: number, n: number): string {
   const z = 1.96;
   const centre = (p + (z * z) / (2 * n)) / (1 + (z * z) / n);
   const half = (z / (1 + (z * z) / n)) * Math.sqrt((p * (1 - p)) / n + (z * z) / (4 * n * n));
-  return `${percent(centre - half)}–${percent(centre + half)}`;
+  const low = Math.max(0, centre - half); // of no right picture, rounding makes it −1e-17
+  return `${percent(low)}–${percent(centre + half)}`;
 }
 
 /**
