@@ -60,6 +60,29 @@ describe("which variant meets a budget", () => {
     expect(await chosen(10, () => Number.NaN, FOUR, known)).toMatchObject({ name: "d", measured: [] });
   });
 
+  test("one that is predicted to take a quarter more than the budget is still tried", async () => {
+    const ms: Record<string, number> = { a: 2.5, b: 5, c: 6, d: 20 }; // of c 7.5 is predicted
+    expect(await chosen(6, ({ name }) => ms[name])).toMatchObject({ name: "c", meets: true });
+  });
+
+  test("no more than five are measured, however wrong the predictions are", async () => {
+    const many = Array.from({ length: 12 }, (_, k) => variant(`v${k}`, 10 * (k + 1), k / 20));
+    const found = await chosen(100, ({ name }) => (name === "v0" ? 1 : 1000), many);
+    expect(found).toMatchObject({ name: "v0", meets: true });
+    expect(found.measured).toHaveLength(5);
+  });
+
+  test("of several that are too slow the fastest is taken, which need not be the smallest", async () => {
+    const known = new Map([
+      ["a", { ms: 5 }],
+      ["b", { ms: 3 }],
+      ["c", { ms: 4 }],
+    ]);
+    const found = await chosen(1, () => Number.NaN, FOUR, known);
+    expect(found).toMatchObject({ name: "b", meets: false, measured: [] });
+    expect(found.reason).toMatch(/the fastest, "b" takes 3\.00 ms/);
+  });
+
   test("on any device the answer meets the budget, and is near the best that does", async () => {
     const times = fc.array(fc.integer({ min: 1, max: 100 }), { minLength: 4, maxLength: 4 });
     await fc.assert(
@@ -78,6 +101,22 @@ test("a variant that is no more accurate than a cheaper one is never worth havin
   const names = (variants: Variant[]) => worthHaving(variants).map(({ name }) => name);
   expect(names([variant("d", 100, 0.8), variant("b", 50, 0.8), variant("a", 25, 0.5)])).toEqual(["a", "b"]);
   expect(names([variant("d", 100), variant("b", 50, 0.8), variant("a", 25, 0.5)])).toEqual(["a", "b", "d"]);
+});
+
+test("of several measurements of a variant the one on the most pictures counts", () => {
+  const measured = (name: string, macs: number, ...entries: [top1: number, n: number][]) =>
+    ({ name, macs, metrics: { accuracy: entries.map(([top1, n]) => ({ top1, n })) } }) as unknown as Variant;
+  const a = measured("a", 25, [0.7, 1000]);
+  for (const entries of [
+    [[0.9, 10], [0.6, 1000]], // biome-ignore format: pairs
+    [[0.6, 1000], [0.9, 10]], // biome-ignore format: pairs
+  ] as [number, number][][])
+    expect(worthHaving([a, measured("b", 50, ...entries)]).map(({ name }) => name)).toEqual(["a"]);
+});
+
+test("a prediction is never below what is measured of a smaller one, and not above the proportion to one", () => {
+  expect(predictMs(FOUR, [{ ms: 7 }, { ms: 5 }, undefined, undefined], 3)).toBe(5); // that b took less than a is noise
+  expect(predictMs(FOUR, [{ ms: 5 }, undefined, undefined, { ms: 100 }], 1)).toBe(10); // d alone is slow
 });
 
 test("times are predicted in proportion to the MACs, on a line once two are known", () => {

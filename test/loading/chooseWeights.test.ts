@@ -40,6 +40,32 @@ describe("of weights whose accuracy is measured", () => {
     expect(order(chosen(Object.keys(accuracies) as WeightsDtype[], accuracies))).toEqual(expected);
   });
 
+  type Entry = [dtype: WeightsDtype, top1: number, n?: number, split?: string, data?: string];
+  const orderBy = (...entries: Entry[]) => {
+    const manifest = manifestOf(arch);
+    manifest.weights = (["f16", "int8"] as const).map((dtype) => ({ dtype, file: dtype, bytes: 1, sha256: dtype }));
+    const accuracy = entries.map(([dtype, top1, n = 1300, split = "val", data = "a.zip"]) => ({
+      ...{ dtype, top1, n, split, data, engine: "simd" },
+    }));
+    return order(chooseWeights({ ...manifest, metrics: { accuracy } }, "auto", "auto", "slimvit.json"));
+  };
+
+  test("those pictures count on which most of them were measured", () => {
+    for (const other of [
+      ["int8", 0.99, 50],
+      ["int8", 0.99, 1300, "train"],
+      ["int8", 0.99, 1300, "val", "b.zip"],
+    ] as Entry[]) {
+      expect(orderBy(other, ["f16", 0.8], ["int8", 0.7])).toEqual(["f16", "int8"]);
+      expect(orderBy(["f16", 0.8], ["int8", 0.7], other)).toEqual(["f16", "int8"]);
+    }
+  });
+
+  test("of several figures for the same weights the best counts", () => {
+    expect(orderBy(["f16", 0.8], ["int8", 0.7], ["int8", 0.799])).toEqual(["int8", "f16"]);
+    expect(orderBy(["f16", 0.8], ["int8", 0.799], ["int8", 0.7])).toEqual(["int8", "f16"]);
+  });
+
   test("the reason names the rule and both figures", () => {
     expect(chosen(["f16", "int8"], { f16: 0.8, int8: 0.7992 })[0].reason).toBe(
       "the fastest here of those within 0.5 points of the best measured accuracy (79.9 % of 80.0 % on 1300 pictures of val.zip)",

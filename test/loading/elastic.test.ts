@@ -274,12 +274,16 @@ test("a store of the app's keeps each slab, and asks for what it lacks alone", a
   await load({ variant: "small", cache });
   expect([...kept.keys()]).toEqual([slabs[0].sha256]);
   ranges = [];
-  await expectAnswers(await load({ variant: "large", cache }), "large");
+  const seen: Progress[] = [];
+  const onProgress = (progress: Progress) => void seen.push(progress);
+  await expectAnswers(await load({ variant: "large", cache, onProgress }), "large");
   expect(ranges).toEqual([`bytes=${end(1)}-${end(3) - 1}`]);
   expect([...kept.keys()].sort()).toEqual(slabs.map(({ sha256 }) => sha256).sort());
+  expect(seen.at(-1)).toMatchObject({ loadedBytes: end(3), cached: false }); // only its first part was
   ranges = [];
-  await expectAnswers(await load({ variant: "large", cache }), "large");
+  await expectAnswers(await load({ variant: "large", cache, onProgress }), "large");
   expect(ranges).toEqual([]);
+  expect(seen.at(-1)).toMatchObject({ loadedBytes: end(3), cached: true });
 });
 
 test("the largest is the first of the list, and every name is read from the folder", () => {

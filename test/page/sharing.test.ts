@@ -98,6 +98,13 @@ test("apps with stores of their own share nothing: each store is filled", async 
   expect(asked).toEqual([...ONCE, ...ONCE]);
 });
 
+test("a folder on a disk fills no store, as it needs no download", async () => {
+  const { kept, cache } = emptyStore();
+  const vit = await SlimViT.load(folder, { engine: "reference", dtype: "f32", cache });
+  loaded.push(vit);
+  expect(kept.size).toBe(0);
+});
+
 test("only with cache: true is the browser's cache opened", async () => {
   const open = vi.fn(async () => {
     throw new Error("no cache here");

@@ -142,7 +142,11 @@ describe("attention maps", () => {
     const image = await decode(readFileSync(picture), picture);
     models.forEach((model, m) => {
       const pixels = preprocess(image, model.manifest.preprocess);
-      const { attention } = forward(model, pixels, { explain: true });
+      const { attention, logits } = forward(model, pixels, { explain: true });
+      const best = logits.indexOf(Math.max(...logits));
+      const score = 1 / logits.reduce((sum, v) => sum + Math.exp(v - logits[best]), 0);
+      const { label } = model.manifest.labels[best];
+      expect(looked[m].best).toEqual({ label, score: expect.closeTo(score, 4) });
       expect(looked[m].attention.map((map) => map.length)).toEqual(m ? [17, 4, 4] : [17, 17, 17]);
       looked[m].attention.forEach((map, i) => void expectClose(map, attention![i], 1e-5));
     });

@@ -12,25 +12,30 @@ import { randomModel } from "../helpers.ts";
 
 const sizesOfBatches: number[] = [];
 let prepared = 0;
+/** Engines that were opened and not disposed of. */
+let openEngines = 0;
 /** What a batch waits for before it is computed. */
 let ready: () => boolean = () => true;
 
 /** The reference's numbers, three pictures at once. */
-const openBatching: OpenEngine = async (model) => ({
-  name: "reference",
-  threads: 1,
-  batchSize: 3,
-  async run(pixels) {
-    sizesOfBatches.push(1);
-    return forward(model, pixels);
-  },
-  async runBatch(pictures) {
-    sizesOfBatches.push(pictures.length);
-    await vi.waitUntil(() => ready());
-    return pictures.map((pixels) => forward(model, pixels));
-  },
-  dispose() {},
-});
+const openBatching: OpenEngine = async (model) => {
+  openEngines++;
+  return {
+    name: "reference",
+    threads: 1,
+    batchSize: 3,
+    async run(pixels) {
+      sizesOfBatches.push(1);
+      return forward(model, pixels);
+    },
+    async runBatch(pictures) {
+      sizesOfBatches.push(pictures.length);
+      await vi.waitUntil(() => ready());
+      return pictures.map((pixels) => forward(model, pixels));
+    },
+    dispose: () => void openEngines--,
+  };
+};
 
 vi.mock("../../src/engines/registry.ts", async (original) => ({
   ...(await original<typeof import("../../src/engines/registry.ts")>()),
@@ -144,8 +149,10 @@ test("of pictures that are computed together each has its share of the time", as
   const vit = await SlimViT.load(folder, { engine: "reference" });
   sizesOfBatches.length = 0;
   const start = performance.now();
+  ready = () => performance.now() > start + 100; // most of the time is the engine's
   const answers = await Promise.all([1, 2, 3].map((seed) => vit.classify(picture(seed))));
   const elapsed = performance.now() - start;
+  ready = () => true;
   expect(sizesOfBatches).toEqual([3]);
   const inference = answers.map(({ latencyMs }) => latencyMs.inference);
   expect(inference).toEqual([inference[0], inference[0], inference[0]]);
@@ -196,4 +203,20 @@ test("pictures for two variants are never computed together", async () => {
   }
   small.dispose();
   large.dispose();
+});
+
+test("the engine of a variant that another one has replaced is closed", async () => {
+  const elastic = join(folder, "replaced");
+  await writeElastic(elastic);
+  openEngines = 0;
+  const vit = await SlimViT.load(elastic, { engine: "reference", variant: "large" });
+  for (const name of ["small", "middle", "large"]) {
+    await vit.use(name);
+    expect((await vit.classify(picture(1))).variant).toBe(name);
+    expect(openEngines).toBe(1);
+  }
+  await expect(vit.use("none")).rejects.toMatchObject({ code: "bad-option" });
+  expect(openEngines).toBe(1);
+  vit.dispose();
+  await vi.waitUntil(() => openEngines === 0);
 });

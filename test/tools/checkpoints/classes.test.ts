@@ -85,6 +85,30 @@ describe.each([
   });
 });
 
+test("scale and bias are the caller's, else the file's, else the checkpoint's", async () => {
+  const { vectors } = familyCase("transformers: SigLIP").zeroShot!;
+  const model = at("model-transformers-SigLIP");
+  const { scale, bias } = readModelFolder(model).manifest.provenance.zeroShot!;
+  const labels = JSON.stringify(NAMES);
+  let count = 0;
+  const made = async (metadata: Record<string, string>, options: { scale?: number; bias?: number } = {}) => {
+    const [embeddings, out] = [
+      writeRows(`scaled-${count}.safetensors`, vectors, { labels, ...metadata }),
+      at(`s-${count++}`),
+    ];
+    const report = await makeClasses(model, { embeddings, out, ...options });
+    const { tensors } = readModelFolder(out);
+    const row = (tensors.get("head.weight")!.data as Float32Array).subarray(0, vectors[0].length);
+    expect(Math.hypot(...row)).toBeCloseTo(report.scale, 4); // a row is a direction times the scale
+    expect((tensors.get("head.bias")!.data as Float32Array)[0]).toBeCloseTo(report.bias, 5);
+    return [report.scale, report.bias];
+  };
+  expect(await made({})).toEqual([scale, bias]);
+  expect(await made({ scale: "5", bias: "-2" })).toEqual([5, -2]);
+  expect(await made({ scale: "5", bias: "-2" }, { scale: 7, bias: -3 })).toEqual([7, -3]);
+  expect(await made({ scale: "5" }, { bias: 0 })).toEqual([5, 0]);
+});
+
 test("what does not fit is one sentence", async () => {
   const model = at("model-transformers-CLIP");
   const attempt = (embeddings: string, options = {}) =>

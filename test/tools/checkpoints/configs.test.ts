@@ -218,6 +218,21 @@ describe("preprocessing", () => {
     }
   });
 
+  test.each([...["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"].entries()])(
+    "the filter %i is Pillow's %s",
+    (resample, interpolation) => {
+      expect(convert(HF, { preprocessor: { ...usual, resample } }).preprocess).toMatchObject({ interpolation });
+    },
+  );
+
+  test("ConvNeXt squashes pictures for 384 px and more, and crops for less", () => {
+    const of = (shortest_edge: number) => {
+      const preprocessor = { ...usual, size: { shortest_edge }, image_processor_type: "ConvNextImageProcessor" };
+      return convert(HF, { preprocessor }).preprocess.resize;
+    };
+    expect([of(383), of(384)]).toEqual([Math.trunc(383 / (224 / 256)), [32, 32]]);
+  });
+
   test("a filter that the file leaves out is its processor's own: bilinear of ViT's, bicubic of CLIP's", () => {
     const { resample: _, ...without } = usual;
     const of = (image_processor_type: string) => {

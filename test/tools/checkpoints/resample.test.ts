@@ -5,7 +5,7 @@ import { float32 } from "../../../src/format/read.ts";
 import { forward } from "../../../src/reference/forward.ts";
 import type { TF } from "../../../src/tfjs/ops.ts";
 import { importModel } from "../../../tools/checkpoints/import.ts";
-import { resampleKeepIdx, resizeModel } from "../../../tools/checkpoints/resize.ts";
+import { resampleKeepIdx, resizedManifest, resizeModel } from "../../../tools/checkpoints/resize.ts";
 import { readModelFolder } from "../../../tools/models/folders.ts";
 import { openBackend } from "../../../tools/training/backend.ts";
 import { adapted } from "../../../tools/training/teacher.ts";
@@ -78,6 +78,29 @@ describe("positions inside attention", () => {
     const { features } = forward(resized, familyPixels({ imageSize: [40, 48] }));
     expect(features.every(Number.isFinite)).toBe(true);
   });
+});
+
+type Side = [number, number];
+test.each<[Preprocess["resize"], Side, Side, Preprocess["resize"]]>([
+  [250, [224, 224], [308, 308], 344], // 250 × 308 / 224 = 343.75
+  [256, [224, 224], [112, 224], 224], // 128 of the shorter side, but the crop has to fit
+  [
+    [256, 320],
+    [224, 280],
+    [112, 140],
+    [128, 160],
+  ],
+  [
+    [240, 300],
+    [224, 280],
+    [280, 224],
+    [300, 240],
+  ],
+])("pictures that were resized to %j for %j px are for %j px resized to %j", (resize, from, to, expected) => {
+  const arch = { imageSize: from, patchSize: 28, embedDim: 4, headDim: 1, layerNormEps: 1e-6, prefixTokens: 1 };
+  const plain = manifestOf({ ...arch, blocks: [] } as never);
+  const manifest = { ...plain, preprocess: { ...plain.preprocess, resize, crop: from } };
+  expect(resizedManifest(manifest, to).preprocess).toMatchObject({ resize: expected, crop: to });
 });
 
 describe("a network that merges", () => {
