@@ -2,8 +2,9 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import type { Preprocess, Tensors } from "../../../src/format/model.ts";
+import type { Architecture, Preprocess, Tensors } from "../../../src/format/model.ts";
 import { convertCheckpoint, type ImportOptions } from "../../../tools/checkpoints/import.ts";
+import { preprocessing } from "../../../tools/checkpoints/preprocessing.ts";
 import { familyCase, familyTensors, writeFamilyCheckpoint } from "../../fixtures/family/numbers.ts";
 import { workplace } from "../fixtures.ts";
 
@@ -181,6 +182,18 @@ describe("preprocessing", () => {
     expect(convert(TIMM, { config }).preprocess).toMatchObject(wanted);
   });
 
+  test("timm's crop for an oblong network covers it: both sides are scaled alike", () => {
+    const of = (crop_mode?: string) => {
+      const config = { pretrained_cfg: { crop_pct: 0.8, ...(crop_mode && { crop_mode }) } };
+      const arch = { imageSize: [32, 48] } as Architecture;
+      return preprocessing(arch, { config, preprocessor: {} } as never, {}, "source", []);
+    };
+    expect(of()).toMatchObject({ resize: [40, 60], crop: [32, 48], fit: "cover" });
+    expect(of("border")).toMatchObject({ resize: [40, 60], crop: [32, 48], fit: "contain" });
+    expect(of("squash")).toMatchObject({ resize: [40, 60], crop: [32, 48] });
+    expect(of("squash")).not.toHaveProperty("fit");
+  });
+
   const usual = {
     image_mean: [0.5, 0.5, 0.5],
     image_std: [0.25, 0.25, 0.25],
@@ -199,8 +212,8 @@ describe("preprocessing", () => {
     ["a shorter side and a crop", { size: { shortest_edge: 36 }, do_center_crop: true }, { resize: 36 }],
     [
       "LeViT's way",
-      { size: { shortest_edge: 28 }, do_center_crop: true, image_processor_type: "LevitImageProcessor" },
-      { resize: 32 },
+      { size: { shortest_edge: 35 }, do_center_crop: true, image_processor_type: "LevitImageProcessor" },
+      { resize: 40 },
     ],
     [
       "ConvNeXt's way",

@@ -120,6 +120,12 @@ describe("a network that merges", () => {
     expect(manifest.blocks.map(({ merge }) => merge)).toEqual(merges);
   });
 
+  test("never merges more pairs than there are", () => {
+    const half = { ...model.manifest, blocks: blocks.map((block, i) => ({ ...block, merge: i ? 0 : 8 })) };
+    const { blocks: resized } = resizedManifest(half as typeof model.manifest, [PATCH, 3 * PATCH]);
+    expect(resized.map(({ merge }) => merge)).toEqual([1, 0, 0]); // half of three patches would be 1.5
+  });
+
   test("a size beyond the format's bounds is refused before anything is computed", () => {
     expect(() => resizeModel(model, [100_000, 100_000])).toThrow(
       /100000×100000 px is too large; expected at most 4096 px/,
