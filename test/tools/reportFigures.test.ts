@@ -24,7 +24,7 @@ beforeEach(() => drawn.clear());
 const dataOf = (title: string, series = 0) => drawn.get(title)!.series[series].data;
 
 /** 2 × 4 patches; 3 heads of 8 channels and 24 units in each block when it was dense. */
-function model(name: string, units: number, metrics: object = {}): ReportModel {
+function model(name: string, units: number, metrics: Record<string, unknown> = {}): ReportModel {
   const blocks = [
     { headDims: [8, 3], mlpHidden: units, keepIdx: [0, 1, 2, 3, 4, 5, 6, 7, 8] },
     { headDims: [4], mlpHidden: 7, keepIdx: [0, 1, 4, 8] },
