@@ -36,11 +36,13 @@ export interface Listener {
   depth?: number;
   /** what the variable is after each step, in place of the optimiser's value */
   forced?: number[];
+  /** further parts of the task */
+  task?: Partial<TrainTask>;
 }
 
 /** The logits are zeros, so the cross-entropy's gradient is (1 / classes − target) / size: the targets are read from it. */
 export async function record(
-  { backend, data, checkpoint, classes = 3, depth = 1, forced }: Listener,
+  { backend, data, checkpoint, classes = 3, depth = 1, forced, task: parts }: Listener,
   options: Partial<Recipe>,
 ): Promise<Recording> {
   const { tf } = backend;
@@ -74,6 +76,7 @@ export async function record(
       values.push(probe.dataSync()[0]);
     },
     checkpoint: { path: checkpoint, identity: {}, rates: "{}", start: "anew" },
+    ...parts,
   };
   await train(backend, task, recipe({ weightDecay: 0, smoothing: 0, ...options }));
   return { batches, values, result: probe.dataSync()[0] };

@@ -1,7 +1,9 @@
 /** What `train` does at each step, seen by a network that only listens: rates, averages, mixed pictures, stochastic depth. */
 import { beforeAll, describe, expect, test } from "vitest";
+import type { Tensor } from "../../../src/tfjs/ops.ts";
 import { type Backend, openBackend } from "../../../tools/training/backend.ts";
 import type { TrainData } from "../../../tools/training/batches.ts";
+import type { TrainTask } from "../../../tools/training/train.ts";
 import { trainingNumbers } from "../../fixtures/oracle/numbers.ts";
 import { expectClose } from "../../helpers.ts";
 import { workplace } from "../fixtures.ts";
@@ -21,8 +23,10 @@ beforeAll(async () => {
 });
 
 type Options = Parameters<typeof record>[1];
-const listen = (options: Options, more: { depth?: number; forced?: number[] } = {}): Promise<Recording> =>
-  record({ backend, data, checkpoint: at(`${runs++}.safetensors`), ...more }, options);
+const listen = (
+  options: Options,
+  more: Pick<Parameters<typeof record>[0], "depth" | "forced" | "task"> = {},
+): Promise<Recording> => record({ backend, data, checkpoint: at(`${runs++}.safetensors`), ...more }, options);
 
 describe("the rate", () => {
   test.each(schedules)(
@@ -49,6 +53,37 @@ describe("the averaged weights", () => {
   });
 });
 
+test("the best weights are the averaged ones as val sees them, not those of the last step", async () => {
+  const offered: number[] = [];
+  const best = {
+    tensors: new Map(),
+    offer: (_: unknown, variables: TrainTask["variables"]) =>
+      void offered.push(variables.get("probe")!.dataSync()[0] as number),
+    takeOver: () => undefined,
+  };
+  const validation = { ...data, pictures: data.pictures.slice(0, 3) };
+  const options = { ema: 0.2, batch: 12, epochs: 2, valEvery: 0.5 };
+  await listen(options, { forced: [1, 3, 5, 7], task: { validation, best: best as never } });
+  // Decays: (1 + 1) / (10 + 1) in the second step, then 0.2.
+  const second = (2 / 11) * 1 + (9 / 11) * 3;
+  const third = 0.2 * second + 0.8 * 5;
+  expectClose(offered, [0, 1, second, third, 0.2 * third + 0.8 * 7], 1e-5);
+});
+
+test("the forward pass is told how much of the training is done: 0 at first, never all", async () => {
+  const { batches } = await listen({ batch: 12, epochs: 2 });
+  expect(batches.map(({ progress }) => progress)).toEqual([0, 0.25, 0.5, 0.75]);
+});
+
+test("weight decay shortens what the task says is decayed: p(1 − lr · wd) and then Adam's step", async () => {
+  const options = { lr: 0.1, schedule: "constant", weightDecay: 0.5, batch: 12, epochs: 1.5 } as const;
+  const one = -0.1;
+  const two = one * (1 - 0.1 * 0.5) - 0.1;
+  const decayed = await listen(options, { task: { decays: (name) => name === "probe" } });
+  expectClose(decayed.values, [0, one, two, two * (1 - 0.1 * 0.5) - 0.1], 1e-5);
+  expectClose((await listen(options)).values, [0, -0.1, -0.2, -0.3], 1e-5); // a vector is not
+});
+
 const CLASSES = 3;
 const EACH = 3 * 32 * 32;
 const pictureOf = ({ pixels }: SeenBatch, k: number) => pixels.subarray(k * EACH, (k + 1) * EACH);
@@ -71,6 +106,18 @@ describe("mixup", () => {
         expectClose(targetOf(batch, k), blend(targetOf(own, k), targetOf(own, 4 - k)), 1e-5);
       }
     });
+  });
+
+  test("shows the teacher the mixed pictures, too", async () => {
+    const shown: Float32Array[] = [];
+    const teacher = (pixels: Tensor) => {
+      shown.push(pixels.dataSync() as Float32Array);
+      return backend.tf.zeros([pixels.shape[0]!, CLASSES]) as Tensor;
+    };
+    const { batches } = await listen({ batch: 5, epochs: 1, mixup: 0.8, alpha: 0.5 }, { task: { teacher } });
+    const [plain] = (await listen({ batch: 5, epochs: 1 })).batches;
+    expect(shown).toEqual(batches.map(({ pixels }) => pixels));
+    expect(shown[0]).not.toEqual(plain.pixels);
   });
 
   test("draws lam from Beta(0.8, 0.8)", async () => {
