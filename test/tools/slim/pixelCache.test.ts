@@ -48,3 +48,20 @@ test("kept pixels are not decoded again, streamed ones are", async () => {
   expect(await decodings(new PixelCache(1e9))).toBe(5);
   expect(await decodings(new PixelCache(1))).toBe(10);
 });
+
+test("two sets of pictures are never taken for each other, nor two picture sizes of one set", async () => {
+  const { pictures } = await openDataset([at("pictures")], "all");
+  const [some, others] = [pictures.slice(0, 3), pictures.slice(3, 6)];
+  const cache = new PixelCache(1e9);
+  const first = await all(cache, some);
+  expect(await all(cache, others)).toEqual(await all(new PixelCache(1e9), others));
+  const small = {
+    ...manifest,
+    imageSize: [16, 16],
+    preprocess: { ...manifest.preprocess, resize: 16, crop: [16, 16] },
+  };
+  const sizes: number[] = [];
+  for await (const pixels of cache.each(some, small as unknown as Manifest)) sizes.push(pixels.length);
+  expect(sizes).toEqual(Array(3).fill(3 * 16 * 16));
+  expect(await all(cache, some)).toEqual(first);
+});

@@ -201,6 +201,36 @@ describe("the guided search", () => {
     expect(await cheapestWithin(await exploreFrontier(SPACE, bad, LIMITS), bad, 1)).toBeUndefined();
   });
 
+  test("nothing cheaper than the least cost is looked at, and nothing is tried from a point that differs too often", async () => {
+    const world: World = { shares: AXES.map(() => 0.8), harms: AXES.map(() => 0.01), noise: 0, seed: 1 };
+    const looked = async (limits: Partial<typeof LIMITS>) => {
+      const { measurer } = measurerOf(world);
+      const costs: number[] = [];
+      const counting: Measurer = {
+        ...measurer,
+        async closeness(point, stage) {
+          costs.push((await measurer.cost(point))!);
+          return measurer.closeness(point, stage);
+        },
+      };
+      await exploreFrontier(SPACE, counting, { ...LIMITS, ...limits });
+      return Math.min(...costs);
+    };
+    expect(await looked({ leastCost: 500 })).toBeCloseTo(1000 * 0.8 ** 3, 6);
+    expect(await looked({ leastCost: 350 })).toBeCloseTo(1000 * 0.8 ** 4, 6);
+    // One step differs on 1 % of the pictures, two on 2 %: from those nothing is tried any more.
+    expect(await looked({ mostDisagreement: 0.015 })).toBeCloseTo(1000 * 0.8 ** 2, 6);
+  });
+
+  test("of points that lose the same, the one that diverges less is taken", async () => {
+    const frontier = [1000, 400, 300].map((cost, k) => ({
+      ...{ point: { ...DENSE, mlp: k }, cost, divergence: [0, 0.3, 0.2][k], disagreement: 0 },
+    }));
+    const { measurer } = measurerOf({ shares: [], harms: [], noise: 0, seed: 0 });
+    const same = { ...measurer, loss: async () => 1 };
+    expect((await mostAccurateUnder(frontier, same, 500)).chosen.cost).toBe(300);
+  });
+
   test("patches merge or are dropped, not both", () => {
     const merging = neighbours(SPACE, { ...DENSE, merges: 1 });
     expect(new Set(merging.map(({ lists }) => lists))).toEqual(new Set([0]));
