@@ -10,7 +10,7 @@ import { encodeTensors } from "../../../src/format/write.ts";
 import { forward } from "../../../src/tfjs/forward.ts";
 import type { Tensor } from "../../../src/tfjs/ops.ts";
 import { elastic } from "../../../tools/elastic/elastic.ts";
-import { type NamedModel, sandwich } from "../../../tools/elastic/train.ts";
+import { type NamedModel, sandwich, trainTogether } from "../../../tools/elastic/train.ts";
 import { shareWeights } from "../../../tools/elastic/weights.ts";
 import { readManifestFile, readModelFolder, readWeightsFile } from "../../../tools/models/folders.ts";
 import { type Backend, openBackend } from "../../../tools/training/backend.ts";
@@ -98,6 +98,25 @@ describe("a step", () => {
     expect(together.terms[`loss.${models[3].name}`]).toBeGreaterThan(0);
     teacher.dispose();
     tf.dispose([...shared.variables.values()] as tfjs.Tensor[]);
+  });
+
+  test("moves what a variant has of its own ten times as far as what all share, or by the rate that is given", async () => {
+    const models = variantsOf("untrained");
+    const one = { batch: 18, epochs: 1, lr: 1e-3, weightDecay: 0, valPictures: 0, teacher: at("dense"), restart: true };
+    const moved = async (more: { lrOwn?: number }) => {
+      const { models: trained, task } = await trainTogether(models, { ...training("one-step", one), ...more });
+      const variants = models.map(({ name, model: { manifest } }) => [name, manifest.imageSize, manifest.blocks]);
+      expect(task.checkpoint.identity.variants).toEqual(variants);
+      expect(task.data.preprocess.crop).toEqual([32, 32]); // as the largest pictures are cropped
+      const most = (i: number, key: string) => {
+        const [from, to] = [models[i], trained[i]].map(({ model }) => float32(model.tensors, key));
+        return to.reduce((max, value, k) => Math.max(max, Math.abs(value - from[k])), 0);
+      };
+      // One step: Adam's first is as long as its rate.
+      return [most(0, "blocks.1.norm2.weight"), most(0, "blocks.1.mlp.fc2.weight"), most(1, "blocks.1.norm2.weight")];
+    };
+    expectClose(await moved({}), [1e-3, 1e-3, 1e-2], 2e-5);
+    expectClose(await moved({ lrOwn: 5e-3 }), [1e-3, 1e-3, 5e-3], 2e-5);
   });
 
   test("trains the largest and the smallest always, and each one between as often", () => {
