@@ -45,6 +45,13 @@ test("--budgets makes a model for each, nested, named after its share of the MAC
   expect(large.name).toBe("many-macs-90");
 });
 
+test("a share beside --budgets is one of them, and one that comes twice makes one model", async () => {
+  const args = ["compress", at("search"), "-o", at("beside"), "--params", "0.9", "--budgets", "0.8,0.8"];
+  const reports = await slimvitJson<CompressReport[]>(...args);
+  expect(reports.map(({ out }) => out)).toEqual([at("beside", "params-90"), at("beside", "params-80")]);
+  reports.forEach(({ paramsShare }, k) => void expect(paramsShare).toBeLessThanOrEqual([0.9, 0.8][k]));
+});
+
 test("--params counts parameters: every token stays, the target is met, one unit more would miss it", async () => {
   const { paramsShare, params, out } = await slimvitJson<CompressReport>(
     "compress",
