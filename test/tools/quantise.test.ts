@@ -30,6 +30,14 @@ describe("weights on the grid", () => {
     }
   });
 
+  test("are those that are written where a row's greatest weight sets the step, too", async () => {
+    const { tf } = await openBackend("tfjs-node");
+    const fine = 0.005; // of this step, the levels would not reach the greatest weights
+    const written = encodeTensors(randomTensors(arch, CLASSES.length, 1), "int8", fine);
+    for (const [key, value] of onGrid(tf, tinyVariables(tf), fine))
+      if (isQuantised(key)) expectClose(value.dataSync() as Float32Array, float32(written, key), 1e-6, key);
+  });
+
   test("hand their gradient to the exact weights as it is; a row of zeros stays one", async () => {
     const { tf } = await openBackend("tfjs-node");
     const values = [0.1, -0.52, 0.9, 0.33, 0, 0, 0, 0];
