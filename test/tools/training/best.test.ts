@@ -85,7 +85,7 @@ test("without labels the divergence counts before the agreement; of embeddings t
 });
 
 test("after a resume, only weights that are at least as good as those of the checkpoint take their place", () => {
-  const history = [
+  const history: Record<string, number>[] = [
     { step: 0, "val.top1": 0.3 },
     { step: 2, loss: 1 },
     { step: 4, loss: 1, "val.top1": 0.8 },

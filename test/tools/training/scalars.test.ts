@@ -21,7 +21,7 @@ function crc32c(bytes: Uint8Array): number {
 /** TensorFlow's mask: turned right by 15 bits, plus a constant. */
 const masked = (crc: number) => Number(((BigInt(crc >>> 15) | (BigInt(crc) << 17n)) + 0xa282ead8n) & 0xffffffffn);
 
-test("the checksum below is CRC-32C by its published check value", () => {
+test("the checksum that these tests compute is CRC-32C, by its published check value", () => {
   expect(crc32c(Buffer.from("123456789"))).toBe(0xe3069283);
 });
 
