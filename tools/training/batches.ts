@@ -7,7 +7,10 @@ import { say } from "../shared/terminal.ts";
 import { eraseRandom, randAugment } from "./augment.ts";
 
 export interface Augmentation {
-  /** smallest share of the picture's area that a random crop may take; 1 with `flip` off means the whole picture */
+  /**
+   * smallest share of the picture's area that a random crop may take; where no crop of 3:4 to 4:3 is found that fits, it
+   * is the square in the middle
+   */
   minScale: number;
   flip: boolean;
   /** magnitude of RandAugment, 0 to 10; 0 is off */
