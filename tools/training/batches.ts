@@ -9,7 +9,7 @@ import { eraseRandom, randAugment } from "./augment.ts";
 export interface Augmentation {
   /**
    * smallest share of the picture's area that a random crop may take; where no crop of 3:4 to 4:3 is found that fits, it
-   * is the square in the middle
+   * is the middle of the picture, or all of a picture that is no longer than that
    */
   minScale: number;
   flip: boolean;
@@ -64,8 +64,8 @@ function randomBox(width: number, height: number, minScale: number, rng: Random)
       };
     }
   }
-  const side = Math.min(width, height);
-  return { left: (width - side) >> 1, top: (height - side) >> 1, width: side, height: side };
+  const [w, h] = [Math.min(width, Math.round((4 / 3) * height)), Math.min(height, Math.round((4 / 3) * width))];
+  return { left: (width - w) >> 1, top: (height - h) >> 1, width: w, height: h };
 }
 
 /** Interleaved RGB bytes → [3, height, width] */

@@ -143,6 +143,19 @@ describe("training pictures", () => {
     }
   });
 
+  test.each([
+    [120, 30, [40, 30]],
+    [30, 120, [30, 40]],
+    [40, 32, [40, 32]],
+  ])("of %d×%d that no crop fits into are their middle, as torchvision's: at most 4:3, or whole", async (w, h, box) => {
+    const long = await sharp(gradient).resize(w, h, { fit: "fill" }).png().toBuffer();
+    const [pixels] = await epochOf(dataOf(long, 1, { minScale: 1, flip: false }));
+    const { left, right, top, bottom } = boxOf(pixels);
+    const [across, down] = [box[0] / w, box[1] / h];
+    expectClose([left, right], [(1 - across) / 2, (1 + across) / 2], 0.04, "across");
+    expectClose([top, bottom], [(1 - down) / 2, (1 + down) / 2], 0.04, "down");
+  });
+
   test("are another crop in each epoch, and the same again from the same seed", async () => {
     const data = dataOf(gradient, 20, { minScale: 0.35, flip: true });
     const both: Float32Array[] = [];
