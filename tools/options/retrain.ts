@@ -2,7 +2,7 @@ import { RECIPE_DEFAULTS } from "../training/recipe.ts";
 import { IMAGE_SIZE, WEIGHT_STEP } from "./shared.ts";
 import { flag, optional } from "./spec.ts";
 import { trainOptions } from "./training.ts";
-import { positive, sizes } from "./values.ts";
+import { positive } from "./values.ts";
 
 const KEEP_BEST = flag(
   "--keep-best",
@@ -24,10 +24,5 @@ export const FINETUNE = {
   ...trainOptions({ ...RECIPE_DEFAULTS, alpha: 0.5 }),
   lrHead: optional("--lr-head <rate>", "AdamW's learning rate of the new head; default ten times --lr", positive),
   imageSize: IMAGE_SIZE,
-  sizes: optional(
-    "--sizes <list>",
-    "further picture sizes, SIDE or HEIGHTxWIDTH, separated by commas; each step trains one of these or the model's own",
-    sizes,
-  ),
   keepBest: KEEP_BEST,
 };

@@ -107,8 +107,6 @@ export function size(value: unknown): [number, number] {
   return match ? [Number(match[1]), Number(match[2] ?? match[1])] : fail("SIDE or HEIGHTxWIDTH");
 }
 
-export const sizes = (value: unknown): [number, number][] => items(value).map(size);
-
 /** Three numbers, for red, green and blue. */
 export function triple(value: unknown): [number, number, number] {
   const values = items(value).map(Number);

@@ -67,7 +67,7 @@ export function spaceOf(manifest: Manifest, canCut: boolean): Space {
 }
 
 /** Multiples of the patch size from the model's own size down, in its proportions. */
-export function sizesOf(manifest: Manifest): [number, number][] {
+function sizesOf(manifest: Manifest): [number, number][] {
   const { imageSize, patchSize } = manifest;
   const [rows, columns] = patchGrid(manifest);
   const sizes: [number, number][] = [imageSize];

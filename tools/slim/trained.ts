@@ -5,8 +5,7 @@
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { countMacs, type Manifest, type Model } from "../../src/format/model.ts";
-import { resizedManifest } from "../checkpoints/resize.ts";
+import type { Model } from "../../src/format/model.ts";
 import { withoutMerges } from "../masks/mergeSchedule.ts";
 import { readModelFolder, writeModelFolder } from "../models/folders.ts";
 import { FINETUNE, RETRAIN } from "../options/retrain.ts";
@@ -20,7 +19,7 @@ import { decided } from "./decided.ts";
 import { lossOf, type PointMeasurer } from "./measure.ts";
 import type { SlimRun } from "./run.ts";
 import type { Choice, Measured } from "./search.ts";
-import { DENSE, keyOf, lossText, type Setting, type Space, settingOf, settingText, sizesOf } from "./space.ts";
+import { DENSE, keyOf, lossText, type Setting, type Space, settingOf, settingText } from "./space.ts";
 
 /** The settings that worked best for a few thousand pictures in class folders. The dense model and the slim ones use the same. */
 const RECIPE = { lr: 1.5e-4, warmup: 0.3, minScale: 0.4 };
@@ -47,34 +46,12 @@ export async function finetuneDense(run: SlimRun, unknown: string): Promise<stri
   const { source, data, options, folder, clock, trainingKey } = run;
   const out = join(folder, `finetune-${trainingKey.slice(0, 10)}`);
   if (!existsSync(out)) say(`slim: finetunes first, because the data's classes are not the model's: ${unknown}`);
-  const model = readModelFolder(source);
-  const sizes = furtherSizes(model.manifest);
-  const plan = await planOf(run, out, model, FINETUNE_SHARE * clock.total, MOST_EPOCHS.finetune, { sizes });
-  const given = { ...trainingOf(plan), sizes, data: options.data, out, keepBest: true, valPictures: VAL_PICTURES };
+  const plan = await planOf(run, out, readModelFolder(source), FINETUNE_SHARE * clock.total, MOST_EPOCHS.finetune);
+  const given = { ...trainingOf(plan), data: options.data, out, keepBest: true, valPictures: VAL_PICTURES };
   const all = readOptions(FINETUNE, { ...given, seed: options.seed ?? 0 }, "slim");
   if (!existsSync(out)) await clock.during(() => finetune(source, all));
   run.notes.push(`the dense model was finetuned for ${plan.options.epochs} epochs on ${data.train.length} pictures`);
   return out;
-}
-
-/** The smallest further picture size of the dense model's training, as a share of its side. */
-const LEAST_SIDE = 0.7;
-
-/**
- * A dense model that is trained at several picture sizes loses less at the smaller ones, which the search without training
- * makes use of.
- */
-function furtherSizes(manifest: Manifest): [number, number][] {
-  if (manifest.position === "relative") return [];
-  const [own, ...smaller] = sizesOf(manifest);
-  return smaller.filter(([height]) => height >= LEAST_SIDE * own[0]);
-}
-
-/** What a step costs on average that trains one of the sizes, as a share of one at the model's own. */
-function shareOfSizes(manifest: Manifest, sizes: [number, number][]): number {
-  const macsOf = (one: Manifest) => countMacs(one, one.labels.length);
-  const all = sizes.map((size) => macsOf(resizedManifest(manifest, size)) / macsOf(manifest));
-  return all.reduce((sum, share) => sum + share, 1) / (all.length + 1);
 }
 
 interface TrainingPlan {
@@ -90,14 +67,14 @@ async function planOf(
   model: Model,
   seconds: number,
   mostEpochs: number,
-  { teacher, sizes = [] }: { teacher?: Model; sizes?: [number, number][] },
+  teacher?: Model,
 ): Promise<TrainingPlan> {
   return decided(join(folder, "plans.json"), name, async () => {
     const { tf } = backend!;
     const batch = batchFor(model);
     // A teacher runs forward only, a third of a step.
     const ofTeacher = teacher ? (await secondsAPicture(tf, teacher, batchFor(teacher))) / 3 : 0;
-    const each = (await secondsAPicture(tf, model, batch)) * shareOfSizes(model.manifest, sizes) + ofTeacher;
+    const each = (await secondsAPicture(tf, model, batch)) + ofTeacher;
     const epochSeconds = each * data.train.length * OVERHEAD;
     const epochs = Math.min(mostEpochs, Math.max(LEAST_EPOCHS, Math.floor(seconds / epochSeconds)));
     const gigabytes = trainingBytes(model, batch) / 1e9;
@@ -259,7 +236,7 @@ async function retrainInRounds(run: SlimRun, start: string, first: string, model
   let [from, epochs] = [start, 0];
   for (let round = 1; ; round++) {
     const out = outOf(round);
-    const plan = await planOf(run, out, model, clock.left, MOST_EPOCHS.retrain - epochs, { teacher });
+    const plan = await planOf(run, out, model, clock.left, MOST_EPOCHS.retrain - epochs, teacher);
     if (!existsSync(out)) await clock.during(() => retrainOne(run, from, out, plan, round));
     epochs += plan.options.epochs;
     const isTimeLeft = async () => epochs < MOST_EPOCHS.retrain && clock.left >= AGAIN_SHARE * clock.total;

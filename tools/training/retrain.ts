@@ -21,17 +21,14 @@ import { checkpointPath, removeCheckpoint, storedTensor } from "./checkpoint.ts"
 import { learnsOf } from "./losses.ts";
 import { checkpointOf, openTrainData, recordedOptions, type TrainOptions } from "./options.ts";
 import { historyFiles } from "./scalars.ts";
-import { atSizes } from "./sizes.ts";
 import { openTeacher } from "./teacher.ts";
-import { type Student, type TrainReport, type TrainTask, train } from "./train.ts";
+import { type TrainReport, type TrainTask, train } from "./train.ts";
 
 export interface RetrainOptions extends TrainOptions {
   /** the result is the weights that were most accurate on val, not the last ones */
   keepBest?: boolean;
   /** position embeddings and keep-lists are resampled to it first */
   imageSize?: [number, number];
-  /** further picture sizes [height, width]; each step trains one of these or the model's own */
-  sizes?: [number, number][];
   ghost?: boolean;
   /** the large linears are trained, and written, on the grid of so many root mean squares of a row (quantise.ts) */
   weightStep?: number;
@@ -110,18 +107,14 @@ export async function trainWeights(
     [...encodeTensors(start, "f32")].map(([name, { shape, data }]) => [name, { shape, data: data as Float32Array }]),
   );
   const teacher = openTeacher(tf, options.teacher, model.manifest);
-  const whole: Student["forward"] = (pixels, branchGates, progress) => {
-    const weights = weightStep ? onGrid(tf, variables, weightStep) : variables;
-    const ghosts = options.ghost ? { ghosts: ghostsAt(arch, progress) } : {};
-    return forward(tf, arch, weights, pixels, { branchGates, ...ghosts });
-  };
-  const own: Student = { name: arch.imageSize.toReversed().join("×"), weight: 1, forward: whole };
-  const { sizes, seed } = options;
   const task: TrainTask = {
     name,
     variables,
-    forward: whole,
-    ...(sizes?.length && { together: atSizes(tf, model.manifest, variables, own, { sizes, seed }) }),
+    forward: (pixels, branchGates, progress) => {
+      const weights = weightStep ? onGrid(tf, variables, weightStep) : variables;
+      const ghosts = options.ghost ? { ghosts: ghostsAt(arch, progress) } : {};
+      return forward(tf, arch, weights, pixels, { branchGates, ...ghosts });
+    },
     teacher: teacher?.outputs,
     learns: learnsOf(arch),
     classes: model.manifest.labels.length,

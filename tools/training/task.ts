@@ -34,9 +34,8 @@ export interface TrainTask extends CheckpointedTask {
   validation?: Validation;
 }
 
-/** Networks that share variables. */
+/** Networks that share variables. Each is measured on val; what counts is the mean. */
 export interface Together {
-  /** those that are measured on val; what counts is the mean. A single one is the task's own network */
   all: Student[];
   /** those that a step trains: their gradients are summed */
   ofStep(step: number): Student[];

@@ -170,11 +170,9 @@ function openMeter(
         return task.learns === "features" ? features : logits;
       });
     const accuracy = await withAverages(tf, task.variables, ema, async () => {
-      const students = task.together?.all ?? [];
-      const found =
-        students.length > 1
-          ? await meanAccuracy(students, ({ forward }) => accuracyOf(forward))
-          : await accuracyOf(task.forward);
+      const found = task.together
+        ? await meanAccuracy(task.together.all, ({ forward }) => accuracyOf(forward))
+        : await accuracyOf(task.forward);
       task.best?.offer(tf, task.variables, found, step);
       return found;
     });
