@@ -159,7 +159,7 @@ describe("what was measured on an earlier visit", () => {
     variant,
     variants: ["small", "large"].map((name) => ({ ...manifest.variants[0], name })),
   });
-  const stub = (name: string, value: object) => {
+  const pretend = (name: string, value: object) => {
     vi.stubGlobal(name, value);
     return {};
   };
@@ -169,9 +169,9 @@ describe("what was measured on an earlier visit", () => {
     ["packages", () => ({ packages: ["@tensorflow/tfjs-backend-webgpu"] })],
     ["options of WebNN", () => ({ webnn: { powerPreference: "low-power" } as never })],
     ["weights", () => ({}), { ...manifest, weights: weightsOf("bb") }],
-    ["browsers", () => stub("navigator", { userAgent: "another browser", hardwareConcurrency: 8 })],
-    ["numbers of cores", () => stub("navigator", { userAgent: "a browser", hardwareConcurrency: 4 })],
-    ["builds of the app", () => stub("location", { href: "https://app.example/worker-2.js" })],
+    ["browsers", () => pretend("navigator", { userAgent: "another browser", hardwareConcurrency: 8 })],
+    ["numbers of cores", () => pretend("navigator", { userAgent: "a browser", hardwareConcurrency: 4 })],
+    ["builds of the app", () => pretend("location", { href: "https://app.example/worker-2.js" })],
   ])("does not count for other %s", async (_, change, of) => {
     expect(await again(change, of)).toEqual(ALL);
   });

@@ -3,14 +3,7 @@ import { describe, expect, test } from "vitest";
 import type { BlockShape } from "../../src/format/model.ts";
 import { PLAIN } from "../../src/format/model.ts";
 import { checkTable } from "../../tools/bench/profile.ts";
-import {
-  type DenseShape,
-  deep,
-  gridOf,
-  lastBlock,
-  lastTokens,
-  tableBlocks,
-} from "../../tools/bench/profileNetworks.ts";
+import { type DenseShape, gridOf, lastTokens, networksOf } from "../../tools/bench/profileNetworks.ts";
 import { quantile, type Timed, tables } from "../../tools/bench/profileTables.ts";
 
 /** 65 tokens, 3 heads of 24 channels. */
@@ -50,12 +43,7 @@ function timed(blocks: BlockShape[]): Timed {
 
 const grid = gridOf(shape);
 const lasts = lastTokens(grid);
-const networks = [
-  tableBlocks(shape, grid),
-  deep(shape, grid.tokens.at(-1)!),
-  deep(shape, lasts[0]),
-  ...lasts.flatMap((n) => [lastBlock(shape, n, 0), lastBlock(shape, n, shape.heads)]),
-];
+const networks = networksOf(shape, grid);
 
 /** @param slower other processes' share of the time, by round */
 const measured = (slower: number[]): Timed[][] =>

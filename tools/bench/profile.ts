@@ -16,16 +16,7 @@ import { titleOf } from "../models/sources.ts";
 import { openPage } from "../shared/browser.ts";
 import { runtimeFolder } from "../shared/runtime.ts";
 import { percent, say } from "../shared/terminal.ts";
-import {
-  DEIT_TINY,
-  deep,
-  denseShape,
-  gridOf,
-  lastBlock,
-  lastTokens,
-  tableBlocks,
-  writeSynthetic,
-} from "./profileNetworks.ts";
+import { DEIT_TINY, denseShape, gridOf, networksOf, writeSynthetic } from "./profileNetworks.ts";
 import { blockTimes, outside, quantile, type Timed, tables } from "./profileTables.ts";
 
 export interface ProfileOptions {
@@ -61,13 +52,7 @@ export async function profileDevice(sources: string[], options: ProfileOptions):
     (options.shape ?? sources[0]) ? denseShape(readManifestFile((options.shape ?? sources[0])!)) : DEIT_TINY;
   const grid = gridOf(shape);
   const temporary = mkdtempSync(join(tmpdir(), "slimvit-profile-"));
-  const lasts = lastTokens(grid);
-  const networks = [
-    tableBlocks(shape, grid),
-    deep(shape, grid.tokens.at(-1)!),
-    deep(shape, lasts[0]),
-    ...lasts.flatMap((n) => [lastBlock(shape, n, 0), lastBlock(shape, n, shape.heads)]),
-  ];
+  const networks = networksOf(shape, grid);
   const mounts: Record<string, string> = { "/dist": dist };
   networks.forEach((blocks, k) => {
     writeSynthetic(join(temporary, String(k)), shape, blocks, options.dtype);

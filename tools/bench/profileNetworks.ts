@@ -76,11 +76,22 @@ export function lastTokens({ tokens }: Grid): number[] {
   return [...new Set([tokens[Math.min(2, tokens.length - 1)], tokens[tokens.length >> 1], tokens.at(-1)!])];
 }
 
+/** All networks that are timed: the tables' points, two of the usual depth, and for each number of tokens two last blocks. */
+export function networksOf(shape: DenseShape, grid: Grid): BlockShape[][] {
+  const lasts = lastTokens(grid);
+  return [
+    tableBlocks(shape, grid),
+    deep(shape, grid.tokens.at(-1)!),
+    deep(shape, lasts[0]),
+    ...lasts.flatMap((n) => [lastBlock(shape, n, 0), lastBlock(shape, n, shape.heads)]),
+  ];
+}
+
 /**
  * The blocks to time for every number of tokens, most first so that keep-lists nest: an empty block, once as tokens
  * drop and once after; all heads of each width; one head; an MLP of each width.
  */
-export function tableBlocks(shape: DenseShape, { tokens, widths, units }: Grid): BlockShape[] {
+function tableBlocks(shape: DenseShape, { tokens, widths, units }: Grid): BlockShape[] {
   const block = (keepIdx: number[], headDims: number[] = [], mlpHidden = 0) => ({
     headDims,
     mlpHidden,
@@ -101,13 +112,13 @@ export function tableBlocks(shape: DenseShape, { tokens, widths, units }: Grid):
 }
 
 /** The blocks of a network of the usual depth, so that the time outside of its blocks is as large as in real ones. */
-export function deep({ heads, headDim, mlpHidden, depth }: DenseShape, tokens: number): BlockShape[] {
+function deep({ heads, headDim, mlpHidden, depth }: DenseShape, tokens: number): BlockShape[] {
   const block = { headDims: Array(heads).fill(headDim), mlpHidden, keepIdx: firstTokens(tokens), merge: 0 };
   return Array(depth).fill(block);
 }
 
 /** An empty block, then one with attention as the last. */
-export function lastBlock({ headDim }: DenseShape, tokens: number, heads: number): BlockShape[] {
+function lastBlock({ headDim }: DenseShape, tokens: number, heads: number): BlockShape[] {
   const keepIdx = firstTokens(tokens);
   return [
     { headDims: [], mlpHidden: 0, keepIdx, merge: 0 },
